@@ -1,0 +1,191 @@
+//! A batch: sequences packed end to end, without padding, and what is wanted of each.
+
+use std::ops::Range;
+
+use crate::model::adapter::AdapterTable;
+
+/// Sequences packed for one pass. Everything a pass needs beside the weights.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Token ids of all sequences, end to end, `[tokens]`.
+    pub ids: Vec<u32>,
+    /// Prefix sums of the sequence lengths, `[sequences + 1]`; sequence s is
+    /// `ids[cu_seqlens[s]..cu_seqlens[s + 1]]`.
+    pub cu_seqlens: Vec<usize>,
+    /// Adapter weights of each sequence, `[sequences]`.
+    pub mixtures: Vec<Mixture>,
+    /// What to pool, in output order.
+    pub pools: Vec<Pool>,
+    /// The adapters that the mixtures' slots refer to.
+    pub adapters: AdapterTable,
+}
+
+/// The adapters of one sequence: slots, ascending, with weights that are not zero.
+pub type Mixture = Vec<(usize, f32)>;
+
+/// One pooled output: some token rows of one sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Which sequence.
+    pub sequence: usize,
+    /// Its tokens, counted from the sequence's first.
+    pub tokens: Range<usize>,
+    /// How they become output rows.
+    pub kind: PoolKind,
+    /// Keep the first so many dimensions.
+    pub dimensions: usize,
+    /// Divide each output row by its Euclidean norm, after cutting it.
+    pub normalize: bool,
+}
+
+/// How token rows become output rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolKind {
+    /// One row: the mean.
+    Mean,
+    /// One row: the sum; for chunks that go on in the next window.
+    Sum,
+    /// One row: the first of the range.
+    First,
+    /// Every row.
+    Rows,
+}
+
+impl Pool {
+    /// Output rows that this makes.
+    pub fn rows(&self) -> usize {
+        match self.kind {
+            PoolKind::Rows => self.tokens.len(),
+            _ => 1,
+        }
+    }
+}
+
+impl Batch {
+    /// An empty batch over these adapters.
+    pub fn new(adapters: AdapterTable) -> Batch {
+        Batch {
+            cu_seqlens: vec![0],
+            adapters,
+            ..Batch::default()
+        }
+    }
+
+    /// Appends a sequence and returns its number.
+    pub fn push(&mut self, ids: &[u32], mixture: Mixture) -> usize {
+        self.ids.extend_from_slice(ids);
+        self.cu_seqlens.push(self.ids.len());
+        self.mixtures.push(mixture);
+        self.mixtures.len() - 1
+    }
+
+    /// Tokens in all.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Sequences.
+    pub fn sequences(&self) -> usize {
+        self.mixtures.len()
+    }
+
+    /// The packed rows of a sequence.
+    pub fn rows(&self, sequence: usize) -> Range<usize> {
+        self.cu_seqlens[sequence]..self.cu_seqlens[sequence + 1]
+    }
+
+    /// The packed rows that a pool reads.
+    pub fn pool_rows(&self, pool: &Pool) -> Range<usize> {
+        let start = self.cu_seqlens[pool.sequence];
+        start + pool.tokens.start..start + pool.tokens.end
+    }
+
+    /// The sequence each packed row belongs to, `[tokens]`.
+    pub fn sequence_of_rows(&self) -> Vec<u32> {
+        let sequence = |s: usize| std::iter::repeat_n(s as u32, self.rows(s).len());
+        (0..self.sequences()).flat_map(sequence).collect()
+    }
+
+    /// Output rows in all.
+    pub fn output_rows(&self) -> usize {
+        self.pools.iter().map(Pool::rows).sum()
+    }
+
+    /// What a plan needs to know of this batch.
+    pub fn shape(&self) -> BatchShape {
+        BatchShape {
+            tokens: self.tokens(),
+            output_rows: self.output_rows(),
+            adapted: self.mixtures.iter().any(|mixture| !mixture.is_empty()),
+        }
+    }
+}
+
+/// The sizes of a batch that a plan depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BatchShape {
+    /// Packed tokens.
+    pub tokens: usize,
+    /// Rows that pooling makes.
+    pub output_rows: usize,
+    /// Whether any sequence uses an adapter.
+    pub adapted: bool,
+}
+
+/// Cuts `lengths`, in order, into runs of at most `budget` tokens; an input that is longer than the
+/// budget by itself is a run of its own.
+pub fn cut(lengths: impl IntoIterator<Item = usize>, budget: usize) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut tokens = 0;
+    for (i, length) in lengths.into_iter().enumerate() {
+        match runs.last_mut() {
+            Some(run) if tokens + length <= budget => {
+                run.end = i + 1;
+                tokens += length;
+            }
+            _ => {
+                runs.push(i..i + 1);
+                tokens = length;
+            }
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_cut_keeps_order_loses_nothing_and_holds_the_budget(
+            lengths in prop::collection::vec(0usize..50, 0..60),
+            budget in 1usize..120,
+        ) {
+            let runs = cut(lengths.iter().copied(), budget);
+            let flat: Vec<usize> = runs.iter().cloned().flatten().collect();
+            prop_assert_eq!(flat, (0..lengths.len()).collect::<Vec<_>>());
+            for (i, run) in runs.iter().enumerate() {
+                let tokens: usize = lengths[run.clone()].iter().sum();
+                prop_assert!(tokens <= budget || run.len() == 1);
+                if let Some(next) = runs.get(i + 1) {
+                    prop_assert!(tokens + lengths[next.start] > budget, "a run ended early");
+                }
+            }
+        }
+
+        #[test]
+        fn a_batch_packs_sequences_end_to_end(lengths in prop::collection::vec(0usize..9, 0..9)) {
+            let mut batch = Batch::new(AdapterTable::default());
+            for (s, &length) in lengths.iter().enumerate() {
+                prop_assert_eq!(batch.push(&vec![s as u32; length], Vec::new()), s);
+            }
+            prop_assert_eq!(batch.tokens(), lengths.iter().sum::<usize>());
+            prop_assert_eq!(&batch.sequence_of_rows(), &batch.ids);
+            for (s, &length) in lengths.iter().enumerate() {
+                prop_assert_eq!(&batch.ids[batch.rows(s)], &vec![s as u32; length][..]);
+            }
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! Multi-head self-attention over a batch of unpadded sequences.
+//!
+//! For each sequence and head, with q, k, v of shape [length, head_dim]:
+//!
+//! ```text
+//! out = softmax(q · kᵀ / √head_dim) · v
+//! ```
+//!
+//! in one pass over blocks of keys that keeps a running maximum and sum per
+//! query (the scores are never stored as a whole). Everything is computed
+//! transposed, queries side by side in the vector lanes:
+//!
+//! ```text
+//! scores [keys, queries] = k [keys, d] · qᵀ [d, queries]
+//! outᵀ   [d, queries]   += vᵀ [d, keys] · exp(scores - maximum)
+//! ```
+//!
+//! so both products run on the tile of [`super::gemm`], which broadcasts its
+//! left operand: k and v serve as they lie in memory, only the queries are
+//! transposed, once. Maximum, exponentials and sum run over rows, without any
+//! step across lanes.
+//!
+//! Blocks of keys begin at fixed multiples from the sequence's start, and each
+//! query has its own lane. So a row's result depends on its own sequence
+//! only, not on the batch, on the threads or on the split into tasks.
+
+use super::gemm::{SendPtr, Strided, multiply};
+use super::isa::{Isa, MAX_LANES, Simd, isa_fn};
+use super::math::{RopeTable, exp_v, rotate_v};
+use super::team::Team;
+use std::cell::RefCell;
+
+/// Keys per block: part of the definition of the result, as the running sums
+/// are rescaled between blocks.
+const KEYS: usize = 128;
+/// Queries per task, at most: what a block of keys is copied (and rotated) for.
+const QUERIES: usize = 128;
+/// The widest panel of queries.
+const PANEL: usize = 2 * MAX_LANES;
+
+/// Where the sequences of a batch lie, cut into tasks: made once per batch,
+/// used by every layer.
+#[derive(Default)]
+pub struct Plan {
+    blocks: Vec<Block>,
+    tokens: usize,
+    longest: usize,
+}
+
+/// Queries `first..first + rows` of the sequence that starts at token `start`.
+#[derive(Clone, Copy)]
+struct Block {
+    start: usize,
+    len: usize,
+    first: usize,
+    rows: usize,
+}
+
+impl Plan {
+    /// A plan for sequences i at tokens `bounds[i]..bounds[i + 1]`, which may
+    /// be empty.
+    pub fn new(bounds: &[usize]) -> Plan {
+        let mut plan = Plan::default();
+        plan.set(bounds);
+        plan
+    }
+
+    /// Plans another batch in the same memory.
+    pub fn set(&mut self, bounds: &[usize]) {
+        self.blocks.clear();
+        self.tokens = bounds.last().copied().unwrap_or(0);
+        self.longest = 0;
+        for pair in bounds.windows(2) {
+            let (start, end) = (pair[0], pair[1]);
+            assert!(start <= end, "bounds rise");
+            let len = end - start;
+            self.longest = self.longest.max(len);
+            for first in (0..len).step_by(QUERIES) {
+                self.blocks.push(Block {
+                    start,
+                    len,
+                    first,
+                    rows: QUERIES.min(len - first),
+                });
+            }
+        }
+        // The longest first, so that none begins when all others are done.
+        self.blocks
+            .sort_unstable_by_key(|b| (std::cmp::Reverse(b.len * b.rows), b.start, b.first));
+    }
+
+    /// Tokens of all sequences.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+}
+
+/// What the tasks of one call have in common.
+#[derive(Clone, Copy)]
+struct Operands<'a> {
+    qkv: &'a [f32],
+    heads: usize,
+    d: usize,
+    rope: Option<&'a RopeTable>,
+    out: SendPtr,
+}
+
+thread_local! {
+    /// Working memory of [`block`], kept between calls.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Values of working memory for heads of `d`, with room to align its start.
+fn scratch_len(d: usize) -> usize {
+    2 * QUERIES * d + 2 * KEYS * d + KEYS * PANEL + 2 * QUERIES + d.next_multiple_of(16) + 16
+}
+
+isa_fn! {
+    /// One head of one block of queries. The caller has checked the bounds of
+    /// all operands, and no other task writes these rows of this head.
+    fn block<S>(s, t: Operands<'_>, b: Block, head: usize, scratch: &mut [f32]) {
+        let d = t.d;
+        let width = S::TILE_VECS * S::LANES;
+        let row_len = 3 * t.heads * d;
+        let part = |token: usize, which: usize| {
+            &t.qkv[(b.start + token) * row_len + (which * t.heads + head) * d..][..d]
+        };
+        let (queries, rest) = scratch.split_at_mut(QUERIES * d);
+        let (outs, rest) = rest.split_at_mut(QUERIES * d);
+        let (keys, rest) = rest.split_at_mut(KEYS * d);
+        let (values, rest) = rest.split_at_mut(KEYS * d);
+        let (scores, rest) = rest.split_at_mut(KEYS * PANEL);
+        let (maxima, rest) = rest.split_at_mut(QUERIES);
+        let (sums, rest) = rest.split_at_mut(QUERIES);
+        let line = &mut rest[..d];
+
+        // Queries, scaled and rotated, as panels [panel][d][width].
+        let scale = 1.0 / (d as f32).sqrt();
+        let panels = b.rows.div_ceil(width);
+        if b.rows % width != 0 {
+            queries[(panels - 1) * width * d..panels * width * d].fill(0.0);
+        }
+        for r in 0..b.rows {
+            let mut q = part(b.first + r, 0);
+            if let Some(rope) = t.rope {
+                let (cos, sin) = rope.at(b.first + r);
+                rotate_v(s, q, cos, sin, line);
+                q = line;
+            }
+            let panel = &mut queries[r / width * width * d + r % width..];
+            for (i, q) in q.iter().enumerate() {
+                panel[i * width] = q * scale;
+            }
+        }
+        maxima.fill(f32::NEG_INFINITY);
+        sums.fill(0.0);
+
+        for first_key in (0..b.len).step_by(KEYS) {
+            let n = KEYS.min(b.len - first_key);
+            // Copied next to each other: in qkv they lie at a distance that
+            // is a multiple of 4096 bytes for many models, where a dozen rows
+            // compete for the same few cache lines.
+            for (i, (k, v)) in keys.chunks_exact_mut(d).zip(values.chunks_exact_mut(d)).take(n).enumerate() {
+                let token = first_key + i;
+                match t.rope {
+                    Some(rope) => {
+                        let (cos, sin) = rope.at(token);
+                        rotate_v(s, part(token, 1), cos, sin, k);
+                    }
+                    None => k.copy_from_slice(part(token, 1)),
+                }
+                v.copy_from_slice(part(token, 2));
+            }
+            let keys = Strided { ptr: keys.as_ptr(), row: d, step: 1 };
+            let values = Strided { ptr: values.as_ptr(), row: 1, step: d };
+            for panel in 0..panels {
+                let rows = width.min(b.rows - panel * width);
+                // Half a panel, if the queries fit in one vector.
+                let live = rows.next_multiple_of(S::LANES);
+                let q = queries[panel * width * d..][..width * d].as_ptr();
+                let out = &mut outs[panel * width * d..][..width * d];
+                // SAFETY: keys is n (<= KEYS) by d, q is d by width, scores
+                // holds KEYS by PANEL, and live <= width <= PANEL.
+                unsafe {
+                    multiply(s, n, live, d, keys, q, width, scores.as_mut_ptr(), width, false);
+                }
+                for col in (0..live).step_by(S::LANES) {
+                    let stats = panel * width + col;
+                    let before = s.load(&maxima[stats..]);
+                    let mut top = [before; 2];
+                    for (i, row) in scores.chunks_exact(width).take(n).enumerate() {
+                        top[i % 2] = s.max(top[i % 2], s.load(&row[col..]));
+                    }
+                    let top = s.max(top[0], top[1]);
+                    s.store(&mut maxima[stats..], top);
+                    let mut sum = s.zero();
+                    for row in scores.chunks_exact_mut(width).take(n) {
+                        let row = &mut row[col..];
+                        let p = exp_v(s, s.sub(s.load(row), top));
+                        s.store(row, p);
+                        sum = s.add(sum, p);
+                    }
+                    if first_key > 0 {
+                        let fade = exp_v(s, s.sub(before, top));
+                        sum = s.fma(s.load(&sums[stats..]), fade, sum);
+                        for row in out.chunks_exact_mut(width) {
+                            let row = &mut row[col..];
+                            s.store(row, s.mul(s.load(row), fade));
+                        }
+                    }
+                    s.store(&mut sums[stats..], sum);
+                }
+                // SAFETY: values seen as its transpose is d by n, scores n by
+                // width, out d by width.
+                unsafe {
+                    multiply(s, d, live, n, values, scores.as_ptr(), width, out.as_mut_ptr(), width, first_key > 0);
+                }
+            }
+        }
+
+        for r in 0..b.rows {
+            let panel = &outs[r / width * width * d + r % width..];
+            let at = ((b.start + b.first + r) * t.heads + head) * d;
+            // SAFETY: inside out (the caller checked its length), and no
+            // other task touches this row of this head.
+            let row = unsafe { std::slice::from_raw_parts_mut(t.out.get().add(at), d) };
+            let factor = 1.0 / sums[r];
+            for (i, out) in row.iter_mut().enumerate() {
+                *out = panel[i * width] * factor;
+            }
+        }
+    }
+}
+
+/// Attention of every sequence of the plan.
+///
+/// Row t of `qkv` is [q of all heads | k of all heads | v of all heads], of
+/// 3 · heads · head_dim values; row t of `out` has heads · head_dim. With
+/// `rope`, q and k are rotated to their positions, which start at 0 in each
+/// sequence.
+#[allow(clippy::too_many_arguments)]
+pub fn attention(
+    team: &mut Team,
+    isa: Isa,
+    plan: &Plan,
+    qkv: &[f32],
+    heads: usize,
+    head_dim: usize,
+    rope: Option<&RopeTable>,
+    out: &mut [f32],
+) {
+    assert!(heads > 0 && head_dim > 0);
+    let width = heads * head_dim;
+    assert!(qkv.len() >= plan.tokens * 3 * width, "qkv is too short");
+    assert!(out.len() >= plan.tokens * width, "out is too short");
+    if let Some(rope) = rope {
+        assert!(2 * rope.half() == head_dim, "a table for other heads");
+        assert!(rope.positions() >= plan.longest, "a table too short");
+    }
+    let operands = Operands {
+        qkv,
+        heads,
+        d: head_dim,
+        rope,
+        out: SendPtr(out.as_mut_ptr()),
+    };
+    let items = plan.blocks.len() * heads;
+    // A head of a short sequence takes about a microsecond, not much more
+    // than handing it out: several per task, where there are many.
+    let chunk = if plan.longest <= 64 {
+        (items / (team.threads() * 8)).clamp(1, 16)
+    } else {
+        1
+    };
+    team.run(items.div_ceil(chunk), &|task| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let len = scratch_len(head_dim);
+            if scratch.len() < len {
+                scratch.resize(len, 0.0);
+            }
+            // Vectors should not straddle cache lines.
+            let offset = scratch.as_ptr().align_offset(64).min(15);
+            let scratch = &mut scratch[offset..];
+            for item in task * chunk..items.min((task + 1) * chunk) {
+                block(isa, operands, plan.blocks[item / heads], item % heads, scratch);
+            }
+        });
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(n: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        (0..n)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 40) as f32 / (1 << 22) as f32 - 2.0
+            })
+            .collect()
+    }
+
+    /// The definition, in f64, for one sequence.
+    fn reference(qkv: &[f32], heads: usize, d: usize, base: Option<f64>) -> Vec<f64> {
+        let row = 3 * heads * d;
+        let len = qkv.len() / row;
+        let at = |token: usize, which: usize, head: usize| -> Vec<f64> {
+            let x = &qkv[token * row + (which * heads + head) * d..][..d];
+            let mut x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+            if let (Some(base), true) = (base, which < 2) {
+                for i in 0..d / 2 {
+                    let angle = token as f64 * base.powf(-2.0 * i as f64 / d as f64);
+                    let (a, b) = (x[i], x[i + d / 2]);
+                    x[i] = a * angle.cos() - b * angle.sin();
+                    x[i + d / 2] = b * angle.cos() + a * angle.sin();
+                }
+            }
+            x
+        };
+        let mut out = vec![0.0; len * heads * d];
+        for head in 0..heads {
+            let keys: Vec<_> = (0..len).map(|t| at(t, 1, head)).collect();
+            let values: Vec<_> = (0..len).map(|t| at(t, 2, head)).collect();
+            for t in 0..len {
+                let q = at(t, 0, head);
+                let weights: Vec<f64> = keys
+                    .iter()
+                    .map(|k| {
+                        let score: f64 = k.iter().zip(&q).map(|(a, b)| a * b).sum();
+                        (score / (d as f64).sqrt()).exp()
+                    })
+                    .collect();
+                let total: f64 = weights.iter().sum();
+                let out = &mut out[(t * heads + head) * d..][..d];
+                for (w, v) in weights.iter().zip(&values) {
+                    for (out, v) in out.iter_mut().zip(v) {
+                        *out += w / total * v;
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    const SHAPES: [(usize, usize); 7] = [(2, 32), (1, 64), (3, 1), (2, 6), (1, 128), (2, 17), (1, 40)];
+    const LENGTHS: [usize; 9] = [5, 0, 1, 16, 33, 300, 128, 129, 8];
+
+    fn bounds() -> Vec<usize> {
+        let mut bounds = vec![0];
+        for len in LENGTHS {
+            bounds.push(bounds[bounds.len() - 1] + len);
+        }
+        bounds
+    }
+
+    #[test]
+    fn agrees_with_f64() {
+        let bounds = bounds();
+        let plan = Plan::new(&bounds);
+        let tokens = plan.tokens();
+        let mut team = Team::new(2);
+        for isa in Isa::available() {
+            for (heads, d) in SHAPES {
+                for base in [None, Some(10000.0)] {
+                    if base.is_some() && d % 2 == 1 {
+                        continue;
+                    }
+                    let rope = base.map(|base| RopeTable::new(512, d, base));
+                    let qkv = noise(tokens * 3 * heads * d, 1);
+                    let mut out = vec![9.0; tokens * heads * d];
+                    attention(&mut team, isa, &plan, &qkv, heads, d, rope.as_ref(), &mut out);
+                    for pair in bounds.windows(2) {
+                        let qkv = &qkv[pair[0] * 3 * heads * d..pair[1] * 3 * heads * d];
+                        let exact = reference(qkv, heads, d, base);
+                        for (i, exact) in exact.iter().enumerate() {
+                            let got = f64::from(out[pair[0] * heads * d + i]);
+                            assert!((got - exact).abs() < 1e-5, "{heads} {d} {i}: {got} {exact}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_sequence_alone_has_the_same_bits() {
+        let bounds = bounds();
+        let mut plan = Plan::new(&bounds);
+        let tokens = plan.tokens();
+        for isa in Isa::available() {
+            for (heads, d) in SHAPES {
+                let rope = (d % 2 == 0).then(|| RopeTable::new(300, d, 10000.0));
+                let qkv = noise(tokens * 3 * heads * d, 2);
+                let mut out = vec![0.0; tokens * heads * d];
+                plan.set(&bounds);
+                attention(
+                    &mut Team::new(3),
+                    isa,
+                    &plan,
+                    &qkv,
+                    heads,
+                    d,
+                    rope.as_ref(),
+                    &mut out,
+                );
+                let mut solo = Team::new(1);
+                for pair in bounds.windows(2) {
+                    let len = pair[1] - pair[0];
+                    plan.set(&[0, len]);
+                    let mut alone = vec![0.0; len * heads * d];
+                    let qkv = &qkv[pair[0] * 3 * heads * d..];
+                    attention(&mut solo, isa, &plan, qkv, heads, d, rope.as_ref(), &mut alone);
+                    let batch = &out[pair[0] * heads * d..];
+                    assert!(alone.iter().zip(batch).all(|(a, b)| a.to_bits() == b.to_bits()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn large_scores_do_not_overflow() {
+        for isa in Isa::available() {
+            let qkv: Vec<f32> = noise(200 * 96, 3).iter().map(|x| x * 50.0).collect();
+            let mut out = vec![0.0; 200 * 32];
+            let plan = Plan::new(&[0, 200]);
+            attention(&mut Team::new(1), isa, &plan, &qkv, 1, 32, None, &mut out);
+            let exact = reference(&qkv, 1, 32, None);
+            // Scores reach 10^4, of which f32 keeps three decimals.
+            let off = |(a, b): (&f32, &f64)| (f64::from(*a) - b).abs();
+            assert!(out.iter().zip(&exact).map(off).all(|off| off < 2.0));
+        }
+    }
+
+    #[test]
+    fn nothing_to_do() {
+        for bounds in [&[][..], &[0], &[0, 0, 0]] {
+            let plan = Plan::new(bounds);
+            attention(&mut Team::new(1), Isa::detect(), &plan, &[], 2, 4, None, &mut []);
+        }
+    }
+}

@@ -1,0 +1,611 @@
+//! Matrix multiplication y[M, N] = x[M, K] · W[N, K]ᵀ with W packed once.
+//!
+//! W is stored in panels of [`NR`] output columns, each panel K rows of NR
+//! values, so the inner loop reads it front to back:
+//!
+//! ```text
+//! panel p, row k:  W[p*NR + 0, k], W[p*NR + 1, k], ..., W[p*NR + NR-1, k]
+//! ```
+//!
+//! The tile keeps a few rows × one panel's columns of y in registers and adds
+//! x[row, k] · W[.., k] for one k after another. Hence the rule that the
+//! engine's results rest on: **each element of y is one chain of additions
+//! over k in rising order, starting from zero**, whatever M is, wherever the
+//! row stands and however the work is split. Where K is cut into blocks the
+//! chain pauses in y itself, which holds it exactly. A row's bits thus never
+//! depend on the other rows of its batch.
+
+use super::isa::{Isa, Simd, isa_fn};
+use super::team::Team;
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::cell::RefCell;
+
+/// Columns of a panel: two AVX-512 registers, four of AVX2.
+pub const NR: usize = 32;
+
+/// Values of k per block: what twelve rows of x hold in half of the first
+/// level cache, while a group of panels stays in the second level.
+const KC: usize = 512;
+/// Distance of the copied rows of x: not a multiple of 4096 bytes, for rows
+/// at such a distance would all compete for the same few cache lines.
+const X_STRIDE: usize = KC + 16;
+/// Up to this many rows every panel is read about once, from memory or the
+/// last level cache, and that is what takes the time.
+const FEW_ROWS: usize = 48;
+
+/// W[N, K], packed for [`gemm`].
+pub struct PackedMatrix {
+    n: usize,
+    k: usize,
+    data: Buffer,
+}
+
+impl PackedMatrix {
+    /// Packs an n × k matrix. `row(i, values)` fills in row i (of 0..n), as
+    /// f32; it is called once per row, from any thread of the team.
+    pub fn pack(team: &mut Team, n: usize, k: usize, row: &(dyn Fn(usize, &mut [f32]) + Sync)) -> Self {
+        assert!(n > 0 && k > 0, "a matrix has at least one element");
+        let panels = n.div_ceil(NR);
+        let data = Buffer::new(panels * NR * k);
+        let out = SendPtr(data.ptr);
+        team.run(panels, &|p| {
+            // The odd stride keeps the 32 rows apart in the cache.
+            let stride = k + 17;
+            let mut rows = vec![0.0; NR * stride];
+            for j in 0..NR.min(n - p * NR) {
+                row(p * NR + j, &mut rows[j * stride..][..k]);
+            }
+            // SAFETY: panel p of the buffer, which is this task's alone and
+            // lies inside the allocation.
+            let panel = unsafe { out.get().add(p * NR * k) };
+            for kk in 0..k {
+                for j in 0..NR {
+                    // SAFETY: kk < k and j < NR, inside the panel. A write
+                    // through the pointer, as the memory is still raw.
+                    unsafe { panel.add(kk * NR + j).write(rows[j * stride + kk]) }
+                }
+            }
+        });
+        PackedMatrix { n, k, data }
+    }
+
+    /// Rows of W: columns of y.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Columns of W and of x.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Bytes of the packed form.
+    pub fn bytes(&self) -> usize {
+        self.data.len * size_of::<f32>()
+    }
+}
+
+/// Memory for weights, aligned to cache lines; on Linux in huge pages where
+/// that fits, as streaming through small ones costs an address translation
+/// every 4 KB.
+struct Buffer {
+    ptr: *mut f32,
+    len: usize,
+    layout: Layout,
+}
+
+// SAFETY: a `Buffer` owns its memory; shared references only read it.
+unsafe impl Send for Buffer {}
+// SAFETY: as above.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// Raw memory for `len` > 0 values: the owner writes all before reading.
+    fn new(len: usize) -> Buffer {
+        const HUGE: usize = 2 << 20;
+        let bytes = len * size_of::<f32>();
+        let align = if bytes >= HUGE { HUGE } else { 64 };
+        let layout = Layout::from_size_align(bytes, align).expect("a matrix fits in memory");
+        // SAFETY: the layout's size is not zero.
+        let ptr = unsafe { alloc(layout) };
+        if ptr.is_null() {
+            handle_alloc_error(layout);
+        }
+        #[cfg(target_os = "linux")]
+        if align == HUGE {
+            const MADV_HUGEPAGE: i32 = 14;
+            unsafe extern "C" {
+                fn madvise(addr: *mut u8, len: usize, advice: i32) -> i32;
+            }
+            // SAFETY: whole pages of our own allocation, rounded down; the
+            // advice changes no contents. If refused, small pages serve.
+            unsafe { madvise(ptr, bytes & !4095, MADV_HUGEPAGE) };
+        }
+        Buffer {
+            ptr: ptr.cast(),
+            len,
+            layout,
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.ptr.cast(), self.layout) }
+    }
+}
+
+/// A pointer that tasks share to write disjoint parts of one slice.
+#[derive(Clone, Copy)]
+pub(super) struct SendPtr(pub *mut f32);
+
+// SAFETY: a pointer by itself does nothing; each use states why it is sound.
+unsafe impl Send for SendPtr {}
+// SAFETY: as above.
+unsafe impl Sync for SendPtr {}
+
+impl SendPtr {
+    /// A method, so that closures capture the whole and not the bare pointer.
+    #[inline(always)]
+    pub(super) fn get(self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// One operand laid out for the tile: element (i, k) at `ptr + i*row + k*step`.
+#[derive(Clone, Copy)]
+pub(super) struct Strided {
+    pub ptr: *const f32,
+    pub row: usize,
+    pub step: usize,
+}
+
+/// c[MR, NV vectors] (+)= a[MR, K] · b[K, NV vectors].
+///
+/// # Safety
+/// `a` is readable for MR rows and `k` steps; `b` for `k` rows of NV vectors
+/// at distance `b_row`; `c` is writable (and readable with `resume`) for MR
+/// rows of NV vectors at distance `c_row`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    k: usize,
+    a: Strided,
+    b: *const f32,
+    b_row: usize,
+    c: *mut f32,
+    c_row: usize,
+    resume: bool,
+) {
+    let mut acc = [[s.zero(); NV]; MR];
+    if resume {
+        for (i, row) in acc.iter_mut().enumerate() {
+            for (j, v) in row.iter_mut().enumerate() {
+                // SAFETY: inside c, by this function's contract.
+                *v = unsafe { s.load_ptr(c.add(i * c_row + j * S::LANES)) };
+            }
+        }
+    }
+    let (mut pa, mut pb) = (a.ptr, b);
+    for _ in 0..k {
+        let mut vb = [s.zero(); NV];
+        for (j, v) in vb.iter_mut().enumerate() {
+            // SAFETY: inside this row of b, by the contract.
+            *v = unsafe { s.load_ptr(pb.add(j * S::LANES)) };
+        }
+        s.prefetch(pb.wrapping_add(PREFETCH * b_row));
+        if NV * S::LANES > 16 {
+            s.prefetch(pb.wrapping_add(PREFETCH * b_row + 16));
+        }
+        for (i, row) in acc.iter_mut().enumerate() {
+            // SAFETY: element (i, k) of a, by the contract.
+            let va = s.splat(unsafe { *pa.add(i * a.row) });
+            for (v, &vb) in row.iter_mut().zip(&vb) {
+                *v = s.fma(va, vb, *v);
+            }
+        }
+        pa = pa.wrapping_add(a.step);
+        pb = pb.wrapping_add(b_row);
+    }
+    for (i, row) in acc.iter().enumerate() {
+        for (j, &v) in row.iter().enumerate() {
+            // SAFETY: inside c, by the contract.
+            unsafe { s.store_ptr(c.add(i * c_row + j * S::LANES), v) };
+        }
+    }
+}
+
+/// How many rows of b ahead of its use the tile asks for it.
+const PREFETCH: usize = 24;
+
+/// [`tile`] for `rows` <= `S::TILE_ROWS` rows.
+///
+/// # Safety
+/// As for [`tile`] with MR = `rows`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn tile_of<S: Simd, const NV: usize>(
+    s: S,
+    rows: usize,
+    k: usize,
+    a: Strided,
+    b: *const f32,
+    b_row: usize,
+    c: *mut f32,
+    c_row: usize,
+    resume: bool,
+) {
+    macro_rules! by_rows {
+        ($($mr:literal)+) => {
+            match rows {
+                $($mr if $mr <= S::TILE_ROWS => {
+                    // SAFETY: passed on to the caller, with MR = rows.
+                    unsafe { tile::<S, $mr, NV>(s, k, a, b, b_row, c, c_row, resume) }
+                })+
+                _ => unreachable!("at most TILE_ROWS rows"),
+            }
+        };
+    }
+    by_rows!(1 2 3 4 5 6 7 8 9 10 11 12)
+}
+
+/// c[rows, width] (+)= a[rows, K] · b[K, width] for any number of rows and a
+/// width that is a multiple of `S::LANES`.
+///
+/// # Safety
+/// As for [`tile`], with `rows` rows and `width` columns.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn multiply<S: Simd>(
+    s: S,
+    rows: usize,
+    width: usize,
+    k: usize,
+    a: Strided,
+    b: *const f32,
+    b_row: usize,
+    c: *mut f32,
+    c_row: usize,
+    resume: bool,
+) {
+    let blocks = rows.div_ceil(S::TILE_ROWS);
+    let mut row = 0;
+    for block in 0..blocks {
+        // Even heights: a last tile of few rows would have too few
+        // independent chains to fill the pipelines.
+        let height = (rows - row).div_ceil(blocks - block);
+        let a = Strided {
+            ptr: a.ptr.wrapping_add(row * a.row),
+            ..a
+        };
+        let mut col = 0;
+        while col < width {
+            // SAFETY: inside what the caller vouches for: `height` rows from
+            // `row`, and 2 or 1 vectors of the `width` columns from `col`.
+            unsafe {
+                let (b, c) = (b.add(col), c.add(row * c_row + col));
+                if S::TILE_VECS == 2 && width - col >= 2 * S::LANES {
+                    tile_of::<S, 2>(s, height, k, a, b, b_row, c, c_row, resume);
+                    col += 2 * S::LANES;
+                } else {
+                    tile_of::<S, 1>(s, height, k, a, b, b_row, c, c_row, resume);
+                    col += S::LANES;
+                }
+            }
+        }
+        row += height;
+    }
+}
+
+/// What one task of [`gemm`] computes: rows `m0..m1`, panels `p0..p1`.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    m0: usize,
+    m1: usize,
+    p0: usize,
+    p1: usize,
+    x: &'a [f32],
+    ldx: usize,
+    w: &'a PackedMatrix,
+    y: SendPtr,
+    ldy: usize,
+    epilogue: &'a (dyn Fn(usize, usize, &mut [f32]) + Sync),
+}
+
+thread_local! {
+    /// Rows of x being multiplied, copied next to each other.
+    static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+isa_fn! {
+    /// # Safety contract (upheld by [`gemm`])
+    /// Inside the bounds of x, w and y, and the only task on this part of y.
+    fn part<S>(s, t: Part<'_>, rows_copy: &mut [f32]) {
+        let (n, k) = (t.w.n, t.w.k);
+        let first_col = t.p0 * NR;
+        let width = n.min(t.p1 * NR) - first_col;
+        let blocks = (t.m1 - t.m0).div_ceil(S::TILE_ROWS);
+        let k_blocks = k.div_ceil(KC);
+        // With few panels per copy it would not pay.
+        let copy = t.p1 - t.p0 >= 3 && t.m1 - t.m0 > S::TILE_ROWS;
+        let mut k0 = 0;
+        for k_block in 0..k_blocks {
+            let kc = (k - k0).div_ceil(k_blocks - k_block);
+            let last = k_block + 1 == k_blocks;
+            let mut row = t.m0;
+            for block in 0..blocks {
+                let rows = (t.m1 - row).div_ceil(blocks - block);
+                let a = if copy {
+                    for i in 0..rows {
+                        rows_copy[i * X_STRIDE..][..kc]
+                            .copy_from_slice(&t.x[(row + i) * t.ldx + k0..][..kc]);
+                    }
+                    Strided { ptr: rows_copy.as_ptr(), row: X_STRIDE, step: 1 }
+                } else {
+                    Strided { ptr: t.x[row * t.ldx + k0..].as_ptr(), row: t.ldx, step: 1 }
+                };
+                for p in t.p0..t.p1 {
+                    let col = p * NR;
+                    // SAFETY: `gemm` checked the bounds of x and y and built
+                    // the parts, which do not overlap; panel p is NR * k long.
+                    unsafe {
+                        let b = t.w.data.ptr.add((p * k + k0) * NR);
+                        let c = t.y.get().add(row * t.ldy + col);
+                        if col + NR <= n {
+                            multiply(s, rows, NR, kc, a, b, NR, c, t.ldy, k_block > 0);
+                        } else {
+                            // The last panel has fewer real columns than it
+                            // computes: by way of a buffer.
+                            let real = n - col;
+                            let mut c2 = [0.0; NR * 12];
+                            for i in 0..rows {
+                                let from = std::slice::from_raw_parts(c.add(i * t.ldy), real);
+                                c2[i * NR..][..real].copy_from_slice(from);
+                            }
+                            multiply(s, rows, NR, kc, a, b, NR, c2.as_mut_ptr(), NR, k_block > 0);
+                            for i in 0..rows {
+                                std::slice::from_raw_parts_mut(c.add(i * t.ldy), real)
+                                    .copy_from_slice(&c2[i * NR..][..real]);
+                            }
+                        }
+                    }
+                }
+                if last {
+                    for i in row..row + rows {
+                        // SAFETY: inside y and this part; no other reference
+                        // to these elements exists meanwhile.
+                        let segment = unsafe {
+                            std::slice::from_raw_parts_mut(t.y.get().add(i * t.ldy + first_col), width)
+                        };
+                        (t.epilogue)(i, first_col, segment);
+                    }
+                }
+                row += rows;
+            }
+            k0 += kc;
+        }
+    }
+}
+
+/// y[M, N] = x[M, K] · W[N, K]ᵀ, and then `epilogue(row, first column,
+/// segment)` on every element once, in row segments of free width while they
+/// are still in the cache.
+///
+/// Row i of x starts at `x[i * ldx]`, row i of y at `y[i * ldy]`.
+#[allow(clippy::too_many_arguments)]
+pub fn gemm(
+    team: &mut Team,
+    isa: Isa,
+    x: &[f32],
+    ldx: usize,
+    m: usize,
+    w: &PackedMatrix,
+    y: &mut [f32],
+    ldy: usize,
+    epilogue: &(dyn Fn(usize, usize, &mut [f32]) + Sync),
+) {
+    if m == 0 {
+        return;
+    }
+    assert!(ldx >= w.k && ldy >= w.n, "rows overlap");
+    assert!(x.len() >= (m - 1) * ldx + w.k, "x is too short");
+    assert!(y.len() >= (m - 1) * ldy + w.n, "y is too short");
+
+    let panels = w.n.div_ceil(NR);
+    let (height, group) = split(m, panels, w.k, team.threads());
+    let row_parts = m.div_ceil(height);
+    let groups = panels.div_ceil(group);
+    let y = SendPtr(y.as_mut_ptr());
+    // Row parts vary fastest: threads at work together share their panels.
+    team.run(row_parts * groups, &|task| {
+        let (i, g) = (task % row_parts, task / row_parts);
+        let t = Part {
+            m0: i * m / row_parts,
+            m1: (i + 1) * m / row_parts,
+            p0: g * panels / groups,
+            p1: (g + 1) * panels / groups,
+            x,
+            ldx,
+            w,
+            y,
+            ldy,
+            epilogue,
+        };
+        ROWS.with_borrow_mut(|rows| {
+            if rows.is_empty() {
+                rows.resize(12 * X_STRIDE, 0.0);
+            }
+            part(isa, t, rows);
+        });
+    });
+}
+
+/// How one product is cut into tasks: rows and panels of each, at most.
+fn split(m: usize, panels: usize, k: usize, threads: usize) -> (usize, usize) {
+    // Tasks enough for threads of uneven speed to finish about together.
+    let wanted = if threads == 1 { 1 } else { threads * 6 };
+    if m <= FEW_ROWS {
+        return (m, (panels / wanted).clamp(1, 8));
+    }
+    // A block of a group of panels takes half of a second level cache.
+    let group = (512 * 1024 / 4 / (NR * k.min(KC))).min(panels);
+    let groups = panels.div_ceil(group);
+    let row_parts = wanted.div_ceil(groups).max(m.div_ceil(192)).min(m.div_ceil(24));
+    (m.div_ceil(row_parts), group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// Reproducible values in -1..1.
+    pub(crate) fn noise(n: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        (0..n)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    fn packed(team: &mut Team, n: usize, k: usize, w: &[f32]) -> PackedMatrix {
+        PackedMatrix::pack(team, n, k, &|i, row| {
+            row.copy_from_slice(&w[i * k..][..k]);
+        })
+    }
+
+    const SHAPES: [(usize, usize, usize); 13] = [
+        (0, 5, 5),
+        (1, 1, 1),
+        (3, 7, 5),
+        (8, 32, 16),
+        (13, 33, 31),
+        (17, 100, 64),
+        (5, 31, 513),
+        (12, 64, 1025),
+        (25, 40, 600),
+        (49, 70, 130),
+        (100, 384, 65),
+        (197, 97, 1100),
+        (400, 130, 33),
+    ];
+
+    #[test]
+    fn agrees_with_f64() {
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                let mut team = Team::new(threads);
+                for (m, n, k) in SHAPES {
+                    let (ldx, ldy) = (k + 3, n + 2);
+                    let x = noise(m * ldx, 1);
+                    let w = noise(n * k, 2);
+                    let packed = packed(&mut team, n, k, &w);
+                    assert_eq!((packed.n(), packed.k()), (n, k));
+                    let mut y = vec![7.0; m * ldy];
+                    gemm(&mut team, isa, &x, ldx, m, &packed, &mut y, ldy, &|_, _, _| {});
+                    for i in 0..m {
+                        for j in 0..n {
+                            let exact: f64 = (0..k)
+                                .map(|p| f64::from(x[i * ldx + p]) * f64::from(w[j * k + p]))
+                                .sum();
+                            let off = (f64::from(y[i * ldy + j]) - exact).abs();
+                            assert!(off < 1e-5 * (k as f64).sqrt(), "{m} {n} {k} {i} {j} {off}");
+                        }
+                        assert_eq!(y[i * ldy + n..][..2], [7.0; 2], "past the row's end");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_alone_has_the_same_bits() {
+        for isa in Isa::available() {
+            let mut solo = Team::new(1);
+            for (m, n, k) in SHAPES {
+                let x = noise(m * k, 3);
+                let packed = packed(&mut solo, n, k, &noise(n * k, 4));
+                let mut rows = vec![0.0; m * n];
+                for i in 0..m {
+                    let (x, y) = (&x[i * k..][..k], &mut rows[i * n..][..n]);
+                    gemm(&mut solo, isa, x, k, 1, &packed, y, n, &|_, _, _| {});
+                }
+                for threads in [1, 2, 5] {
+                    let mut team = Team::new(threads);
+                    let mut y = vec![0.0; m * n];
+                    gemm(&mut team, isa, &x, k, m, &packed, &mut y, n, &|_, _, _| {});
+                    assert!(y.iter().zip(&rows).all(|(a, b)| a.to_bits() == b.to_bits()));
+                }
+                // And in the company of fewer rows, at another place.
+                for few in [2, 5, 11, 14] {
+                    if few < m {
+                        let from = m - few;
+                        let mut y = vec![0.0; few * n];
+                        let x = &x[from * k..];
+                        gemm(&mut solo, isa, x, k, few, &packed, &mut y, n, &|_, _, _| {});
+                        assert!(y == rows[from * n..]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_chain_runs_over_k_from_zero() {
+        let (m, n, k) = (9, 70, 700);
+        let (x, w) = (noise(m * k, 5), noise(n * k, 6));
+        let mut team = Team::new(2);
+        let packed = packed(&mut team, n, k, &w);
+        for isa in Isa::available() {
+            let mut y = vec![0.0; m * n];
+            gemm(&mut team, isa, &x, k, m, &packed, &mut y, n, &|_, _, _| {});
+            for i in 0..m {
+                for j in 0..n {
+                    let chain = (0..k).fold(0f32, |sum, p| {
+                        let (a, b) = (x[i * k + p], w[j * k + p]);
+                        if isa == Isa::PORTABLE {
+                            a * b + sum
+                        } else {
+                            a.mul_add(b, sum)
+                        }
+                    });
+                    assert_eq!(y[i * n + j], chain);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn epilogue_once_for_every_element() {
+        for isa in Isa::available() {
+            for threads in [1, 2] {
+                let mut team = Team::new(threads);
+                for (m, n, k) in SHAPES {
+                    let x = noise(m * k, 7);
+                    let packed = packed(&mut team, n, k, &noise(n * k, 8));
+                    let mut plain = vec![0.0; m * n];
+                    gemm(&mut team, isa, &x, k, m, &packed, &mut plain, n, &|_, _, _| {});
+                    let hits = Mutex::new(vec![0; m * n]);
+                    let mut y = vec![0.0; m * n];
+                    gemm(&mut team, isa, &x, k, m, &packed, &mut y, n, &|i, j, segment| {
+                        let mut hits = hits.lock().unwrap();
+                        for (c, v) in segment.iter_mut().enumerate() {
+                            hits[i * n + j + c] += 1;
+                            *v += (j + c) as f32;
+                        }
+                    });
+                    assert!(hits.into_inner().unwrap().iter().all(|&h| h == 1));
+                    for i in 0..m * n {
+                        assert_eq!(y[i], plain[i] + (i % n) as f32);
+                    }
+                }
+            }
+        }
+    }
+}

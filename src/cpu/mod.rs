@@ -1,0 +1,465 @@
+//! The CPU executor: runs a plan in float32 on a team of threads.
+//!
+//! [`Cpu::run`] is the whole network on one screen: one arm per op, each arm one kernel. Numbers
+//! are a function of the model, the instruction set and the row's own sequence, never of the rest
+//! of the batch, the number of threads or how work is split.
+
+mod attention;
+mod gemm;
+mod isa;
+mod math;
+pub mod naive;
+mod team;
+
+use std::ops::Range;
+
+use crate::batch::{Batch, Pool, PoolKind};
+use crate::model::adapter::Site;
+use crate::model::{Linear, Model, Norm, Positions};
+use crate::plan::{Buffer, BufferId, NormSite, Op, Plan, Step};
+use attention::attention;
+use gemm::{PackedMatrix, SendPtr, gemm};
+pub use isa::Isa;
+use math::RopeTable;
+use team::Team;
+
+/// Called with step, buffer and contents after each step's write.
+pub type After<'a> = &'a mut dyn FnMut(usize, BufferId, &[f32]);
+
+/// A model's weights in the executor's layout.
+pub struct Cpu {
+    isa: Isa,
+    layers: Vec<Layer>,
+    norm: NormWeights,
+    /// Type 0's row (and nothing else of the tables: those are gathered from the file).
+    token_type: Vec<f32>,
+    rope: Option<RopeTable>,
+}
+
+struct Layer {
+    qkv: LinearWeights,
+    out_proj: LinearWeights,
+    norm1: NormWeights,
+    fc1: LinearWeights,
+    fc2: LinearWeights,
+    norm2: NormWeights,
+}
+
+/// `[out, in]` packed, and `[out]`.
+struct LinearWeights {
+    matrix: PackedMatrix,
+    bias: Vec<f32>,
+}
+
+/// `[hidden]` each.
+struct NormWeights {
+    gamma: Vec<f32>,
+    beta: Vec<f32>,
+}
+
+/// What one pass computes with: threads and an arena, both reused from call to call.
+pub struct Lane {
+    team: Team,
+    arena: Arena,
+}
+
+impl Lane {
+    /// A lane of so many threads, the caller's included.
+    pub fn new(threads: usize) -> Lane {
+        Lane {
+            team: Team::new(threads),
+            arena: Arena { lines: Vec::new() },
+        }
+    }
+}
+
+impl Cpu {
+    /// Packs a model's weights.
+    pub fn new(model: &Model, threads: usize) -> Cpu {
+        let mut team = Team::new(threads);
+        let encoder = &model.encoder;
+        let mut linear = |linear: &Linear| {
+            let row = |row: usize, out: &mut [f32]| linear.read_row(row, out);
+            let matrix = PackedMatrix::pack(&mut team, linear.out_features, linear.in_features, &row);
+            // The packed copy is what is used from here on.
+            linear.weight.iter().for_each(|tensor| tensor.release_pages());
+            LinearWeights {
+                matrix,
+                bias: linear.read_bias(),
+            }
+        };
+        let norm = |norm: &Norm| NormWeights {
+            gamma: norm.weight.read(),
+            beta: norm.bias.read(),
+        };
+        let layers = encoder
+            .layers
+            .iter()
+            .map(|layer| Layer {
+                qkv: linear(&layer.qkv),
+                out_proj: linear(&layer.out_proj),
+                norm1: norm(&layer.norm1),
+                fc1: linear(&layer.fc1),
+                fc2: linear(&layer.fc2),
+                norm2: norm(&layer.norm2),
+            })
+            .collect();
+        let config = &model.config;
+        Cpu {
+            isa: Isa::detect(),
+            layers,
+            norm: norm(&encoder.norm),
+            token_type: encoder.token_type.index(0).read(),
+            rope: match config.positions {
+                Positions::Rotary { base } => {
+                    Some(RopeTable::new(config.max_tokens, config.head_dim, base.into()))
+                }
+                Positions::Learned { .. } => None,
+            },
+        }
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Bytes of the packed weights.
+    pub fn bytes(&self) -> usize {
+        let linear = |l: &LinearWeights| l.matrix.bytes() + l.bias.len() * size_of::<f32>();
+        self.layers
+            .iter()
+            .flat_map(|l| [&l.qkv, &l.out_proj, &l.fc1, &l.fc2])
+            .map(linear)
+            .sum()
+    }
+
+    /// Runs a plan and returns its output rows, `[output rows, hidden]`.
+    pub fn run<'a>(
+        &self,
+        model: &Model,
+        plan: &Plan,
+        batch: &Batch,
+        lane: &'a mut Lane,
+        mut after: Option<After<'_>>,
+    ) -> &'a [f32] {
+        let Lane { team, arena } = lane;
+        arena.reserve(plan.arena_len);
+        let layout = Layout::new(batch);
+        for (number, step) in plan.steps.iter().enumerate() {
+            let (reads, out) = arena.borrow(plan, step);
+            let mut pass = Pass {
+                cpu: self,
+                model,
+                batch,
+                layout: &layout,
+                team,
+                layer: step.layer,
+            };
+            for &op in &step.ops {
+                match op {
+                    Op::Embed => pass.embed(out),
+                    Op::LoraDown(site) => pass.lora_down(site, reads[0], out),
+                    Op::Qkv => pass.linear(Site::Qkv, &reads, out),
+                    Op::Attention => pass.attention(reads[0], out),
+                    Op::OutProj => pass.linear(Site::OutProj, &reads, out),
+                    Op::Fc1 => pass.linear(Site::Fc1, &reads, out),
+                    Op::Fc2 => pass.linear(Site::Fc2, &reads, out),
+                    Op::AddLayerNorm(site) => pass.add_layer_norm(site, reads[0], reads[1], out),
+                    Op::Pool => pass.pool(reads[0], out),
+                }
+            }
+            if let Some(after) = &mut after {
+                after(number, step.writes[0], out);
+            }
+        }
+        arena.get(plan.output())
+    }
+}
+
+/// What the batch means for every layer, worked out once.
+struct Layout {
+    /// The attention's tasks.
+    attention: attention::Plan,
+    /// `[tokens]`.
+    sequence_of_rows: Vec<u32>,
+    /// Per site: first column of each slot in the down-projection, and columns in all.
+    columns: [(Vec<usize>, usize); 4],
+}
+
+impl Layout {
+    fn new(batch: &Batch) -> Layout {
+        Layout {
+            attention: attention::Plan::new(&batch.cu_seqlens),
+            sequence_of_rows: batch.sequence_of_rows(),
+            columns: Site::ALL.map(|site| batch.adapters.columns(site)),
+        }
+    }
+}
+
+/// One step's surroundings.
+struct Pass<'a> {
+    cpu: &'a Cpu,
+    model: &'a Model,
+    batch: &'a Batch,
+    layout: &'a Layout,
+    team: &'a mut Team,
+    layer: Option<usize>,
+}
+
+impl<'a> Pass<'a> {
+    fn layer(&self) -> (usize, &'a Layer) {
+        let layer = self.layer.expect("the op belongs to a layer");
+        (layer, &self.cpu.layers[layer])
+    }
+
+    /// x[row] = LN(word[id] + type[0] (+ position) + Σ adapters).
+    fn embed(&mut self, out: &mut [f32]) {
+        let (cpu, batch, encoder) = (self.cpu, self.batch, &self.model.encoder);
+        let hidden = self.model.config.hidden_size;
+        let eps = self.model.config.layer_norm_eps;
+        let positions = self.model.config.positions;
+        let sequences = &self.layout.sequence_of_rows;
+        par_rows(self.team, hidden, out, |row, x| {
+            let sequence = sequences[row] as usize;
+            let id = batch.ids[row] as usize;
+            encoder.word.read_row(id, x);
+            math::add(cpu.isa, x, &cpu.token_type);
+            if let (Some(table), Positions::Learned { offset, .. }) = (&encoder.position, positions) {
+                let mut learned = [0.0; 256];
+                let position = row - batch.cu_seqlens[sequence] + offset;
+                for (i, x) in x.chunks_mut(learned.len()).enumerate() {
+                    let learned = &mut learned[..x.len()];
+                    table.read_into(position * hidden + i * 256, learned);
+                    math::add(cpu.isa, x, learned);
+                }
+            }
+            for &(slot, weight) in &batch.mixtures[sequence] {
+                let adapter = batch.adapters.get(slot);
+                if let Some(lora) = &adapter.word {
+                    lora.add_row(id, weight, x);
+                }
+                if let Some(lora) = &adapter.token_type {
+                    lora.add_row(0, weight, x);
+                }
+            }
+            math::layer_norm(cpu.isa, x, &cpu.norm.gamma, Some(&cpu.norm.beta), eps);
+        });
+    }
+
+    /// h[row, column of (slot, r)] = (x[row] · A[r]) · (weight · scale), for the row's adapters.
+    fn lora_down(&mut self, site: Site, x: &[f32], out: &mut [f32]) {
+        let (isa, batch, layout) = (self.cpu.isa, self.batch, self.layout);
+        let (layer, _) = self.layer();
+        let (_, k) = site.shape(&self.model.config);
+        let (starts, columns) = &layout.columns[site as usize];
+        par_rows(self.team, *columns, out, |row, h| {
+            let x = &x[row * k..(row + 1) * k];
+            h.fill(0.0);
+            for &(slot, weight) in &batch.mixtures[layout.sequence_of_rows[row] as usize] {
+                let mut column = starts[slot];
+                for part in batch.adapters.get(slot).parts(layer, site) {
+                    for a in part.a.chunks_exact(k) {
+                        h[column] = math::dot(isa, x, a) * (weight * part.scale);
+                        column += 1;
+                    }
+                }
+            }
+        });
+    }
+
+    /// y = x Wᵀ + b + h Bᵀ, and GELU for Fc1.
+    fn linear(&mut self, site: Site, reads: &[&[f32]], y: &mut [f32]) {
+        let (isa, batch, layout) = (self.cpu.isa, self.batch, self.layout);
+        let (layer, weights) = self.layer();
+        let weights = match site {
+            Site::Qkv => &weights.qkv,
+            Site::OutProj => &weights.out_proj,
+            Site::Fc1 => &weights.fc1,
+            Site::Fc2 => &weights.fc2,
+        };
+        let h = reads.get(1).copied();
+        let (starts, columns) = &layout.columns[site as usize];
+        let finish = |row: usize, first: usize, y: &mut [f32]| {
+            math::add(isa, y, &weights.bias[first..first + y.len()]);
+            if let Some(h) = h {
+                for &(slot, _) in &batch.mixtures[layout.sequence_of_rows[row] as usize] {
+                    let mut column = row * columns + starts[slot];
+                    for part in batch.adapters.get(slot).parts(layer, site) {
+                        add_up_projection(isa, part, &h[column..column + part.rank], first, y);
+                        column += part.rank;
+                    }
+                }
+            }
+            if site == Site::Fc1 {
+                math::gelu(isa, y);
+            }
+        };
+        let (n, k) = (weights.matrix.n(), weights.matrix.k());
+        gemm(
+            self.team,
+            isa,
+            reads[0],
+            k,
+            batch.tokens(),
+            &weights.matrix,
+            y,
+            n,
+            &finish,
+        );
+    }
+
+    fn attention(&mut self, qkv: &[f32], out: &mut [f32]) {
+        let config = &self.model.config;
+        let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
+        let (isa, rope) = (self.cpu.isa, self.cpu.rope.as_ref());
+        attention(
+            self.team,
+            isa,
+            &self.layout.attention,
+            qkv,
+            heads,
+            head_dim,
+            rope,
+            out,
+        );
+    }
+
+    fn add_layer_norm(&mut self, site: NormSite, x: &[f32], y: &[f32], out: &mut [f32]) {
+        let (_, weights) = self.layer();
+        let norm = match site {
+            NormSite::Attention => &weights.norm1,
+            NormSite::Mlp => &weights.norm2,
+        };
+        let (isa, config) = (self.cpu.isa, &self.model.config);
+        let (hidden, eps) = (config.hidden_size, config.layer_norm_eps);
+        par_rows(self.team, hidden, out, |row, out| {
+            let range = row * hidden..(row + 1) * hidden;
+            math::sum(isa, &x[range.clone()], &y[range], out);
+            math::layer_norm(isa, out, &norm.gamma, Some(&norm.beta), eps);
+        });
+    }
+
+    fn pool(&mut self, x: &[f32], out: &mut [f32]) {
+        let (isa, batch) = (self.cpu.isa, self.batch);
+        let hidden = self.model.config.hidden_size;
+        // Every output row with the pool it comes from and its number there.
+        let rows: Vec<(&Pool, usize)> = batch
+            .pools
+            .iter()
+            .flat_map(|pool| (0..pool.rows()).map(move |i| (pool, i)))
+            .collect();
+        par_rows(self.team, hidden, out, |row, out| {
+            let (pool, i) = rows[row];
+            let tokens = batch.pool_rows(pool);
+            let (out, cut) = out.split_at_mut(pool.dimensions);
+            cut.fill(0.0);
+            match pool.kind {
+                PoolKind::First | PoolKind::Rows => {
+                    out.copy_from_slice(&x[(tokens.start + i) * hidden..][..pool.dimensions]);
+                }
+                PoolKind::Mean | PoolKind::Sum => {
+                    math::sum_rows(isa, &x[tokens.start * hidden..], tokens.len(), hidden, out);
+                    if pool.kind == PoolKind::Mean {
+                        math::scale(isa, 1.0 / tokens.len() as f32, out);
+                    }
+                }
+            }
+            let norm = if pool.normalize {
+                math::l2_norm(isa, out)
+            } else {
+                0.0
+            };
+            if norm > 0.0 {
+                math::scale(isa, 1.0 / norm, out);
+            }
+        });
+    }
+}
+
+/// y += h Bᵀ for the columns of one part that lie in this segment, which starts at column `first`.
+fn add_up_projection(
+    isa: Isa,
+    part: &crate::model::adapter::LoraPart,
+    h: &[f32],
+    first: usize,
+    y: &mut [f32],
+) {
+    let start = first.max(part.column);
+    let end = (first + y.len()).min(part.column + part.width);
+    if start >= end {
+        return;
+    }
+    let y = &mut y[start - first..end - first];
+    for (&h, bt) in h.iter().zip(part.bt.chunks_exact(part.width)) {
+        math::axpy(isa, h, &bt[start - part.column..end - part.column], y);
+    }
+}
+
+/// Calls `f(row, its part of out)` for every row of `out`, rows shared out over the team.
+fn par_rows(team: &mut Team, columns: usize, out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
+    /// Numbers that make a task worth handing to another thread.
+    const TASK: usize = 8192;
+    let rows = out.len().checked_div(columns).unwrap_or(0);
+    let height = TASK.div_ceil(columns.max(1));
+    let start = SendPtr(out.as_mut_ptr());
+    team.run(rows.div_ceil(height), &|task| {
+        for row in task * height..rows.min((task + 1) * height) {
+            // SAFETY: rows are disjoint parts of `out`, which is borrowed for this whole call, and
+            // each row belongs to exactly one task.
+            let row_out = unsafe { std::slice::from_raw_parts_mut(start.get().add(row * columns), columns) };
+            f(row, row_out);
+        }
+    });
+}
+
+/// One cache line, so that buffers start on one.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// The memory of a pass; buffers lie where the plan put them.
+struct Arena {
+    lines: Vec<Line>,
+}
+
+impl Arena {
+    fn reserve(&mut self, len: usize) {
+        let lines = len.div_ceil(16);
+        if self.lines.len() < lines {
+            self.lines = Vec::new();
+            self.lines = vec![Line([0.0; 16]); lines];
+        }
+    }
+
+    /// What a step reads and what it writes.
+    fn borrow(&mut self, plan: &Plan, step: &Step) -> (Vec<&[f32]>, &mut [f32]) {
+        let start: *mut f32 = self.lines.as_mut_ptr().cast();
+        let length = self.lines.len() * 16;
+        let [write] = step.writes[..] else {
+            unreachable!("every op writes one buffer")
+        };
+        let write = plan.buffers[write].range();
+        let reads: Vec<Range<usize>> = step.reads.iter().map(|&id| plan.buffers[id].range()).collect();
+        assert!(write.end <= length && reads.iter().all(|read| read.end <= length));
+        assert!(
+            reads
+                .iter()
+                .all(|read| read.end <= write.start || write.end <= read.start)
+        );
+        // SAFETY: the ranges lie in the arena, which is borrowed for as long as the slices live;
+        // the one that is written overlaps none that is read.
+        unsafe {
+            let slice = |r: Range<usize>| std::slice::from_raw_parts(start.add(r.start), r.len());
+            let out = std::slice::from_raw_parts_mut(start.add(write.start), write.len());
+            (reads.into_iter().map(slice).collect(), out)
+        }
+    }
+
+    fn get(&self, buffer: &Buffer) -> &[f32] {
+        let range = buffer.range();
+        assert!(range.end <= self.lines.len() * 16);
+        // SAFETY: the range lies in the arena; Line is plain f32s without padding.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<f32>().add(range.start), range.len()) }
+    }
+}

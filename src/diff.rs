@@ -1,0 +1,170 @@
+//! One plan, two runs, step by step: which step is the first that disagrees?
+//!
+//! The plan is made for the right-hand side, and both sides run it. Buffers are compared in the
+//! order they are written, so the first that is off names the step that is wrong and not one that
+//! inherits it. Both executors there are write every buffer in its plain form ([`crate::plan::Form`]).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::batch::Batch;
+use crate::cpu::naive;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::plan::{BufferId, Plan, Variant};
+use crate::request::Request;
+
+/// What runs the plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Executor {
+    /// The CPU executor, float32.
+    #[default]
+    Cpu,
+    /// Every step written plainly in float64: the reference. Slow.
+    Naive,
+}
+
+impl FromStr for Executor {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Executor> {
+        match s {
+            "cpu" => Ok(Executor::Cpu),
+            "naive" => Ok(Executor::Naive),
+            _ => Err(Error::Device(format!("`{s}` is not one of cpu, naive"))),
+        }
+    }
+}
+
+/// One side of a comparison.
+#[derive(Debug)]
+pub struct Side<'a> {
+    /// The model, opened.
+    pub engine: &'a Engine,
+    /// What runs the plan.
+    pub executor: Executor,
+    /// The inputs; they must come to the same numbers of tokens on both sides.
+    pub requests: &'a [Request<'a>],
+}
+
+/// One buffer of one step, compared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    /// Number of the step in the plan.
+    pub step: usize,
+    /// The step, as the plan prints it.
+    pub name: String,
+    /// The buffer, as the plan prints it.
+    pub buffer: String,
+    /// Largest absolute difference; NaN on one side alone counts as infinite.
+    pub max_abs: f64,
+    /// Largest absolute value on the right.
+    pub scale: f64,
+    /// Largest `max_abs / scale` that this variant is allowed.
+    pub tolerance: f64,
+}
+
+impl Difference {
+    /// Whether the two sides agree here.
+    pub fn within(&self) -> bool {
+        self.max_abs <= self.tolerance * self.scale
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.within() { "ok" } else { "DIFFERS" };
+        let relative = if self.scale > 0.0 {
+            self.max_abs / self.scale
+        } else {
+            self.max_abs
+        };
+        write!(
+            f,
+            "{verdict:7} step {:3} {} -> {}: max |difference| {:.3e}, relative {relative:.3e} (tolerance {:.0e})",
+            self.step, self.name, self.buffer, self.max_abs, self.tolerance
+        )
+    }
+}
+
+/// Runs both sides and compares them after every step, in order.
+pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
+    let (plan, right_batch) = right.engine.plan_of(right.requests)?;
+    let (_, left_batch) = left.engine.plan_of(left.requests)?;
+    if left_batch.cu_seqlens != right_batch.cu_seqlens
+        || left_batch.output_rows() != right_batch.output_rows()
+    {
+        return Err(Error::Request(format!(
+            "the two sides do not have the same tokens ({} and {} in all), so their steps cannot be compared; give \
+             both the same prompt",
+            left_batch.tokens(),
+            right_batch.tokens()
+        )));
+    }
+    let sizes = |engine: &Engine| {
+        let config = engine.model();
+        (
+            config.hidden_size,
+            config.num_hidden_layers,
+            config.intermediate_size,
+            config.num_attention_heads,
+        )
+    };
+    if sizes(left.engine) != sizes(right.engine) {
+        return Err(Error::Request(
+            "the two sides' models have different sizes".into(),
+        ));
+    }
+    let mut wanted: HashMap<(usize, BufferId), Vec<f64>> = HashMap::new();
+    run(right, &plan, &right_batch, &mut |step, id, data| {
+        wanted.insert((step, id), data);
+    });
+    let mut differences = Vec::new();
+    run(left, &plan, &left_batch, &mut |step, id, data| {
+        let right = &wanted[&(step, id)];
+        let gap = |(a, b): (&f64, &f64)| match (a.is_nan(), b.is_nan()) {
+            (true, true) => 0.0,
+            (false, false) if a == b => 0.0,
+            (false, false) => (a - b).abs(),
+            _ => f64::INFINITY,
+        };
+        differences.push(Difference {
+            step,
+            name: plan.steps[step].to_string(),
+            buffer: plan.buffers[id].to_string(),
+            max_abs: data.iter().zip(right).map(gap).fold(0.0, f64::max),
+            scale: right
+                .iter()
+                .filter(|x| x.is_finite())
+                .fold(0.0, |max, x| max.max(x.abs())),
+            tolerance: tolerance(plan.steps[step].variant),
+        });
+    });
+    Ok(differences)
+}
+
+/// How far a variant may be from the reference, relative to the buffer's largest number. Float32
+/// rounds at 6e-8; sums of some thousand terms and the layers before lose one to two digits more,
+/// and any real mistake is far above.
+fn tolerance(variant: Variant) -> f64 {
+    match variant {
+        Variant::Float32 => 1e-4,
+    }
+}
+
+fn run(side: &Side<'_>, plan: &Plan, batch: &Batch, after: &mut dyn FnMut(usize, BufferId, Vec<f64>)) {
+    let model = side.engine.opened();
+    match side.executor {
+        Executor::Cpu => {
+            side.engine.trace(plan, batch, &mut |step, id, data: &[f32]| {
+                after(step, id, data.iter().map(|&x| f64::from(x)).collect());
+            });
+        }
+        Executor::Naive => {
+            naive::run(model, plan, batch, &mut |step, id, data| {
+                after(step, id, data.to_vec())
+            });
+        }
+    }
+}

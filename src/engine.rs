@@ -1,0 +1,495 @@
+//! The engine: a model, opened once, and the way of a call through it.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+
+use rayon::prelude::*;
+
+use crate::batch::{Batch, cut};
+use crate::cpu::{self, Cpu};
+use crate::error::{Error, Result};
+use crate::model::adapter::{Adapter, AdapterTable, Site};
+use crate::model::{Model, ModelConfig, hub};
+use crate::output::Embedding;
+use crate::plan::Plan;
+use crate::prepare::{Prepared, Preparer};
+use crate::request::{Embed, Request};
+use crate::text::TextPipeline;
+
+/// Where an engine computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// A GPU where there is one that this build has kernels for, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of this index.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Device> {
+        match s {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
+            _ => s
+                .strip_prefix("cuda:")
+                .and_then(|index| index.parse().ok())
+                .map(Device::Cuda)
+                .ok_or_else(|| Error::Device(format!("`{s}` is not one of auto, cpu, cuda, cuda:N"))),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// Settings of an engine; see [`Engine::builder`].
+#[derive(Clone, Debug, Default)]
+pub struct EngineBuilder {
+    device: Device,
+    threads: Option<usize>,
+    batch_tokens: Option<usize>,
+    lanes: Option<usize>,
+    offline: bool,
+}
+
+impl EngineBuilder {
+    /// Where to compute; [`Device::Auto`] if not set.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// CPU threads; all cores if not set.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Tokens that go through the model at once. It bounds the memory of a call: see
+    /// [`Engine::memory`]. One input longer than this still goes through, by itself.
+    pub fn batch_tokens(mut self, tokens: usize) -> Self {
+        self.batch_tokens = Some(tokens);
+        self
+    }
+
+    /// Calls that compute at the same time; each has an arena and `threads / lanes` threads of its
+    /// own, further calls wait. 1 if not set, which is fastest for a call alone.
+    pub fn lanes(mut self, lanes: usize) -> Self {
+        self.lanes = Some(lanes);
+        self
+    }
+
+    /// Never download a model.
+    pub fn offline(mut self, offline: bool) -> Self {
+        self.offline = offline;
+        self
+    }
+
+    /// Opens the model in a folder, or a hub id (`owner/name`): from the hub's cache, else
+    /// downloaded into it.
+    pub fn open(self, model: impl AsRef<Path>) -> Result<Engine> {
+        self.open_with_progress(model, &mut |_, _, _| {})
+    }
+
+    /// As [`open`](Self::open); `progress` is called with file, bytes done and bytes in all while
+    /// a model is downloaded.
+    pub fn open_with_progress(
+        self,
+        model: impl AsRef<Path>,
+        progress: hub::OnProgress<'_>,
+    ) -> Result<Engine> {
+        let bounded = |name: &str, value: Option<usize>, default: usize, limit: usize| match value {
+            None => Ok(default),
+            Some(value) if (1..=limit).contains(&value) => Ok(value),
+            Some(value) => Err(Error::request(format!("{name} is {value}; wanted 1 to {limit}"))),
+        };
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = bounded("threads", self.threads, cores, 1024)?;
+        let lanes = bounded("lanes", self.lanes, 1, threads)?;
+        let batch_tokens = bounded("batch_tokens", self.batch_tokens, DEFAULT_BATCH_TOKENS, 1 << 24)?;
+        if let Device::Cuda(_) = self.device {
+            return Err(Error::Device(
+                "this build has no CUDA kernels; use `cpu`, or `auto`, which takes the CPU where there is no GPU".into(),
+            ));
+        }
+        let model = model.as_ref();
+        let name = model
+            .to_str()
+            .ok_or_else(|| Error::model(model, "the path is not valid UTF-8"))?;
+        let folder = hub::resolve(name, self.offline, progress)?;
+        Engine::new(&folder, threads, lanes, batch_tokens)
+    }
+}
+
+/// Measured on MiniLM and jina-embeddings-v3 shapes: below, weights are read more often than
+/// needed; above, activations fall out of the cache.
+const DEFAULT_BATCH_TOKENS: usize = 2048;
+
+/// A model, ready to embed. It can be shared between threads; calls wait for one another only
+/// while they compute.
+///
+/// Every result depends on its own input alone: not on the other inputs of the call, their order,
+/// the token budget, nor on what other threads ask for, bit for bit.
+pub struct Engine {
+    model: Model,
+    text: Option<TextPipeline>,
+    adapters: RwLock<AdapterTable>,
+    cpu: Cpu,
+    lanes: Lanes,
+    tokenizers: rayon::ThreadPool,
+    threads: usize,
+    batch_tokens: usize,
+}
+
+/// What an engine needs, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Weights in the executor's own layout.
+    pub weights: usize,
+    /// One lane's arena, for the largest batch there can be.
+    pub arena: usize,
+    /// Lanes.
+    pub lanes: usize,
+}
+
+impl Engine {
+    /// Opens a model with the default settings.
+    pub fn open(model: impl AsRef<Path>) -> Result<Engine> {
+        Engine::builder().open(model)
+    }
+
+    /// Settings first, then [`EngineBuilder::open`].
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::default()
+    }
+
+    fn new(folder: &Path, threads: usize, lanes: usize, batch_tokens: usize) -> Result<Engine> {
+        let mut model = Model::open(folder)?;
+        let text = TextPipeline::open(folder)?;
+        let tokenizers = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("ropeway-text-{i}"))
+            .build()
+            .map_err(|e| Error::Internal(format!("threads cannot be started: {e}")))?;
+        let cpu = Cpu::new(&model, threads);
+        let adapters = AdapterTable::new(std::mem::take(&mut model.adapters));
+        let lanes = Lanes::new((0..lanes).map(|_| cpu::Lane::new(threads / lanes)).collect());
+        Ok(Engine {
+            model,
+            text,
+            adapters: RwLock::new(adapters),
+            cpu,
+            lanes,
+            tokenizers,
+            threads,
+            batch_tokens,
+        })
+    }
+
+    /// Embeds texts, all with the same options; one result per text, in order.
+    ///
+    /// Fails with the first bad text's error. Where good texts are to survive bad ones, use
+    /// [`embed_batch`](Self::embed_batch).
+    pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], options: &Embed) -> Result<Vec<Embedding>> {
+        let requests: Vec<Request<'_>> = texts
+            .iter()
+            .map(|text| Request::text(text.as_ref(), options))
+            .collect();
+        let results = self.embed_batch(&requests).into_iter().enumerate();
+        results
+            .map(|(index, result)| result.map_err(|e| e.at_input(index)))
+            .collect()
+    }
+
+    /// Embeds requests of any kind together; one result per request, in order. A bad request does
+    /// not hurt the others.
+    pub fn embed_batch(&self, requests: &[Request<'_>]) -> Vec<Result<Embedding>> {
+        let adapters = self.table();
+        let prepared = self.prepare(requests, &adapters);
+        // All sequences of all good requests, in order.
+        let sequences: Vec<(usize, usize)> = prepared
+            .iter()
+            .enumerate()
+            .filter_map(|(r, p)| Some((r, p.as_ref().ok()?)))
+            .flat_map(|(r, p)| (0..p.sequences.len()).map(move |s| (r, s)))
+            .collect();
+        let sequence =
+            |&(r, s): &(usize, usize)| &prepared[r].as_ref().expect("good requests alone").sequences[s];
+        let mut rows: Vec<Vec<Vec<f32>>> = prepared.iter().map(|_| Vec::new()).collect();
+        let mut failed: Vec<Option<String>> = vec![None; requests.len()];
+        for run in cut(sequences.iter().map(|s| sequence(s).ids.len()), self.batch_tokens) {
+            let run = &sequences[run];
+            let mut batch = Batch::new(adapters.clone());
+            for place in run {
+                sequence(place).push_to(&mut batch);
+            }
+            match self.execute(&batch) {
+                Ok(output) => {
+                    let width = self.model.config.hidden_size;
+                    let mut output = output.chunks(width);
+                    for place in run {
+                        for pool in &sequence(place).pools {
+                            let of_pool = output.by_ref().take(pool.rows());
+                            rows[place.0].extend(of_pool.map(|row| row[..pool.dimensions].to_vec()));
+                        }
+                    }
+                }
+                Err(problem) => run
+                    .iter()
+                    .for_each(|place| failed[place.0] = Some(problem.clone())),
+            }
+        }
+        prepared
+            .into_iter()
+            .zip(rows)
+            .zip(failed)
+            .map(|((prepared, rows), failed)| match failed {
+                Some(problem) => Err(Error::Internal(problem)),
+                None => Ok(prepared?.finish(rows)),
+            })
+            .collect()
+    }
+
+    /// Checks a request as [`embed_batch`](Self::embed_batch) would, without computing.
+    pub fn check(&self, request: &Request<'_>) -> Result<()> {
+        self.preparer(&self.table()).prepare(request).map(|_| ())
+    }
+
+    /// Adds a PEFT LoRA adapter folder under a name. Calls that are computing are not disturbed;
+    /// calls that start later can use it.
+    pub fn add_adapter(&self, name: &str, folder: impl AsRef<Path>) -> Result<()> {
+        if name.is_empty() || name.contains([',', '=']) {
+            return Err(Error::adapter(
+                name,
+                "a name must not be empty nor hold `,` or `=`",
+            ));
+        }
+        if self.model.config.tasks.iter().any(|task| task.name == name) {
+            return Err(Error::adapter(
+                name,
+                "is the name of a task of the model; choose another",
+            ));
+        }
+        if self.table().find(name).is_some() {
+            return Err(Error::adapter(
+                name,
+                "the name is taken; drop it first or choose another",
+            ));
+        }
+        let adapter = Adapter::read_peft(name, folder.as_ref(), &self.model.config)?;
+        self.adapters
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .add(adapter)
+    }
+
+    /// Drops an adapter. Calls that are computing with it finish; its memory is freed after them.
+    pub fn drop_adapter(&self, name: &str) -> Result<()> {
+        self.adapters
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name)
+    }
+
+    /// The names of all loaded adapters, the model's own included.
+    pub fn adapters(&self) -> Vec<String> {
+        self.table().names()
+    }
+
+    /// What the model is.
+    pub fn model(&self) -> &ModelConfig {
+        &self.model.config
+    }
+
+    /// Tokens that go through the model at once.
+    pub fn batch_tokens(&self) -> usize {
+        self.batch_tokens
+    }
+
+    /// CPU threads.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// What computes, for people.
+    pub fn device_name(&self) -> String {
+        format!("cpu ({}, {} threads)", self.cpu.isa().name(), self.threads)
+    }
+
+    /// What the engine needs, known before the first batch: weights, and an arena per lane that
+    /// holds the larger of the token budget and the longest input. (The arena grows to this on
+    /// demand. Tokenising, results and loaded adapters come on top.)
+    pub fn memory(&self) -> Memory {
+        let tokens = self.batch_tokens.max(self.model.config.max_tokens);
+        let shape = crate::batch::BatchShape {
+            tokens,
+            output_rows: tokens,
+            adapted: true,
+        };
+        let columns = Site::ALL.map(|site| self.table().columns(site).1);
+        let arena = Plan::cpu(&self.model.config, shape, columns).arena_len * size_of::<f32>();
+        Memory {
+            weights: self.cpu.bytes(),
+            arena,
+            lanes: self.lanes.count,
+        }
+    }
+
+    /// The plan and the batch these requests make if they all fit one pass, for comparisons.
+    pub(crate) fn plan_of(&self, requests: &[Request<'_>]) -> Result<(Plan, Batch)> {
+        let adapters = self.table();
+        let mut batch = Batch::new(adapters.clone());
+        for (index, prepared) in self.prepare(requests, &adapters).into_iter().enumerate() {
+            for sequence in &prepared.map_err(|e| e.at_input(index))?.sequences {
+                sequence.push_to(&mut batch);
+            }
+        }
+        Ok((self.plan(&batch), batch))
+    }
+
+    /// Runs one plan on the CPU; `after` sees every buffer as soon as a step has written it.
+    pub(crate) fn trace(&self, plan: &Plan, batch: &Batch, after: cpu::After<'_>) -> Vec<f32> {
+        let mut lane = self.lanes.take();
+        self.cpu
+            .run(&self.model, plan, batch, &mut lane, Some(after))
+            .to_vec()
+    }
+
+    pub(crate) fn opened(&self) -> &Model {
+        &self.model
+    }
+
+    /// The adapters as they are now; a call keeps this view until it is done.
+    fn table(&self) -> AdapterTable {
+        self.adapters
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn preparer<'a>(&'a self, adapters: &'a AdapterTable) -> Preparer<'a> {
+        Preparer {
+            config: &self.model.config,
+            text: self.text.as_ref(),
+            adapters,
+        }
+    }
+
+    fn prepare(&self, requests: &[Request<'_>], adapters: &AdapterTable) -> Vec<Result<Prepared>> {
+        let preparer = self.preparer(adapters);
+        match requests {
+            // Waking the pool costs more than tokenising one text.
+            [one] => vec![preparer.prepare(one)],
+            many => self
+                .tokenizers
+                .install(|| many.par_iter().map(|r| preparer.prepare(r)).collect()),
+        }
+    }
+
+    fn plan(&self, batch: &Batch) -> Plan {
+        let columns = Site::ALL.map(|site| batch.adapters.columns(site).1);
+        Plan::cpu(&self.model.config, batch.shape(), columns)
+    }
+
+    /// Runs one batch and returns its output rows. A panic is a bug; it is reported and the engine
+    /// goes on.
+    fn execute(&self, batch: &Batch) -> Result<Vec<f32>, String> {
+        let plan = self.plan(batch);
+        tracing::debug!(sequences = batch.sequences(), tokens = batch.tokens(), "batch");
+        let mut lane = self.lanes.take();
+        let run = || self.cpu.run(&self.model, &plan, batch, &mut lane, None).to_vec();
+        catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("a step panicked");
+            text.to_owned()
+        })
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("model", &self.model.path)
+            .field("device", &self.device_name())
+            .finish()
+    }
+}
+
+/// The lanes of an engine; a call takes one that is free, or waits for one.
+struct Lanes {
+    free: Mutex<Vec<cpu::Lane>>,
+    freed: Condvar,
+    count: usize,
+}
+
+/// A lane in use; it goes back when this is dropped.
+struct Taken<'a> {
+    lanes: &'a Lanes,
+    lane: Option<cpu::Lane>,
+}
+
+impl Lanes {
+    fn new(lanes: Vec<cpu::Lane>) -> Lanes {
+        Lanes {
+            count: lanes.len(),
+            free: Mutex::new(lanes),
+            freed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<cpu::Lane>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Taken<'_> {
+        let mut free = self.lock();
+        loop {
+            if let Some(lane) = free.pop() {
+                return Taken {
+                    lanes: self,
+                    lane: Some(lane),
+                };
+            }
+            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl std::ops::Deref for Taken<'_> {
+    type Target = cpu::Lane;
+
+    fn deref(&self) -> &cpu::Lane {
+        self.lane.as_ref().expect("held until dropped")
+    }
+}
+
+impl std::ops::DerefMut for Taken<'_> {
+    fn deref_mut(&mut self) -> &mut cpu::Lane {
+        self.lane.as_mut().expect("held until dropped")
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.lanes.lock().extend(self.lane.take());
+        self.lanes.freed.notify_one();
+    }
+}

@@ -1,0 +1,207 @@
+//! The tensors of an encoder by their place in the network, whatever the checkpoint calls them.
+
+use crate::error::Result;
+
+use super::config::{Family, ModelConfig, Positions};
+use super::weights::{Checkpoint, Tensor};
+
+/// All base weights of a model: windows into the mapped files.
+#[derive(Debug)]
+pub struct Encoder {
+    /// `[vocab_size, hidden_size]`; gathered by row, never converted whole.
+    pub word: Tensor,
+    /// `[type_vocab_size, hidden_size]`.
+    pub token_type: Tensor,
+    /// `[rows, hidden_size]` where positions are learned.
+    pub position: Option<Tensor>,
+    /// LayerNorm after the embeddings.
+    pub norm: Norm,
+    /// The layers, first to last.
+    pub layers: Vec<Layer>,
+}
+
+/// One post-LayerNorm layer: `x = norm1(x + out(attention(qkv(x))))`, then
+/// `x = norm2(x + fc2(gelu(fc1(x))))`.
+#[derive(Debug)]
+pub struct Layer {
+    /// Rows: q (all heads), k (all heads), v (all heads).
+    pub qkv: Linear,
+    /// The attention's output projection.
+    pub out_proj: Linear,
+    /// LayerNorm after attention.
+    pub norm1: Norm,
+    /// Into the feed-forward layer.
+    pub fc1: Linear,
+    /// Out of the feed-forward layer.
+    pub fc2: Linear,
+    /// LayerNorm after the feed-forward layer.
+    pub norm2: Norm,
+}
+
+/// `y = x Wᵀ + b`. Weight and bias may be in several tensors, stacked by rows.
+#[derive(Debug)]
+pub struct Linear {
+    /// `[rows, in_features]` each.
+    pub weight: Vec<Tensor>,
+    /// `[rows]` each.
+    pub bias: Vec<Tensor>,
+    /// Rows in all.
+    pub out_features: usize,
+    /// Columns.
+    pub in_features: usize,
+}
+
+/// LayerNorm's gain and offset, `[hidden_size]` each.
+#[derive(Debug)]
+pub struct Norm {
+    /// The gain γ.
+    pub weight: Tensor,
+    /// The offset β.
+    pub bias: Tensor,
+}
+
+/// Finds tensors under a family's names.
+struct Names<'a> {
+    checkpoint: &'a Checkpoint,
+    prefix: &'static str,
+    /// Put between a weight's module and nothing (`.weight`) or the stacked layout's level.
+    weight_suffix: &'static str,
+}
+
+impl Names<'_> {
+    fn weight(&self, module: &str, shape: &[usize]) -> Result<Tensor> {
+        self.checkpoint
+            .get(&format!("{}{module}{}", self.prefix, self.weight_suffix), shape)
+    }
+
+    fn plain(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.checkpoint.get(&format!("{}{name}", self.prefix), shape)
+    }
+
+    fn linear(&self, modules: &[String], out_features: usize, in_features: usize) -> Result<Linear> {
+        let rows = out_features / modules.len();
+        Ok(Linear {
+            weight: modules
+                .iter()
+                .map(|m| self.weight(m, &[rows, in_features]))
+                .collect::<Result<_>>()?,
+            bias: modules
+                .iter()
+                .map(|m| self.plain(&format!("{m}.bias"), &[rows]))
+                .collect::<Result<_>>()?,
+            out_features,
+            in_features,
+        })
+    }
+
+    fn norm(&self, module: &str, size: usize) -> Result<Norm> {
+        // TensorFlow's names live on in old BERT checkpoints.
+        let old = format!("{module}.gamma");
+        let (weight, bias) = if self.checkpoint.contains(&format!("{}{old}", self.prefix)) {
+            (old, format!("{module}.beta"))
+        } else {
+            (format!("{module}.weight"), format!("{module}.bias"))
+        };
+        Ok(Norm {
+            weight: self.plain(&weight, &[size])?,
+            bias: self.plain(&bias, &[size])?,
+        })
+    }
+}
+
+impl Encoder {
+    /// Finds every tensor of the model, and checks its type and shape.
+    pub fn new(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<Encoder> {
+        let suffix = ".weight";
+        let stacked = ".parametrizations.weight.original";
+        let word = "embeddings.word_embeddings";
+        let prefix = ["", "roberta.", "bert."]
+            .into_iter()
+            .find(|p| {
+                [suffix, stacked]
+                    .iter()
+                    .any(|s| checkpoint.contains(&format!("{p}{word}{s}")))
+            })
+            .unwrap_or(if config.family == Family::JinaV3 {
+                "roberta."
+            } else {
+                ""
+            });
+        // A hub checkpoint whose adapters were merged has plain names.
+        let parametrized = checkpoint.contains(&format!("{prefix}{word}{stacked}"));
+        let weight_suffix = if parametrized { stacked } else { suffix };
+        let names = Names {
+            checkpoint,
+            prefix,
+            weight_suffix,
+        };
+        let (h, f) = (config.hidden_size, config.intermediate_size);
+
+        let jina = matches!(config.family, Family::JinaV3 | Family::JinaV3Native);
+        let position = match config.positions {
+            Positions::Learned { rows, .. } => {
+                Some(names.weight("embeddings.position_embeddings", &[rows, h])?)
+            }
+            Positions::Rotary { .. } => None,
+        };
+        let layer = |n: usize| -> Result<Layer> {
+            if jina {
+                let at = |module: &str| vec![format!("encoder.layers.{n}.{module}")];
+                return Ok(Layer {
+                    qkv: names.linear(&at("mixer.Wqkv"), 3 * h, h)?,
+                    out_proj: names.linear(&at("mixer.out_proj"), h, h)?,
+                    norm1: names.norm(&at("norm1")[0], h)?,
+                    fc1: names.linear(&at("mlp.fc1"), f, h)?,
+                    fc2: names.linear(&at("mlp.fc2"), h, f)?,
+                    norm2: names.norm(&at("norm2")[0], h)?,
+                });
+            }
+            let at = |module: &str| format!("encoder.layer.{n}.{module}");
+            let qkv = ["query", "key", "value"].map(|m| at(&format!("attention.self.{m}")));
+            Ok(Layer {
+                qkv: names.linear(&qkv, 3 * h, h)?,
+                out_proj: names.linear(&[at("attention.output.dense")], h, h)?,
+                norm1: names.norm(&at("attention.output.LayerNorm"), h)?,
+                fc1: names.linear(&[at("intermediate.dense")], f, h)?,
+                fc2: names.linear(&[at("output.dense")], h, f)?,
+                norm2: names.norm(&at("output.LayerNorm"), h)?,
+            })
+        };
+        Ok(Encoder {
+            word: names.weight(word, &[config.vocab_size, h])?,
+            token_type: names.weight("embeddings.token_type_embeddings", &[config.type_vocab_size, h])?,
+            position,
+            norm: names.norm(if jina { "emb_ln" } else { "embeddings.LayerNorm" }, h)?,
+            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Every tensor, for checks over all of them.
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        let mut all = vec![&self.word, &self.token_type, &self.norm.weight, &self.norm.bias];
+        all.extend(&self.position);
+        for layer in &self.layers {
+            for linear in [&layer.qkv, &layer.out_proj, &layer.fc1, &layer.fc2] {
+                all.extend(&linear.weight);
+                all.extend(&linear.bias);
+            }
+            for norm in [&layer.norm1, &layer.norm2] {
+                all.extend([&norm.weight, &norm.bias]);
+            }
+        }
+        all
+    }
+}
+
+impl Linear {
+    /// Reads row `row` of the weight, `[in_features]`.
+    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        let rows = self.out_features / self.weight.len();
+        self.weight[row / rows].read_row(row % rows, out);
+    }
+
+    /// Reads the whole bias, `[out_features]`.
+    pub fn read_bias(&self) -> Vec<f32> {
+        self.bias.iter().flat_map(Tensor::read).collect()
+    }
+}

@@ -1,0 +1,167 @@
+//! From pooled f32 rows to what the caller gets: the encodings.
+
+use base64::Engine as _;
+use half::f16;
+
+use crate::request::Encoding;
+
+/// What one input became.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// One vector, one per token, or one per chunk.
+    pub output: Output,
+    /// Tokens that went through the model, special tokens and prompt included.
+    pub tokens: usize,
+    /// Whether the text was cut at the model's limit.
+    pub truncated: bool,
+}
+
+/// One vector, one per token, or one per chunk.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// The pooled vector.
+    Vector(Vector),
+    /// With pooling `None`: one vector per token.
+    Tokens(Vec<Vector>),
+    /// With late chunking: one per chunk, in order.
+    Chunks(Vec<Chunk>),
+}
+
+/// One chunk of a document.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chunk {
+    /// First code point (token, where ids were given) of the chunk.
+    pub start: usize,
+    /// One past its last.
+    pub end: usize,
+    /// Its embedding.
+    pub embedding: Vector,
+}
+
+/// A vector in the encoding asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Vector {
+    /// 32-bit floats.
+    F32(Vec<f32>),
+    /// 16-bit floats.
+    F16(Vec<f16>),
+    /// `x ≈ values · scale`.
+    Int8 {
+        /// In −127 ..= 127.
+        values: Vec<i8>,
+        /// `max|x| / 127`.
+        scale: f32,
+    },
+    /// Packed bits, most significant first.
+    Binary(Vec<u8>),
+    /// Base64 of the little-endian f32 bytes.
+    Base64(String),
+}
+
+impl Embedding {
+    /// The pooled vector as f32, if there is one and it is in that encoding.
+    pub fn vector(&self) -> Option<&[f32]> {
+        match &self.output {
+            Output::Vector(vector) => vector.as_f32(),
+            _ => None,
+        }
+    }
+
+    /// The chunks, if late chunking was asked for.
+    pub fn chunks(&self) -> Option<&[Chunk]> {
+        match &self.output {
+            Output::Chunks(chunks) => Some(chunks),
+            _ => None,
+        }
+    }
+}
+
+impl Vector {
+    /// The numbers, if they are 32-bit floats.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        match self {
+            Vector::F32(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// Encodes a finished (truncated, normalised) vector. Formulas: see [`Encoding`].
+    pub fn encode(values: &[f32], encoding: Encoding) -> Vector {
+        match encoding {
+            Encoding::F32 => Vector::F32(values.to_vec()),
+            Encoding::F16 => Vector::F16(values.iter().map(|&x| f16::from_f32(x)).collect()),
+            Encoding::Int8 => {
+                let max = values.iter().fold(0f32, |max, x| max.max(x.abs()));
+                // An all-zero vector has no scale; its values are zero with any.
+                let quantise = |x: f32| {
+                    if max > 0.0 {
+                        (127.0 * x / max).round_ties_even() as i8
+                    } else {
+                        0
+                    }
+                };
+                Vector::Int8 {
+                    values: values.iter().map(|&x| quantise(x)).collect(),
+                    scale: max / 127.0,
+                }
+            }
+            Encoding::Binary => Vector::Binary(
+                values
+                    .chunks(8)
+                    .map(|bits| {
+                        bits.iter()
+                            .enumerate()
+                            .fold(0, |byte, (i, &x)| byte | (u8::from(x > 0.0) << (7 - i)))
+                    })
+                    .collect(),
+            ),
+            Encoding::Base64 => {
+                let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+                Vector::Base64(base64::engine::general_purpose::STANDARD.encode(bytes))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn int8_rounds_half_to_even_and_returns_its_scale() {
+        // 127·x/max = 0.5, 1.5, −2.5, 127 with max = 254.
+        let Vector::Int8 { values, scale } = Vector::encode(&[1.0, 3.0, -5.0, 254.0], Encoding::Int8) else {
+            panic!("not int8")
+        };
+        assert_eq!(values, [0, 2, -2, 127]);
+        assert_eq!(scale, 2.0);
+        assert_eq!(
+            Vector::encode(&[0.0; 3], Encoding::Int8),
+            Vector::Int8 {
+                values: vec![0; 3],
+                scale: 0.0
+            }
+        );
+    }
+
+    #[test]
+    fn binary_puts_the_first_dimension_in_the_highest_bit() {
+        let x = [
+            1.0, -1.0, 0.0, 2.0, -0.0, 1e-30, -3.0, 4.0, 5.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, 1.0,
+        ];
+        assert_eq!(
+            Vector::encode(&x, Encoding::Binary),
+            Vector::Binary(vec![0b1001_0101, 0b1000_0001])
+        );
+    }
+
+    #[test]
+    fn base64_and_f16_keep_the_bytes() {
+        assert_eq!(
+            Vector::encode(&[1.0, -2.0], Encoding::Base64),
+            Vector::Base64("AACAPwAAAMA=".into())
+        );
+        let rounded = Vector::encode(&[1.0 + 1.0 / 2048.0, 65504.0], Encoding::F16);
+        assert_eq!(rounded, Vector::F16(vec![f16::from_f32(1.0), f16::MAX]));
+    }
+}

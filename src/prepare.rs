@@ -1,0 +1,392 @@
+//! From a request to sequences for a batch, and from the rows that come back to its result.
+
+use crate::batch::{Batch, Mixture, PoolKind};
+use crate::error::{Error, Result};
+use crate::model::ModelConfig;
+use crate::model::adapter::{AdapterTable, list};
+use crate::output::{Chunk, Embedding, Output, Vector};
+use crate::request::{Embed, Encoding, Input, Pooling, Request, Weights};
+use crate::text::chunk::{self, Span, Window};
+use crate::text::{TextPipeline, Tokens};
+
+/// Late chunking without a task uses this one where the model has it.
+const CHUNKING_TASK: &str = "retrieval.passage";
+
+/// What is needed to understand a request.
+pub struct Preparer<'a> {
+    pub config: &'a ModelConfig,
+    pub text: Option<&'a TextPipeline>,
+    pub adapters: &'a AdapterTable,
+}
+
+/// A request, understood and tokenised.
+#[derive(Debug)]
+pub struct Prepared {
+    /// One, or the windows of a long document.
+    pub sequences: Vec<Sequence>,
+    tokens: usize,
+    truncated: bool,
+    encoding: Encoding,
+    shape: Shape,
+}
+
+/// One sequence and what is wanted of it.
+#[derive(Debug)]
+pub struct Sequence {
+    pub ids: Vec<u32>,
+    pub mixture: Mixture,
+    pub pools: Vec<crate::batch::Pool>,
+}
+
+/// How rows become the result.
+#[derive(Debug)]
+enum Shape {
+    Vector,
+    Tokens,
+    Chunks {
+        spans: Vec<Span>,
+        pieces: Vec<Piece>,
+        dimensions: usize,
+        normalize: bool,
+    },
+}
+
+/// One output row of a chunked document: all of a chunk, or its part in one window.
+#[derive(Debug)]
+struct Piece {
+    chunk: usize,
+    whole: bool,
+}
+
+impl Sequence {
+    /// Appends the sequence and its pools to a batch.
+    pub fn push_to(&self, batch: &mut Batch) {
+        let sequence = batch.push(&self.ids, self.mixture.clone());
+        batch
+            .pools
+            .extend(self.pools.iter().map(|pool| crate::batch::Pool {
+                sequence,
+                ..pool.clone()
+            }));
+    }
+}
+
+impl Preparer<'_> {
+    /// Checks a request and turns it into sequences.
+    pub fn prepare(&self, request: &Request<'_>) -> Result<Prepared> {
+        let options = request.options.as_ref();
+        let dimensions = self.dimensions(options)?;
+        let normalize = options.normalize.unwrap_or(self.config.normalize);
+        let pooling = options.pooling.unwrap_or(self.config.pooling);
+        let (mixture, prompt) = self.weights(options)?;
+        let mut tokens = self.tokens(request, prompt)?;
+        let Some(chunking) = &options.chunking else {
+            let truncated = self.truncate(request, &mut tokens)?;
+            let (kind, shape) = match pooling {
+                Pooling::Mean => (PoolKind::Mean, Shape::Vector),
+                Pooling::Cls => (PoolKind::First, Shape::Vector),
+                Pooling::None => (PoolKind::Rows, Shape::Tokens),
+            };
+            let count = tokens.ids.len();
+            let pool = crate::batch::Pool {
+                sequence: 0,
+                tokens: 0..count,
+                kind,
+                dimensions,
+                normalize,
+            };
+            let sequences = vec![Sequence {
+                ids: tokens.ids,
+                mixture,
+                pools: vec![pool],
+            }];
+            return Ok(Prepared {
+                sequences,
+                tokens: count,
+                truncated,
+                encoding: options.encoding,
+                shape,
+            });
+        };
+        if !matches!(options.pooling, None | Some(Pooling::Mean)) {
+            return Err(Error::request(
+                "chunks are pooled by their mean; leave out pooling or say mean",
+            ));
+        }
+        let spans = match &request.input {
+            Input::Text(text) => chunk::of_text(text, &tokens, chunking)?,
+            Input::Ids(ids) => chunk::of_ids(ids.len(), chunking)?,
+        };
+        let windows = self.windows(options, tokens.ids.len())?;
+        let (sequences, pieces) =
+            chunk_sequences(&tokens.ids, &mixture, &spans, &windows, dimensions, normalize);
+        let count = tokens.ids.len();
+        let shape = Shape::Chunks {
+            spans,
+            pieces,
+            dimensions,
+            normalize,
+        };
+        Ok(Prepared {
+            sequences,
+            tokens: count,
+            truncated: false,
+            encoding: options.encoding,
+            shape,
+        })
+    }
+
+    fn dimensions(&self, options: &Embed) -> Result<usize> {
+        let full = self.config.hidden_size;
+        let wanted = options.dimensions.unwrap_or(full);
+        if wanted == 0 || wanted > full {
+            return Err(Error::request(format!(
+                "dimensions is {wanted}; the model has 1 to {full}"
+            )));
+        }
+        let known = wanted == full || self.config.matryoshka.contains(&wanted);
+        if !known && !options.any_dimensions {
+            let sizes = match self.config.matryoshka.as_slice() {
+                [] => format!("only {full}"),
+                sizes => list(&sizes.iter().map(usize::to_string).collect::<Vec<_>>()),
+            };
+            return Err(Error::request(format!(
+                "dimensions is {wanted}, but the model was trained to be cut to {sizes}; ask for any_dimensions to \
+                 cut there all the same"
+            )));
+        }
+        if options.encoding == Encoding::Binary && wanted % 8 != 0 {
+            return Err(Error::request(format!(
+                "binary encoding needs a multiple of 8 dimensions, not {wanted}"
+            )));
+        }
+        Ok(wanted)
+    }
+
+    /// The adapters of a request and the prompt that goes before its text.
+    fn weights<'o>(&'o self, options: &'o Embed) -> Result<(Mixture, &'o str)> {
+        let (mixture, prompt) = match &options.weights {
+            Weights::Unset if options.chunking.is_some() && self.has_task(CHUNKING_TASK) => {
+                self.task(CHUNKING_TASK)?
+            }
+            Weights::Unset => (Mixture::new(), self.config.default_prompt.as_str()),
+            Weights::Base => (Mixture::new(), ""),
+            Weights::Task(name) => self.task(name)?,
+            Weights::Mixture(parts) => (self.mixture(parts)?, ""),
+        };
+        Ok((mixture, options.prompt.as_deref().unwrap_or(prompt)))
+    }
+
+    fn has_task(&self, name: &str) -> bool {
+        self.config.tasks.iter().any(|task| task.name == name)
+    }
+
+    fn task(&self, name: &str) -> Result<(Mixture, &str)> {
+        let slot = self.adapters.find(name);
+        match (self.config.tasks.iter().find(|task| task.name == name), slot) {
+            (Some(task), None) if task.adapter => Err(Error::adapter(
+                name,
+                "was dropped; open the engine anew to have it back",
+            )),
+            (Some(task), slot) => Ok((slot.map(|s| (s, 1.0)).into_iter().collect(), &task.prefix)),
+            (None, Some(slot)) => Ok((vec![(slot, 1.0)], "")),
+            (None, None) => {
+                let mut known = self.config.task_names();
+                let names = self.adapters.names();
+                known.extend(names.iter().map(String::as_str).filter(|n| !self.has_task(n)));
+                Err(Error::request(format!(
+                    "there is no task or adapter `{name}`; there are {}",
+                    list(&known)
+                )))
+            }
+        }
+    }
+
+    fn mixture(&self, parts: &[(String, f32)]) -> Result<Mixture> {
+        let mut mixture = Mixture::new();
+        for (name, weight) in parts {
+            if !weight.is_finite() {
+                return Err(Error::request(format!(
+                    "the weight of adapter `{name}` is {weight}; wanted a finite number"
+                )));
+            }
+            let slot = self.adapters.find(name).ok_or_else(|| {
+                Error::request(format!(
+                    "there is no adapter `{name}`; there are {}",
+                    list(&self.adapters.names())
+                ))
+            })?;
+            if mixture.iter().any(|&(s, _)| s == slot) {
+                return Err(Error::request(format!(
+                    "adapter `{name}` is in the mixture twice"
+                )));
+            }
+            mixture.push((slot, *weight));
+        }
+        // A weight of 0 is no adapter at all, so that it costs nothing and changes no bit. Slot order
+        // makes the sum independent of the order of the request.
+        mixture.retain(|&(_, weight)| weight != 0.0);
+        mixture.sort_by_key(|&(slot, _)| slot);
+        Ok(mixture)
+    }
+
+    fn tokens(&self, request: &Request<'_>, prompt: &str) -> Result<Tokens> {
+        let ids = match &request.input {
+            Input::Text(text) => {
+                let pipeline = self.text.ok_or_else(|| {
+                    Error::request("the model folder has no tokenizer.json, so it takes token ids only")
+                })?;
+                let offsets = request.options.chunking.is_some();
+                pipeline.tokenize(prompt, text, offsets)?
+            }
+            Input::Ids(ids) => Tokens {
+                ids: ids.to_vec(),
+                offsets: Vec::new(),
+            },
+        };
+        if ids.ids.is_empty() {
+            return Err(Error::request("there are no token ids; give at least one"));
+        }
+        let vocabulary = self.config.vocab_size;
+        if let Some(position) = ids.ids.iter().position(|&id| id as usize >= vocabulary) {
+            return Err(Error::request(format!(
+                "token id {} at position {position} is outside the vocabulary of {vocabulary}",
+                ids.ids[position]
+            )));
+        }
+        Ok(ids)
+    }
+
+    fn truncate(&self, request: &Request<'_>, tokens: &mut Tokens) -> Result<bool> {
+        let (count, limit) = (tokens.ids.len(), self.config.max_tokens);
+        if count > limit && request.options.no_truncate {
+            return Err(Error::request(format!(
+                "the input has {count} tokens and the model takes {limit}; shorten it, allow truncation or use chunks"
+            )));
+        }
+        match (&request.input, self.text) {
+            (Input::Text(_), Some(pipeline)) => Ok(pipeline.truncate(tokens, limit)),
+            _ => {
+                tokens.ids.truncate(limit);
+                Ok(count > limit)
+            }
+        }
+    }
+
+    fn windows(&self, options: &Embed, count: usize) -> Result<Vec<Window>> {
+        let limit = self.config.max_tokens;
+        let (size, overlap) = (options.windows.size.unwrap_or(limit), options.windows.overlap);
+        if size == 0 || size > limit {
+            return Err(Error::request(format!(
+                "windows of {size} tokens; the model takes 1 to {limit}"
+            )));
+        }
+        if count > size && overlap >= size {
+            return Err(Error::request(format!(
+                "windows of {size} tokens cannot overlap by {overlap}; wanted less than the size"
+            )));
+        }
+        Ok(chunk::windows(count, size, overlap.min(size - 1)))
+    }
+}
+
+/// The sequences of a chunked document, and which rows make which chunk.
+fn chunk_sequences(
+    ids: &[u32],
+    mixture: &Mixture,
+    spans: &[Span],
+    windows: &[Window],
+    dimensions: usize,
+    normalize: bool,
+) -> (Vec<Sequence>, Vec<Piece>) {
+    let mut pieces = Vec::new();
+    let mut sequences = Vec::new();
+    for window in windows {
+        let mut pools = Vec::new();
+        for (chunk, span) in spans.iter().enumerate() {
+            let start = span.tokens.start.max(window.kept.start);
+            let end = span.tokens.end.min(window.kept.end);
+            if start >= end {
+                continue;
+            }
+            let whole = (start..end) == span.tokens;
+            let tokens = start - window.tokens.start..end - window.tokens.start;
+            // Parts are put together, cut and normalised when all windows are through.
+            let (kind, normalize) = if whole {
+                (PoolKind::Mean, normalize)
+            } else {
+                (PoolKind::Sum, false)
+            };
+            pools.push(crate::batch::Pool {
+                sequence: 0,
+                tokens,
+                kind,
+                dimensions,
+                normalize,
+            });
+            pieces.push(Piece { chunk, whole });
+        }
+        let ids = ids[window.tokens.clone()].to_vec();
+        sequences.push(Sequence {
+            ids,
+            mixture: mixture.clone(),
+            pools,
+        });
+    }
+    (sequences, pieces)
+}
+
+impl Prepared {
+    /// Puts the result together from the rows of all its sequences' pools, in order.
+    pub fn finish(self, mut rows: Vec<Vec<f32>>) -> Embedding {
+        let encode = |row: &Vec<f32>| Vector::encode(row, self.encoding);
+        let output = match self.shape {
+            Shape::Vector => Output::Vector(encode(&rows[0])),
+            Shape::Tokens => Output::Tokens(rows.iter().map(encode).collect()),
+            Shape::Chunks {
+                spans,
+                pieces,
+                dimensions,
+                normalize,
+            } => {
+                let mut vectors: Vec<Vec<f32>> = vec![Vec::new(); spans.len()];
+                for (piece, row) in pieces.iter().zip(&mut rows) {
+                    let vector = &mut vectors[piece.chunk];
+                    if piece.whole {
+                        *vector = std::mem::take(row);
+                    } else {
+                        vector.resize(dimensions, 0.0);
+                        vector.iter_mut().zip(&*row).for_each(|(sum, x)| *sum += x);
+                    }
+                }
+                let mut summed: Vec<usize> = pieces.iter().filter(|p| !p.whole).map(|p| p.chunk).collect();
+                summed.sort_unstable();
+                summed.dedup();
+                for chunk in summed {
+                    finish_sum(&mut vectors[chunk], spans[chunk].tokens.len(), normalize);
+                }
+                let chunk = |(span, vector): (&Span, &Vec<f32>)| Chunk {
+                    start: span.bounds.0,
+                    end: span.bounds.1,
+                    embedding: encode(vector),
+                };
+                Output::Chunks(spans.iter().zip(&vectors).map(chunk).collect())
+            }
+        };
+        Embedding {
+            output,
+            tokens: self.tokens,
+            truncated: self.truncated,
+        }
+    }
+}
+
+/// From a sum over `count` tokens to the (normalised) mean.
+fn finish_sum(vector: &mut [f32], count: usize, normalize: bool) {
+    let values: Vec<f64> = vector.iter().map(|&x| f64::from(x) / count as f64).collect();
+    let norm = values.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let scale = if normalize && norm > 0.0 { 1.0 / norm } else { 1.0 };
+    for (x, value) in vector.iter_mut().zip(values) {
+        *x = (value * scale) as f32;
+    }
+}
