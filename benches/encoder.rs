@@ -171,11 +171,11 @@ fn on_demand(engine: &Engine, path: &str, load_seconds: f64) {
     }
 }
 
-/// Tokens per second by input length and batch, each beside the best matrix product measured in
-/// the same run as its ceiling.
+/// Tokens per second by input length and batch, and how many of the plan's operations per second
+/// that is.
 fn table(engine: &Engine, load_seconds: f64) {
     let model = engine.model();
-    let (h, f) = (model.hidden_size, model.intermediate_size);
+    let h = model.hidden_size;
     println!(
         "{}: {} layers, hidden {h}; {}; opened in {load_seconds:.2} s",
         model.family,
@@ -184,7 +184,6 @@ fn table(engine: &Engine, load_seconds: f64) {
     );
     println!("| batch | tokens each | ms (median, min–max) | tokens/s | GFLOP/s |");
     println!("|---|---|---|---|---|");
-    let gemm_flops = 2 * model.num_hidden_layers * (4 * h * h + 2 * h * f);
     let lengths = [8, 16, 64, 128, 512, 2048, 8192];
     for length in lengths.into_iter().filter(|&l| l <= model.max_tokens) {
         for batch in [1, 8, 64] {
@@ -214,14 +213,14 @@ fn table(engine: &Engine, load_seconds: f64) {
             seconds.sort_by(f64::total_cmp);
             let median = seconds[times / 2];
             let tokens = (batch * length) as f64;
-            let flops = tokens * (gemm_flops + 4 * model.num_hidden_layers * h * length) as f64;
+            let cost = engine.cost(&requests).unwrap_or_else(|e| fail(&e.to_string()));
             println!(
                 "| {batch} | {length} | {:.2} ({:.2}–{:.2}) | {:.0} | {:.0} |",
                 median * 1e3,
                 seconds[0] * 1e3,
                 seconds[times - 1] * 1e3,
                 tokens / median,
-                flops / median / 1e9,
+                cost.flops as f64 / median / 1e9,
             );
         }
     }

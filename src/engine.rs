@@ -9,6 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use rayon::prelude::*;
 
 use crate::batch::{Batch, cut};
+use crate::cost::Cost;
 use crate::cpu::{self, Cpu};
 use crate::error::{Error, Result};
 use crate::model::adapter::{Adapter, AdapterTable, Site};
@@ -349,6 +350,24 @@ impl Engine {
             arena,
             lanes: self.lanes.count,
         }
+    }
+
+    /// The plan of these requests if they all go through at once, for people.
+    pub fn plan_text(&self, requests: &[Request<'_>]) -> Result<String> {
+        Ok(self.plan_of(requests)?.0.to_string())
+    }
+
+    /// Floating-point operations and bytes that these requests need at the least, all at once.
+    pub fn cost(&self, requests: &[Request<'_>]) -> Result<Cost> {
+        let (plan, batch) = self.plan_of(requests)?;
+        let lengths: Vec<usize> = (0..batch.sequences()).map(|s| batch.rows(s).len()).collect();
+        Ok(crate::cost::plan(
+            &self.model.config,
+            &plan,
+            &lengths,
+            size_of::<f32>(),
+            size_of::<f32>(),
+        ))
     }
 
     /// The plan and the batch these requests make if they all fit one pass, for comparisons.

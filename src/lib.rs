@@ -1,8 +1,51 @@
-//! A text-embedding encoder engine.
+//! A compute engine for text-embedding encoders: jina-embeddings-v3 above all, and the BERT and
+//! XLM-RoBERTa families.
+//!
+//! ```no_run
+//! use ropeway::{Embed, Engine};
+//!
+//! let engine = Engine::open("jinaai/jina-embeddings-v3")?;
+//! let query = engine.embed(&["How do I reset my password?"], &Embed::task("retrieval.query"))?;
+//! let passages = ["Click “Forgot password” on the sign-in page.", "Our office is open from 9 to 5."];
+//! let passages = engine.embed(&passages, &Embed::task("retrieval.passage"))?;
+//! # let (query, passages) = (query, passages);
+//! # Ok::<(), ropeway::Error>(())
+//! ```
+//!
+//! Requests of any kind go through together: every input of a call may name its own task, a
+//! weighted mixture of adapters, a Matryoshka size, a pooling, chunks. Nothing is padded, and no
+//! result depends on its batch-mates, bit for bit.
+//!
+//! ```no_run
+//! # use ropeway::{Chunking, Embed, Engine, Request};
+//! # let engine = Engine::open("jinaai/jina-embeddings-v3")?;
+//! let query = Embed::task("retrieval.query").dimensions(256);
+//! let blend = Embed::mixture([("separation", 0.7), ("classification", 0.3)]);
+//! let document = Embed::task("retrieval.passage").chunks(Chunking::Sentences);
+//! let results = engine.embed_batch(&[
+//!     Request::text("reset password", &query),
+//!     Request::text("The package never arrived.", &blend),
+//!     Request::text("A long document. It has many sentences. Each becomes a chunk.", &document),
+//! ]);
+//! for chunk in results[2].as_ref().expect("a good request").chunks().unwrap_or_default() {
+//!     println!("{}..{}: {:?}", chunk.start, chunk.end, chunk.embedding);
+//! }
+//! # Ok::<(), ropeway::Error>(())
+//! ```
+//!
+//! # The way of a batch
+//!
+//! strings → `text` (prefix, tokenise, cut at the limit, chunk spans) → `prepare` (a request becomes
+//! sequences) → `batch` (packed end to end, no padding) → `plan` (the steps, as plain data) → `cpu`
+//! (one `match`, one arm per step, each arm one kernel) → `output` (the encoding asked for). The
+//! plan is the seam: whatever runs it, it is the same plan, and [`diff`] compares two runs of it
+//! step by step.
 #![warn(missing_docs)]
 
 mod batch;
+mod cost;
 mod cpu;
+mod devices;
 pub mod diff;
 mod engine;
 mod error;
@@ -13,8 +56,10 @@ mod prepare;
 mod request;
 mod text;
 
+pub use cost::Cost;
+pub use devices::{DeviceInfo, devices};
 pub use engine::{Device, Engine, EngineBuilder, Memory};
 pub use error::{Error, Result};
-pub use model::hub;
+pub use model::{ModelConfig, hub};
 pub use output::{Chunk, Embedding, Output, Vector};
 pub use request::{Chunking, Embed, Encoding, Input, Pooling, Request, Weights, Windows};

@@ -25,7 +25,7 @@
 //! only, not on the batch, on the threads or on the split into tasks.
 
 use super::gemm::{SendPtr, Strided, multiply};
-use super::isa::{Isa, MAX_LANES, Simd, isa_fn};
+use super::isa::{Isa, MAX_LANES, isa_fn};
 use super::math::{RopeTable, exp_v, rotate_v};
 use super::team::Team;
 use std::cell::RefCell;
@@ -34,7 +34,7 @@ use std::cell::RefCell;
 /// are rescaled between blocks.
 const KEYS: usize = 128;
 /// Queries per task, at most: what a block of keys is copied (and rotated) for.
-const QUERIES: usize = 128;
+const QUERIES: usize = 256;
 /// The widest panel of queries.
 const PANEL: usize = 2 * MAX_LANES;
 
@@ -137,7 +137,7 @@ isa_fn! {
         // Queries, scaled and rotated, as panels [panel][d][width].
         let scale = 1.0 / (d as f32).sqrt();
         let panels = b.rows.div_ceil(width);
-        if b.rows % width != 0 {
+        if !b.rows.is_multiple_of(width) {
             queries[(panels - 1) * width * d..panels * width * d].fill(0.0);
         }
         for r in 0..b.rows {
@@ -171,9 +171,18 @@ isa_fn! {
                 }
                 v.copy_from_slice(part(token, 2));
             }
+            let following = (first_key + n)..b.len.min(first_key + n + KEYS);
             let keys = Strided { ptr: keys.as_ptr(), row: d, step: 1 };
             let values = Strided { ptr: values.as_ptr(), row: 1, step: d };
             for panel in 0..panels {
+                // Rows of the next block, page by page apart, would come late
+                // from the last level cache: ask for a share of them now.
+                for token in following.clone().skip(panel).step_by(panels) {
+                    for at in (0..d).step_by(16) {
+                        s.prefetch_far(part(token, 1).as_ptr().wrapping_add(at));
+                        s.prefetch_far(part(token, 2).as_ptr().wrapping_add(at));
+                    }
+                }
                 let rows = width.min(b.rows - panel * width);
                 // Half a panel, if the queries fit in one vector.
                 let live = rows.next_multiple_of(S::LANES);
@@ -327,13 +336,12 @@ mod tests {
             let values: Vec<_> = (0..len).map(|t| at(t, 2, head)).collect();
             for t in 0..len {
                 let q = at(t, 0, head);
-                let weights: Vec<f64> = keys
+                let scores: Vec<f64> = keys
                     .iter()
-                    .map(|k| {
-                        let score: f64 = k.iter().zip(&q).map(|(a, b)| a * b).sum();
-                        (score / (d as f64).sqrt()).exp()
-                    })
+                    .map(|k| k.iter().zip(&q).map(|(a, b)| a * b).sum::<f64>() / (d as f64).sqrt())
                     .collect();
+                let top = scores.iter().copied().fold(f64::MIN, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
                 let total: f64 = weights.iter().sum();
                 let out = &mut out[(t * heads + head) * d..][..d];
                 for (w, v) in weights.iter().zip(&values) {

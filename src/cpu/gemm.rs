@@ -218,7 +218,7 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
 }
 
 /// How many rows of b ahead of its use the tile asks for it.
-const PREFETCH: usize = 24;
+const PREFETCH: usize = 48;
 
 /// [`tile`] for `rows` <= `S::TILE_ROWS` rows.
 ///

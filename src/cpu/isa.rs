@@ -113,6 +113,10 @@ pub(crate) trait Simd: Copy {
     #[inline(always)]
     fn prefetch(self, _p: *const f32) {}
 
+    /// Hints that the line at `p` is read later: into the second level cache.
+    #[inline(always)]
+    fn prefetch_far(self, _p: *const f32) {}
+
     /// The first lanes of `s`, which is at least `LANES` long.
     #[inline(always)]
     fn load(self, s: &[f32]) -> Self::V {
@@ -314,6 +318,11 @@ mod x86 {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
         #[inline(always)]
+        fn prefetch_far(self, p: *const f32) {
+            // SAFETY: a prefetch never faults, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
+        #[inline(always)]
         fn load_tail(self, s: &[f32]) -> __m512 {
             assert!(s.len() < 16);
             let mask = (1u16 << s.len()) - 1;
@@ -371,6 +380,11 @@ mod x86 {
         fn prefetch(self, p: *const f32) {
             // SAFETY: a prefetch never faults, whatever the address.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+        #[inline(always)]
+        fn prefetch_far(self, p: *const f32) {
+            // SAFETY: a prefetch never faults, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         }
     }
 }

@@ -35,35 +35,42 @@ pub(super) fn exp_v<S: Simd>(s: S, x: S::V) -> S::V {
 }
 
 /// Exact GELU, x Φ(x) = x (1 + erf(x/√2)) / 2, with an error below
-/// 2e-7 max(1, |x|).
+/// 2e-7 max(1, |x|) (2.2e-7 without fused multiply-adds).
 ///
-/// With h(a) = Φ(a) - 1/2 for a = |x| it is max(x, 0) - a (1/2 - h(a)), whose
-/// subtractions lose nothing. Beyond a = 5.5 the second term is nothing to f32;
-/// up to there h(a) = a P(a²)/Q(a²) with degrees 5 and 6, fitted to erf in 30 digits by linearised
-/// least squares with Lawson's reweighting towards the smallest largest error
-/// (8e-10 before rounding). All coefficients are positive, so nothing cancels
-/// and Q has no zero.
+/// For a = |x| let Φ(a) = 1/2 + a P(a²) / 2Q(a²). Then GELU is
+///
+/// ```text
+/// max(x, 0) - a/2 · (Q - a P) / Q
+/// ```
+///
+/// whose second term vanishes in f32 beyond a = 5.5. Up to there P and Q, of
+/// degrees 5 and 6, were fitted to erf in 30 digits by linearised least
+/// squares with Lawson's reweighting towards the smallest largest error (8e-10
+/// before rounding), then scaled by a common factor tried out for the least
+/// error after rounding. All coefficients are positive, so no term cancels
+/// another and Q has no zero.
 #[inline(always)]
 fn gelu_v<S: Simd>(s: S, x: S::V) -> S::V {
     const P: [f32; 6] = [
-        7.423_419_4e-8,
-        9.034_084_5e-6,
-        1.851_381_1e-4,
-        4.915_172_2e-3,
-        3.395_800_6e-2,
-        3.989_423e-1,
+        2.242_323e-7,
+        2.728_841_4e-5,
+        5.592_294e-4,
+        1.484_680_1e-2,
+        1.025_737_75e-1,
+        1.205_047_7,
     ];
     const Q: [f32; 7] = [
-        3.997_614_7e-9,
-        2.251_985_7e-6,
-        8.814_924_5e-5,
-        2.026_657e-3,
-        2.928_473_2e-2,
-        2.517_869e-1,
-        1.0,
+        6.037_610_4e-9,
+        3.401_181_4e-6,
+        1.331_321e-4,
+        3.060_866_6e-3,
+        4.422_882_6e-2,
+        3.802_745_6e-1,
+        1.510_303_3,
     ];
-    let a = s.min(s.splat(5.5), s.max(s.sub(s.zero(), x), x));
-    let t = s.mul(a, a);
+    // -a; in this order of operands NaN stays NaN.
+    let minus = s.max(s.splat(-5.5), s.min(s.sub(s.zero(), x), x));
+    let t = s.mul(minus, minus);
     let mut p = s.splat(P[0]);
     for c in &P[1..] {
         p = s.fma(p, t, s.splat(*c));
@@ -72,8 +79,8 @@ fn gelu_v<S: Simd>(s: S, x: S::V) -> S::V {
     for c in &Q[1..] {
         q = s.fma(q, t, s.splat(*c));
     }
-    let rest = s.sub(s.splat(0.5), s.div(s.mul(a, p), q));
-    s.sub(s.max(s.zero(), x), s.mul(a, rest))
+    let rest = s.div(s.fma(minus, p, q), q);
+    s.fma(s.mul(s.splat(0.5), minus), rest, s.max(s.zero(), x))
 }
 
 /// `x[i] = f(x[i], y[i])` over whole vectors and the tail; a macro, as a
@@ -453,7 +460,8 @@ mod tests {
                 let x64 = f64::from(x);
                 let exact = 0.5 * x64 * (1.0 + erf(x64 / 2f64.sqrt()));
                 let off = (f64::from(y) - exact).abs() / x64.abs().max(1.0);
-                assert!(off <= 2e-7, "{} gelu({x}) = {y}, {off:e}", isa.name());
+                let bound = if isa == Isa::PORTABLE { 2.2e-7 } else { 2e-7 };
+                assert!(off <= bound, "{} gelu({x}) = {y}, {off:e}", isa.name());
                 assert!((y - z).abs() < 2e-6);
             }
             let mut odd = [0.0, -100.0, 100.0, f32::INFINITY, f32::NAN];

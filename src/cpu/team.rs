@@ -241,7 +241,7 @@ impl Shared {
                 }
                 spins += 1;
                 // Reading the clock costs about as much as a few pauses.
-                if spins % 32 == 0 && start.get_or_insert_with(Instant::now).elapsed() > SPIN {
+                if spins.is_multiple_of(32) && start.get_or_insert_with(Instant::now).elapsed() > SPIN {
                     break;
                 }
                 std::hint::spin_loop();

@@ -51,11 +51,6 @@ impl TextPipeline {
         }))
     }
 
-    /// The largest id the tokenizer can give.
-    pub fn largest_id(&self) -> Option<u32> {
-        self.tokenizer.get_vocab(true).into_values().max()
-    }
-
     /// Tokenises `prompt + text`. Offsets cost time, so they are kept only where they are needed.
     pub fn tokenize(&self, prompt: &str, text: &str, offsets: bool) -> Result<Tokens> {
         let joined;

@@ -1,0 +1,169 @@
+//! What a step must compute and move, by arithmetic on the plan: for benches, which show every
+//! time beside it, and for choosing between variants.
+
+use crate::model::ModelConfig;
+use crate::plan::{Op, Plan, Site, Step};
+
+/// The least work of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Floating-point operations of its matrix products; a multiply-add counts as 2.
+    pub flops: u64,
+    /// Bytes that must be read or written at least once: operands, weights, results.
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Cost) {
+        self.flops += other.flops;
+        self.bytes += other.bytes;
+    }
+}
+
+/// The cost of one step for sequences of these lengths, with numbers and weights of these sizes in
+/// bytes.
+pub fn step(
+    config: &ModelConfig,
+    plan: &Plan,
+    step: &Step,
+    lengths: &[usize],
+    number: usize,
+    weight: usize,
+) -> Cost {
+    let tokens: usize = lengths.iter().sum();
+    let buffers: usize = step
+        .reads
+        .iter()
+        .chain(&step.writes)
+        .map(|&id| plan.buffers[id].len())
+        .sum();
+    let mut cost = Cost {
+        flops: 0,
+        bytes: (buffers * number) as u64,
+    };
+    for &op in &step.ops {
+        match op {
+            Op::Qkv | Op::OutProj | Op::Fc1 | Op::Fc2 => {
+                let site = match op {
+                    Op::Qkv => Site::Qkv,
+                    Op::OutProj => Site::OutProj,
+                    Op::Fc1 => Site::Fc1,
+                    _ => Site::Fc2,
+                };
+                let (n, k) = site.shape(config);
+                cost.flops += (2 * tokens * n * k) as u64;
+                cost.bytes += (n * k * weight) as u64;
+            }
+            Op::Attention => {
+                // Scores and their product with v, each 2·L²·hidden for all heads together.
+                let squares: usize = lengths.iter().map(|l| l * l).sum();
+                cost.flops += (4 * squares * config.hidden_size) as u64;
+            }
+            Op::Embed => cost.bytes += (tokens * config.hidden_size * weight) as u64,
+            Op::LoraDown(site) => {
+                let h = step.writes.first().map_or(0, |&id| plan.buffers[id].columns);
+                let (_, k) = site.shape(config);
+                cost.flops += (2 * tokens * h * k) as u64;
+                cost.bytes += (h * k * number) as u64;
+            }
+            Op::AddLayerNorm(_) | Op::Pool => {}
+        }
+    }
+    cost
+}
+
+/// The cost of a whole plan.
+pub fn plan(config: &ModelConfig, plan: &Plan, lengths: &[usize], number: usize, weight: usize) -> Cost {
+    let mut total = Cost::default();
+    for each in &plan.steps {
+        total += step(config, plan, each, lengths, number, weight);
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::BatchShape;
+    use crate::model::{Family, Positions};
+    use crate::request::Pooling;
+
+    fn jina() -> ModelConfig {
+        ModelConfig {
+            family: Family::JinaV3,
+            vocab_size: 250002,
+            hidden_size: 1024,
+            num_hidden_layers: 24,
+            num_attention_heads: 16,
+            head_dim: 64,
+            intermediate_size: 4096,
+            type_vocab_size: 1,
+            layer_norm_eps: 1e-5,
+            positions: Positions::Rotary { base: 20000.0 },
+            max_tokens: 8194,
+            pad_token_id: 1,
+            matryoshka: vec![32, 1024],
+            tasks: Vec::new(),
+            lora_rank: 4,
+            lora_alpha: 1.0,
+            default_prompt: String::new(),
+            pooling: Pooling::Mean,
+            normalize: true,
+        }
+    }
+
+    #[test]
+    fn jina_v3_costs_what_its_shape_says() {
+        let config = jina();
+        let cost = |lengths: &[usize]| {
+            let shape = BatchShape {
+                tokens: lengths.iter().sum(),
+                output_rows: lengths.len(),
+                adapted: false,
+            };
+            plan(&config, &Plan::cpu(&config, shape, [0; 4]), lengths, 4, 2)
+        };
+        // 302 M weights: 604 MFLOP a token, and 604 MB to read in bf16; attention 98,304·L FLOP a token.
+        let gemms = 2 * 24 * (4 * 1024 * 1024 + 2 * 1024 * 4096) as u64;
+        assert_eq!(cost(&[512]).flops, 512 * (gemms + 98_304 * 512));
+        assert_eq!(cost(&[512, 1]).flops - cost(&[512]).flops, gemms + 98_304);
+        assert!(cost(&[1]).bytes > gemms && cost(&[1]).bytes < gemms + 3_000_000);
+    }
+
+    #[test]
+    fn the_plan_of_a_layer_reads_as_the_network() {
+        let config = ModelConfig {
+            num_hidden_layers: 1,
+            ..jina()
+        };
+        let shape = BatchShape {
+            tokens: 3,
+            output_rows: 1,
+            adapted: true,
+        };
+        let text = Plan::cpu(&config, shape, [20; 4]).to_string();
+        let steps: Vec<&str> = text
+            .lines()
+            .map(|line| line.split(':').next().unwrap_or_default())
+            .collect();
+        assert_eq!(
+            steps,
+            [
+                "Embed",
+                "layer 0 LoraDown(Qkv)",
+                "layer 0 Qkv",
+                "layer 0 Attention",
+                "layer 0 LoraDown(OutProj)",
+                "layer 0 OutProj",
+                "layer 0 AddLayerNorm(Attention)",
+                "layer 0 LoraDown(Fc1)",
+                "layer 0 Fc1",
+                "layer 0 LoraDown(Fc2)",
+                "layer 0 Fc2",
+                "layer 0 AddLayerNorm(Mlp)",
+                "Pool",
+                "arena",
+            ]
+        );
+    }
+}

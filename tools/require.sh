@@ -1,0 +1,33 @@
+# Sourced by the scripts here: checks that what they need is installed, and names the package if not.
+
+require() {
+    local missing=() tool
+    for tool in "$@"; do
+        case $tool in
+            clippy) cargo clippy --version >/dev/null 2>&1 || missing+=("clippy: rustup component add clippy") ;;
+            rustfmt) cargo fmt --version >/dev/null 2>&1 || missing+=("rustfmt: rustup component add rustfmt") ;;
+            cargo) command -v cargo >/dev/null || missing+=("Rust: https://rustup.rs") ;;
+            gcc | g++) command -v "$tool" >/dev/null || missing+=("$tool: apt-get install $tool (Fedora: dnf install ${tool/g++/gcc-c++})") ;;
+            python3) command -v python3 >/dev/null || missing+=("Python 3: apt-get install python3 (Fedora: dnf install python3)") ;;
+            pip)
+                python3 -c 'import pip' 2>/dev/null || python3 -c 'import venv, ensurepip' 2>/dev/null ||
+                    missing+=("pip or venv: apt-get install python3-pip python3-venv (Fedora: dnf install python3-pip)")
+                ;;
+        esac
+    done
+    if ((${#missing[@]})); then
+        echo "$(basename "$0"): something is missing; please install" >&2
+        printf '  %s\n' "${missing[@]}" >&2
+        exit 1
+    fi
+}
+
+# PATH without the folders that hold an nvcc.
+without_nvcc() {
+    local folder kept=()
+    IFS=: read -ra folders <<<"$PATH"
+    for folder in "${folders[@]}"; do
+        [[ -x $folder/nvcc ]] || kept+=("$folder")
+    done
+    (IFS=:; echo "${kept[*]}")
+}
