@@ -144,6 +144,15 @@ pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
     Ok(differences)
 }
 
+/// Runs one side by itself; `seen` gets every buffer, as the plan prints it, and its contents.
+pub fn trace(side: &Side<'_>, seen: &mut dyn FnMut(&str, &[f64])) -> Result<()> {
+    let (plan, batch) = side.engine.plan_of(side.requests)?;
+    run(side, &plan, &batch, &mut |_, id, data| {
+        seen(&plan.buffers[id].to_string(), &data)
+    });
+    Ok(())
+}
+
 /// How far a variant may be from the reference, relative to the buffer's largest number. Float32
 /// rounds at 6e-8; sums of some thousand terms and the layers before lose one to two digits more,
 /// and any real mistake is far above.

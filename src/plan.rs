@@ -98,11 +98,6 @@ impl Buffer {
         self.rows * self.columns
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Its place in the arena.
     pub fn range(&self) -> std::ops::Range<usize> {
         self.offset..self.offset + self.len()

@@ -155,7 +155,7 @@ impl Preparer<'_> {
                  cut there all the same"
             )));
         }
-        if options.encoding == Encoding::Binary && wanted % 8 != 0 {
+        if options.encoding == Encoding::Binary && !wanted.is_multiple_of(8) {
             return Err(Error::request(format!(
                 "binary encoding needs a multiple of 8 dimensions, not {wanted}"
             )));

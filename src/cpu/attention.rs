@@ -88,11 +88,6 @@ impl Plan {
         self.blocks
             .sort_unstable_by_key(|b| (std::cmp::Reverse(b.len * b.rows), b.start, b.first));
     }
-
-    /// Tokens of all sequences.
-    pub fn tokens(&self) -> usize {
-        self.tokens
-    }
 }
 
 /// What the tasks of one call have in common.
@@ -369,7 +364,7 @@ mod tests {
     fn agrees_with_f64() {
         let bounds = bounds();
         let plan = Plan::new(&bounds);
-        let tokens = plan.tokens();
+        let tokens = plan.tokens;
         let mut team = Team::new(2);
         for isa in Isa::available() {
             for (heads, d) in SHAPES {
@@ -398,7 +393,7 @@ mod tests {
     fn a_sequence_alone_has_the_same_bits() {
         let bounds = bounds();
         let mut plan = Plan::new(&bounds);
-        let tokens = plan.tokens();
+        let tokens = plan.tokens;
         for isa in Isa::available() {
             for (heads, d) in SHAPES {
                 let rope = (d % 2 == 0).then(|| RopeTable::new(300, d, 10000.0));

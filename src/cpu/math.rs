@@ -119,6 +119,7 @@ macro_rules! map1 {
     }};
 }
 
+#[cfg(test)]
 isa_fn! {
     /// x = e^x, for x <= 88 (see [`exp_v`]).
     pub fn exp<S>(s, x: &mut [f32]) {
@@ -134,23 +135,9 @@ isa_fn! {
 }
 
 isa_fn! {
-    /// x = GELU(x + bias), exact.
-    pub fn bias_gelu<S>(s, x: &mut [f32], bias: &[f32]) {
-        map2!(s, x, bias, |v, b| gelu_v(s, s.add(v, b)));
-    }
-}
-
-isa_fn! {
     /// x += y.
     pub fn add<S>(s, x: &mut [f32], y: &[f32]) {
         map2!(s, x, y, |a, b| s.add(a, b));
-    }
-}
-
-isa_fn! {
-    /// x *= y.
-    pub fn mul<S>(s, x: &mut [f32], y: &[f32]) {
-        map2!(s, x, y, |a, b| s.mul(a, b));
     }
 }
 
@@ -227,7 +214,7 @@ pub fn l2_norm(isa: Isa, x: &[f32]) -> f32 {
 isa_fn! {
     /// x = (x - mean) / √(variance + eps) · gamma + beta, with the biased
     /// variance Σ (x - mean)² / n, taken in a second pass over the row.
-    pub fn layer_norm<S>(s, x: &mut [f32], gamma: &[f32], beta: Option<&[f32]>, eps: f32) {
+    pub fn layer_norm<S>(s, x: &mut [f32], gamma: &[f32], beta: &[f32], eps: f32) {
         let n = x.len() as f32;
         let mean = fold!(s, x, x, |acc, a, _b| s.add(acc, a)) / n;
         let mean = s.splat(mean);
@@ -238,9 +225,7 @@ isa_fn! {
         });
         let factor = s.splat(1.0 / (square / n + eps).sqrt());
         map2!(s, x, gamma, |v, g| s.mul(s.mul(s.sub(v, mean), factor), g));
-        if let Some(beta) = beta {
-            map2!(s, x, beta, |v, b| s.add(v, b));
-        }
+        map2!(s, x, beta, |v, b| s.add(v, b));
     }
 }
 
@@ -250,29 +235,6 @@ isa_fn! {
         out.copy_from_slice(x);
         map2!(s, out, r, |a, b| s.add(a, b));
     }
-}
-
-/// h = LayerNorm(h + x): the residual stream h in place.
-pub fn add_layer_norm(isa: Isa, h: &mut [f32], x: &[f32], gamma: &[f32], beta: Option<&[f32]>, eps: f32) {
-    add(isa, h, x);
-    layer_norm(isa, h, gamma, beta, eps);
-}
-
-/// out = LayerNorm(x + residual), or LayerNorm(x) without one.
-pub fn layer_norm_into(
-    isa: Isa,
-    x: &[f32],
-    residual: Option<&[f32]>,
-    gamma: &[f32],
-    beta: Option<&[f32]>,
-    eps: f32,
-    out: &mut [f32],
-) {
-    match residual {
-        Some(r) => sum(isa, x, r, out),
-        None => out.copy_from_slice(x),
-    }
-    layer_norm(isa, out, gamma, beta, eps);
 }
 
 isa_fn! {
@@ -388,6 +350,7 @@ pub(super) fn rotate_v<S: Simd>(s: S, x: &[f32], cos: &[f32], sin: &[f32], out: 
     }
 }
 
+#[cfg(test)]
 isa_fn! {
     /// out = one head's vector x, rotated to `position`.
     pub fn rotate<S>(s, x: &[f32], table: &RopeTable, position: usize, out: &mut [f32]) {
@@ -454,19 +417,16 @@ mod tests {
             let xs: Vec<f32> = (0..200_001).map(|i| -10.0 + i as f32 * 1e-4).collect();
             let mut ys = xs.clone();
             gelu(isa, &mut ys);
-            let mut zs: Vec<f32> = xs.iter().map(|x| x - 0.5).collect();
-            bias_gelu(isa, &mut zs, &vec![0.5; xs.len()]);
-            for ((&x, &y), &z) in xs.iter().zip(&ys).zip(&zs) {
+            for (&x, &y) in xs.iter().zip(&ys) {
                 let x64 = f64::from(x);
                 let exact = 0.5 * x64 * (1.0 + erf(x64 / 2f64.sqrt()));
                 let off = (f64::from(y) - exact).abs() / x64.abs().max(1.0);
                 let bound = if isa == Isa::PORTABLE { 2.2e-7 } else { 2e-7 };
                 assert!(off <= bound, "{} gelu({x}) = {y}, {off:e}", isa.name());
-                assert!((y - z).abs() < 2e-6);
             }
             let mut odd = [0.0, -100.0, 100.0, f32::INFINITY, f32::NAN];
             gelu(isa, &mut odd);
-            assert!(odd[0] == 0.0 && odd[1].abs() < 2e-7);
+            assert!(odd[0] == 0.0 && odd[1].abs() < 1.1e-6);
             assert_eq!(odd[2..4], [100.0, f32::INFINITY]);
             assert!(odd[4].is_nan());
         }
@@ -482,19 +442,14 @@ mod tests {
                 let mean = v.iter().sum::<f64>() / n as f64;
                 let var = v.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
                 let mut out = vec![0.0; n];
-                layer_norm_into(isa, &x, Some(&r), &gamma, Some(&beta), 1e-5, &mut out);
-                let mut h = r.clone();
-                add_layer_norm(isa, &mut h, &x, &gamma, Some(&beta), 1e-5);
-                let mut bare = h.clone();
-                layer_norm_into(isa, &x, Some(&r), &gamma, None, 1e-5, &mut bare);
+                sum(isa, &x, &r, &mut out);
+                layer_norm(isa, &mut out, &gamma, &beta, 1e-5);
                 for i in 0..n {
-                    let scaled = (v[i] - mean) / (var + 1e-5).sqrt() * f64::from(gamma[i]);
-                    let exact = scaled + f64::from(beta[i]);
+                    let exact =
+                        (v[i] - mean) / (var + 1e-5).sqrt() * f64::from(gamma[i]) + f64::from(beta[i]);
                     // Two elements nearly alike make the variance inexact.
                     assert!((f64::from(out[i]) - exact).abs() < 2e-5, "{n}: {i}");
-                    assert!((f64::from(bare[i]) - scaled).abs() < 2e-5, "{n}: {i}");
                 }
-                assert!(h.iter().zip(&out).all(|(a, b)| (a - b).abs() < 1e-5));
             }
         }
     }
@@ -514,14 +469,11 @@ mod tests {
                 axpy(isa, 0.3, &x, &mut z);
                 let mut added = y.clone();
                 add(isa, &mut added, &x);
-                let mut times = y.clone();
-                mul(isa, &mut times, &x);
                 let mut scaled = y.clone();
                 scale(isa, 2.0, &mut scaled);
                 for i in 0..n {
                     assert!((z[i] - (0.3 * x[i] + y[i])).abs() < 1e-6);
                     assert_eq!(added[i], y[i] + x[i]);
-                    assert_eq!(times[i], y[i] * x[i]);
                     assert_eq!(scaled[i], y[i] * 2.0);
                 }
             }

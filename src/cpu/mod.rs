@@ -243,7 +243,7 @@ impl<'a> Pass<'a> {
                     lora.add_row(0, weight, x);
                 }
             }
-            math::layer_norm(cpu.isa, x, &cpu.norm.gamma, Some(&cpu.norm.beta), eps);
+            math::layer_norm(cpu.isa, x, &cpu.norm.gamma, &cpu.norm.beta, eps);
         });
     }
 
@@ -336,7 +336,7 @@ impl<'a> Pass<'a> {
         par_rows(self.team, hidden, out, |row, out| {
             let range = row * hidden..(row + 1) * hidden;
             math::sum(isa, &x[range.clone()], &y[range], out);
-            math::layer_norm(isa, out, &norm.gamma, Some(&norm.beta), eps);
+            math::layer_norm(isa, out, &norm.gamma, &norm.beta, eps);
         });
     }
 

@@ -1,0 +1,136 @@
+"""The peers: PyTorch (sentence-transformers, transformers) and ONNX Runtime, each in float32 and set up to be fast."""
+
+import os
+import warnings
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+warnings.simplefilter("ignore")
+
+import numpy as np
+import onnxruntime
+import torch
+import transformers
+from race import Contestant, timed
+from tokenizers import Tokenizer
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+MAX_TOKENS = 256
+
+
+def load_tokenizer(folder):
+    """MiniLM's tokenizer with sentence-transformers' limit. The file's own limit of 128 and its padding
+    to 128 are what the model was trained with; nobody serves it so."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(MAX_TOKENS)
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def export_minilm(folder, path):
+    """The model as ONNX with free batch and length; written once."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+    class TokenVectors(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids, attention_mask):
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    ids = torch.randint(1000, 2000, (3, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0  # so that the exporter sees a mask that does something
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    unfinished = path.with_suffix(".unfinished")
+    torch.onnx.export(
+        TokenVectors(), (ids, mask), str(unfinished), dynamo=True, external_data=False, verbose=False,
+        input_names=["input_ids", "attention_mask"], output_names=["token_vectors"],
+        dynamic_shapes={"input_ids": free, "attention_mask": free},
+    )  # fmt: skip
+    unfinished.replace(path)
+
+
+def normalised(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class MiniLm:
+    """Text in, normalised vector out, for all contestants."""
+
+    def __init__(self, folder, onnx, threads):
+        from sentence_transformers import SentenceTransformer
+
+        export_minilm(folder, onnx)
+        self.tokenizer = load_tokenizer(folder)
+        self.torch = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        self.session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+
+    def candidates(self, case):
+        texts = [row["text"] for row in case.inputs]
+        by_torch = (32, 64) if len(texts) > 1 else (1,)
+        by_onnx = (1, 8, 32) if len(texts) > 1 else (1,)
+        return {
+            "PyTorch": [self._with_torch(texts, batch) for batch in by_torch],
+            "ONNX Runtime": [self._with_onnx(texts, batch) for batch in by_onnx],
+        }
+
+    def _with_torch(self, texts, batch):
+        def encode():
+            return self.torch.encode(
+                texts, batch_size=batch, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
+            )
+
+        return Contestant(f"sentence-transformers, batch {batch}", timed(encode), lambda: encode().tolist())
+
+    def _with_onnx(self, texts, batch):
+        def encode():
+            rows = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+            # Neighbours in a batch are of like length, so little is padding.
+            order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+            vectors = np.empty((len(rows), 384), np.float32)
+            for start in range(0, len(order), batch):
+                chosen = order[start : start + batch]
+                longest = len(rows[chosen[-1]])
+                ids = np.zeros((len(chosen), longest), np.int64)
+                mask = np.zeros((len(chosen), longest), np.int64)
+                for place, index in enumerate(chosen):
+                    ids[place, : len(rows[index])] = rows[index]
+                    mask[place, : len(rows[index])] = 1
+                tokens = self.session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+                weight = mask[:, :, None].astype(np.float32)
+                vectors[chosen] = (tokens * weight).sum(axis=1) / weight.sum(axis=1)
+            return normalised(vectors)
+
+        return Contestant(f"ONNX Runtime, batch {batch}", timed(encode), lambda: encode().tolist())
+
+
+class Jina4:
+    """Ids in, normalised mean out; base weights, no task."""
+
+    def __init__(self, folder):
+        self.model = transformers.JinaEmbeddingsV3Model.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", add_pooling_layer=False
+        ).eval()
+
+    def candidates(self, case):
+        rows = [torch.tensor([row["input_ids"]]) for row in case.inputs]
+
+        @torch.inference_mode()
+        def encode():
+            return [
+                torch.nn.functional.normalize(self.model(input_ids=ids).last_hidden_state[0].mean(dim=0), dim=0).numpy()
+                for ids in rows
+            ]
+
+        run = Contestant("transformers, sdpa", timed(encode), lambda: [vector.tolist() for vector in encode()])
+        return {"PyTorch": [run]}

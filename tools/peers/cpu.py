@@ -1,0 +1,295 @@
+"""Compares ropeway's CPU back end with PyTorch and ONNX Runtime: float32, same weights, inputs and cores, in one run.
+
+Prints a Markdown table; a ratio above 1 means that ropeway is faster than the faster of its peers.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from engine import Engine, EngineError
+from race import Contestant, compare, fastest, geometric_mean, race
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CACHE = REPOSITORY / "target" / "peers"
+PEERS = ["PyTorch", "ONNX Runtime"]
+# float32 in another order of sums; anything worse is another computation, and its speed says nothing.
+LEAST_COSINE = 0.99999
+JINA4_VOCABULARY = 2000
+JINA4_SHAPE = [
+    "--layout", "native", "--hidden", "1024", "--layers", "4", "--heads", "16", "--ffn", "4096",
+    "--vocab", str(JINA4_VOCABULARY), "--max-positions", "8194", "--dtype", "f32", "--seed", "4",
+]  # fmt: skip
+
+
+class Problem(Exception):
+    """What is wrong, where, and the way out; printed without a traceback."""
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(prog="tools/peers/cpu", description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", metavar="WORD", help="only cases with this word in their name, e.g. minilm or 2048")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per case, default 5")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="default: all cores (%(default)s here)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument(
+        "--ropeway", metavar="COMMAND", help="bench binary; default: cargo bench --bench encoder, built now"
+    )
+    parser.add_argument("--peers-only", action="store_true", help="leave ropeway out")
+    parser.add_argument("--minilm", type=Path, default=REPOSITORY / "models" / "all-MiniLM-L6-v2", metavar="FOLDER")
+    parser.add_argument("--make-model", default=str(REPOSITORY / "tools" / "make-model"), metavar="COMMAND")
+    parser.add_argument(
+        "--setup", action="store_true", help="make the Python environment first (tools/python-env --install)"
+    )
+    parser.add_argument(
+        "--self-test", action="store_true", help="try the harness with a made-up engine, without any peer"
+    )
+    return parser.parse_args(arguments)
+
+
+def usable_cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def limit_threads(threads):
+    """Before torch and numpy are imported: their libraries read these once. Children inherit them."""
+    for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON"):
+        os.environ[f"{name}_NUM_THREADS"] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+
+
+# ---- what is needed -------------------------------------------------------------------------------------------------
+
+
+def run_or_explain(command, what):
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    except OSError as error:
+        raise Problem(f"{what}: cannot run {command[0]}: {error.strerror}") from error
+    if result.returncode != 0:
+        words = "\n".join((result.stderr or result.stdout).strip().splitlines()[-15:])
+        raise Problem(f"{what}: {shlex.join(command)} failed:\n{words}")
+    return result.stdout
+
+
+def build_ropeway():
+    """The path of the bench binary, from cargo's own account of what it built."""
+    command = ["cargo", "bench", "--no-run", "--bench", "encoder", "--message-format=json"]
+    print("peers: building benches/encoder.rs", file=sys.stderr)
+    for line in run_or_explain(command, "building ropeway").splitlines():
+        message = json.loads(line) if line.startswith("{") else {}
+        if message.get("executable") and message.get("target", {}).get("name") == "encoder":
+            return shlex.quote(message["executable"])
+    raise Problem("cargo built no binary for the bench 'encoder'. Name one with --ropeway COMMAND.")
+
+
+def jina4_folder(make_model):
+    folder = CACHE / "jina4"
+    if not (folder / "model.safetensors").is_file():
+        print(f"peers: making {folder}", file=sys.stderr)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        unfinished = CACHE / "jina4.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        run_or_explain([*shlex.split(make_model), str(unfinished), *JINA4_SHAPE], "making the model jina4")
+        unfinished.rename(folder)
+    return folder
+
+
+# ---- the run --------------------------------------------------------------------------------------------------------
+
+
+def measure(case, model, peers, ropeway, options):
+    """One row of the table. `peers`: {name: [Contestant, …]}, of each the fastest takes part."""
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs = Path(scratch) / "inputs.jsonl"
+        inputs.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in case.inputs), encoding="utf-8")
+        chosen = {name: fastest(candidates) for name, candidates in peers.items()}
+        engine = Engine(ropeway, model, inputs, options.threads, dict(os.environ)) if ropeway else None
+        try:
+            names = {contestant.name: peer for peer, contestant in chosen.items()}
+            contestants = list(chosen.values())
+            if engine:
+                contestants.insert(0, Contestant("ropeway", engine.run, engine.vectors))
+                names["ropeway"] = "ropeway"
+            times = race(contestants, options.rounds)
+            row = {
+                "case": case.name,
+                "tokens": case.tokens,
+                "contestants": {names[name]: {"setup": name, **result} for name, result in times.items()},
+            }
+            best = min(result["ms"] for peer, result in row["contestants"].items() if peer != "ropeway")
+            vectors = {names[contestant.name]: contestant.vectors() for contestant in contestants}
+            if engine:
+                row["ratio"] = best / row["contestants"]["ropeway"]["ms"]
+                row["differences"] = {peer: compare(vectors["ropeway"], vectors[peer]) for peer in chosen}
+                row["tokens_counted_by_ropeway"] = engine.last.get("tokens")
+                row["load_seconds"] = engine.ready.get("load_seconds")
+                row["peak_rss_bytes"] = engine.last.get("peak_rss_bytes")
+            elif len(chosen) > 1:
+                one, other = chosen
+                row["differences"] = {f"{one} and {other}": compare(vectors[one], vectors[other])}
+            return row
+        finally:
+            if engine:
+                engine.close()
+
+
+def check(row):
+    """What is wrong with a row, one sentence each."""
+    wrong = []
+    for peer, apart in row.get("differences", {}).items():
+        if not (apart["cosine"] >= LEAST_COSINE and math.isfinite(apart["max_abs"])):
+            wrong.append(
+                f"{row['case']}: cosine {apart['cosine']:.6f}, max-abs difference {apart['max_abs']:.1e} to {peer}"
+            )
+    counted = row.get("tokens_counted_by_ropeway")
+    if counted is not None and counted != row["tokens"]:
+        wrong.append(f"{row['case']}: has {row['tokens']} tokens, and ropeway counted {counted}")
+    return wrong
+
+
+# ---- the report -----------------------------------------------------------------------------------------------------
+
+
+def machine(threads):
+    about = {"cpu": platform.processor() or platform.machine(), "threads": threads, "flags": []}
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return about
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            about["cpu"] = value.strip()
+        if key.strip() in ("flags", "Features"):
+            has = set(value.split())
+            wanted = ["avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve"]
+            about["flags"] = [flag for flag in wanted if flag in has]
+            break
+    return about
+
+
+def commit():
+    try:
+        name = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
+        changed = subprocess.run(["git", "status", "--porcelain"], cwd=REPOSITORY, capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    if name.returncode != 0:
+        return "unknown"
+    return name.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
+
+
+def cell(row, name):
+    result = row["contestants"].get(name)
+    return f"{result['ms']:.2f} ({result['min']:.2f}–{result['max']:.2f})" if result else "–"
+
+
+def table(report):
+    lines = [
+        "| case | ropeway ms | PyTorch ms | ONNX Runtime ms | ratio to the faster | max-abs difference |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        ratio = f"{row['ratio']:.2f}" if "ratio" in row else "–"
+        apart = max((apart["max_abs"] for apart in row.get("differences", {}).values()), default=None)
+        cells = [row["case"], *(cell(row, name) for name in ("ropeway", *PEERS)), ratio]
+        lines.append("| " + " | ".join([*cells, "–" if apart is None else f"{apart:.1e}"]) + " |")
+    about = report["machine"]
+    ratios = [row["ratio"] for row in report["rows"] if "ratio" in row]
+    lines.append("")
+    if ratios:
+        lines.append(
+            f"Geometric mean of {len(ratios)} ratios: {geometric_mean(ratios):.2f}, the worst {min(ratios):.2f}."
+        )
+    for row in report["rows"]:
+        setups = ", ".join(result["setup"] for peer, result in row["contestants"].items() if peer != "ropeway")
+        if len(row["contestants"]) > 1 and "texts" in row["case"]:
+            lines.append(f"Fastest settings for {row['case']}: {setups}.")
+    load = " → ".join(f"{value:.1f}" for value in report["load_average"])
+    lines += [
+        f"Milliseconds per pass over a case's inputs: median of {report['rounds']} rounds (min–max), alternating.",
+        f"{about['cpu']}, {about['threads']} threads, {' '.join(about['flags'])}; load average {load}.",
+        "; ".join(f"{name} {number}" for name, number in report["versions"].items()) + f"; commit {report['commit']}.",
+    ]
+    if report["load_average"][0] > 0.5:
+        lines.append("The machine was not idle when this began: take the figures with care.")
+    return "\n".join(lines)
+
+
+def run(options):
+    limit_threads(options.threads)
+    if not (options.minilm / "model.safetensors").is_file():
+        raise Problem(f"{options.minilm} holds no model. Get it with: tools/fetch-model minilm")
+    load_before = os.getloadavg()[0]
+    ropeway = None if options.peers_only else options.ropeway or build_ropeway()
+
+    import cases
+    import contestants
+    import torch
+
+    torch.set_num_threads(options.threads)
+    folders = {"minilm": options.minilm}
+    planned = cases.minilm(contestants.load_tokenizer(options.minilm)) + cases.jina4(JINA4_VOCABULARY)
+    planned = [case for case in planned if not options.cases or options.cases in case.name]
+    if not planned:
+        raise Problem(f"no case has '{options.cases}' in its name")
+
+    rows, loaded = [], {}
+    for case in planned:
+        if case.model not in loaded:
+            if case.model == "minilm":
+                onnx = CACHE / f"minilm-torch-{version('torch')}.onnx"
+                loaded[case.model] = contestants.MiniLm(options.minilm, onnx, options.threads)
+            else:
+                folders["jina4"] = jina4_folder(options.make_model)
+                loaded[case.model] = contestants.Jina4(folders["jina4"])
+        print(f"peers: {case.name}", file=sys.stderr)
+        rows.append(measure(case, folders[case.model], loaded[case.model].candidates(case), ropeway, options))
+    packages = ("torch", "transformers", "sentence-transformers", "onnxruntime", "tokenizers", "numpy")
+    return {
+        "rows": rows,
+        "rounds": options.rounds,
+        "machine": machine(options.threads),
+        "load_average": [load_before, os.getloadavg()[0]],
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "commit": commit(),
+    }
+
+
+def main(arguments):
+    options = parse(arguments)
+    if options.rounds < 1 or options.threads < 1:
+        raise Problem("--rounds and --threads must be 1 or more")
+    if options.self_test:
+        import selftest
+
+        return selftest.main()
+    report = run(options)
+    print(table(report))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    wrong = [sentence for row in report["rows"] for sentence in check(row)]
+    for sentence in wrong:
+        print(f"peers: {sentence}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (Problem, EngineError, ValueError) as problem:
+        print(f"peers: {problem}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

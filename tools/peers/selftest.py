@@ -1,0 +1,76 @@
+"""The harness on a made-up engine and a made-up peer: needs nothing but Python."""
+
+import math
+import shlex
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import cpu
+import race
+from cases import Case, mixed_lengths
+from engine import EngineError
+from fake_engine import vector_of
+from race import Contestant, compare, fastest, timed
+
+COMMAND = shlex.join([sys.executable, str(Path(__file__).with_name("fake_engine.py"))])
+INPUTS = [{"text": "blå"}, {"input_ids": [0, 9, 2]}]
+
+
+def peer(name, seconds, error=0.0):
+    vectors = [[value + error for value in vector_of(row)] for row in INPUTS]
+    return Contestant(name, timed(lambda: time.sleep(seconds)), lambda: vectors)
+
+
+def measured(model, error=0.0, tokens=5):
+    case = Case("made up", "none", INPUTS, tokens)
+    peers = {"PyTorch": [peer("slow setting", 0.02), peer("fast setting", 0.006, error)]}
+    return cpu.measure(case, model, peers, COMMAND, Namespace(rounds=3, threads=1))
+
+
+def expect_error(model, words):
+    try:
+        measured(model)
+    except EngineError as error:
+        assert words in str(error), f"{model}: expected '{words}' in: {error}"
+    else:
+        raise AssertionError(f"a model that {model} was not noticed")
+
+
+def main():
+    race.ROUND_S, race.PAUSE_S = 0.02, 0.0
+
+    row = measured("well")
+    assert row["contestants"]["PyTorch"]["setup"] == "fast setting", row
+    # About 3; a busy machine sleeps longer than it was told to, so only the arithmetic is checked.
+    assert row["ratio"] == row["contestants"]["PyTorch"]["ms"] / row["contestants"]["ropeway"]["ms"], row
+    assert row["contestants"]["ropeway"]["runs_per_round"] >= 2, row
+    assert cpu.check(row) == [], cpu.check(row)
+
+    assert "cosine" in cpu.check(measured("well", error=0.1))[0]
+    assert "tokens" in cpu.check(measured("well", tokens=6))[0]
+    nan = compare([[1.0, math.nan], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]])
+    assert math.isnan(nan["max_abs"]) or not nan["cosine"] >= cpu.LEAST_COSINE, nan
+
+    expect_error("dies", "the model is not to my liking")
+    expect_error("babbles", "not a line of JSON")
+    expect_error("short", "runs, got")
+
+    assert fastest([peer("a", 0.01), peer("b", 0.001)]).name == "b"
+    lengths = mixed_lengths(64, 8, 256, seed=5)
+    assert lengths == mixed_lengths(64, 8, 256, seed=5) and 8 <= min(lengths) and max(lengths) <= 256
+
+    report = {
+        "rows": [row],
+        "rounds": 3,
+        "machine": cpu.machine(1),
+        "load_average": [0.0, 0.0],
+        "versions": {"python": "3"},
+        "commit": cpu.commit(),
+    }
+    text = cpu.table(report)
+    assert "| made up | " in text and "Geometric mean" in text, text
+    print(text)
+    print("self-test passed", file=sys.stderr)
+    return 0
