@@ -2,7 +2,8 @@
 //!
 //! The plan is made for the right-hand side, and both sides run it. Buffers are compared in the
 //! order they are written, so the first that is off names the step that is wrong and not one that
-//! inherits it. Both executors there are write every buffer in its plain form ([`crate::plan::Form`]).
+//! inherits it. Both executors there are write every buffer in its plain form (queries and keys
+//! not rotated, queries not scaled).
 
 use std::collections::HashMap;
 use std::fmt;

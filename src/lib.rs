@@ -49,6 +49,7 @@ mod devices;
 pub mod diff;
 mod engine;
 mod error;
+pub mod jsonl;
 pub mod model;
 mod output;
 mod plan;

@@ -186,7 +186,12 @@ isa_fn! {
                 // SAFETY: keys is n (<= KEYS) by d, q is d by width, scores
                 // holds KEYS by PANEL, and live <= width <= PANEL.
                 unsafe {
-                    multiply(s, n, live, d, keys, q, width, scores.as_mut_ptr(), width, false);
+                    let to = scores.as_mut_ptr();
+                    match d {
+                        32 => multiply::<S, 32>(s, n, live, d, keys, q, width, to, width, false),
+                        64 => multiply::<S, 64>(s, n, live, d, keys, q, width, to, width, false),
+                        _ => multiply::<S, 0>(s, n, live, d, keys, q, width, to, width, false),
+                    }
                 }
                 for col in (0..live).step_by(S::LANES) {
                     let stats = panel * width + col;
@@ -217,7 +222,7 @@ isa_fn! {
                 // SAFETY: values seen as its transpose is d by n, scores n by
                 // width, out d by width.
                 unsafe {
-                    multiply(s, d, live, n, values, scores.as_ptr(), width, out.as_mut_ptr(), width, first_key > 0);
+                    multiply::<S, 1>(s, d, live, n, values, scores.as_ptr(), width, out.as_mut_ptr(), width, first_key > 0);
                 }
             }
         }

@@ -23,9 +23,9 @@ use std::cell::RefCell;
 /// Columns of a panel: two AVX-512 registers, four of AVX2.
 pub const NR: usize = 32;
 
-/// Values of k per block: what twelve rows of x hold in half of the first
-/// level cache, while a group of panels stays in the second level.
-const KC: usize = 512;
+/// Values of k per block: a panel's block of 32 KB stays in the first level
+/// cache while all rows of a task go over it.
+const KC: usize = 256;
 /// Distance of the copied rows of x: not a multiple of 4096 bytes, for rows
 /// at such a distance would all compete for the same few cache lines.
 const X_STRIDE: usize = KC + 16;
@@ -169,7 +169,7 @@ pub(super) struct Strided {
 /// rows of NV vectors at distance `c_row`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
+unsafe fn tile<S: Simd, const MR: usize, const NV: usize, const ROW: usize>(
     s: S,
     k: usize,
     a: Strided,
@@ -179,6 +179,9 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
     c_row: usize,
     resume: bool,
 ) {
+    // A distance known to the compiler turns the addresses of all rows into constants. Worked out
+    // at run time they would take, once per row and k, the ports that multiply.
+    let distance = if ROW > 0 { ROW } else { a.row };
     let mut acc = [[s.zero(); NV]; MR];
     if resume {
         for (i, row) in acc.iter_mut().enumerate() {
@@ -201,7 +204,7 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
         }
         for (i, row) in acc.iter_mut().enumerate() {
             // SAFETY: element (i, k) of a, by the contract.
-            let va = s.splat(unsafe { *pa.add(i * a.row) });
+            let va = s.splat(unsafe { *pa.add(i * distance) });
             for (v, &vb) in row.iter_mut().zip(&vb) {
                 *v = s.fma(va, vb, *v);
             }
@@ -226,7 +229,7 @@ const PREFETCH: usize = 48;
 /// As for [`tile`] with MR = `rows`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn tile_of<S: Simd, const NV: usize>(
+unsafe fn tile_of<S: Simd, const NV: usize, const ROW: usize>(
     s: S,
     rows: usize,
     k: usize,
@@ -242,7 +245,7 @@ unsafe fn tile_of<S: Simd, const NV: usize>(
             match rows {
                 $($mr if $mr <= S::TILE_ROWS => {
                     // SAFETY: passed on to the caller, with MR = rows.
-                    unsafe { tile::<S, $mr, NV>(s, k, a, b, b_row, c, c_row, resume) }
+                    unsafe { tile::<S, $mr, NV, ROW>(s, k, a, b, b_row, c, c_row, resume) }
                 })+
                 _ => unreachable!("at most TILE_ROWS rows"),
             }
@@ -252,13 +255,14 @@ unsafe fn tile_of<S: Simd, const NV: usize>(
 }
 
 /// c[rows, width] (+)= a[rows, K] · b[K, width] for any number of rows and a
-/// width that is a multiple of `S::LANES`.
+/// width that is a multiple of `S::LANES`. `ROW` is `a.row`, or 0 where that
+/// is not known when compiling.
 ///
 /// # Safety
 /// As for [`tile`], with `rows` rows and `width` columns.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn multiply<S: Simd>(
+pub(super) unsafe fn multiply<S: Simd, const ROW: usize>(
     s: S,
     rows: usize,
     width: usize,
@@ -287,10 +291,10 @@ pub(super) unsafe fn multiply<S: Simd>(
             unsafe {
                 let (b, c) = (b.add(col), c.add(row * c_row + col));
                 if S::TILE_VECS == 2 && width - col >= 2 * S::LANES {
-                    tile_of::<S, 2>(s, height, k, a, b, b_row, c, c_row, resume);
+                    tile_of::<S, 2, ROW>(s, height, k, a, b, b_row, c, c_row, resume);
                     col += 2 * S::LANES;
                 } else {
-                    tile_of::<S, 1>(s, height, k, a, b, b_row, c, c_row, resume);
+                    tile_of::<S, 1, ROW>(s, height, k, a, b, b_row, c, c_row, resume);
                     col += S::LANES;
                 }
             }
@@ -322,69 +326,97 @@ thread_local! {
 isa_fn! {
     /// # Safety contract (upheld by [`gemm`])
     /// Inside the bounds of x, w and y, and the only task on this part of y.
-    fn part<S>(s, t: Part<'_>, rows_copy: &mut [f32]) {
-        let (n, k) = (t.w.n, t.w.k);
-        let first_col = t.p0 * NR;
-        let width = n.min(t.p1 * NR) - first_col;
-        let blocks = (t.m1 - t.m0).div_ceil(S::TILE_ROWS);
-        let k_blocks = k.div_ceil(KC);
+    fn part<S>(s, t: Part<'_>, rows_copy: &mut Vec<f32>) {
+        let k = t.w.k;
+        let rows = t.m1 - t.m0;
         // With few panels per copy it would not pay.
-        let copy = t.p1 - t.p0 >= 3 && t.m1 - t.m0 > S::TILE_ROWS;
+        let copy = t.p1 - t.p0 >= 3 && rows > S::TILE_ROWS;
+        if copy && rows_copy.len() < rows * X_STRIDE {
+            rows_copy.resize(rows * X_STRIDE, 0.0);
+        }
+        let blocks = rows.div_ceil(S::TILE_ROWS);
+        let k_blocks = k.div_ceil(if copy { KC } else { k });
         let mut k0 = 0;
         for k_block in 0..k_blocks {
             let kc = (k - k0).div_ceil(k_blocks - k_block);
-            let last = k_block + 1 == k_blocks;
-            let mut row = t.m0;
-            for block in 0..blocks {
-                let rows = (t.m1 - row).div_ceil(blocks - block);
-                let a = if copy {
-                    for i in 0..rows {
-                        rows_copy[i * X_STRIDE..][..kc]
-                            .copy_from_slice(&t.x[(row + i) * t.ldx + k0..][..kc]);
-                    }
-                    Strided { ptr: rows_copy.as_ptr(), row: X_STRIDE, step: 1 }
-                } else {
-                    Strided { ptr: t.x[row * t.ldx + k0..].as_ptr(), row: t.ldx, step: 1 }
-                };
-                for p in t.p0..t.p1 {
-                    let col = p * NR;
+            let resume = k_block > 0;
+            if copy {
+                for (i, to) in rows_copy.chunks_exact_mut(X_STRIDE).take(rows).enumerate() {
+                    to[..kc].copy_from_slice(&t.x[(t.m0 + i) * t.ldx + k0..][..kc]);
+                }
+            }
+            for p in t.p0..t.p1 {
+                let mut row = 0;
+                for block in 0..blocks {
+                    let height = (rows - row).div_ceil(blocks - block);
                     // SAFETY: `gemm` checked the bounds of x and y and built
-                    // the parts, which do not overlap; panel p is NR * k long.
+                    // the parts, which do not overlap.
                     unsafe {
-                        let b = t.w.data.ptr.add((p * k + k0) * NR);
-                        let c = t.y.get().add(row * t.ldy + col);
-                        if col + NR <= n {
-                            multiply(s, rows, NR, kc, a, b, NR, c, t.ldy, k_block > 0);
+                        if copy {
+                            let ptr = rows_copy[row * X_STRIDE..].as_ptr();
+                            let a = Strided { ptr, row: X_STRIDE, step: 1 };
+                            panel::<S, X_STRIDE>(s, &t, p, k0, kc, row, height, a, resume);
                         } else {
-                            // The last panel has fewer real columns than it
-                            // computes: by way of a buffer.
-                            let real = n - col;
-                            let mut c2 = [0.0; NR * 12];
-                            for i in 0..rows {
-                                let from = std::slice::from_raw_parts(c.add(i * t.ldy), real);
-                                c2[i * NR..][..real].copy_from_slice(from);
-                            }
-                            multiply(s, rows, NR, kc, a, b, NR, c2.as_mut_ptr(), NR, k_block > 0);
-                            for i in 0..rows {
-                                std::slice::from_raw_parts_mut(c.add(i * t.ldy), real)
-                                    .copy_from_slice(&c2[i * NR..][..real]);
-                            }
+                            let ptr = t.x[(t.m0 + row) * t.ldx + k0..].as_ptr();
+                            let a = Strided { ptr, row: t.ldx, step: 1 };
+                            panel::<S, 0>(s, &t, p, k0, kc, row, height, a, resume);
                         }
                     }
+                    row += height;
                 }
-                if last {
-                    for i in row..row + rows {
-                        // SAFETY: inside y and this part; no other reference
-                        // to these elements exists meanwhile.
-                        let segment = unsafe {
-                            std::slice::from_raw_parts_mut(t.y.get().add(i * t.ldy + first_col), width)
-                        };
-                        (t.epilogue)(i, first_col, segment);
-                    }
-                }
-                row += rows;
             }
             k0 += kc;
+        }
+        let first_col = t.p0 * NR;
+        let width = t.w.n.min(t.p1 * NR) - first_col;
+        for row in t.m0..t.m1 {
+            // SAFETY: inside y and this part; no other reference to these
+            // elements exists meanwhile.
+            let segment =
+                unsafe { std::slice::from_raw_parts_mut(t.y.get().add(row * t.ldy + first_col), width) };
+            (t.epilogue)(row, first_col, segment);
+        }
+    }
+}
+
+/// Adds k0..k0 + kc of `rows` rows, from row `row` of the part on, times panel `p` to y.
+///
+/// # Safety
+/// The rows and the panel belong to the part, `a` holds those rows, and the part is the only one
+/// that touches its elements of y.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn panel<S: Simd, const ROW: usize>(
+    s: S,
+    t: &Part<'_>,
+    p: usize,
+    k0: usize,
+    kc: usize,
+    row: usize,
+    rows: usize,
+    a: Strided,
+    resume: bool,
+) {
+    let col = p * NR;
+    // SAFETY: panel p is NR * k long; the rest is the caller's promise.
+    unsafe {
+        let b = t.w.data.ptr.add((p * t.w.k + k0) * NR);
+        let c = t.y.get().add((t.m0 + row) * t.ldy + col);
+        if col + NR <= t.w.n {
+            multiply::<S, ROW>(s, rows, NR, kc, a, b, NR, c, t.ldy, resume);
+            return;
+        }
+        // The last panel has fewer real columns than it computes: by way of a
+        // buffer.
+        let real = t.w.n - col;
+        let mut c2 = [0.0; NR * 12];
+        for i in 0..rows {
+            let from = std::slice::from_raw_parts(c.add(i * t.ldy), real);
+            c2[i * NR..][..real].copy_from_slice(from);
+        }
+        multiply::<S, ROW>(s, rows, NR, kc, a, b, NR, c2.as_mut_ptr(), NR, resume);
+        for i in 0..rows {
+            std::slice::from_raw_parts_mut(c.add(i * t.ldy), real).copy_from_slice(&c2[i * NR..][..real]);
         }
     }
 }
@@ -433,12 +465,7 @@ pub fn gemm(
             ldy,
             epilogue,
         };
-        ROWS.with_borrow_mut(|rows| {
-            if rows.is_empty() {
-                rows.resize(12 * X_STRIDE, 0.0);
-            }
-            part(isa, t, rows);
-        });
+        ROWS.with_borrow_mut(|rows| part(isa, t, rows));
     });
 }
 

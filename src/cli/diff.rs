@@ -1,0 +1,161 @@
+//! `ropeway diff`: one plan on two executors, or with two sets of options.
+
+use ropeway::diff::{Difference, Executor, Side, compare};
+use ropeway::{Embed, Engine, Request, Weights};
+
+use super::exit::Exit;
+use super::options::{Mixture, RunOptions, mixture, positive};
+use super::terminal;
+
+const EXAMPLES: &str = "\
+The plan is made for the right side. Both sides run it, and every buffer is compared as soon as it is
+written, so that the first step that disagrees is the one at fault. Exit code 1 if any does.
+
+Examples:
+  ropeway diff                                     the CPU against the float64 reference
+  ropeway diff --task separation --length 500      with an adapter, on 500 token ids
+  ropeway diff --left-task separation --prompt \"\"  where does a task begin to matter?
+  ropeway diff --right-model other/copy --right cpu --all";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The texts (one short sentence, and the empty text)
+    #[arg(value_name = "TEXT")]
+    texts: Vec<String>,
+
+    /// In place of texts: so many token ids, the same in every run
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "texts")]
+    length: Option<usize>,
+
+    /// What runs the left side: cpu, or naive (float64, slow)
+    #[arg(long, default_value = "cpu", value_name = "EXECUTOR")]
+    left: Executor,
+
+    /// What runs the right side
+    #[arg(long, default_value = "naive", value_name = "EXECUTOR")]
+    right: Executor,
+
+    /// The right side's model, if it is another
+    #[arg(long, value_name = "FOLDER_OR_ID")]
+    right_model: Option<String>,
+
+    /// The task of both sides
+    #[arg(long, value_name = "TASK")]
+    task: Option<String>,
+
+    /// The mixture of both sides
+    #[arg(long, value_name = "NAME=WEIGHT,…", value_parser = mixture, conflicts_with = "task")]
+    adapters: Option<Mixture>,
+
+    /// The left side's task
+    #[arg(long, value_name = "TASK")]
+    left_task: Option<String>,
+
+    /// The right side's task
+    #[arg(long, value_name = "TASK")]
+    right_task: Option<String>,
+
+    /// Put this before the texts, in place of the tasks' prefixes
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+
+    /// Print every step, not only the first that disagrees
+    #[arg(long)]
+    all: bool,
+}
+
+impl Args {
+    fn options(&self, own_task: &Option<String>) -> Embed {
+        let weights = match (own_task.as_ref().or(self.task.as_ref()), &self.adapters) {
+            (Some(task), _) => Weights::Task(task.clone()),
+            (None, Some(mixture)) => Weights::Mixture(mixture.0.clone()),
+            (None, None) => Weights::Unset,
+        };
+        Embed {
+            weights,
+            prompt: self.prompt.clone(),
+            ..Embed::default()
+        }
+    }
+
+    fn requests<'a>(&'a self, engine: &Engine, options: &'a Embed) -> Vec<Request<'a>> {
+        if let Some(length) = self.length {
+            let vocab = engine.model().vocab_size as u64;
+            let id = |i: usize| ((i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20) % vocab;
+            let ids: Vec<u32> = (0..length).map(|i| id(i) as u32).collect();
+            return vec![Request::ids(ids, options)];
+        }
+        if self.texts.is_empty() {
+            return vec![
+                Request::text("A cable car climbs slowly over the valley.", options),
+                Request::text("", options),
+            ];
+        }
+        self.texts
+            .iter()
+            .map(|text| Request::text(text.as_str(), options))
+            .collect()
+    }
+}
+
+pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
+    let left = run.open()?;
+    let other = match &args.right_model {
+        Some(model) => Some(
+            RunOptions {
+                model: Some(model.clone()),
+                ..run.clone()
+            }
+            .open()?,
+        ),
+        None => None,
+    };
+    let right = other.as_ref().unwrap_or(&left);
+    let (left_options, right_options) = (args.options(&args.left_task), args.options(&args.right_task));
+    let left_requests = args.requests(&left, &left_options);
+    let right_requests = args.requests(right, &right_options);
+    let differences = compare(
+        &Side {
+            engine: &left,
+            executor: args.left,
+            requests: &left_requests,
+        },
+        &Side {
+            engine: right,
+            executor: args.right,
+            requests: &right_requests,
+        },
+    )?;
+    let first = differences.iter().find(|difference| !difference.within());
+    let mut text = String::new();
+    if args.all {
+        differences
+            .iter()
+            .for_each(|difference| text.push_str(&format!("{difference}\n")));
+    } else if let Some(first) = first {
+        text.push_str(&format!("{first}\n"));
+    }
+    if first.is_none() {
+        let relative = |d: &Difference| {
+            if d.scale > 0.0 {
+                d.max_abs / d.scale
+            } else {
+                d.max_abs
+            }
+        };
+        let worst = differences.iter().map(relative).fold(0.0, f64::max);
+        text.push_str(&format!(
+            "all {} steps agree; the largest relative difference is {worst:.1e}\n",
+            differences.len()
+        ));
+    }
+    terminal::print(text.as_bytes())?;
+    match first {
+        Some(first) => Err(Exit::inputs(format!(
+            "the first step that disagrees is {}",
+            first.step
+        ))),
+        None => Ok(()),
+    }
+}

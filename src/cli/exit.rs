@@ -1,0 +1,153 @@
+//! How a run ends: exit codes, and errors in one line on standard error.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Some inputs failed, the others were done.
+pub const INPUTS: u8 = 1;
+/// Wrong usage or options, or the model could not be opened.
+pub const USAGE: u8 = 2;
+/// The output could not be written.
+pub const OUTPUT: u8 = 3;
+
+/// Why a run ends before its end, or with something to tell.
+#[derive(Debug)]
+pub struct Exit {
+    code: u8,
+    /// Empty: end quietly.
+    message: String,
+}
+
+impl Exit {
+    /// Wrong usage or options.
+    pub fn usage(message: impl Into<String>) -> Exit {
+        Exit {
+            code: USAGE,
+            message: message.into(),
+        }
+    }
+
+    /// Some inputs failed.
+    pub fn inputs(message: impl Into<String>) -> Exit {
+        Exit {
+            code: INPUTS,
+            message: message.into(),
+        }
+    }
+
+    /// The output cannot be written. A reader that has had enough is no error.
+    pub fn output(name: &str, error: &io::Error) -> Exit {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Exit {
+                code: 0,
+                message: String::new(),
+            },
+            _ => Exit {
+                code: OUTPUT,
+                message: format!("{name}: {error}"),
+            },
+        }
+    }
+
+    /// The output file cannot be written.
+    pub fn output_file(path: &Path, error: &io::Error) -> Exit {
+        Exit::output(&path.display().to_string(), error)
+    }
+
+    /// Adds to the message what the user can do.
+    pub fn hint(mut self, hint: &str) -> Exit {
+        if !self.message.is_empty() {
+            self.message.push_str("; ");
+            self.message.push_str(hint);
+        }
+        self
+    }
+
+    /// Prints the message and gives the exit code.
+    pub fn report(self) -> ExitCode {
+        if !self.message.is_empty() {
+            complain(&self.message);
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<anyhow::Error> for Exit {
+    fn from(error: anyhow::Error) -> Exit {
+        Exit::usage(format!("{error:#}"))
+    }
+}
+
+impl From<ropeway::Error> for Exit {
+    fn from(error: ropeway::Error) -> Exit {
+        Exit::usage(error.to_string())
+    }
+}
+
+/// The exit code of a command's result; an error is printed.
+pub fn code(result: Result<(), Exit>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => exit.report(),
+    }
+}
+
+/// Prints an error on standard error, in one line.
+pub fn complain(message: &str) {
+    // Where even standard error is closed there is nobody left to tell.
+    let _ = writeln!(io::stderr().lock(), "ropeway: error: {}", one_line(message));
+}
+
+/// Line breaks and other control characters become visible escapes.
+pub fn one_line(message: &str) -> String {
+    let mut line = String::with_capacity(message.len());
+    for c in message.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_debug()),
+            false => line.push(c),
+        }
+    }
+    line
+}
+
+/// clap's message in one line: what is wrong, its tips, and where help is.
+pub fn one_line_usage(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let mut parts = Vec::new();
+    let mut command = None;
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if let Some(usage) = line.strip_prefix("Usage: ") {
+            let words = usage.split_whitespace();
+            let names = words.take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase()));
+            command = Some(names.collect::<Vec<_>>().join(" "));
+        } else if !line.starts_with("For more information") {
+            parts.push(
+                line.strip_prefix("error: ")
+                    .or_else(|| line.strip_prefix("tip: "))
+                    .unwrap_or(line),
+            );
+        }
+    }
+    let command = command.unwrap_or_else(|| "ropeway".into());
+    format!("{} (see `{command} --help`)", parts.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_one_line() {
+        assert_eq!(one_line("a\nb\tc\u{1b}[0m é 漢"), "a\\nb\\tc\\u{1b}[0m é 漢");
+    }
+
+    #[test]
+    fn a_broken_pipe_is_quiet_and_a_full_disk_is_not() {
+        let pipe = Exit::output("standard output", &io::ErrorKind::BrokenPipe.into());
+        assert_eq!((pipe.code, pipe.hint("x").message.as_str()), (0, ""));
+        let full = Exit::output("out", &io::Error::from(io::ErrorKind::StorageFull)).hint("free some");
+        assert_eq!(full.code, OUTPUT);
+        assert!(full.message.starts_with("out: ") && full.message.ends_with("; free some"));
+    }
+}

@@ -1,0 +1,154 @@
+//! Reading ahead: a thread reads and parses inputs while others are embedded.
+//!
+//! What is read waits in a queue of bounded weight. The consumer takes all that is there, up to a
+//! group; so large groups form while the engine is busy, and a single line that someone types is
+//! embedded at once. Results do not depend on the groups.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use super::exit::Exit;
+use super::source::{Event, Item, Reader, Source};
+
+/// Inputs of one group; as many again wait in the queue and are being read.
+const GROUP_INPUTS: usize = 1024;
+
+/// Passes through the model that a group makes. Few, as rows are written after each group and a
+/// kill loses the one under way; many enough that a last pass which is not full does not matter.
+const GROUP_PASSES: usize = 8;
+
+/// A token is about four bytes of text.
+const TOKEN_BYTES: usize = 4;
+
+/// What was read next.
+#[derive(Debug)]
+pub enum Entry {
+    /// An input.
+    Item(Item),
+    /// A source that could not be read, or not to its end.
+    Broken(String),
+}
+
+/// The consumer's end; dropping it ends the reader at its next input.
+pub struct Queue(Arc<Shared>);
+
+struct Shared {
+    /// Weight of one group.
+    group: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    entries: VecDeque<Entry>,
+    weight: usize,
+    /// The reader has reported all.
+    done: bool,
+    /// The consumer is gone.
+    deserted: bool,
+}
+
+impl Queue {
+    /// Starts reading, for an engine that takes so many tokens at once.
+    pub fn start(reader: Reader, sources: Vec<Source>, batch_tokens: usize) -> Result<Queue, Exit> {
+        let group = batch_tokens.saturating_mul(GROUP_PASSES * TOKEN_BYTES);
+        let shared = Arc::new(Shared {
+            group,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let queue = Queue(shared.clone());
+        let read = move || {
+            // Also when the reader panics, the consumer must not wait for ever.
+            let end = End(&shared);
+            let mut ready = Vec::new();
+            let mut weight = 0;
+            reader.read(sources, &mut |event| {
+                match event {
+                    Event::Item(item) => {
+                        weight += item.weight();
+                        ready.push(Entry::Item(item));
+                    }
+                    Event::Broken(problem) => ready.push(Entry::Broken(problem)),
+                    Event::Idle => return shared.hand_over(&mut ready, &mut weight),
+                }
+                let full = ready.len() >= GROUP_INPUTS || weight >= group;
+                !full || shared.hand_over(&mut ready, &mut weight)
+            });
+            shared.hand_over(&mut ready, &mut weight);
+            drop(end);
+        };
+        let thread = thread::Builder::new().name("ropeway-read".into()).spawn(read);
+        thread.map_err(|error| Exit::usage(format!("the reading thread cannot be started: {error}")))?;
+        Ok(queue)
+    }
+
+    /// The next inputs: all there are, up to a group. Waits for the first; empty at the end.
+    pub fn next_group(&self) -> Vec<Entry> {
+        let mut state = self.0.lock();
+        while state.entries.is_empty() && !state.done {
+            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut group = Vec::new();
+        let mut weight = 0;
+        while let Some(entry) = state.entries.front() {
+            let next = entry.weight();
+            if group.len() == GROUP_INPUTS || (!group.is_empty() && weight + next > self.0.group) {
+                break;
+            }
+            weight += next;
+            group.extend(state.entries.pop_front());
+        }
+        state.weight -= weight;
+        self.0.changed.notify_all();
+        group
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.0.lock().deserted = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts what was read into the queue, waiting for room; false if nobody wants it.
+    fn hand_over(&self, ready: &mut Vec<Entry>, weight: &mut usize) -> bool {
+        let mut state = self.lock();
+        while !ready.is_empty() && state.weight >= self.group && !state.deserted {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        // Inputs that failed to parse weigh something as well, so their number is bounded too.
+        state.weight += ready.iter().map(Entry::weight).sum::<usize>();
+        state.entries.extend(ready.drain(..));
+        *weight = 0;
+        self.changed.notify_all();
+        !state.deserted
+    }
+}
+
+impl Entry {
+    fn weight(&self) -> usize {
+        match self {
+            Entry::Item(item) => item.weight(),
+            Entry::Broken(problem) => problem.len(),
+        }
+    }
+}
+
+/// Marks the end of reading, however it is reached.
+struct End<'a>(&'a Shared);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.lock().done = true;
+        self.0.changed.notify_all();
+    }
+}

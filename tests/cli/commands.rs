@@ -1,0 +1,209 @@
+//! The other commands, flags, and help.
+
+use std::fs;
+
+use crate::harness::{Place, floats, hidden, info, ropeway, test_model};
+
+#[test]
+fn wrong_flags_end_the_run_before_it_starts() {
+    for (arguments, parts) in [
+        (
+            &["embed", "x", "--task", "nope"][..],
+            &["nope", "retrieval.query"][..],
+        ),
+        (&["embed", "x", "--dimensions", "3"], &["3", "any"]),
+        (
+            &["embed", "x", "--dimensions", "0"],
+            &["wanted a whole number from 1"],
+        ),
+        (&["embed", "x", "--adapters", "separation=nan"], &["NaN"]),
+        (&["embed", "x", "--adapters", "nope=1"], &["nope"]),
+        (
+            &["embed", "x", "--adapters", "separation=1", "--task", "separation"],
+            &["--task", "ropeway embed --help"],
+        ),
+        (&["embed", "x", "--pooling", "max"], &["known: mean, cls, none"]),
+        (
+            &["embed", "x", "--encoding", "f64"],
+            &["known: f32, f16, int8, binary, base64"],
+        ),
+        (&["embed", "x", "--adapter", "x"], &["NAME=FOLDER"]),
+        (&["embed", "x", "--adapter", "x=/nonexistent"], &["/nonexistent"]),
+        (&["embed", "x", "--device", "tpu"], &["tpu", "cpu"]),
+        (&["embed", "x", "--format", "npy"], &["needs -o FILE"]),
+        (
+            &[
+                "embed",
+                "x",
+                "--format",
+                "npy",
+                "-o",
+                "out",
+                "--encoding",
+                "base64",
+            ],
+            &["--encoding f32"],
+        ),
+        (
+            &["embed", "x", "--format", "npy", "-o", "out", "--pooling", "none"],
+            &["one vector per input"],
+        ),
+        (
+            &[
+                "embed",
+                "x",
+                "--format",
+                "npy",
+                "-o",
+                "out",
+                "--chunk-tokens",
+                "4",
+            ],
+            &["one vector per input"],
+        ),
+        (
+            &["embed", "x", "--format", "safetensors", "-o", "out", "--resume"],
+            &["jsonl and npy"],
+        ),
+        (&["embed", "x", "--resume"], &["--output"]),
+        (&["embed", "x", "-o", "missing/out"], &[]),
+        (&["embed", "x", "-o", "."], &["is a folder"]),
+        (
+            &["embed", "x", "--model", "/nonexistent/model"],
+            &["/nonexistent/model"],
+        ),
+        (
+            &["embed", "x", "--model", ""],
+            &["--model", "ROPEWAY_MODEL", "tools/fetch-model"],
+        ),
+        (&["embed", "x", "--ditch"], &["--ditch", "ropeway embed --help"]),
+        (&["ditch"], &["ditch", "ropeway --help"]),
+        (&[], &["--help"]),
+        (&["chunks", "--by", "sentences", "--size", "5"], &["--by tokens"]),
+        (&["rank", "q", "--top-k", "0"], &["from 1"]),
+    ] {
+        let place = Place::new(&[]);
+        let code = if arguments.contains(&"missing/out") { 3 } else { 2 };
+        place.run(arguments).fails(code, parts);
+        assert_eq!(place.names(), [""; 0], "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_has_examples_and_version_is_there() {
+    for command in [
+        &["embed"][..],
+        &["rank"],
+        &["chunks"],
+        &["models"],
+        &["models", "info"],
+        &["models", "verify"],
+        &["models", "pull"],
+        &["devices"],
+        &["completions"],
+        &[],
+    ] {
+        let arguments: Vec<&str> = command.iter().copied().chain(["--help"]).collect();
+        let ended = ropeway(&arguments, b"");
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+        assert!(ended.out.contains("Examples:"), "{command:?}: {}", ended.out);
+    }
+    let ended = ropeway(&["--help"], b"");
+    assert!(ended.out.contains("Exit codes:") && ended.out.contains("ROPEWAY_MODEL"));
+    assert_eq!(
+        ropeway(&["--version"], b"").out,
+        format!("ropeway {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    assert!(ropeway(&["completions", "bash"], b"").out.contains("_ropeway()"));
+    assert!(ropeway(&["devices"], b"").out.to_lowercase().contains("cpu"));
+}
+
+#[test]
+fn rank_puts_the_nearest_first() {
+    let text = "the red cat\n\n\u{6c34}\u{6e29} is low\nthe red cat sleeps\nsomething else\n";
+    let place = Place::new(&[
+        ("a.txt", text.as_bytes()),
+        ("b.jsonl", b"{\"id\": 7, \"text\": \"in json\"}\n"),
+    ]);
+    let same = ["--query-task", "separation", "--passage-task", "separation"];
+    let arguments: Vec<&str> = ["rank", "the red cat", "a.txt", "b.jsonl"]
+        .iter()
+        .chain(&same)
+        .copied()
+        .collect();
+    let rows = place.run(&arguments).lines();
+    assert_eq!(rows.len(), 5);
+    assert_eq!(rows[0]["id"], "a.txt:1");
+    assert_eq!(rows[0]["text"], "the red cat");
+    assert!((rows[0]["score"].as_f64().unwrap() - 1.0).abs() < 1e-5);
+    let scores: Vec<f64> = rows.iter().map(|row| row["score"].as_f64().unwrap()).collect();
+    assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
+    let ranks: Vec<u64> = rows.iter().map(|row| row["rank"].as_u64().unwrap()).collect();
+    assert_eq!(ranks, [1, 2, 3, 4, 5]);
+    assert!(rows.iter().any(|row| row["id"] == 7));
+    assert_eq!(place.run(&["rank", "q", "a.txt", "-k", "2"]).lines().len(), 2);
+    let passages = place.run(&["rank", "q", "a.txt", "--passages"]).lines();
+    assert_eq!(passages.len(), 2);
+    assert!(passages.iter().any(|row| row["id"] == "a.txt:3" && row["text"] == text.split_once("\n\n").unwrap().1.trim_end()));
+    let ended = place.run(&["rank", "q", "missing", "a.txt"]);
+    assert_eq!((ended.code, ended.json().len()), (Some(1), 4));
+    ended.says(&["missing: No such file"]);
+}
+
+#[test]
+fn documents_are_chunked() {
+    let text = "First things first. \u{6c34} comes second. The third sentence is here.\n";
+    let place = Place::new(&[("doc.txt", text.as_bytes())]);
+    let rows = place.run(&["chunks", "doc.txt"]).lines();
+    assert!(rows.len() > 1);
+    let points: Vec<char> = text.chars().collect();
+    for row in &rows {
+        let at = |key: &str| row[key].as_u64().unwrap() as usize;
+        assert_eq!(
+            row["text"],
+            points[at("start")..at("end")].iter().collect::<String>()
+        );
+        assert_eq!(floats(&row["embedding"]).len(), hidden());
+    }
+    // The same chunks as `embed` makes.
+    let lines = format!("{}\n", serde_json::json!({"text": text, "chunk_sentences": true}));
+    let embedded = ropeway(&["embed", "--input", "jsonl"], lines.as_bytes()).lines();
+    assert_eq!(embedded[0]["chunks"][0]["embedding"], rows[0]["embedding"]);
+    let tokens = place.run(&["chunks", "doc.txt", "--size", "4"]).lines();
+    assert!(tokens.len() > 2);
+    let ranked = place
+        .run(&["chunks", "doc.txt", "--query", "second", "-k", "2"])
+        .lines();
+    assert_eq!(ranked.len(), 2);
+    assert!(ranked[0]["score"].as_f64() >= ranked[1]["score"].as_f64());
+    assert_eq!(ropeway(&["chunks"], text.as_bytes()).lines().len(), rows.len());
+    fs::write(place.path("bad.txt"), b"good\n\xff\n").unwrap();
+    place
+        .run(&["chunks", "bad.txt"])
+        .fails(1, &["bad.txt:2: invalid UTF-8"]);
+    place
+        .run(&["chunks", "missing.txt"])
+        .fails(1, &["missing.txt: No such file"]);
+}
+
+#[test]
+fn models_are_described_and_verified() {
+    let info = info();
+    assert!(info["parameters"].as_u64().unwrap() > 0);
+    assert!(
+        info["tasks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|task| task["name"] == "retrieval.query")
+    );
+    let table = ropeway(&["models", "info"], b"").out;
+    assert!(table.contains("Matryoshka sizes") && table.contains("retrieval.query"));
+    let ended = ropeway(&["models", "verify"], b"");
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(ended.out.contains("all finite"));
+    let place = Place::new(&[]);
+    let pulled = place.run(&["models", "pull", test_model().to_str().unwrap()]);
+    assert_eq!(pulled.out.trim_end(), test_model().to_str().unwrap());
+    place.run(&["models", "info", "."]).fails(2, &["config.json"]);
+}
