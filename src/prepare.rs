@@ -5,12 +5,15 @@ use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::model::adapter::{AdapterTable, list};
 use crate::output::{Chunk, Embedding, Output, Vector};
-use crate::request::{Embed, Encoding, Input, Pooling, Request, Weights};
+use crate::request::{Embed, Encoding, Input, Pooling, Request, Weights, Windows};
 use crate::text::chunk::{self, Span, Window};
 use crate::text::{TextPipeline, Tokens};
 
 /// Late chunking without a task uses this one where the model has it.
 const CHUNKING_TASK: &str = "retrieval.passage";
+
+/// The largest weight of an adapter in a mixture, either way.
+const LARGEST_WEIGHT: f32 = 1000.0;
 
 /// What is needed to understand a request.
 pub struct Preparer<'a> {
@@ -205,9 +208,11 @@ impl Preparer<'_> {
     fn mixture(&self, parts: &[(String, f32)]) -> Result<Mixture> {
         let mut mixture = Mixture::new();
         for (name, weight) in parts {
-            if !weight.is_finite() {
+            // Far outside what mixing means, and bounded so that no product overflows.
+            if !(-LARGEST_WEIGHT..=LARGEST_WEIGHT).contains(weight) {
                 return Err(Error::request(format!(
-                    "the weight of adapter `{name}` is {weight}; wanted a finite number"
+                    "the weight of adapter `{name}` is {weight:?}; wanted a finite number from -{LARGEST_WEIGHT} to \
+                     {LARGEST_WEIGHT}"
                 )));
             }
             let slot = self.adapters.find(name).ok_or_else(|| {
@@ -275,7 +280,11 @@ impl Preparer<'_> {
 
     fn windows(&self, options: &Embed, count: usize) -> Result<Vec<Window>> {
         let limit = self.config.max_tokens;
-        let (size, overlap) = (options.windows.size.unwrap_or(limit), options.windows.overlap);
+        let (size, mut overlap) = (options.windows.size.unwrap_or(limit), options.windows.overlap);
+        if options.windows == Windows::default() {
+            // Nothing was asked for, and the default is all of a context of 256.
+            overlap = overlap.min(size / 2);
+        }
         if size == 0 || size > limit {
             return Err(Error::request(format!(
                 "windows of {size} tokens; the model takes 1 to {limit}"

@@ -118,7 +118,8 @@ pub struct Windows {
 }
 
 impl Default for Windows {
-    /// The model's limit, overlapping by 256 tokens, as jina-embeddings-v3's authors do.
+    /// The model's limit, overlapping by 256 tokens, as jina-embeddings-v3's authors do; by half the
+    /// limit where that is less.
     fn default() -> Self {
         Windows {
             size: None,

@@ -91,7 +91,7 @@ impl<'d> Fields<'d> {
                 .filter(|name| ["normalize", "truncate"].contains(name));
             let name = name.unwrap_or(&key).to_owned();
             if seen.contains(&name) {
-                return Err(Error::Request(format!("key `{written}`: given twice")));
+                return Err(Error::Request(format!("key `{}`: given twice", shorten(written))));
             }
             seen.push(name);
             self.read_one(&key, raw)?;
@@ -271,11 +271,15 @@ pub fn check_mixture(mixture: &[(String, f32)]) -> Result<()> {
     for (i, (name, weight)) in mixture.iter().enumerate() {
         if !weight.is_finite() {
             return Err(Error::Request(format!(
-                "adapters: the weight of `{name}` is {weight}; wanted a finite number"
+                "adapters: the weight of `{}` is {weight}; wanted a finite number",
+                shorten(name)
             )));
         }
         if mixture[..i].iter().any(|(other, _)| other == name) {
-            return Err(Error::Request(format!("adapters: `{name}` is given twice")));
+            return Err(Error::Request(format!(
+                "adapters: `{}` is given twice",
+                shorten(name)
+            )));
         }
     }
     Ok(())
@@ -293,10 +297,18 @@ fn wrong(key: &str, wanted: &str, raw: &RawValue) -> Error {
     ))
 }
 
+/// The beginning of a text of the user's, on one line whatever is in it.
 fn shorten(text: &str) -> String {
     const LENGTH: usize = 60;
-    let mut start: String = text.chars().take(LENGTH).collect();
-    if start.len() < text.len() {
+    let mut start = String::new();
+    for c in text.chars().take(LENGTH) {
+        if c.is_control() {
+            start.extend(c.escape_default());
+        } else {
+            start.push(c);
+        }
+    }
+    if text.chars().nth(LENGTH).is_some() {
         start.push('…');
     }
     start

@@ -455,12 +455,15 @@ impl PeftSettings {
             .get("r")
             .and_then(Value::as_u64)
             .filter(|r| (1..=4096).contains(r));
-        let rank = rank.ok_or_else(|| error("r is missing or not from 1 to 4096".into()))? as usize;
+        let rank = rank.ok_or_else(|| {
+            let found = json.get("r").map_or("missing".into(), Value::to_string);
+            error(format!("r is {found}; wanted 1 to 4096"))
+        })? as usize;
         let alpha = json
             .get("lora_alpha")
             .and_then(Value::as_f64)
-            .filter(|a| a.is_finite());
-        let alpha = alpha.ok_or_else(|| error("lora_alpha is missing or not a number".into()))?;
+            .filter(|a| a.abs() <= f64::from(f32::MAX));
+        let alpha = alpha.ok_or_else(|| error("lora_alpha is missing or not a finite number".into()))?;
         // Rank-stabilised LoRA, arXiv 2312.03732.
         let stabilised = json.get("use_rslora").and_then(Value::as_bool) == Some(true);
         let divisor = if stabilised {

@@ -115,6 +115,8 @@ mod limit {
     pub const POSITIONS: usize = 1 << 20;
     pub const TYPES: usize = 1 << 10;
     pub const RANK: usize = 1 << 12;
+    /// Positions times head size: 1 GiB of sines and cosines.
+    pub const ROTARY: usize = 1 << 28;
 }
 
 impl ModelConfig {
@@ -152,7 +154,7 @@ impl ModelConfig {
             Some(if family == Family::Bert { 1e-12 } else { 1e-5 }),
         )?;
         if !(0.0..=0.1).contains(&eps) {
-            return Err(config.error(format!("layer_norm_eps is {eps}; wanted 0 to 0.1")));
+            return Err(config.error(format!("layer_norm_eps is {eps:?}; wanted 0 to 0.1")));
         }
         let rows = config.size("max_position_embeddings", limit::POSITIONS)?;
         let pad = config.optional_size("pad_token_id", limit::VOCAB)?;
@@ -168,7 +170,14 @@ impl ModelConfig {
                 _ => config.rope_theta()?,
             };
             if !(base > 1.0 && base < 1e12) {
-                return Err(config.error(format!("the rotary base is {base}; wanted 1 to 1e12")));
+                return Err(config.error(format!("the rotary base is {base:?}; wanted 1 to 1e12")));
+            }
+            // No tensor of the file vouches for the number of positions.
+            if rows * head_dim > limit::ROTARY {
+                return Err(config.error(format!(
+                    "max_position_embeddings is {rows}; with heads of {head_dim}, wanted up to {}",
+                    limit::ROTARY / head_dim
+                )));
             }
             Positions::Rotary { base: base as f32 }
         } else {
@@ -205,6 +214,9 @@ impl ModelConfig {
             (None, Some(Value::String(p))) if p == "cls" => Pooling::Cls,
             (None, Some(Value::String(p))) if p != "mean" => {
                 return Err(config.error(format!("emb_pooler is \"{p}\"; wanted null, \"mean\" or \"cls\"")));
+            }
+            (None, Some(other)) if !other.is_null() && !other.is_string() => {
+                return Err(config.error(format!("emb_pooler is {other}; wanted null, \"mean\" or \"cls\"")));
             }
             _ => Pooling::Mean,
         };
@@ -404,8 +416,8 @@ impl Fields<'_> {
                 }
                 let rank = self.size("lora_rank", limit::RANK)?;
                 let alpha = self.float("lora_alpha", None)?;
-                if !(alpha.is_finite() && alpha > 0.0) {
-                    return Err(self.error(format!("lora_alpha is {alpha}; wanted a positive number")));
+                if !(alpha > 0.0 && alpha <= f64::from(f32::MAX)) {
+                    return Err(self.error(format!("lora_alpha is {alpha:?}; wanted a positive number")));
                 }
                 let tasks = names
                     .iter()
@@ -520,6 +532,13 @@ impl SentenceTransformers {
             match kind(module).as_str() {
                 "Pooling" => {
                     let sub = module.get("path").and_then(Value::as_str).unwrap_or("1_Pooling");
+                    // A list of modules is not to reach outside its folder.
+                    if sub.contains(['/', '\\']) || sub == ".." {
+                        return Err(Error::model(
+                            path,
+                            format!("the module path `{sub}` is not a plain folder name"),
+                        ));
+                    }
                     let path = folder.join(sub).join("config.json");
                     self.pooling = Some(read_pooling(&path)?);
                 }

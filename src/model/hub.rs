@@ -1,5 +1,6 @@
 //! From a folder or a hub id to a folder: the hub's local cache first, then a download into it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::Progress;
@@ -69,7 +70,8 @@ fn parse_id(model: &str) -> Option<(&str, &str)> {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
     };
-    (plain(owner) && plain(name) && !revision.is_empty()).then_some((id, revision))
+    // A branch may hold slashes (`refs/pr/1`); as a part of the cache's paths it stays inside them.
+    (plain(owner) && plain(name) && revision.split('/').all(plain)).then_some((id, revision))
 }
 
 /// The snapshot folder, if everything is there. Weights are downloaded last, so that where they
@@ -105,19 +107,61 @@ fn download(id: &str, api: &ApiRepo, cache: &CacheRepo, progress: OnProgress<'_>
     files.sort_by_key(|name| (is_root_weights(name), name.clone()));
     for name in &files {
         if cache.get(name).is_none() {
-            api.download_with_progress(
-                name,
-                Bar {
-                    file: name,
-                    done: 0,
-                    total: 0,
-                    report: &mut *progress,
-                },
-            )
-            .map_err(|e| explain(id, name, e))?;
+            fetch(api, cache, name, &mut *progress).map_err(|e| explain(id, name, e))?;
         }
     }
     cached(cache).ok_or_else(|| hub_error(id, "was downloaded, but lacks config.json or some of its weights"))
+}
+
+/// Downloads one file, going on where an earlier attempt was cut off.
+fn fetch(api: &ApiRepo, cache: &CacheRepo, name: &str, progress: OnProgress<'_>) -> Result<(), ApiError> {
+    let mut retried = false;
+    loop {
+        let mut bar = Bar {
+            file: name,
+            done: 0,
+            total: 0,
+            report: &mut *progress,
+        };
+        let problem = match api.download_with_progress(name, &mut bar) {
+            Ok(path) => {
+                let length = path.metadata()?.len();
+                if length == bar.total as u64 {
+                    return Ok(());
+                }
+                // The client takes whatever came for the whole. Nothing of it is to stay in the cache.
+                if let Ok(blob) = path.canonicalize() {
+                    std::fs::remove_file(blob)?;
+                }
+                std::fs::remove_file(&path)?;
+                let problem = format!("{length} of {} bytes came", bar.total);
+                ApiError::IoError(io::Error::new(io::ErrorKind::UnexpectedEof, problem))
+            }
+            Err(problem) => problem,
+        };
+        // A part that is whole already, or longer, cannot be gone on with: it is fetched anew.
+        let stuck = matches!(problem, ApiError::InvalidResume) || problem.to_string().contains("416");
+        if !stuck || retried {
+            return Err(problem);
+        }
+        retried = true;
+        drop_parts(cache)?;
+    }
+}
+
+/// Removes what cut-off downloads left of a model's files.
+fn drop_parts(cache: &CacheRepo) -> io::Result<()> {
+    let snapshot = cache.pointer_path("any");
+    let Some(repo) = snapshot.parent().and_then(Path::parent) else {
+        return Ok(());
+    };
+    for entry in std::fs::read_dir(repo.join("blobs"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "part") {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The files the engine reads.
@@ -139,7 +183,7 @@ fn wanted(name: &str) -> bool {
             "config.json" => folder
                 .split_once('_')
                 .is_some_and(|(n, _)| n.parse::<u32>().is_ok()),
-            "adapter_config.json" | "adapter_model.safetensors" => true,
+            "adapter_config.json" | "adapter_model.safetensors" => !folder.starts_with('.'),
             _ => false,
         },
     }
@@ -166,12 +210,27 @@ fn explain(id: &str, what: &str, error: ApiError) -> Error {
         "; the model is gated or does not exist: accept its terms on the hub and set HF_TOKEN"
     } else if text.contains("404") {
         "; check the id and the revision"
+    } else if is_cut(&error) {
+        "; the connection broke off: try again, what came is kept"
     } else if matches!(error, ApiError::IoError(_) | ApiError::LockAcquisition(_)) {
         "; check the cache folder (HF_HOME): is it writable, is the disk full, is another download running?"
     } else {
         "; check the network (HF_ENDPOINT, proxy), or give the folder of a copy of the model"
     };
     hub_error(id, format!("{what} cannot be had from the hub: {text}{way_out}"))
+}
+
+/// Whether reading from the network failed, not writing to the disk.
+fn is_cut(error: &ApiError) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
+    let cut = [
+        UnexpectedEof,
+        ConnectionReset,
+        ConnectionAborted,
+        BrokenPipe,
+        TimedOut,
+    ];
+    matches!(error, ApiError::IoError(e) if cut.contains(&e.kind()))
 }
 
 struct Bar<'a> {
@@ -181,7 +240,7 @@ struct Bar<'a> {
     report: OnProgress<'a>,
 }
 
-impl Progress for Bar<'_> {
+impl Progress for &mut Bar<'_> {
     fn init(&mut self, size: usize, _: &str) {
         self.total = size;
         (self.report)(self.file, 0, size);
@@ -209,7 +268,17 @@ mod tests {
         );
         assert_eq!(parse_id("a/b@v1.0"), Some(("a/b", "v1.0")));
         for path in [
-            "model", "./model", "../a/b", "/a/b", "a/b/c", "a/", "a/b@", "a b/c",
+            "model",
+            "./model",
+            "../a/b",
+            "/a/b",
+            "a/b/c",
+            "a/",
+            "a/b@",
+            "a b/c",
+            "a/b@..",
+            "a/b@/c",
+            "a/b@c/../d",
         ] {
             assert_eq!(parse_id(path), None, "{path}");
         }
@@ -230,6 +299,7 @@ mod tests {
             "README.md",
             "openvino/config.json",
             "a/b/config.json",
+            "../adapter_model.safetensors",
         ];
         assert!(yes.iter().all(|name| wanted(name)));
         assert!(!no.iter().any(|name| wanted(name)));
