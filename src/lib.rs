@@ -42,6 +42,11 @@
 //! step by step.
 #![warn(missing_docs)]
 
+// The README's example is compiled with the doc-tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod batch;
 mod cost;
 mod cpu;
