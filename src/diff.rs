@@ -13,7 +13,7 @@ use crate::batch::Batch;
 use crate::cpu::naive;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::plan::{BufferId, Plan, Variant};
+use crate::plan::{BufferId, Plan, Site, Variant};
 use crate::request::Request;
 
 /// What runs the plan.
@@ -71,16 +71,21 @@ impl Difference {
     pub fn within(&self) -> bool {
         self.max_abs <= self.tolerance * self.scale
     }
+
+    /// `max_abs / scale`, or `max_abs` where all of the right side is zero.
+    pub fn relative(&self) -> f64 {
+        if self.scale > 0.0 {
+            self.max_abs / self.scale
+        } else {
+            self.max_abs
+        }
+    }
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = if self.within() { "ok" } else { "DIFFERS" };
-        let relative = if self.scale > 0.0 {
-            self.max_abs / self.scale
-        } else {
-            self.max_abs
-        };
+        let relative = self.relative();
         write!(
             f,
             "{verdict:7} step {:3} {} -> {}: max |difference| {:.3e}, relative {relative:.3e} (tolerance {:.0e})",
@@ -90,9 +95,11 @@ impl fmt::Display for Difference {
 }
 
 /// Runs both sides and compares them after every step, in order.
+///
+/// Fails if a request is bad, or if the sides' tokens, model sizes or loaded adapters are not alike.
 pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
-    let (plan, right_batch) = right.engine.plan_of(right.requests)?;
     let (_, left_batch) = left.engine.plan_of(left.requests)?;
+    let (_, right_batch) = right.engine.plan_of(right.requests)?;
     if left_batch.cu_seqlens != right_batch.cu_seqlens
         || left_batch.output_rows() != right_batch.output_rows()
     {
@@ -117,6 +124,22 @@ pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
             "the two sides' models have different sizes".into(),
         ));
     }
+    let (mut shape, left_shape) = (right_batch.shape(), left_batch.shape());
+    let columns = |batch: &Batch| Site::ALL.map(|site| batch.adapters.columns(site));
+    if columns(&left_batch) != columns(&right_batch) && (shape.adapted || left_shape.adapted) {
+        return Err(Error::Request(
+            "the two sides have different adapters loaded, so their down-projections cannot be compared; load the same \
+             ones on both"
+                .into(),
+        ));
+    }
+    // Adapters of either side need their steps.
+    shape.adapted |= left_shape.adapted;
+    let plan = Plan::cpu(
+        right.engine.model(),
+        shape,
+        columns(&right_batch).map(|(_, total)| total),
+    );
     let mut wanted: HashMap<(usize, BufferId), Vec<f64>> = HashMap::new();
     run(right, &plan, &right_batch, &mut |step, id, data| {
         wanted.insert((step, id), data);
@@ -145,7 +168,8 @@ pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
     Ok(differences)
 }
 
-/// Runs one side by itself; `seen` gets every buffer, as the plan prints it, and its contents.
+/// Runs one side by itself; `seen` gets every buffer, as the plan prints it, and its contents. The
+/// engine's lane is in use meanwhile: `seen` must not call the engine.
 pub fn trace(side: &Side<'_>, seen: &mut dyn FnMut(&str, &[f64])) -> Result<()> {
     let (plan, batch) = side.engine.plan_of(side.requests)?;
     run(side, &plan, &batch, &mut |_, id, data| {

@@ -138,8 +138,8 @@ impl EngineBuilder {
     }
 }
 
-/// Measured on MiniLM and jina-embeddings-v3 shapes: below, weights are read more often than
-/// needed; above, activations fall out of the cache.
+/// Small, for the memory: mixed lengths on MiniLM and jina-embeddings-v3 shapes ran equally fast,
+/// within the noise, with 256 to 8192 tokens at once (two AVX-512 cores).
 const DEFAULT_BATCH_TOKENS: usize = 2048;
 
 /// A model, ready to embed. It can be shared between threads; calls wait for one another only
@@ -181,13 +181,13 @@ impl Engine {
     }
 
     fn new(folder: &Path, threads: usize, lanes: usize, batch_tokens: usize) -> Result<Engine> {
-        let mut model = Model::open(folder)?;
-        let text = TextPipeline::open(folder)?;
         let tokenizers = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("ropeway-text-{i}"))
             .build()
             .map_err(|e| Error::Internal(format!("threads cannot be started: {e}")))?;
+        let mut model = tokenizers.install(|| Model::open(folder))?;
+        let text = TextPipeline::open(folder)?;
         let cpu = Cpu::new(&model, threads);
         let adapters = AdapterTable::new(std::mem::take(&mut model.adapters));
         let lanes = Lanes::new((0..lanes).map(|_| cpu::Lane::new(threads / lanes)).collect());
@@ -262,7 +262,7 @@ impl Engine {
             .zip(failed)
             .map(|((prepared, rows), failed)| match failed {
                 Some(problem) => Err(Error::Internal(problem)),
-                None => Ok(prepared?.finish(rows)),
+                None => prepared?.finish(rows),
             })
             .collect()
     }
@@ -350,11 +350,6 @@ impl Engine {
             arena,
             lanes: self.lanes.count,
         }
-    }
-
-    /// The plan of these requests if they all go through at once, for people.
-    pub fn plan_text(&self, requests: &[Request<'_>]) -> Result<String> {
-        Ok(self.plan_of(requests)?.0.to_string())
     }
 
     /// Floating-point operations and bytes that these requests need at the least, all at once.

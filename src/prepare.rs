@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::model::adapter::{AdapterTable, list};
 use crate::output::{Chunk, Embedding, Output, Vector};
-use crate::request::{Embed, Encoding, Input, Pooling, Request, Weights, Windows};
+use crate::request::{Embed, Encoding, Input, Pooling, Request, Weights};
 use crate::text::chunk::{self, Span, Window};
 use crate::text::{TextPipeline, Tokens};
 
@@ -120,6 +120,14 @@ impl Preparer<'_> {
             Input::Text(text) => chunk::of_text(text, &tokens, chunking)?,
             Input::Ids(ids) => chunk::of_ids(ids.len(), chunking)?,
         };
+        // So that outputs, like everything else of a pass, are bounded by its tokens.
+        if spans.len() > tokens.ids.len() {
+            return Err(Error::request(format!(
+                "{} spans for {} tokens; wanted no more spans than the input has tokens",
+                spans.len(),
+                tokens.ids.len()
+            )));
+        }
         let windows = self.windows(options, tokens.ids.len())?;
         let (sequences, pieces) =
             chunk_sequences(&tokens.ids, &mixture, &spans, &windows, dimensions, normalize);
@@ -280,22 +288,21 @@ impl Preparer<'_> {
 
     fn windows(&self, options: &Embed, count: usize) -> Result<Vec<Window>> {
         let limit = self.config.max_tokens;
-        let (size, mut overlap) = (options.windows.size.unwrap_or(limit), options.windows.overlap);
-        if options.windows == Windows::default() {
-            // Nothing was asked for, and the default is all of a context of 256.
-            overlap = overlap.min(size / 2);
-        }
+        let size = options.windows.size.unwrap_or(limit);
         if size == 0 || size > limit {
             return Err(Error::request(format!(
                 "windows of {size} tokens; the model takes 1 to {limit}"
             )));
         }
-        if count > size && overlap >= size {
+        let overlap = options.windows.overlap.unwrap_or(256.min(size / 2));
+        // With more, a document would go through the model more than 16 times.
+        let most = size - size.div_ceil(16);
+        if overlap > most {
             return Err(Error::request(format!(
-                "windows of {size} tokens cannot overlap by {overlap}; wanted less than the size"
+                "windows of {size} tokens cannot overlap by {overlap}; wanted up to {most}"
             )));
         }
-        Ok(chunk::windows(count, size, overlap.min(size - 1)))
+        Ok(chunk::windows(count, size, overlap))
     }
 }
 
@@ -347,7 +354,13 @@ fn chunk_sequences(
 
 impl Prepared {
     /// Puts the result together from the rows of all its sequences' pools, in order.
-    pub fn finish(self, mut rows: Vec<Vec<f32>>) -> Embedding {
+    pub fn finish(self, mut rows: Vec<Vec<f32>>) -> Result<Embedding> {
+        if rows.iter().flatten().any(|x| !x.is_finite()) {
+            return Err(Error::request(
+                "the embedding has numbers that are not finite: the model's weights or an adapter's are broken (`ropeway \
+                 models verify` checks a model's) or the adapters' weights too large",
+            ));
+        }
         let encode = |row: &Vec<f32>| Vector::encode(row, self.encoding);
         let output = match self.shape {
             Shape::Vector => Output::Vector(encode(&rows[0])),
@@ -382,11 +395,11 @@ impl Prepared {
                 Output::Chunks(spans.iter().zip(&vectors).map(chunk).collect())
             }
         };
-        Embedding {
+        Ok(Embedding {
             output,
             tokens: self.tokens,
             truncated: self.truncated,
-        }
+        })
     }
 }
 

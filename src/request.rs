@@ -109,23 +109,14 @@ pub enum Chunking {
 }
 
 /// The windows a document longer than the context goes through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Windows {
     /// Tokens per window; `None` is the model's limit.
     pub size: Option<usize>,
-    /// Tokens by which a window overlaps the one before; their second outputs are dropped.
-    pub overlap: usize,
-}
-
-impl Default for Windows {
-    /// The model's limit, overlapping by 256 tokens, as jina-embeddings-v3's authors do; by half the
-    /// limit where that is less.
-    fn default() -> Self {
-        Windows {
-            size: None,
-            overlap: 256,
-        }
-    }
+    /// Tokens by which a window overlaps the one before, at most 15/16 of it; their second outputs are
+    /// dropped. `None` is 256, as jina-embeddings-v3's authors have it, or half the window if that is
+    /// less.
+    pub overlap: Option<usize>,
 }
 
 /// The form of the numbers handed back, made after truncation and normalisation.
@@ -212,7 +203,7 @@ impl Embed {
     pub fn windows(mut self, size: usize, overlap: usize) -> Self {
         self.windows = Windows {
             size: Some(size),
-            overlap,
+            overlap: Some(overlap),
         };
         self
     }

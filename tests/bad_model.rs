@@ -457,6 +457,30 @@ fn files_beside_the_weights_are_checked() {
                 &["config.json"],
             ),
             (
+                "module of another kind",
+                |m| {
+                    let modules =
+                        json!([{"type": "sentence_transformers.models.LayerNorm", "path": "2_LayerNorm"}]);
+                    fs::write(m.join("modules.json"), modules.to_string()).unwrap();
+                },
+                &["modules.json", "LayerNorm module"],
+            ),
+            (
+                "prompt left out of the mean",
+                |m| set_key(&m.join("1_Pooling/config.json"), "include_prompt", json!(false)),
+                &["1_Pooling/config.json", "include_prompt"],
+            ),
+            (
+                "lower case outside the tokenizer",
+                |m| fs::write(m.join("sentence_bert_config.json"), "{\"do_lower_case\": true}").unwrap(),
+                &["sentence_bert_config.json", "do_lower_case"],
+            ),
+            (
+                "a default size",
+                |m| set_key(&m.join("config.json"), "truncate_dim", json!(8)),
+                &["config.json", "truncate_dim is 8"],
+            ),
+            (
                 "modules no list",
                 |m| fs::write(m.join("modules.json"), "{}").unwrap(),
                 &["modules.json", "list"],
@@ -668,6 +692,24 @@ fn broken_peft_adapters_are_refused() {
         });
     }
     let cases: &[Breakage] = &[
+        (
+            "packed and separate queries",
+            |a| {
+                tensors(a, |t| {
+                    let (first, second) = (t[A].clone(), t[B].clone());
+                    for module in ["mixer.Wqkv", "attention.self.key"] {
+                        let mut b = second.clone();
+                        if module == "mixer.Wqkv" {
+                            b.shape[0] *= 3;
+                            b.bytes = b.bytes.repeat(3);
+                        }
+                        t.insert(A.replace("attention.self.query", module), first.clone());
+                        t.insert(B.replace("attention.self.query", module), b);
+                    }
+                })
+            },
+            &[FILE, "layer 0", "Wqkv"],
+        ),
         (
             "no config",
             |a| fs::remove_file(a.join(CONFIG)).unwrap(),
@@ -1095,7 +1137,7 @@ fn bad_requests() -> Vec<BadRequest> {
             "all overlap",
             Ok(long),
             Embed::default().chunks(Chunking::Sentences).windows(8, 8),
-            &["overlap by 8", "less"],
+            &["overlap by 8", "wanted up to"],
         ),
         (
             "absurd overlap",

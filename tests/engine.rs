@@ -112,6 +112,99 @@ fn every_family_type_and_odd_shape_agrees_with_float64() {
     agrees_with_float64(&open(&odd), &mixed_requests(&options, &[1, 9, 40, 3, 17]));
 }
 
+/// A small deterministic generator: the next number below `limit`.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % limit
+    }
+}
+
+/// Models of random shapes, batches of random lengths and options: each against float64, and each
+/// result alone against the same in its batch. `tools/test --all` tries many more.
+#[test]
+fn random_shapes_agree_with_float64_and_with_themselves() {
+    let all = std::env::var_os("ROPEWAY_TEST_ALL").is_some();
+    for seed in 0..if all { 300 } else { 6 } {
+        let mut random = Random(seed);
+        let family = [Family::Jina, Family::Bert, Family::XlmRoberta][random.below(3)];
+        let path = model("random", |spec| {
+            spec.family = family;
+            spec.heads = 1 + random.below(5);
+            spec.hidden = spec.heads * 2 * (1 + random.below(40));
+            spec.ffn = 1 + random.below(300);
+            spec.layers = 1 + random.below(3);
+            spec.rank = 1 + random.below(16);
+            spec.dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][random.below(3)];
+            let layout = [Layout::Hub, Layout::Native][random.below(2)];
+            spec.layout = if family == Family::Jina {
+                layout
+            } else {
+                Layout::Hub
+            };
+            spec.seed = seed;
+        });
+        let engine = Engine::builder()
+            .device(Device::Cpu)
+            .threads(1 + random.below(4))
+            .open(&path)
+            .unwrap();
+        let tasks: Vec<String> = engine
+            .model()
+            .task_names()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        let options: Vec<Embed> = (0..5)
+            .map(|_| {
+                let mut options = match tasks.len() {
+                    0 => Embed::default(),
+                    n => {
+                        let (a, b) = (random.below(n), random.below(n));
+                        match random.below(3) {
+                            0 => Embed::default(),
+                            1 => Embed::task(&tasks[a]),
+                            _ if a == b => Embed::mixture([(&tasks[a], 0.4)]),
+                            _ => Embed::mixture([(&tasks[a], 1.5), (&tasks[b], -0.5)]),
+                        }
+                    }
+                };
+                options.pooling = [None, Some(Pooling::Cls), Some(Pooling::None)][random.below(3)];
+                options.normalize = Some(random.below(2) == 0);
+                options.any_dimensions(1 + random.below(engine.model().hidden_size))
+            })
+            .collect();
+        let lengths: Vec<usize> = (0..1 + random.below(7)).map(|_| 1 + random.below(200)).collect();
+        let requests = mixed_requests(&options, &lengths);
+        let side = |executor| Side {
+            engine: &engine,
+            executor,
+            requests: &requests,
+        };
+        for difference in compare(&side(Executor::Cpu), &side(Executor::Naive)).unwrap() {
+            // Narrow rows can be nearly constant, and LayerNorm then divides by next to nothing: up to
+            // ten times the error that wide ones have.
+            assert!(
+                difference.max_abs <= 3e-5 * difference.scale,
+                "seed {seed}: {difference}"
+            );
+        }
+        let together = engine.embed_batch(&requests);
+        for (request, together) in requests.iter().zip(together) {
+            let alone = engine
+                .embed_batch(std::slice::from_ref(request))
+                .remove(0)
+                .unwrap();
+            assert_eq!(alone, together.unwrap(), "seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn a_result_depends_on_its_own_input_alone() {
     let engine = open(jina());
@@ -269,12 +362,10 @@ fn normalised_mean(rows: &[Vec<f32>], dimensions: usize) -> Vec<f64> {
 #[track_caller]
 fn close(got: &[f32], want: &[f64]) {
     assert_eq!(got.len(), want.len());
-    let worst = got
-        .iter()
-        .zip(want)
-        .map(|(&a, &b)| (f64::from(a) - b).abs())
-        .fold(0.0, f64::max);
-    assert!(worst < 1e-6, "off by {worst}");
+    for (&a, &b) in got.iter().zip(want) {
+        // Written so that NaN fails.
+        assert!((f64::from(a) - b).abs() < 1e-6, "{a} is not {b}");
+    }
 }
 
 #[test]
@@ -428,6 +519,75 @@ fn encodings_hold_the_same_vector() {
     for encoding in [Encoding::F16, Encoding::Int8, Encoding::Binary, Encoding::Base64] {
         assert_eq!(embed(encoding), Vector::encode(exact.as_f32().unwrap(), encoding));
     }
+}
+
+#[test]
+fn a_difference_on_either_side_is_found() {
+    let engine = open(jina());
+    let (base, task) = ([Embed::default()], [Embed::task("separation")]);
+    let (base, task) = (mixed_requests(&base, &[20]), mixed_requests(&task, &[20]));
+    let side = |requests| Side {
+        engine: &engine,
+        executor: Executor::Cpu,
+        requests,
+    };
+    for (left, right) in [(&base, &task), (&task, &base)] {
+        let differences = compare(&side(left), &side(right)).unwrap();
+        let first = differences.iter().find(|d| !d.within()).unwrap();
+        assert_eq!(first.step, 0, "{first}");
+    }
+    // An adapter on q alone: the embeddings agree, and its down-projection is the first to differ.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("engine-query-adapter");
+    let spec = AdapterSpec {
+        targets: vec!["q_proj".to_owned()],
+        force: true,
+        ..AdapterSpec::new(jina())
+    };
+    model_maker::write_adapter(&spec, &folder).unwrap();
+    let other = open(jina());
+    engine.add_adapter("mine", &folder).unwrap();
+    let mine = [Embed::task("mine")];
+    let mine = mixed_requests(&mine, &[20]);
+    for (left, right) in [(&base, &mine), (&mine, &base)] {
+        let differences = compare(&side(left), &side(right)).unwrap();
+        let first = differences.iter().find(|d| !d.within()).unwrap();
+        assert!(first.name.contains("LoraDown(Qkv)"), "{first}");
+    }
+    // Engines with different adapters loaded cannot be compared on inputs that use any.
+    let left = Side {
+        engine: &other,
+        executor: Executor::Cpu,
+        requests: &base,
+    };
+    assert!(
+        compare(&left, &side(&mine))
+            .unwrap_err()
+            .to_string()
+            .contains("different adapters")
+    );
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_an_error_and_not_a_result() {
+    let engine = open(jina());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("engine-huge-adapter");
+    let spec = AdapterSpec {
+        alpha: 1e38,
+        force: true,
+        ..AdapterSpec::new(jina())
+    };
+    model_maker::write_adapter(&spec, &folder).unwrap();
+    let config = folder.join("adapter_config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    engine.add_adapter("huge", &folder).unwrap();
+    let (huge, good) = (Embed::mixture([("huge", 1000.0)]), Embed::default());
+    let results = engine.embed_batch(&[Request::text("a", &huge), Request::text("a", &good)]);
+    let error = results[0].as_ref().map(|e| format!("{e:?}")).unwrap_err();
+    assert!(error.to_string().contains("not finite"), "{error} {text}");
+    assert_eq!(
+        results[1].as_ref().unwrap(),
+        &engine.embed(&["a"], &good).unwrap()[0]
+    );
 }
 
 #[test]

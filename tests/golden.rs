@@ -126,12 +126,17 @@ fn values(output: &Output) -> Vec<f32> {
     }
 }
 
+/// The largest difference; a NaN anywhere is infinitely far off.
 fn max_abs(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len());
-    got.iter()
-        .zip(want)
-        .map(|(&a, &b)| f64::from(a - b).abs())
-        .fold(0.0, f64::max)
+    let gap = |(&a, &b): (&f32, &f32)| {
+        if (a - b).is_nan() {
+            f64::INFINITY
+        } else {
+            f64::from(a - b).abs()
+        }
+    };
+    got.iter().zip(want).map(gap).fold(0.0, f64::max)
 }
 
 /// Runs all cases of a fixture in one batch and checks them, each against its own tolerance.

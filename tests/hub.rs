@@ -401,6 +401,50 @@ fn shards_and_subfolders_are_downloaded() {
     }
 }
 
+/// Other programs cache the weights of a model without the files that say how to pool.
+#[test]
+fn what_another_program_left_out_is_fetched() {
+    let folder = model(&tiny(Family::Bert));
+    let mut files = read_folder(&folder);
+    let pooling = String::from_utf8(files["1_Pooling/config.json"].clone()).unwrap();
+    let cls = pooling.replace("mean_tokens\": true", "mean_tokens\": false");
+    let cls = cls.replace("cls_token\": false", "cls_token\": true");
+    assert_ne!(cls, pooling);
+    files.insert("1_Pooling/config.json".into(), cls.into_bytes());
+    let repo = Repo {
+        files: [("main".into(), files)].into(),
+        ..Repo::default()
+    };
+    let hub = Hub::serve(repo);
+    let expected = hub.open("owner/name", &[]).unwrap();
+    assert_ne!(expected, embed(&folder).unwrap(), "cls is not mean");
+
+    let snapshots = hub.home.path().join("hub/models--owner--name/snapshots");
+    let snapshot = std::fs::read_dir(snapshots)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    for name in ["modules.json", "1_Pooling/config.json", ".ropeway-complete"] {
+        std::fs::remove_file(snapshot.join(name)).unwrap();
+    }
+    let weights = hub.fetches("/model.safetensors");
+    assert_eq!(hub.open("owner/name", &[]).unwrap(), expected);
+    assert_eq!(
+        hub.fetches("/model.safetensors"),
+        weights,
+        "the weights were there"
+    );
+    // Where there is no network a copy of the weights still serves.
+    std::fs::remove_file(snapshot.join(".ropeway-complete")).unwrap();
+    assert_eq!(
+        hub.open("owner/name", &[("HF_ENDPOINT", "http://127.0.0.1:9")])
+            .unwrap(),
+        expected
+    );
+}
+
 #[test]
 fn a_revision_is_a_model_of_its_own() {
     let other = model(&ModelSpec {

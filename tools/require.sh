@@ -21,13 +21,3 @@ require() {
         exit 1
     fi
 }
-
-# PATH without the folders that hold an nvcc.
-without_nvcc() {
-    local folder kept=()
-    IFS=: read -ra folders <<<"$PATH"
-    for folder in "${folders[@]}"; do
-        [[ -x $folder/nvcc ]] || kept+=("$folder")
-    done
-    (IFS=:; echo "${kept[*]}")
-}

@@ -174,9 +174,9 @@ pub struct WindowOptions {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub window: Option<usize>,
 
-    /// Tokens by which windows overlap
-    #[arg(long, value_name = "N", default_value_t = Windows::default().overlap)]
-    pub overlap: usize,
+    /// Tokens by which windows overlap (256, or half the window if that is less)
+    #[arg(long, value_name = "N")]
+    pub overlap: Option<usize>,
 }
 
 impl WindowOptions {

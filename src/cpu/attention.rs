@@ -60,23 +60,18 @@ impl Plan {
     /// A plan for sequences i at tokens `bounds[i]..bounds[i + 1]`, which may
     /// be empty.
     pub fn new(bounds: &[usize]) -> Plan {
-        let mut plan = Plan::default();
-        plan.set(bounds);
-        plan
-    }
-
-    /// Plans another batch in the same memory.
-    pub fn set(&mut self, bounds: &[usize]) {
-        self.blocks.clear();
-        self.tokens = bounds.last().copied().unwrap_or(0);
-        self.longest = 0;
+        let mut plan = Plan {
+            blocks: Vec::new(),
+            tokens: bounds.last().copied().unwrap_or(0),
+            longest: 0,
+        };
         for pair in bounds.windows(2) {
             let (start, end) = (pair[0], pair[1]);
             assert!(start <= end, "bounds rise");
             let len = end - start;
-            self.longest = self.longest.max(len);
+            plan.longest = plan.longest.max(len);
             for first in (0..len).step_by(QUERIES) {
-                self.blocks.push(Block {
+                plan.blocks.push(Block {
                     start,
                     len,
                     first,
@@ -85,8 +80,9 @@ impl Plan {
             }
         }
         // The longest first, so that none begins when all others are done.
-        self.blocks
+        plan.blocks
             .sort_unstable_by_key(|b| (std::cmp::Reverse(b.len * b.rows), b.start, b.first));
+        plan
     }
 }
 
@@ -404,7 +400,7 @@ mod tests {
                 let rope = (d % 2 == 0).then(|| RopeTable::new(300, d, 10000.0));
                 let qkv = noise(tokens * 3 * heads * d, 2);
                 let mut out = vec![0.0; tokens * heads * d];
-                plan.set(&bounds);
+                plan = Plan::new(&bounds);
                 attention(
                     &mut Team::new(3),
                     isa,
@@ -418,7 +414,7 @@ mod tests {
                 let mut solo = Team::new(1);
                 for pair in bounds.windows(2) {
                     let len = pair[1] - pair[0];
-                    plan.set(&[0, len]);
+                    plan = Plan::new(&[0, len]);
                     let mut alone = vec![0.0; len * heads * d];
                     let qkv = &qkv[pair[0] * 3 * heads * d..];
                     attention(&mut solo, isa, &plan, qkv, heads, d, rope.as_ref(), &mut alone);

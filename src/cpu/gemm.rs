@@ -113,13 +113,9 @@ impl Buffer {
         }
         #[cfg(target_os = "linux")]
         if align == HUGE {
-            const MADV_HUGEPAGE: i32 = 14;
-            unsafe extern "C" {
-                fn madvise(addr: *mut u8, len: usize, advice: i32) -> i32;
-            }
             // SAFETY: whole pages of our own allocation, rounded down; the
             // advice changes no contents. If refused, small pages serve.
-            unsafe { madvise(ptr, bytes & !4095, MADV_HUGEPAGE) };
+            unsafe { libc::madvise(ptr.cast(), bytes & !4095, libc::MADV_HUGEPAGE) };
         }
         Buffer {
             ptr: ptr.cast(),

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{Id, Pairs};
 use crate::error::{Error, Result};
-use crate::request::{Chunking, Embed, Encoding, Input, Pooling, Request, Weights, Windows};
+use crate::request::{Chunking, Embed, Encoding, Input, Pooling, Request, Weights};
 
 /// The keys of a line, as the messages list them.
 pub const KEYS: &str = "id, text, input_ids, task, adapters, prompt, dimensions, any_dimensions, pooling, \
@@ -144,12 +144,9 @@ impl<'d> Fields<'d> {
             "chunk_tokens" => self.chunk_tokens = Some(value("chunk_tokens", "a whole number", raw)?),
             "chunk_sentences" => self.chunk_sentences = Some(value("chunk_sentences", word, raw)?),
             "window" => self.set(value("window", "a whole number", raw)?, |o| &mut o.windows.size),
-            "overlap" => {
-                let overlap: Option<usize> = value("overlap", "a whole number", raw)?;
-                self.set(overlap.unwrap_or(Windows::default().overlap), |o| {
-                    &mut o.windows.overlap
-                });
-            }
+            "overlap" => self.set(value("overlap", "a whole number", raw)?, |o| {
+                &mut o.windows.overlap
+            }),
             _ => {
                 return Err(Error::Request(format!(
                     "unknown key `{}`; known: {KEYS}",

@@ -47,7 +47,7 @@ fn every_key_overrides_its_flag() {
         encoding: Encoding::F16,
         windows: Windows {
             size: Some(100),
-            overlap: 10,
+            overlap: Some(10),
         },
         ..Embed::task("a")
     };
@@ -62,7 +62,7 @@ fn every_key_overrides_its_flag() {
         encoding: Encoding::Int8,
         windows: Windows {
             size: Some(50),
-            overlap: 5,
+            overlap: Some(5),
         },
         ..Embed::task("b")
     };

@@ -184,7 +184,16 @@ impl Adapter {
                 Target::Unused => {}
             }
         }
-        for layer in &mut adapter.layers {
+        for (number, layer) in adapter.layers.iter_mut().enumerate() {
+            let qkv = &layer[Site::Qkv as usize];
+            if qkv.len() > 1 && qkv.iter().any(|part| part.width == 3 * config.hidden_size) {
+                return Err(Error::model(
+                    &file,
+                    format!(
+                        "layer {number} has factors of Wqkv and of query, key or value; wanted one or the other"
+                    ),
+                ));
+            }
             merge_shared(&mut layer[Site::Qkv as usize]);
         }
         Ok(adapter)
@@ -194,11 +203,13 @@ impl Adapter {
 /// Where q, k and v share A, as in jina-embeddings-v3, their three parts are one.
 fn merge_shared(parts: &mut Vec<LoraPart>) {
     let [q, k, v] = parts.as_slice() else { return };
-    let same = |x: &LoraPart| x.rank == q.rank && x.scale == q.scale && x.a == q.a;
-    if !(same(k) && same(v)) {
+    let w = q.width;
+    let same = |x: &LoraPart, column: usize| {
+        x.width == w && x.column == column && x.rank == q.rank && x.scale == q.scale && x.a == q.a
+    };
+    if !(same(q, 0) && same(k, w) && same(v, 2 * w)) {
         return;
     }
-    let w = q.width;
     let bt = (0..q.rank)
         .flat_map(|r| {
             [q, k, v]

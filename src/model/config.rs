@@ -207,6 +207,11 @@ impl ModelConfig {
             )));
         }
 
+        if let Some(size) = config.json.get("truncate_dim").filter(|size| !size.is_null()) {
+            return Err(config.error(format!(
+                "truncate_dim is {size}; set it to null and ask for `dimensions` with each request instead"
+            )));
+        }
         let (tasks, lora_rank, lora_alpha) = config.tasks(folder, family, &sentence)?;
         let matryoshka = config.matryoshka(hidden_size)?;
         let pooling = match (sentence.pooling, config.json.get("emb_pooler")) {
@@ -500,6 +505,13 @@ impl SentenceTransformers {
         // The list of modules may name no folder for the transformer (older files keep it at the root).
         if let Some((_, json)) = optional_json(folder.join("sentence_bert_config.json"))? {
             this.max_seq_length = positive(json.get("max_seq_length"));
+            if json.get("do_lower_case").and_then(Value::as_bool) == Some(true) {
+                let path = folder.join("sentence_bert_config.json");
+                return Err(Error::model(
+                    &path,
+                    "do_lower_case is true, which is not supported outside the tokenizer",
+                ));
+            }
         }
         if let Some((_, json)) = optional_json(folder.join("tokenizer_config.json"))? {
             // "No limit" is written as 1e30.
@@ -542,14 +554,17 @@ impl SentenceTransformers {
                     let path = folder.join(sub).join("config.json");
                     self.pooling = Some(read_pooling(&path)?);
                 }
-                "Dense" => {
+                "Normalize" | "Dropout" => {}
+                // jina-embeddings-v3 brings a Transformer module of its own.
+                kind if kind.ends_with("Transformer") => {}
+                other => {
                     return Err(Error::model(
                         path,
-                        "the model has a Dense module after pooling, which is not supported",
+                        format!(
+                            "the model has a {other} module, which is not supported; Transformer, Pooling and Normalize are"
+                        ),
                     ));
                 }
-                // jina-embeddings-v3 brings a Transformer module of its own under another name.
-                _ => {}
             }
         }
         Ok(())
@@ -574,6 +589,12 @@ impl SentenceTransformers {
 fn read_pooling(path: &Path) -> Result<Pooling> {
     let json = super::read_json(path)?;
     let on = |key: &str| json.get(key).and_then(Value::as_bool).unwrap_or(false);
+    if json.get("include_prompt").and_then(Value::as_bool) == Some(false) {
+        return Err(Error::model(
+            path,
+            "include_prompt is false, which is not supported: prompts are pooled with the text",
+        ));
+    }
     // Newer files name the mode, older ones have a switch for each.
     let named = json.get("pooling_mode").and_then(Value::as_str);
     match named {

@@ -33,10 +33,14 @@ pub fn resolve(model: &str, offline: bool, progress: OnProgress<'_>) -> Result<P
     };
     let repo = Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned());
     let cache = Cache::from_env();
-    if let Some(folder) = cached(&cache.repo(repo.clone())) {
-        return Ok(folder);
-    }
     let offline = offline || std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !matches!(v.as_str(), "" | "0"));
+    // Another program may have cached the weights without the files that say how to pool and what to
+    // put before a text. Only a download of our own is known to be whole.
+    let in_cache = cached(&cache.repo(repo.clone()));
+    match &in_cache {
+        Some(folder) if offline || folder.join(WHOLE).exists() => return Ok(folder.clone()),
+        _ => {}
+    }
     if offline {
         return Err(hub_error(
             id,
@@ -56,8 +60,21 @@ pub fn resolve(model: &str, offline: bool, progress: OnProgress<'_>) -> Result<P
         .with_progress(false)
         .build()
         .map_err(|e| hub_error(id, format!("the download cannot be set up: {e}")))?;
-    download(id, &api.repo(repo.clone()), &cache.repo(repo), progress)
+    match (
+        download(id, &api.repo(repo.clone()), &cache.repo(repo), progress),
+        in_cache,
+    ) {
+        (Ok(folder), _) => Ok(folder),
+        (Err(error), Some(folder)) => {
+            tracing::warn!(%error, "taking the cached copy, which may lack some files");
+            Ok(folder)
+        }
+        (Err(error), None) => Err(error),
+    }
 }
+
+/// Marks a cached model that was downloaded by this engine, with all the files it reads.
+const WHOLE: &str = ".ropeway-complete";
 
 /// `owner/name` or `owner/name@revision`.
 fn parse_id(model: &str) -> Option<(&str, &str)> {
@@ -110,7 +127,13 @@ fn download(id: &str, api: &ApiRepo, cache: &CacheRepo, progress: OnProgress<'_>
             fetch(api, cache, name, &mut *progress).map_err(|e| explain(id, name, e))?;
         }
     }
-    cached(cache).ok_or_else(|| hub_error(id, "was downloaded, but lacks config.json or some of its weights"))
+    let folder = cached(cache)
+        .ok_or_else(|| hub_error(id, "was downloaded, but lacks config.json or some of its weights"))?;
+    // Without the mark the next call asks the hub again, and that is all.
+    if let Err(error) = std::fs::write(folder.join(WHOLE), "") {
+        tracing::debug!(%error, "the cached copy cannot be marked as whole");
+    }
+    Ok(folder)
 }
 
 /// Downloads one file, going on where an earlier attempt was cut off.

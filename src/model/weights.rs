@@ -126,7 +126,7 @@ impl Checkpoint {
         if length == 0 {
             return Err(Error::model(path, "the file is empty; fetch it again"));
         }
-        // SAFETY: the map is read-only and private. Another process that shortens the file while it
+        // SAFETY: the map is read-only. Another process that shortens the file while it
         // is mapped can make reads fault, as with any mapped file; the README says so.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
@@ -450,7 +450,7 @@ impl Tensor {
         #[cfg(unix)]
         {
             let size = self.len() * self.dtype.size();
-            // SAFETY: the map is a read-only, private map of a file, so dropping clean pages loses
+            // SAFETY: the map is a read-only map of a file, so dropping clean pages loses
             // nothing; the range lies within the map.
             let result = unsafe {
                 self.file

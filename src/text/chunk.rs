@@ -20,8 +20,8 @@ pub struct Span {
 
 /// Chunks of token ids: bounds are token numbers, nothing is added at the ends.
 pub fn of_ids(count: usize, chunking: &Chunking) -> Result<Vec<Span>> {
+    check(chunking, count, "tokens")?;
     let bounds: Vec<(usize, usize)> = match chunking {
-        Chunking::Tokens(0) => return Err(zero_tokens()),
         Chunking::Tokens(n) => (0..count)
             .step_by(*n)
             .map(|start| (start, count.min(start + n)))
@@ -31,12 +31,7 @@ pub fn of_ids(count: usize, chunking: &Chunking) -> Result<Vec<Span>> {
                 "token ids have no sentences; give spans or a number of tokens",
             ));
         }
-        Chunking::Spans(spans) => {
-            for &span in spans {
-                check_bounds(span, count, "tokens")?;
-            }
-            spans.clone()
-        }
+        Chunking::Spans(spans) => spans.clone(),
     };
     Ok(bounds
         .into_iter()
@@ -59,15 +54,11 @@ pub fn of_text(text: &str, tokens: &Tokens, chunking: &Chunking) -> Result<Vec<S
         .enumerate()
         .filter_map(|(i, offsets)| Some((i, (*offsets)?)))
         .collect();
-    if let Chunking::Spans(spans) = chunking {
-        for &span in spans {
-            check_bounds(span, points, "code points")?;
-        }
-    }
+    check(chunking, points, "code points")?;
     if places.is_empty() {
         // Nothing but special tokens and the prompt: one chunk of all there is.
         return match chunking {
-            Chunking::Spans(spans) if !spans.is_empty() => Err(no_token(spans[0])),
+            Chunking::Spans(spans) => spans.first().map_or(Ok(Vec::new()), |&span| Err(no_token(span))),
             _ => Ok(vec![Span {
                 bounds: (0, points),
                 tokens: 0..tokens.ids.len(),
@@ -76,7 +67,6 @@ pub fn of_text(text: &str, tokens: &Tokens, chunking: &Chunking) -> Result<Vec<S
     }
     // Chunks as ranges of `places`, with their bounds.
     let chunks: Vec<((usize, usize), Range<usize>)> = match chunking {
-        Chunking::Tokens(0) => return Err(zero_tokens()),
         Chunking::Tokens(n) => tile(points, &places, (0..places.len()).step_by(*n).collect()),
         Chunking::Sentences => {
             let mut starts = Vec::new();
@@ -139,12 +129,27 @@ fn tile(
 
 /// The places whose token starts in the span; where none does, those that overlap it.
 fn covered((start, end): (usize, usize), places: &[(usize, (usize, usize))]) -> Option<Range<usize>> {
-    let find = |inside: &dyn Fn(&(usize, usize)) -> bool| {
-        let first = places.iter().position(|(_, offsets)| inside(offsets))?;
-        let last = places.iter().rposition(|(_, offsets)| inside(offsets))?;
-        Some(first..last + 1)
-    };
-    find(&|&(s, _)| s >= start && s < end).or_else(|| find(&|&(s, e)| s < end && e > start))
+    // Tokens stand in the order of the text.
+    let first = places.partition_point(|&(_, (from, _))| from < start);
+    let last = places.partition_point(|&(_, (from, _))| from < end);
+    if first < last {
+        return Some(first..last);
+    }
+    let before = first.checked_sub(1)?;
+    (places[before].1.1 > start).then_some(before..first)
+}
+
+/// Checks what can be checked before the tokens are known to fit.
+fn check(chunking: &Chunking, length: usize, unit: &str) -> Result<()> {
+    match chunking {
+        Chunking::Tokens(0) => Err(Error::request(
+            "chunks of 0 tokens were asked for; wanted 1 or more",
+        )),
+        Chunking::Spans(spans) => spans
+            .iter()
+            .try_for_each(|&span| check_bounds(span, length, unit)),
+        Chunking::Tokens(_) | Chunking::Sentences => Ok(()),
+    }
 }
 
 fn check_bounds((start, end): (usize, usize), length: usize, unit: &str) -> Result<()> {
@@ -160,10 +165,6 @@ fn no_token((start, end): (usize, usize)) -> Error {
     Error::request(format!(
         "span [{start}, {end}) holds no token of the text, only white space"
     ))
-}
-
-fn zero_tokens() -> Error {
-    Error::request("chunks of 0 tokens were asked for; wanted 1 or more")
 }
 
 /// One window of a long document.
