@@ -76,21 +76,22 @@ impl EngineBuilder {
         self
     }
 
-    /// CPU threads; all cores if not set.
+    /// CPU threads, 1 to 1024; all cores if not set.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
     }
 
     /// Tokens that go through the model at once. It bounds the memory of a call: see
-    /// [`Engine::memory`]. One input longer than this still goes through, by itself.
+    /// [`Engine::memory`]. One input longer than this still goes through, by itself. 1 to 2²⁴; 2048 if
+    /// not set.
     pub fn batch_tokens(mut self, tokens: usize) -> Self {
         self.batch_tokens = Some(tokens);
         self
     }
 
     /// Calls that compute at the same time; each has an arena and `threads / lanes` threads of its
-    /// own, further calls wait. 1 if not set, which is fastest for a call alone.
+    /// own, further calls wait. 1 to `threads`; 1 if not set, which is fastest for a call alone.
     pub fn lanes(mut self, lanes: usize) -> Self {
         self.lanes = Some(lanes);
         self
@@ -104,6 +105,11 @@ impl EngineBuilder {
 
     /// Opens the model in a folder, or a hub id (`owner/name`): from the hub's cache, else
     /// downloaded into it.
+    ///
+    /// # Errors
+    /// A setting out of its range, a device that cannot be used, a model that cannot be had
+    /// ([`Error::Hub`]), or whose files are broken ([`Error::Io`], [`Error::Model`],
+    /// [`Error::Tensor`]); the message names the file and what was wanted of it.
     pub fn open(self, model: impl AsRef<Path>) -> Result<Engine> {
         self.open_with_progress(model, &mut |_, _, _| {})
     }
@@ -170,7 +176,7 @@ pub struct Memory {
 }
 
 impl Engine {
-    /// Opens a model with the default settings.
+    /// Opens a model with the default settings; see [`EngineBuilder::open`].
     pub fn open(model: impl AsRef<Path>) -> Result<Engine> {
         Engine::builder().open(model)
     }
@@ -205,8 +211,9 @@ impl Engine {
 
     /// Embeds texts, all with the same options; one result per text, in order.
     ///
-    /// Fails with the first bad text's error. Where good texts are to survive bad ones, use
-    /// [`embed_batch`](Self::embed_batch).
+    /// # Errors
+    /// The first bad text's, as [`Error::Input`] with its number. Where good texts are to survive bad
+    /// ones, use [`embed_batch`](Self::embed_batch).
     pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], options: &Embed) -> Result<Vec<Embedding>> {
         let requests: Vec<Request<'_>> = texts
             .iter()
@@ -220,6 +227,10 @@ impl Engine {
 
     /// Embeds requests of any kind together; one result per request, in order. A bad request does
     /// not hurt the others.
+    ///
+    /// # Errors
+    /// Per request: [`Error::Request`] for options, texts and ids that this model cannot serve,
+    /// [`Error::Adapter`] for an adapter that was dropped, [`Error::Internal`] for a bug in ropeway.
     pub fn embed_batch(&self, requests: &[Request<'_>]) -> Vec<Result<Embedding>> {
         let adapters = self.table();
         let prepared = self.prepare(requests, &adapters);
@@ -274,6 +285,10 @@ impl Engine {
 
     /// Adds a PEFT LoRA adapter folder under a name. Calls that are computing are not disturbed;
     /// calls that start later can use it.
+    ///
+    /// # Errors
+    /// A name that is taken, empty, or holds `,` or `=`; files that are broken, for another model, or
+    /// of a kind of adapter that is not supported. Nothing is added then.
     pub fn add_adapter(&self, name: &str, folder: impl AsRef<Path>) -> Result<()> {
         if name.is_empty() || name.contains([',', '=']) {
             return Err(Error::adapter(
@@ -301,6 +316,9 @@ impl Engine {
     }
 
     /// Drops an adapter. Calls that are computing with it finish; its memory is freed after them.
+    ///
+    /// # Errors
+    /// If no adapter of that name is loaded.
     pub fn drop_adapter(&self, name: &str) -> Result<()> {
         self.adapters
             .write()
@@ -352,7 +370,11 @@ impl Engine {
         }
     }
 
-    /// Floating-point operations and bytes that these requests need at the least, all at once.
+    /// Floating-point operations of the matrix products, and bytes that must be moved at the least,
+    /// if these requests go through all at once.
+    ///
+    /// # Errors
+    /// The first bad request's.
     pub fn cost(&self, requests: &[Request<'_>]) -> Result<Cost> {
         let (plan, batch) = self.plan_of(requests)?;
         let lengths: Vec<usize> = (0..batch.sequences()).map(|s| batch.rows(s).len()).collect();

@@ -81,7 +81,8 @@ pub enum Weights {
     Base,
     /// A task of the model (its adapter and its prefix) or the name of an added adapter.
     Task(String),
-    /// A weighted mixture of tasks and adapters: `W + Σ wᵢ·ΔWᵢ`. No prefix unless `prompt` is given.
+    /// A weighted mixture of tasks and adapters: `W + Σ wᵢ·ΔWᵢ`, weights from −1000 to 1000. No prefix
+    /// unless `prompt` is given.
     Mixture(Vec<(String, f32)>),
 }
 
@@ -104,7 +105,7 @@ pub enum Chunking {
     Tokens(usize),
     /// Sentences, by Unicode's rules (UAX 29).
     Sentences,
-    /// These spans; they may overlap and leave gaps.
+    /// These spans, `(start, end)`; they may overlap and leave gaps. No more of them than tokens.
     Spans(Vec<(usize, usize)>),
 }
 

@@ -120,7 +120,7 @@ impl EmbeddingLora {
 }
 
 impl Adapter {
-    /// The parts at `site` of layer `layer`.
+    /// The parts at `site` of layer `layer`. Panics if there is no such layer.
     pub fn parts(&self, layer: usize, site: Site) -> &[LoraPart] {
         &self.layers[layer][site as usize]
     }

@@ -17,6 +17,10 @@ pub type OnProgress<'a> = &'a mut dyn FnMut(&str, usize, usize);
 ///
 /// The hub's usual environment variables hold: `HF_HOME` (cache), `HF_ENDPOINT`, `HF_TOKEN`,
 /// `HF_HUB_OFFLINE`.
+///
+/// # Errors
+/// [`Error::Model`] for what is neither a folder nor an id, [`Error::Hub`] for an id that cannot be
+/// had, with the way out.
 pub fn resolve(model: &str, offline: bool, progress: OnProgress<'_>) -> Result<PathBuf> {
     let path = Path::new(model);
     if path.is_dir() {

@@ -383,6 +383,8 @@ impl Tensor {
     }
 
     /// Reads `out.len()` numbers from number `start` on, as f32 (exact for all three types).
+    ///
+    /// Panics past the end, as do the other reads.
     pub fn read_into(&self, start: usize, out: &mut [f32]) {
         let size = self.dtype.size();
         let bytes = &self.bytes()[start * size..(start + out.len()) * size];
