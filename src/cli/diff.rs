@@ -56,9 +56,25 @@ pub struct Args {
     #[arg(long, value_name = "TASK")]
     right_task: Option<String>,
 
+    /// The left side's mixture
+    #[arg(long, value_name = "NAME=WEIGHT,…", value_parser = mixture, conflicts_with = "left_task")]
+    left_adapters: Option<Mixture>,
+
+    /// The right side's mixture
+    #[arg(long, value_name = "NAME=WEIGHT,…", value_parser = mixture, conflicts_with = "right_task")]
+    right_adapters: Option<Mixture>,
+
     /// Put this before the texts, in place of the tasks' prefixes
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
+
+    /// The left side's prompt; both sides' must come to the same number of tokens
+    #[arg(long, value_name = "TEXT")]
+    left_prompt: Option<String>,
+
+    /// The right side's prompt
+    #[arg(long, value_name = "TEXT")]
+    right_prompt: Option<String>,
 
     /// Print every step, not only the first that disagrees
     #[arg(long)]
@@ -66,15 +82,18 @@ pub struct Args {
 }
 
 impl Args {
-    fn options(&self, own_task: &Option<String>) -> Embed {
-        let weights = match (own_task.as_ref().or(self.task.as_ref()), &self.adapters) {
-            (Some(task), _) => Weights::Task(task.clone()),
-            (None, Some(mixture)) => Weights::Mixture(mixture.0.clone()),
-            (None, None) => Weights::Unset,
+    /// A side's options: its own, and where it has none those of both.
+    fn options(&self, task: &Option<String>, adapters: &Option<Mixture>, prompt: &Option<String>) -> Embed {
+        let weights = |task: &Option<String>, adapters: &Option<Mixture>| match (task, adapters) {
+            (Some(task), _) => Some(Weights::Task(task.clone())),
+            (None, Some(mixture)) => Some(Weights::Mixture(mixture.0.clone())),
+            (None, None) => None,
         };
         Embed {
-            weights,
-            prompt: self.prompt.clone(),
+            weights: weights(task, adapters)
+                .or_else(|| weights(&self.task, &self.adapters))
+                .unwrap_or_default(),
+            prompt: prompt.clone().or_else(|| self.prompt.clone()),
             ..Embed::default()
         }
     }
@@ -112,7 +131,8 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         None => None,
     };
     let right = other.as_ref().unwrap_or(&left);
-    let (left_options, right_options) = (args.options(&args.left_task), args.options(&args.right_task));
+    let left_options = args.options(&args.left_task, &args.left_adapters, &args.left_prompt);
+    let right_options = args.options(&args.right_task, &args.right_adapters, &args.right_prompt);
     let left_requests = args.requests(&left, &left_options);
     let right_requests = args.requests(right, &right_options);
     let differences = compare(
@@ -137,14 +157,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         text.push_str(&format!("{first}\n"));
     }
     if first.is_none() {
-        let relative = |d: &Difference| {
-            if d.scale > 0.0 {
-                d.max_abs / d.scale
-            } else {
-                d.max_abs
-            }
-        };
-        let worst = differences.iter().map(relative).fold(0.0, f64::max);
+        let worst = differences.iter().map(Difference::relative).fold(0.0, f64::max);
         text.push_str(&format!(
             "all {} steps agree; the largest relative difference is {worst:.1e}\n",
             differences.len()

@@ -30,8 +30,11 @@ any_dimensions, pooling, normalize, truncate, encoding, spans ([[start, end], â€
 chunk_sentences, window, overlap. A key overrides the flag, an absent key inherits it, null means none.
 
 An input that fails becomes {\"id\", \"error\"} (in an array of floats a row of NaNs), is told on standard
-error, and makes the exit code 1. With -o FILE, rows go to FILE.partial, which is renamed when all is
-done; --resume continues it.
+error, and makes the exit code 1. An array of floats has as many columns as --dimensions says, or the
+model; npy has no place for the scales of int8, jsonl and safetensors keep them.
+
+With -o FILE, rows go to FILE.partial, which is renamed when all is done. --resume continues it, or
+FILE itself, which is FILE.partial meanwhile; rows of inputs that failed are kept as they are.
 
 Examples:
   ropeway embed \"a warm coat\" --task retrieval.query
@@ -163,7 +166,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
                 )));
             }
             let former = if args.resume {
-                work.skip_former(&target, array)?
+                work.skip_former(&target, array.map(|dtype| (dtype, columns)))?
             } else {
                 None
             };
@@ -173,7 +176,6 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             match (array, former) {
                 (None, _) => Box::new(JsonlSink::new(Out::File(target))),
                 (Some(dtype), Some(former)) => {
-                    let columns = former.columns().unwrap_or(columns);
                     Box::new(NpySink::resume(target, dtype, columns, former.rows()))
                 }
                 (Some(dtype), None) => Box::new(NpySink::new(target, dtype, columns)),
@@ -198,6 +200,12 @@ fn check_format(args: &Args, options: &Embed) -> Result<(), Exit> {
     if options.encoding == Encoding::Base64 {
         return Err(Exit::usage(format!(
             "--format {name} holds numbers: use --encoding f32, not base64"
+        )));
+    }
+    if args.format == Format::Npy && options.encoding == Encoding::Int8 {
+        let way_out = "use --format jsonl or safetensors, which keep them";
+        return Err(Exit::usage(format!(
+            "--format npy has no place for the scales of int8: {way_out}"
         )));
     }
     if args.format == Format::Npy && (options.pooling == Some(Pooling::None) || options.chunking.is_some()) {
@@ -258,7 +266,7 @@ impl Run<'_> {
     fn next(&mut self) -> Option<Item> {
         loop {
             match self.ready.pop_front() {
-                Some(Entry::Item(item)) => return Some(item),
+                Some(Entry::Item(item)) => return Some(*item),
                 Some(Entry::Broken(problem)) => self.tell_broken(&problem),
                 None => {
                     self.ready.extend(self.queue.next_group());
@@ -288,14 +296,20 @@ impl Run<'_> {
 
     /// Passes over the inputs whose rows an earlier run wrote, as far as it can be seen that they
     /// are theirs. Changes nothing in the file.
-    fn skip_former(&mut self, target: &Target, array: Option<Dtype>) -> Result<Option<FormerRows>, Exit> {
+    fn skip_former(
+        &mut self,
+        target: &Target,
+        array: Option<(Dtype, usize)>,
+    ) -> Result<Option<FormerRows>, Exit> {
         let name = target.path().display().to_string();
         let way_out = "give the inputs and options of that run, or delete the file to start over";
         let mismatch = |what: &str| Exit::usage(format!("{name}: {what}; {way_out}"));
         let file = target.reader().map_err(|error| Exit::output(&name, &error))?;
         let former = match array {
             None => Some(FormerRows::jsonl(file)),
-            Some(dtype) => FormerRows::npy(file, dtype).map_err(|problem| mismatch(&problem))?,
+            Some((dtype, columns)) => {
+                FormerRows::npy(file, dtype, columns).map_err(|problem| mismatch(&problem))?
+            }
         };
         let Some(mut former) = former else { return Ok(None) };
         let mut last: Option<(Item, FormerRow)> = None;

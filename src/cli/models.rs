@@ -93,7 +93,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         }
         Action::Pull { model } => {
             let folder = model.folder(run)?;
-            // Opened once, so that a download of something else is noticed here and not later.
+            // The configuration alone: a download of something else is noticed here and not later.
             ModelConfig::read(&folder)?;
             terminal::print(format!("{}\n", folder.display()).as_bytes())
         }

@@ -1,4 +1,6 @@
 //! `--format npy`: one array of shape [inputs, dimensions], as numpy's format 1.0 has it.
+//!
+//! The run refuses int8 here: the array has no place for its scales.
 
 use std::io::{self, BufWriter, Write};
 
@@ -121,48 +123,56 @@ pub fn columns(start: &[u8], dtype: Dtype) -> Option<usize> {
 pub struct NpySink {
     out: BufWriter<Target>,
     dtype: Dtype,
-    /// Of the array, once a row has told; until then failed inputs are only counted.
-    columns: Option<usize>,
-    columns_if_empty: usize,
+    columns: usize,
     rows: u64,
+    /// The header is there.
+    begun: bool,
 }
 
 impl NpySink {
-    /// A new array; it has `columns_if_empty` if no row ever tells.
-    pub fn new(out: Target, dtype: Dtype, columns_if_empty: usize) -> NpySink {
+    /// A new array of so many columns.
+    pub fn new(out: Target, dtype: Dtype, columns: usize) -> NpySink {
         NpySink {
             out: BufWriter::with_capacity(1 << 16, out),
             dtype,
-            columns: None,
-            columns_if_empty,
+            columns,
             rows: 0,
+            begun: false,
         }
     }
 
     /// Goes on behind so many rows of so many columns.
     pub fn resume(out: Target, dtype: Dtype, columns: usize, rows: u64) -> NpySink {
         NpySink {
-            columns: Some(columns),
             rows,
+            begun: true,
             ..NpySink::new(out, dtype, columns)
         }
     }
 
-    fn begin(&mut self, columns: usize) -> io::Result<()> {
-        self.columns = Some(columns);
-        self.out.write_all(&header(self.dtype, 0, columns))?;
-        let failed = self.dtype.missing().unwrap_or_default().repeat(columns);
-        (0..self.rows).try_for_each(|_| self.out.write_all(&failed))
+    /// Writes the header unless it is there: late, so that a run without any row leaves none to continue.
+    fn begin(&mut self) -> io::Result<()> {
+        if !self.begun {
+            self.out.write_all(&header(self.dtype, 0, self.columns))?;
+            self.begun = true;
+        }
+        Ok(())
     }
 
     fn fit(&self, embedding: &Embedding) -> Result<Vec<u8>, String> {
         let bytes = vector_bytes(self.dtype, embedding)?;
-        match (self.columns, bytes.len() / self.dtype.size()) {
-            (Some(wanted), got) if wanted != got => Err(format!(
-                "has {got} columns, the array has {wanted}; --format jsonl takes any size"
-            )),
-            _ => Ok(bytes),
-        }
+        check_columns("array", bytes.len() / self.dtype.size(), self.columns)?;
+        Ok(bytes)
+    }
+}
+
+/// Whether a row has the columns of the output, or why it does not fit.
+pub fn check_columns(output: &str, got: usize, wanted: usize) -> Result<(), String> {
+    match got == wanted {
+        true => Ok(()),
+        false => Err(format!(
+            "has {got} columns, the {output} has {wanted} (--dimensions sets that); --format jsonl takes any size"
+        )),
     }
 }
 
@@ -182,9 +192,7 @@ impl Sink for NpySink {
         match result {
             Ok(embedding) => {
                 let bytes = self.fit(embedding).map_err(Trouble::Unfit)?;
-                if self.columns.is_none() {
-                    self.begin(bytes.len() / self.dtype.size())?;
-                }
+                self.begin()?;
                 self.out.write_all(&bytes)?;
             }
             Err(problem) => {
@@ -193,9 +201,8 @@ impl Sink for NpySink {
                         "{problem} (an array of integers cannot leave a row out)"
                     )));
                 };
-                if let Some(columns) = self.columns {
-                    self.out.write_all(&missing.repeat(columns))?;
-                }
+                self.begin()?;
+                self.out.write_all(&missing.repeat(self.columns))?;
             }
         }
         self.rows += 1;
@@ -207,14 +214,8 @@ impl Sink for NpySink {
     }
 
     fn finish(mut self: Box<Self>) -> io::Result<()> {
-        if self.columns.is_none() {
-            self.begin(self.columns_if_empty)?;
-        }
-        let header = header(
-            self.dtype,
-            self.rows,
-            self.columns.unwrap_or(self.columns_if_empty),
-        );
+        self.begin()?;
+        let header = header(self.dtype, self.rows, self.columns);
         let mut out = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
         out.patch(0, &header)?;
         out.finish()

@@ -25,7 +25,7 @@ const TOKEN_BYTES: usize = 4;
 #[derive(Debug)]
 pub enum Entry {
     /// An input.
-    Item(Item),
+    Item(Box<Item>),
     /// A source that could not be read, or not to its end.
     Broken(String),
 }

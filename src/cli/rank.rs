@@ -96,10 +96,8 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     let query = query.first().and_then(Embedding::vector).unwrap_or_default();
 
     let sources = Source::list(args.files, Arguments::Files);
-    let progress = Progress::new(
-        !run.quiet && !terminal::for_people(),
-        Source::total_bytes(&sources),
-    );
+    // On a terminal as well: what is printed there comes when the bar is gone.
+    let progress = Progress::new(!run.quiet, Source::total_bytes(&sources));
     let unit = if args.passages {
         Unit::Passage
     } else {
@@ -194,11 +192,11 @@ impl Search<'_> {
                 Err(error) => self.fail(&format!("{}: {error}", item.place)),
                 Ok(embedding) => {
                     let score = cosine(self.query, embedding.vector().unwrap_or_default());
-                    let (place, number) = (item.place, self.inputs);
+                    let (place, id, number) = (item.place, item.id, self.inputs);
                     self.best.add(score, number, || Hit {
                         score,
                         number,
-                        id: item.id.unwrap_or_else(|| Id::string(&place.to_string())),
+                        id: id.unwrap_or_else(|| Id::string(&place.to_string())),
                         text: match request.input {
                             Input::Text(text) => Some(text.into_owned()),
                             Input::Ids(_) => None,

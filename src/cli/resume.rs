@@ -46,8 +46,8 @@ impl FormerRows {
         }
     }
 
-    /// The rows of an array; `None` if not even its header is whole.
-    pub fn npy(file: File, dtype: Dtype) -> Result<Option<FormerRows>, String> {
+    /// The rows of an array of so many columns; `None` if not even its header is whole.
+    pub fn npy(file: File, dtype: Dtype, columns: usize) -> Result<Option<FormerRows>, String> {
         let mut input = BufReader::with_capacity(1 << 20, file);
         let mut header = Vec::new();
         input
@@ -61,12 +61,15 @@ impl FormerRows {
                 false => Err("is not an array that ropeway wrote".into()),
             };
         }
-        let columns = npy::columns(&header, dtype)
+        let former = npy::columns(&header, dtype)
             .filter(|&columns| columns > 0)
             .ok_or_else(|| {
                 let name = super::sink::encoding_name(dtype.encoding());
                 format!("is not an array of this encoding ({name}) that ropeway wrote")
             })?;
+        if former != columns {
+            return Err(format!("has {former} columns, the rows of this run {columns}"));
+        }
         let keep = npy::HEADER as u64;
         Ok(Some(FormerRows {
             input,
@@ -128,14 +131,6 @@ impl FormerRows {
     /// Rows that were read.
     pub fn rows(&self) -> u64 {
         self.rows
-    }
-
-    /// The columns of an array.
-    pub fn columns(&self) -> Option<usize> {
-        match self.form {
-            Form::Jsonl => None,
-            Form::Npy { columns, .. } => Some(columns),
-        }
     }
 
     /// Whether a row is what this run would make of the same input: the same in size, and in value

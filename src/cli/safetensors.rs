@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use ropeway::jsonl::Id;
 use ropeway::{Embedding, Encoding, Output, Vector};
 
-use super::npy::Dtype;
+use super::npy::{Dtype, check_columns};
 use super::sink::{Sink, Trouble, encoding_name};
 use super::target::Target;
 
@@ -73,10 +73,7 @@ impl Drop for Column {
 pub struct SafetensorsSink {
     target: Target,
     dtype: Dtype,
-    dimensions: Option<usize>,
-    dimensions_if_empty: usize,
-    /// Failed inputs before the first that told the dimensions.
-    leading_failures: u64,
+    columns: usize,
     model: String,
     embeddings: Column,
     scales: Column,
@@ -93,8 +90,8 @@ pub struct SafetensorsSink {
 }
 
 impl SafetensorsSink {
-    /// A new file for rows of this type.
-    pub fn new(mut target: Target, dtype: Dtype, dimensions: usize, model: &str) -> io::Result<Self> {
+    /// A new file for rows of this type and so many columns.
+    pub fn new(mut target: Target, dtype: Dtype, columns: usize, model: &str) -> io::Result<Self> {
         target.begin(0)?;
         let column = |name: &str| Column::create(target.path(), name);
         Ok(SafetensorsSink {
@@ -107,9 +104,7 @@ impl SafetensorsSink {
             ids: column("ids")?,
             target,
             dtype,
-            dimensions: None,
-            dimensions_if_empty: dimensions,
-            leading_failures: 0,
+            columns,
             model: model.to_owned(),
             inputs: 0,
             plain: true,
@@ -147,16 +142,7 @@ impl SafetensorsSink {
                     format!("has another encoding than the file ({name}); --format jsonl takes any");
                 return Err(Trouble::Unfit(problem));
             };
-            let got = bytes.len() / self.dtype.size();
-            match self.dimensions {
-                Some(wanted) if wanted != got => {
-                    let problem =
-                        format!("has {got} columns, the file has {wanted}; --format jsonl takes any size");
-                    return Err(Trouble::Unfit(problem));
-                }
-                Some(_) => {}
-                None => self.set_dimensions(got)?,
-            }
+            check_columns("file", bytes.len() / self.dtype.size(), self.columns).map_err(Trouble::Unfit)?;
             rows.push(bytes);
         }
         for (index, (row, vector)) in rows.iter().zip(&vectors).enumerate() {
@@ -180,10 +166,7 @@ impl SafetensorsSink {
                 "{problem} (a tensor of integers cannot leave a row out)"
             )));
         };
-        match self.dimensions {
-            Some(dimensions) => self.embeddings.add(&missing.repeat(dimensions))?,
-            None => self.leading_failures += 1,
-        }
+        self.embeddings.add(&missing.repeat(self.columns))?;
         self.spans.add(&[0; 8])?;
         self.input(1, 0, false)
     }
@@ -193,12 +176,6 @@ impl SafetensorsSink {
         self.rows.add(&count(rows))?;
         self.tokens.add(&count(tokens))?;
         Ok(self.truncated.add(&[u8::from(truncated)])?)
-    }
-
-    fn set_dimensions(&mut self, dimensions: usize) -> io::Result<()> {
-        self.dimensions = Some(dimensions);
-        let failed = self.dtype.missing().unwrap_or_default().repeat(dimensions);
-        (0..self.leading_failures).try_for_each(|_| self.embeddings.add(&failed))
     }
 }
 
@@ -221,10 +198,6 @@ impl Sink for SafetensorsSink {
 
     fn finish(self: Box<Self>) -> io::Result<()> {
         let mut this = *self;
-        let dimensions = this.dimensions.unwrap_or(this.dimensions_if_empty);
-        if this.dimensions.is_none() {
-            this.set_dimensions(dimensions)?;
-        }
         let inputs = this.inputs;
         let rows = this.spans.bytes / 8;
         this.ids.add(b"]")?;
@@ -239,7 +212,7 @@ impl Sink for SafetensorsSink {
         let mut tensors: Vec<(&str, &str, Vec<u64>, &mut Column)> = vec![(
             "embeddings",
             dtype,
-            vec![rows, dimensions as u64],
+            vec![rows, this.columns as u64],
             &mut this.embeddings,
         )];
         let at = if this.dtype.size() == 4 { 1 } else { 0 };

@@ -12,7 +12,7 @@ use super::target::Target;
 pub enum Format {
     /// One JSON object per input: {"id", "embedding" | "chunks", "tokens", "truncated"}
     Jsonl,
-    /// An array [inputs, dimensions] for numpy.load
+    /// An array [inputs, dimensions] for numpy.load; not with int8
     Npy,
     /// Tensor `embeddings` and tensors that say which rows belong to which input
     Safetensors,

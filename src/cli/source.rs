@@ -14,6 +14,10 @@ use ropeway::{Chunking, Embed, Input, Pooling, Request};
 /// without line breaks is given by mistake.
 const LONGEST: usize = 64 << 20;
 
+/// What a row of the result weighs at least, as bytes of text: as eight tokens, so that a group with a
+/// row per token still fills one pass through the model, and one with a row per span has no more rows.
+const ROW: usize = 32;
+
 /// Names that end like this are files even where no such file exists, so that a typo in a file's
 /// name is told and not embedded.
 const FILE_ENDINGS: &[&str] = &["jsonl", "ndjson", "json", "txt", "md", "csv", "tsv", "log"];
@@ -163,13 +167,15 @@ impl Item {
             Input::Text(text) => text.len(),
             Input::Ids(ids) => 4 * ids.len(),
         };
-        // A row per token is thousands of bytes for the four or so of its text.
-        let many_rows = request.options.pooling == Some(Pooling::None)
-            || matches!(
-                request.options.chunking,
-                Some(Chunking::Tokens(_) | Chunking::Spans(_))
-            );
-        64 + bytes * if many_rows { 8 } else { 1 }
+        // A row is thousands of bytes, however short the text is that it is made of.
+        let tokens = bytes / 4;
+        let rows = match &request.options.chunking {
+            _ if request.options.pooling == Some(Pooling::None) => tokens,
+            Some(Chunking::Tokens(size)) => tokens / (*size).max(1),
+            Some(Chunking::Spans(spans)) => spans.len(),
+            Some(Chunking::Sentences) | None => 0,
+        };
+        64 + bytes.max(ROW * rows)
     }
 }
 
@@ -177,7 +183,7 @@ impl Item {
 #[derive(Debug)]
 pub enum Event {
     /// An input.
-    Item(Item),
+    Item(Box<Item>),
     /// A source that could not be read, or not to its end; the others go on.
     Broken(String),
     /// The next input may be long in coming: work on what is here.
@@ -209,7 +215,7 @@ impl Reader {
                         line: None,
                     };
                     let item = self.item(place, jsonl, text.into_encoded_bytes(), read);
-                    if !report(Event::Item(item)) {
+                    if !report(Event::Item(Box::new(item))) {
                         return;
                     }
                     continue;
@@ -261,7 +267,7 @@ impl Reader {
                     }
                 }
             };
-            if !report(Event::Item(item)) {
+            if !report(Event::Item(Box::new(item))) {
                 return Ok(false);
             }
         }
@@ -318,21 +324,11 @@ impl Reader {
     }
 
     fn item(&self, mut place: Place, jsonl: bool, bytes: Vec<u8>, read: u64) -> Item {
-        let text = match String::from_utf8(bytes) {
+        let text = match utf8(bytes) {
             Ok(text) => text,
-            Err(error) => {
-                let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            Err((earlier, problem)) => {
                 // A passage has several lines: name the one that is wrong.
-                let earlier = valid.iter().filter(|&&byte| byte == b'\n').count() as u64;
                 place.line = place.line.map(|line| line + earlier);
-                let column = valid.len()
-                    - valid
-                        .iter()
-                        .rposition(|&byte| byte == b'\n')
-                        .map_or(0, |at| at + 1)
-                    + 1;
-                let problem =
-                    format!("invalid UTF-8 at byte {column} of the line; `iconv -t utf-8` converts files");
                 return Item {
                     place,
                     id: None,
@@ -376,6 +372,21 @@ fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     Ok(Box::new(File::open(path)?))
 }
 
+/// The bytes as text, or how many lines are before the one that is wrong and what is wrong there.
+fn utf8(bytes: Vec<u8>) -> Result<String, (u64, String)> {
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let earlier = valid.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        let start = valid
+            .iter()
+            .rposition(|&byte| byte == b'\n')
+            .map_or(0, |at| at + 1);
+        let column = valid.len() - start + 1;
+        let problem = format!("invalid UTF-8 at byte {column} of the line; `iconv -t utf-8` converts files");
+        (earlier, problem)
+    })
+}
+
 /// Reads a whole document: a file, or standard input.
 pub fn read_document(path: Option<&Path>) -> anyhow::Result<String> {
     let (name, input) = match path {
@@ -392,11 +403,8 @@ pub fn read_document(path: Option<&Path>) -> anyhow::Result<String> {
         "{name}: longer than {} MiB; split it",
         LONGEST >> 20
     );
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
-        anyhow::anyhow!("{name}:{line}: invalid UTF-8; `iconv -t utf-8` converts files")
-    })?;
+    let text =
+        utf8(bytes).map_err(|(earlier, problem)| anyhow::anyhow!("{name}:{}: {problem}", earlier + 1))?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
@@ -466,5 +474,36 @@ impl<R: Read> Lines<R> {
             line.drain(..3);
         }
         Ok(Some(whole))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_weighs_what_its_rows_do() {
+        let weight = |options: Embed| {
+            let options: &'static Embed = Box::leak(Box::new(options));
+            let place = Place {
+                source: "here".into(),
+                line: None,
+            };
+            Item {
+                place,
+                id: None,
+                request: Ok(Request::text("x".repeat(400), options)),
+                read: 0,
+            }
+            .weight()
+        };
+        let chunks = |chunking| weight(Embed::default().chunks(chunking));
+        let text = weight(Embed::default());
+        assert_eq!(text, 64 + 400);
+        assert_eq!(weight(Embed::default().pooling(Pooling::None)), 64 + 100 * ROW);
+        assert_eq!(chunks(Chunking::Tokens(1)), 64 + 100 * ROW);
+        assert_eq!(chunks(Chunking::Tokens(50)), text);
+        assert_eq!(chunks(Chunking::Spans(vec![(0, 1); 3])), text);
+        assert_eq!(chunks(Chunking::Spans(vec![(0, 1); 5000])), 64 + 5000 * ROW);
     }
 }

@@ -1,9 +1,9 @@
 //! The output file.
 //!
-//! Rows go to `FILE.partial`, which becomes `FILE` when the run is done: `FILE` is always whole,
-//! and what it held before stays until then. A run that is killed leaves `FILE.partial`, and
-//! `--resume` continues it (or `FILE`, where there is no partial one). Pipes and devices are
-//! written as they are.
+//! Rows go to `FILE.partial`, which becomes `FILE` when the run is done: a `FILE` there is always
+//! whole, and what it held before stays until then. A run that is killed leaves `FILE.partial`, and
+//! `--resume` continues it. Where there is none, `--resume` continues `FILE`, which is renamed to
+//! `FILE.partial` at once and back at the end. Pipes and devices are written as they are.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};

@@ -45,6 +45,10 @@ fn wrong_flags_end_the_run_before_it_starts() {
             &["--encoding f32"],
         ),
         (
+            &["embed", "x", "--format", "npy", "-o", "out", "--encoding", "int8"],
+            &["scales of int8", "jsonl or safetensors"],
+        ),
+        (
             &["embed", "x", "--format", "npy", "-o", "out", "--pooling", "none"],
             &["one vector per input"],
         ),
@@ -81,6 +85,27 @@ fn wrong_flags_end_the_run_before_it_starts() {
         (&[], &["--help"]),
         (&["chunks", "--by", "sentences", "--size", "5"], &["--by tokens"]),
         (&["rank", "q", "--top-k", "0"], &["from 1"]),
+        (
+            &[
+                "diff",
+                "--left-task",
+                "separation",
+                "--left-adapters",
+                "separation=1",
+            ],
+            &["--left-task", "ropeway diff --help"],
+        ),
+        (
+            &[
+                "diff",
+                "x",
+                "--left-prompt",
+                "one two three",
+                "--right-prompt",
+                "",
+            ],
+            &["do not have the same tokens"],
+        ),
     ] {
         let place = Place::new(&[]);
         let code = if arguments.contains(&"missing/out") { 3 } else { 2 };
@@ -95,6 +120,7 @@ fn help_has_examples_and_version_is_there() {
         &["embed"][..],
         &["rank"],
         &["chunks"],
+        &["diff"],
         &["models"],
         &["models", "info"],
         &["models", "verify"],
@@ -184,6 +210,43 @@ fn documents_are_chunked() {
     place
         .run(&["chunks", "missing.txt"])
         .fails(1, &["missing.txt: No such file"]);
+}
+
+#[test]
+fn two_sides_are_compared() {
+    let both = ["diff", "--left", "cpu", "--right", "cpu"];
+    let with = |rest: &[&str]| ropeway(&both.iter().chain(rest).copied().collect::<Vec<_>>(), b"");
+    // A side's own options go before those of both.
+    let same = with(&[
+        "--task",
+        "retrieval.query",
+        "--prompt",
+        "one",
+        "--left-adapters",
+        "separation=1",
+        "--left-prompt",
+        "two: ",
+        "--right-adapters",
+        "separation=1",
+        "--right-prompt",
+        "two: ",
+    ]);
+    assert_eq!((same.code, same.err.as_str()), (Some(0), ""));
+    assert!(
+        same.out.ends_with("the largest relative difference is 0.0e0\n"),
+        "{}",
+        same.out
+    );
+    let other = with(&[
+        "--length",
+        "9",
+        "--adapters",
+        "separation=1",
+        "--left-adapters",
+        "separation=0.5",
+    ]);
+    assert!(other.out.starts_with("DIFFERS"), "{}", other.out);
+    other.fails(1, &["the first step that disagrees is"]);
 }
 
 #[test]

@@ -220,11 +220,7 @@ fn arrays_hold_what_jsonl_says() {
     assert!(data[width..2 * width].iter().all(|x| x.is_nan()));
     assert_eq!(data[2 * width..], floats(&rows[1]["embedding"]));
 
-    for (encoding, descr, bytes) in [
-        ("f16", "<f2", 2 * width),
-        ("int8", "|i1", width),
-        ("binary", "|u1", width / 8),
-    ] {
+    for (encoding, descr, bytes) in [("f16", "<f2", 2 * width), ("binary", "|u1", width / 8)] {
         let ended = place.run(&[
             "embed",
             "good.txt",
@@ -248,11 +244,6 @@ fn arrays_hold_what_jsonl_says() {
             .map(|x| x.as_f64().unwrap())
             .collect();
         match encoding {
-            "int8" => assert!(
-                data.iter()
-                    .zip(&first)
-                    .all(|(&byte, &x)| f64::from(byte as i8) == x)
-            ),
             "binary" => assert!(data.iter().zip(&first).all(|(&byte, &x)| f64::from(byte) == x)),
             _ => {
                 let halves = data
@@ -269,17 +260,17 @@ fn arrays_hold_what_jsonl_says() {
         }
     }
     // Integers have no NaN: the run ends at the bad input, and can go on once that is mended.
-    let int8 = [
+    let bits = [
         "embed",
         "in.jsonl",
         "--format",
         "npy",
         "--encoding",
-        "int8",
+        "binary",
         "-o",
-        "int8.npy",
+        "bits.npy",
     ];
-    let ended = place.run(&int8);
+    let ended = place.run(&bits);
     assert_eq!(ended.code, Some(1));
     ended.says(&["in.jsonl:2: ", "leave a row out"]);
     fs::write(
@@ -287,16 +278,40 @@ fn arrays_hold_what_jsonl_says() {
         "{\"text\": \"a\"}\n{\"text\": \"x\"}\n{\"text\": \"b c\"}\n",
     )
     .unwrap();
-    let resume: Vec<&str> = int8.iter().copied().chain(["--resume"]).collect();
+    let resume: Vec<&str> = bits.iter().copied().chain(["--resume"]).collect();
     assert_eq!(place.run(&resume).code, Some(0));
-    assert!(npy(&place.read("int8.npy")).0.contains(&format!("(3, {width})")));
-    // One size per array, and no rows at all are an array as well.
+    let columns = width / 8;
+    assert!(
+        npy(&place.read("bits.npy"))
+            .0
+            .contains(&format!("(3, {columns})"))
+    );
+    // One size per array, which is not the first line's to choose, and no rows at all are an array as well.
     let size = info()["matryoshka"][0].as_u64().unwrap();
-    let mixed = format!("{{\"text\": \"a\"}}\n{{\"text\": \"a\", \"dimensions\": {size}}}\n");
+    let mixed = format!("{{\"text\": \"a\", \"dimensions\": {size}}}\n{{\"text\": \"a\"}}\n");
     fs::write(place.path("in.jsonl"), mixed).unwrap();
-    let ended = place.run(&["embed", "in.jsonl", "--format", "npy", "-o", "mixed.npy"]);
-    assert_eq!(ended.code, Some(1));
-    ended.says(&[&format!("in.jsonl:2: has {size} columns, the array has {width}")]);
+    for (format, what) in [("npy", "array"), ("safetensors", "file")] {
+        let ended = place.run(&["embed", "in.jsonl", "--format", format, "-o", "mixed"]);
+        assert_eq!(ended.code, Some(1));
+        ended.says(&[
+            &format!("in.jsonl:1: has {size} columns, the {what} has {width} (--dimensions"),
+            "1 of 2 inputs failed",
+        ]);
+    }
+    let flags = [
+        "embed",
+        "in.jsonl",
+        "--format",
+        "npy",
+        "-o",
+        "narrow.npy",
+        "--dimensions",
+    ];
+    let narrow = |rest: &[&str]| place.run(&flags.iter().chain(rest).copied().collect::<Vec<_>>());
+    assert_eq!(narrow(&[&size.to_string()]).code, Some(0));
+    assert!(npy(&place.read("narrow.npy")).0.contains(&format!("(2, {size})")));
+    let wide = narrow(&[&width.to_string(), "--resume", "--any-dimensions"]);
+    wide.fails(2, &[&format!("has {size} columns, the rows of this run {width}")]);
     fs::write(place.path("empty.txt"), "").unwrap();
     assert_eq!(
         place
