@@ -62,7 +62,8 @@ pub fn model(input: &[u8]) {
                 Ok(_) => assert!(wanted_ids),
                 Err(error) => {
                     readable(&error.to_string());
-                    assert!(!wanted_ids, "{error}");
+                    // Mutated weights may well overflow.
+                    assert!(!wanted_ids || error.to_string().contains("not finite"), "{error}");
                 }
             }
         }
