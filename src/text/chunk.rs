@@ -305,7 +305,7 @@ mod tests {
 
         #[test]
         fn windows_keep_every_token_once(count in 0usize..500, size in 1usize..60, overlap in 0usize..59) {
-            prop_assume!(overlap < size);
+            let overlap = overlap % size;
             let windows = windows(count, size, overlap);
             let mut token = 0;
             for (i, window) in windows.iter().enumerate() {
