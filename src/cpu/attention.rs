@@ -297,15 +297,11 @@ pub fn attention(
 mod tests {
     use super::*;
 
+    /// Reproducible values in -2..2.
     fn noise(n: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        (0..n)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state >> 40) as f32 / (1 << 22) as f32 - 2.0
-            })
+        crate::cpu::gemm::tests::noise(n, seed)
+            .into_iter()
+            .map(|x| 2.0 * x)
             .collect()
     }
 

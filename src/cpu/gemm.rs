@@ -480,7 +480,7 @@ fn split(m: usize, panels: usize, k: usize, threads: usize) -> (usize, usize) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::sync::Mutex;
 

@@ -362,6 +362,7 @@ isa_fn! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::naive::erf;
 
     const LENGTHS: [usize; 12] = [1, 2, 7, 8, 15, 17, 31, 33, 64, 100, 384, 1027];
 
@@ -389,24 +390,6 @@ mod tests {
             assert!(odd[3].is_nan() && (odd[4] / 88f32.exp() - 1.0).abs() < 1e-6);
             assert_eq!(odd[5..], [0.0, 0.0]);
         }
-    }
-
-    /// erf by its power series, or beyond 3 by erfc's continued fraction.
-    fn erf(z: f64) -> f64 {
-        if z < 0.0 {
-            return -erf(-z);
-        }
-        if z < 3.0 {
-            let (mut term, mut total, mut n) = (z, z, 0.0);
-            while term.abs() > 1e-18 * total.abs() {
-                n += 1.0;
-                term *= -z * z / n;
-                total += term / (2.0 * n + 1.0);
-            }
-            return total * 2.0 / std::f64::consts::PI.sqrt();
-        }
-        let fraction = (1..60).rev().fold(z, |f, i| z + f64::from(i) / 2.0 / f);
-        1.0 - (-z * z).exp() / fraction / std::f64::consts::PI.sqrt()
     }
 
     #[test]
