@@ -1,3 +1,8 @@
 //! A CUDA driver library that runs compiled kernels on the CPU, and checks them harder than a GPU does.
 
+pub mod exec;
+pub mod isa;
+pub mod lower;
+pub mod program;
 pub mod ptx;
+pub mod regs;
