@@ -42,6 +42,11 @@ impl Code {
         }
     }
 
+    /// Whether this waits for the launch before it in the stream.
+    pub fn needs_grid_dependency(&self) -> bool {
+        matches!(&self.op, Op::Sync(sync) if **sync == crate::exec::sync::Sync::GridDependencyWait)
+    }
+
     /// The same, for an instruction that every lane of the warp must execute together (`.sync.aligned`).
     pub fn aligned(mut self) -> Self {
         self.converge = Converge::Warp;
@@ -123,6 +128,8 @@ pub struct Inst {
     /// First operand in [`Kernel::operands`] and number.
     pub first: u32,
     pub count: u16,
+    /// How many of them are destinations.
+    pub dst: u16,
     pub class: Class,
     /// Other paths may be waiting here: a reconvergence point.
     pub joins: bool,
@@ -197,6 +204,8 @@ pub enum Special {
     ClusterNumCtaRank,
     IsExplicitCluster,
     ActiveMask,
+    /// Local address of this offset in the current function's frame.
+    LocalFrame(u32),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,6 +250,8 @@ pub enum Scope {
 pub struct Access {
     /// `None`: a generic address.
     pub space: Option<Space>,
+    /// A parameter area of the register window instead of memory: (offset, bytes per thread). The base is unused.
+    pub area: Option<(u32, u32)>,
     /// Width of the base register; a constant base has `W64`.
     pub base: Width,
     pub offset: i64,
@@ -346,6 +357,8 @@ pub struct Kernel {
     pub constants: Vec<u8>,
     /// `functions[0]` is the entry.
     pub functions: Vec<Function>,
+    /// Index in `functions` by function address.
+    pub function_index: std::collections::HashMap<u64, u32>,
     pub params: Vec<Param>,
     /// Bytes of the parameter block.
     pub param_bytes: u32,

@@ -4,6 +4,11 @@
 //! the lanes ([`Alu`](crate::program::Alu)) and its operands — or says `None` for an opcode that is not its own.
 //! What no family knows is refused when the module is loaded, with the instruction and its line.
 
+mod asynchronous;
+mod matrix;
+mod memory;
+mod sync;
+
 use crate::lower::{Builder, Refused};
 use crate::program::Code;
 use crate::ptx::ast::Instruction;
@@ -21,7 +26,12 @@ pub struct Covered {
 }
 
 /// Every family with its part of the coverage table, in the order in which they are asked.
-pub const FAMILIES: &[(&str, Family, &[Covered])] = &[];
+pub const FAMILIES: &[(&str, Family, &[Covered])] = &[
+    ("memory", memory::lower, memory::COVERED),
+    ("asynchronous", asynchronous::lower, asynchronous::COVERED),
+    ("matrix copies", matrix::lower, matrix::COVERED),
+    ("synchronisation", sync::lower, sync::COVERED),
+];
 
 /// The special register of this name (without the percent sign).
 pub fn special(name: &str) -> Option<crate::program::Special> {
