@@ -3,6 +3,7 @@
 pub mod exec;
 pub mod isa;
 pub mod lower;
+pub mod memory;
 pub mod program;
 pub mod ptx;
 pub mod regs;
