@@ -4,6 +4,7 @@ pub mod exec;
 pub mod flow;
 pub mod isa;
 pub mod lower;
+pub mod memory;
 pub mod program;
 pub mod ptx;
 pub mod regs;
