@@ -4,6 +4,8 @@
 //! the lanes ([`Alu`](crate::program::Alu)) and its operands — or says `None` for an opcode that is not its own.
 //! What no family knows is refused when the module is loaded, with the instruction and its line.
 
+pub mod simd;
+
 use crate::lower::{Builder, Refused};
 use crate::program::Code;
 use crate::ptx::ast::Instruction;
