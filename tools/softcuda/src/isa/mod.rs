@@ -8,6 +8,7 @@ mod asynchronous;
 mod matrix;
 mod memory;
 mod sync;
+pub mod simd;
 
 use crate::lower::{Builder, Refused};
 use crate::program::Code;
