@@ -495,6 +495,7 @@ pub fn kernel(placed: &Placed<'_>, entry: u32) -> Result<Kernel, Refused> {
         params: Vec::new(),
         param_bytes: 0,
         static_shared: dense as u32,
+        shared_end: at as u32,
         dynamic_align: dynamic_align as u32,
         dynamic_base: dynamic_base as u32,
         limits: module.functions[entry as usize].limits.clone(),

@@ -261,6 +261,8 @@ pub struct Access {
     pub elements: u8,
     /// Width of each element's register: a load extends to it (sign-extends signed types).
     pub register: Width,
+    /// Bytes of the registers as declared: a load extends to them.
+    pub register_bytes: u8,
     pub order: Order,
     pub scope: Scope,
     /// `ld.global.nc`
@@ -364,6 +366,8 @@ pub struct Kernel {
     pub param_bytes: u32,
     /// Bytes of static shared memory, and where dynamic shared memory may begin at the earliest.
     pub static_shared: u32,
+    /// Where static shared memory ends as laid out here.
+    pub shared_end: u32,
     /// Declared alignment of the dynamic part (the greatest of its variables), 0 without one.
     pub dynamic_align: u32,
     /// Dynamic shared memory's first byte: no better aligned than declared.

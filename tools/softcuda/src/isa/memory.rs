@@ -215,6 +215,7 @@ fn access(instruction: &Instruction, builder: &mut Builder<'_>, load: bool) -> R
         ));
     }
     let mut register = None;
+    let mut register_bytes = ty.size();
     let mut refs = Vec::new();
     for element in list {
         let (r, width) = match element {
@@ -233,6 +234,9 @@ fn access(instruction: &Instruction, builder: &mut Builder<'_>, load: bool) -> R
             ));
         }
         register = Some(width);
+        if let Some(declared) = builder.register_type(element) {
+            register_bytes = declared.size();
+        }
         refs.push(r);
     }
     let space = match m.space {
@@ -256,6 +260,7 @@ fn access(instruction: &Instruction, builder: &mut Builder<'_>, load: bool) -> R
         ty,
         elements: count,
         register: register.expect("at least one element"),
+        register_bytes: register_bytes as u8,
         order: m.order.unwrap_or(Order::Weak),
         scope: m.scope.unwrap_or(Scope::Sys),
         non_coherent: m.non_coherent,
