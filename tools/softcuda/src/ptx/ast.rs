@@ -189,7 +189,10 @@ impl Type {
 
     pub const fn is_float(self) -> bool {
         use Type::*;
-        matches!(self, F16 | F16x2 | BF16 | BF16x2 | TF32 | E4M3 | E5M2 | E4M3x2 | E5M2x2 | F32 | F32x2 | F64)
+        matches!(
+            self,
+            F16 | F16x2 | BF16 | BF16x2 | TF32 | E4M3 | E5M2 | E4M3x2 | E5M2x2 | F32 | F32x2 | F64
+        )
     }
 
     /// The type that a modifier such as `s32` names.
