@@ -4,6 +4,7 @@ mod body;
 mod constant;
 mod debug;
 mod function;
+mod initial;
 mod operand;
 mod scope;
 mod variable;
@@ -55,7 +56,7 @@ impl<'a> Parser<'a> {
             strings: HashMap::new(),
             debug: Default::default(),
             referenced: Vec::new(),
-            padding_left: variable::MOST_PADDING,
+            padding_left: initial::MOST_PADDING,
         })
     }
 

@@ -1,18 +1,14 @@
-//! Variables: declarations, sizes and initial values.
+//! Variables: declarations and sizes.
 
 use std::sync::Arc;
 
-use super::super::ast::{Linkage, Relocation, Space, Type, Variable};
+use super::super::ast::{Linkage, Space, Type, Variable};
 use super::super::lexer::Kind;
-use super::constant::Value;
+use super::initial::Initial;
 use super::{DEEPEST, Parser, Result, Symbol, quoted};
 
-/// Most bytes that a module's initialised variables may have beyond the elements listed: what is declared in a few
-/// characters must not take any amount of memory. Real tables list nearly all of their elements.
-pub(super) const MOST_PADDING: usize = 64 << 20;
-
 /// Largest variable, as a power of two: beyond what any GPU has.
-const LARGEST: usize = 1 << 40;
+pub(super) const LARGEST: usize = 1 << 40;
 
 /// What a declaration says before the names.
 #[derive(Debug, Clone, Copy)]
@@ -185,7 +181,8 @@ impl<'a> Parser<'a> {
             if linkage == Linkage::Extern {
                 return Err(self.error(at, "an `.extern` variable cannot have initial values".into()));
             }
-            let count = self.initial(head.ty, &shape.dimensions, &mut initial)?;
+            let count = self.initial_values(head.ty, &shape.dimensions, &mut initial)?;
+            self.whole_address(&initial)?;
             if let Some(first @ None) = shape.dimensions.first_mut() {
                 *first = Some(count);
             }
@@ -198,17 +195,8 @@ impl<'a> Parser<'a> {
                     "an array without a length: expected `.extern`, a length or initial values".to_string();
                 return Err(self.error(shape.at, message));
             }
-            Some(size) if initial.bytes.is_empty() || size == initial.bytes.len() => {}
-            Some(size) => {
-                let padding = size - initial.bytes.len();
-                let Some(left) = self.padding_left.checked_sub(padding) else {
-                    let message =
-                        format!("more than {MOST_PADDING} bytes of initialised variables are not listed");
-                    return Err(self.error(at, message));
-                };
-                self.padding_left = left;
-                initial.bytes.resize(size, 0);
-            }
+            Some(_) if initial.bytes.is_empty() => {}
+            Some(size) => self.pad(&mut initial, size)?,
         }
         Ok(Variable {
             name,
@@ -261,147 +249,4 @@ impl<'a> Parser<'a> {
             None => Err(self.error(shape.at, "this array is too large".into())),
         }
     }
-
-    /// The values of an array (in braces) or of a scalar. Returns how many elements of the first dimension it lists.
-    fn initial(&mut self, ty: Type, dimensions: &[Option<usize>], initial: &mut Initial) -> Result<usize> {
-        let Some((&length, inner)) = dimensions.split_first() else {
-            self.initial_scalar(ty, initial)?;
-            return Ok(1);
-        };
-        self.expect(b'{', "before the values of an array or vector")?;
-        let mut stride = ty.size();
-        for &length in inner {
-            stride = match stride.checked_mul(length.unwrap_or(0)) {
-                Some(stride) if stride <= LARGEST => stride,
-                _ => return Err(self.error_here("this array is too large".into())),
-            };
-        }
-        let begin = initial.bytes.len();
-        let mut count = 0;
-        while self.token.kind != Kind::Mark(b'}') {
-            if length == Some(count) {
-                return Err(self.error_here(format!("more than {count} initial values")));
-            }
-            // An inner array may list fewer values than it has.
-            let padding = (begin + count * stride).saturating_sub(initial.bytes.len());
-            let Some(left) = self.padding_left.checked_sub(padding) else {
-                let message =
-                    format!("more than {MOST_PADDING} bytes of initialised variables are not listed");
-                return Err(self.error_here(message));
-            };
-            self.padding_left = left;
-            initial.bytes.resize(begin + count * stride, 0);
-            self.initial(ty, inner, initial)?;
-            count += 1;
-            if !self.take(b',')? {
-                break;
-            }
-        }
-        self.expect(b'}', "or `,` after an initial value")?;
-        Ok(count)
-    }
-
-    fn initial_scalar(&mut self, ty: Type, initial: &mut Initial) -> Result<()> {
-        let at = self.token.start;
-        if let Kind::Word(word) = self.token.kind
-            && word != "WARP_SZ"
-        {
-            return self.initial_address(ty, initial);
-        }
-        let value = self.constant()?;
-        if self.token.kind == Kind::Mark(b'(') {
-            return Err(self.error(
-                at,
-                "the bytes of an address (`0xFF(symbol)`) as initial values are not supported".into(),
-            ));
-        }
-        let mismatch = |parser: &Self| {
-            let message = format!("this value does not fit the type {ty:?}", ty = ty).to_lowercase();
-            parser.error(at, message)
-        };
-        let size = ty.size();
-        let bits = match (ty, value) {
-            (Type::F32, Value::F32(bits)) => bits.into(),
-            (Type::F32, Value::F64(value)) => (value as f32).to_bits().into(),
-            (Type::F64, Value::F32(_) | Value::F64(_)) => value.float().to_bits(),
-            (Type::B32, Value::F32(bits)) => bits.into(),
-            (Type::B32, Value::F64(value)) => (value as f32).to_bits().into(),
-            (Type::B64, Value::F64(value)) => value.to_bits(),
-            (_, Value::Int { bits, .. }) if !ty.is_float() && ty != Type::Pred => {
-                // Sign or zero extension of what is kept must give the value again.
-                let unused = 64 - 8 * size.min(8) as u32;
-                let signed = ((bits << unused) as i64 >> unused) as u64;
-                if bits != signed && bits != bits << unused >> unused {
-                    return Err(mismatch(self));
-                }
-                bits
-            }
-            _ => return Err(mismatch(self)),
-        };
-        let extension = match value {
-            Value::Int {
-                bits,
-                unsigned: false,
-            } if (bits as i64) < 0 => [0xff; 8],
-            _ => [0; 8],
-        };
-        let bytes = [bits.to_le_bytes(), extension].concat();
-        initial.bytes.extend(&bytes[..size]);
-        Ok(())
-    }
-
-    /// `symbol+8` or `generic(symbol)+8`.
-    fn initial_address(&mut self, ty: Type, initial: &mut Initial) -> Result<()> {
-        let at = self.token.start;
-        let mut name = self.word("a symbol")?;
-        let mut symbol_at = at;
-        let mut generic = false;
-        if self.token.kind == Kind::Mark(b'(') {
-            match name {
-                "generic" => generic = true,
-                "mask" => return Err(self.error(at, "`mask(…)` as an initial value is not supported".into())),
-                _ => return Err(self.error(at, format!("{} is no operator of initial values", quoted(name)))),
-            }
-            self.bump()?;
-            symbol_at = self.token.start;
-            name = self.word("a symbol")?;
-            self.expect(b')', "after the symbol")?;
-        }
-        let mut addend = 0i64;
-        loop {
-            let negative = self.token.kind == Kind::Mark(b'-');
-            if !negative && self.token.kind != Kind::Mark(b'+') {
-                break;
-            }
-            self.bump()?;
-            let term = self.integer_term()?;
-            addend = if negative {
-                addend.wrapping_sub(term)
-            } else {
-                addend.wrapping_add(term)
-            };
-        }
-        let size = ty.size();
-        if !matches!(size, 4 | 8) || ty.is_float() {
-            return Err(self.error(at, "an address needs an integer type of 32 or 64 bits".into()));
-        }
-        self.referenced.push((name, symbol_at));
-        let symbol = self.intern(name);
-        initial.relocations.push(Relocation {
-            at: initial.bytes.len(),
-            size,
-            symbol,
-            addend,
-            generic,
-        });
-        initial.bytes.extend(&[0; 8][..size]);
-        Ok(())
-    }
-}
-
-/// A variable's initial value so far.
-#[derive(Default)]
-struct Initial {
-    bytes: Vec<u8>,
-    relocations: Vec<Relocation>,
 }
