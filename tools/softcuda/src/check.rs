@@ -140,7 +140,11 @@ fn write_site(f: &mut fmt::Formatter<'_>, finding: &Finding, site: &Site, lead: 
     writeln!(f)?;
     let places = finding.places(site);
     if places.is_empty() {
-        writeln!(f, "        at PTX line {} (no .loc: compile with -lineinfo)", site.line)?;
+        writeln!(
+            f,
+            "        at PTX line {} (no .loc: compile with -lineinfo)",
+            site.line
+        )?;
     }
     for (i, place) in places.iter().enumerate() {
         let lead = if i == 0 { "at" } else { "inlined at" };

@@ -76,9 +76,13 @@ pub enum LoadError {
     Parse(ParseError),
     Refused(Refused),
     /// The module is for a device that this one is not.
-    Target { message: String },
+    Target {
+        message: String,
+    },
     Memory(OutOfMemory),
-    Unresolved { symbol: String },
+    Unresolved {
+        symbol: String,
+    },
 }
 
 impl fmt::Display for LoadError {
@@ -88,7 +92,9 @@ impl fmt::Display for LoadError {
             LoadError::Refused(refused) => refused.fmt(f),
             LoadError::Target { message } => f.write_str(message),
             LoadError::Memory(error) => error.fmt(f),
-            LoadError::Unresolved { symbol } => write!(f, "the symbol `{symbol}` is not defined in this module"),
+            LoadError::Unresolved { symbol } => {
+                write!(f, "the symbol `{symbol}` is not defined in this module")
+            }
         }
     }
 }
@@ -326,7 +332,12 @@ pub struct Done {
 }
 
 /// Runs a kernel to its end.
-pub fn launch(device: &mut Device, module: &Module, kernel: &Arc<Kernel>, config: &Launch) -> Result<Done, LaunchError> {
+pub fn launch(
+    device: &mut Device,
+    module: &Module,
+    kernel: &Arc<Kernel>,
+    config: &Launch,
+) -> Result<Done, LaunchError> {
     check(device.profile, kernel, config)?;
     let Device {
         profile,
@@ -342,7 +353,11 @@ pub fn launch(device: &mut Device, module: &Module, kernel: &Arc<Kernel>, config
         .insert(config.stream, number.number())
         .filter(|_| config.programmatic);
     let dynamic_end = kernel.dynamic_base + config.shared;
-    let static_end = if config.shared == 0 { kernel.shared_end } else { dynamic_end };
+    let static_end = if config.shared == 0 {
+        kernel.shared_end
+    } else {
+        dynamic_end
+    };
     let run = Run {
         kernel,
         module: &module.ast,
@@ -396,7 +411,10 @@ fn check(profile: &Profile, kernel: &Kernel, config: &Launch) -> Result<(), Laun
                 let letter = ["x", "y", "z"][axis];
                 return refuse(
                     Invalid::Value,
-                    format!("the {what}'s {letter} is {}; it is 1 to {}", got[axis], most[axis]),
+                    format!(
+                        "the {what}'s {letter} is {}; it is 1 to {}",
+                        got[axis], most[axis]
+                    ),
                 );
             }
         }
@@ -404,7 +422,10 @@ fn check(profile: &Profile, kernel: &Kernel, config: &Launch) -> Result<(), Laun
     if threads > u64::from(profile.threads_per_block) {
         return refuse(
             Invalid::Value,
-            format!("{threads} threads per block; the device has {}", profile.threads_per_block),
+            format!(
+                "{threads} threads per block; the device has {}",
+                profile.threads_per_block
+            ),
         );
     }
     let limits = &kernel.limits;
@@ -413,7 +434,10 @@ fn check(profile: &Profile, kernel: &Kernel, config: &Launch) -> Result<(), Laun
     {
         return refuse(
             Invalid::Directive,
-            format!("a block of {:?}, where .reqntid asks for {required:?}", config.block),
+            format!(
+                "a block of {:?}, where .reqntid asks for {required:?}",
+                config.block
+            ),
         );
     }
     if let Some(most) = limits.max_threads
@@ -447,7 +471,10 @@ fn check(profile: &Profile, kernel: &Kernel, config: &Launch) -> Result<(), Laun
     if let Some(cluster) = config.cluster.or(limits.required_cluster)
         && cluster != [1, 1, 1]
     {
-        return refuse(Invalid::NotSupported, format!("clusters of {cluster:?} blocks are not supported yet"));
+        return refuse(
+            Invalid::NotSupported,
+            format!("clusters of {cluster:?} blocks are not supported yet"),
+        );
     }
     if config.cooperative {
         let by_threads = profile.threads_per_multiprocessor / threads.next_multiple_of(32) as u32;

@@ -287,7 +287,10 @@ mod tests {
     #[test]
     fn a_list_gives_devices_in_its_order() {
         let devices = select("sm_90, sm_80").unwrap();
-        assert_eq!(devices.iter().map(|d| d.capability()).collect::<Vec<_>>(), [90, 80]);
+        assert_eq!(
+            devices.iter().map(|d| d.capability()).collect::<Vec<_>>(),
+            [90, 80]
+        );
         let error = select("sm_80,sm_70").unwrap_err();
         assert!(error.contains("`sm_70`") && error.contains("sm_89"), "{error}");
     }

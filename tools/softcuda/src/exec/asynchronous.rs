@@ -71,7 +71,6 @@ pub struct Place {
     pub generic: bool,
 }
 
-
 /// An mbarrier object as it lies in shared memory, in 64 bits: phase, arrivals still expected in this phase, arrivals
 /// expected in each phase, bytes of transactions still expected. The ISA leaves the layout open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +112,12 @@ pub(super) struct Mbarriers {
 }
 
 impl<'l> Block<'l> {
-    pub(super) fn asynchronous(&mut self, warp: &mut Warp, at: &At<'_>, what: &Async) -> Result<Next, Box<Finding>> {
+    pub(super) fn asynchronous(
+        &mut self,
+        warp: &mut Warp,
+        at: &At<'_>,
+        what: &Async,
+    ) -> Result<Next, Box<Finding>> {
         let regs = at.regs;
         match *what {
             Async::Copy {
@@ -146,13 +150,24 @@ impl<'l> Block<'l> {
                             self.put(&copy);
                             let who = self.clocks.who_async(agent);
                             let shadow = &self.shadow;
-                            shadow.complete_pending(copy.offset.into(), copy.bytes.into(), &who, lane, copy.pc);
+                            shadow.complete_pending(
+                                copy.offset.into(),
+                                copy.bytes.into(),
+                                &who,
+                                lane,
+                                copy.pc,
+                            );
                         } else {
                             i += 1;
                         }
                     }
                     let published = self.clocks.async_end(agent);
-                    self.mbarriers.released.entry(offset).or_default().0.join(&published);
+                    self.mbarriers
+                        .released
+                        .entry(offset)
+                        .or_default()
+                        .0
+                        .join(&published);
                     // Without .noinc the pending count is first raised by the arrival that follows.
                     if counted {
                         if state.pending >= MOST_ARRIVALS {
@@ -171,7 +186,8 @@ impl<'l> Block<'l> {
                     self.check_place(warp, at, lane, offset)?;
                     let count = counts[lane];
                     if count == 0 || count > MOST_ARRIVALS {
-                        let message = format!("an mbarrier is to wait for {count} arrivals: 1 to {MOST_ARRIVALS}");
+                        let message =
+                            format!("an mbarrier is to wait for {count} arrivals: 1 to {MOST_ARRIVALS}");
                         return Err(self.finding(Check::BarrierMisuse, warp, at.pc, lane as u32, message));
                     }
                     let who = self.clocks.who(warp.index);
@@ -217,7 +233,12 @@ impl<'l> Block<'l> {
                     let mut state = self.mbarrier(warp, at, lane, offset)?;
                     if order.releases() {
                         let published = self.clocks.release(warp.index, 1 << lane);
-                        self.mbarriers.released.entry(offset).or_default().0.join(&published);
+                        self.mbarriers
+                            .released
+                            .entry(offset)
+                            .or_default()
+                            .0
+                            .join(&published);
                     }
                     if wants_state {
                         regs.set_lane64(at.dst(0), lane, state.pack());
@@ -242,7 +263,11 @@ impl<'l> Block<'l> {
                 for lane in each(at.mask) {
                     let offset = offsets[lane] as u32;
                     let mut state = self.mbarrier(warp, at, lane, offset)?;
-                    state.transactions += if complete { -(bytes[lane] as i32) } else { bytes[lane] as i32 };
+                    state.transactions += if complete {
+                        -(bytes[lane] as i32)
+                    } else {
+                        bytes[lane] as i32
+                    };
                     self.arrived(warp, at, lane, offset, state, 0)?;
                 }
             }
@@ -254,7 +279,11 @@ impl<'l> Block<'l> {
                 ..
             } => {
                 let offsets = self.shared_offsets(warp, at, at.src(0), place)?;
-                let phase = if parity { regs.get32(at.src(1)).map(u64::from) } else { regs.get64(at.src(1)) };
+                let phase = if parity {
+                    regs.get32(at.src(1)).map(u64::from)
+                } else {
+                    regs.get64(at.src(1))
+                };
                 let mut done = 0;
                 for lane in each(at.mask) {
                     let offset = offsets[lane] as u32;
@@ -327,7 +356,9 @@ impl<'l> Block<'l> {
             let skip = regs.pred(at.src(2));
             each(skip).for_each(|lane| wanted[lane] = 0);
         }
-        let reading = each(at.mask).filter(|&l| wanted[l] != 0).fold(0, |m, l| m | 1 << l);
+        let reading = each(at.mask)
+            .filter(|&l| wanted[l] != 0)
+            .fold(0, |m, l| m | 1 << l);
         self.meter.global(at.pc, reading, &from, size, true);
         self.meter.shared(at.pc, at.mask, &to, size);
         for lane in each(at.mask) {
@@ -338,8 +369,13 @@ impl<'l> Block<'l> {
             }
             self.shared_bounds(warp, at, lane, to[lane], size, Deed::Write)?;
             if !to[lane].is_multiple_of(size as u64) || !from[lane].is_multiple_of(size as u64) {
-                let wrong = if to[lane].is_multiple_of(size as u64) { from[lane] } else { to[lane] };
-                let message = format!("cp.async of {size} bytes at {wrong:#x}, which is not a multiple of {size}");
+                let wrong = if to[lane].is_multiple_of(size as u64) {
+                    from[lane]
+                } else {
+                    to[lane]
+                };
+                let message =
+                    format!("cp.async of {size} bytes at {wrong:#x}, which is not a multiple of {size}");
                 return Err(self.finding(Check::Misaligned, warp, at.pc, lane as u32, message));
             }
             let mut data = [0u8; 16];
@@ -347,14 +383,19 @@ impl<'l> Block<'l> {
                 let allocation = self.global(warp, at, lane, from[lane], read_bytes, Deed::Read)?;
                 let offset = allocation.offset(from[lane]);
                 let who = self.clocks.who(warp.index);
-                if let Err(hazard) = allocation.shadow().read(offset, read_bytes, &who, lane, How::Weak, at.pc) {
+                if let Err(hazard) =
+                    allocation
+                        .shadow()
+                        .read(offset, read_bytes, &who, lane, How::Weak, at.pc)
+                {
                     let what = format!("the {}", allocation.label());
                     self.hazard(warp, at, lane, from[lane], read_bytes, &what, offset, hazard);
                 }
                 self.check_previous(warp, at, lane, from[lane], read_bytes, allocation, Deed::Read);
                 let mut offsets = [0; LANES];
                 offsets[lane] = offset;
-                self.meter.touched(allocation, 1 << lane, &offsets, read_bytes, true);
+                self.meter
+                    .touched(allocation, 1 << lane, &offsets, read_bytes, true);
                 let host = allocation.host(from[lane]);
                 for (i, byte) in data[..read_bytes].iter_mut().enumerate() {
                     // SAFETY: `global` found all `read_bytes` bytes.
@@ -387,8 +428,13 @@ impl<'l> Block<'l> {
             }
             self.put(copy);
             let who = self.clocks.who(warp.index);
-            self.shadow
-                .complete_pending(copy.offset.into(), copy.bytes.into(), &who, copy.lane.into(), copy.pc);
+            self.shadow.complete_pending(
+                copy.offset.into(),
+                copy.bytes.into(),
+                &who,
+                copy.lane.into(),
+                copy.pc,
+            );
             false
         });
         warp.copies = copies;
@@ -411,18 +457,34 @@ impl<'l> Block<'l> {
     }
 
     /// Reads the mbarrier at an offset of shared memory.
-    fn mbarrier(&mut self, warp: &Warp, at: &At<'_>, lane: usize, offset: u32) -> Result<Mbarrier, Box<Finding>> {
+    fn mbarrier(
+        &mut self,
+        warp: &Warp,
+        at: &At<'_>,
+        lane: usize,
+        offset: u32,
+    ) -> Result<Mbarrier, Box<Finding>> {
         self.check_place(warp, at, lane, offset.into())?;
         // SAFETY: checked just above.
         let bits = unsafe { read(self.shared.ptr().wrapping_add(offset as usize), 8) };
         let Some(state) = Mbarrier::unpack(bits) else {
-            let message = format!("there is no mbarrier at offset {offset:#x} of shared memory: mbarrier.init first");
+            let message =
+                format!("there is no mbarrier at offset {offset:#x} of shared memory: mbarrier.init first");
             return Err(self.finding(Check::BarrierMisuse, warp, at.pc, lane as u32, message));
         };
         let who = self.clocks.who(warp.index);
         let scope = Scope::Cta;
         if let Err(hazard) = self.shadow.atomic(offset.into(), 8, &who, lane, scope, at.pc) {
-            self.hazard(warp, at, lane, offset.into(), 8, "an mbarrier", offset.into(), hazard);
+            self.hazard(
+                warp,
+                at,
+                lane,
+                offset.into(),
+                8,
+                "an mbarrier",
+                offset.into(),
+                hazard,
+            );
         }
         Ok(state)
     }
@@ -473,7 +535,11 @@ mod tests {
 
     #[test]
     fn an_mbarrier_survives_its_64_bits() {
-        for (phase, pending, expected, transactions) in [(false, 1, 1, 0), (true, 7, MOST_ARRIVALS, -5), (true, 0, 3, 1 << 20)] {
+        for (phase, pending, expected, transactions) in [
+            (false, 1, 1, 0),
+            (true, 7, MOST_ARRIVALS, -5),
+            (true, 0, 3, 1 << 20),
+        ] {
             let state = Mbarrier {
                 phase,
                 pending,

@@ -77,8 +77,12 @@ impl<'l> Block<'l> {
         self.linear = linear;
         self.id = run.block_id(linear);
         let [x, y, z] = run.block;
-        self.clocks
-            .begin_block(linear as u32, x * y * z, &self.shadow, u64::from(run.shared_bytes));
+        self.clocks.begin_block(
+            linear as u32,
+            x * y * z,
+            &self.shadow,
+            u64::from(run.shared_bytes),
+        );
         // NaN in every float type, so that what nobody wrote shows.
         self.shared.as_mut()[..run.shared_bytes as usize].fill(0xff);
         for (index, warp) in self.warps.iter_mut().enumerate() {
@@ -153,7 +157,9 @@ impl<'l> Block<'l> {
         let mut left = instructions;
         let mut last = 0;
         let result = loop {
-            let Some(next) = warp.next_ready(last) else { break Ok(()) };
+            let Some(next) = warp.next_ready(last) else {
+                break Ok(());
+            };
             if left == 0 {
                 break Ok(());
             }
@@ -263,10 +269,12 @@ impl<'l> Block<'l> {
         let mut sites: Vec<(Wait, Site)> = Vec::new();
         let mut apart = None;
         for warp in self.warps.iter().flatten() {
-            let waiting = warp
-                .splits
-                .iter()
-                .chain(warp.meets.iter().filter(|m| m.used).filter_map(|m| m.waiting.as_ref()));
+            let waiting = warp.splits.iter().chain(
+                warp.meets
+                    .iter()
+                    .filter(|m| m.used)
+                    .filter_map(|m| m.waiting.as_ref()),
+            );
             for split in waiting {
                 let inst_pc = match split.wait {
                     // It goes on behind the instruction that it waits in.
@@ -303,15 +311,26 @@ impl<'l> Block<'l> {
                     }
                     _ => format!("warp {}, {lanes}: is here, in", warp.index),
                 };
-                sites.push((split.wait, self.site(inst_pc, warp, split.mask.trailing_zeros(), what)));
+                sites.push((
+                    split.wait,
+                    self.site(inst_pc, warp, split.mask.trailing_zeros(), what),
+                ));
             }
         }
         let (check, message) = match (&apart, spinning) {
             (Some((warp, split, need)), None) => {
                 let inst = &self.run.kernel.insts[split.pc as usize];
                 let barrier = inst.class == crate::program::Class::Barrier;
-                let check = if barrier { Check::DivergentBarrier } else { Check::SyncMask };
-                let what = if barrier { "a barrier" } else { "an instruction of the whole warp" };
+                let check = if barrier {
+                    Check::DivergentBarrier
+                } else {
+                    Check::SyncMask
+                };
+                let what = if barrier {
+                    "a barrier"
+                } else {
+                    "an instruction of the whole warp"
+                };
                 (
                     check,
                     format!(
@@ -339,7 +358,12 @@ impl<'l> Block<'l> {
             .unwrap_or(0);
         let mut sites: Vec<Site> = sites.into_iter().map(|(_, site)| site).collect();
         let mut site = if sites.is_empty() {
-            self.site(0, self.warps[0].as_ref().expect("no warp is running"), 0, String::new())
+            self.site(
+                0,
+                self.warps[0].as_ref().expect("no warp is running"),
+                0,
+                String::new(),
+            )
         } else {
             sites.remove(main)
         };
@@ -375,7 +399,14 @@ impl<'l> Block<'l> {
     }
 
     /// A finding at an instruction of a lane.
-    pub(super) fn finding(&self, check: Check, warp: &Warp, pc: u32, lane: u32, message: String) -> Box<Finding> {
+    pub(super) fn finding(
+        &self,
+        check: Check,
+        warp: &Warp,
+        pc: u32,
+        lane: u32,
+        message: String,
+    ) -> Box<Finding> {
         Box::new(Finding {
             check,
             kernel: self.run.kernel.name.clone(),
@@ -449,9 +480,13 @@ impl<'l> Block<'l> {
                 let (a, b) = (&warp.splits[i], &warp.splits[j]);
                 if matches!(b.wait, Wait::Lanes(_)) && a.pc == b.pc && a.frames == b.frames {
                     let b = warp.splits.swap_remove(j);
-                    let Wait::Lanes(need_b) = b.wait else { unreachable!() };
+                    let Wait::Lanes(need_b) = b.wait else {
+                        unreachable!()
+                    };
                     let a = &mut warp.splits[i];
-                    let Wait::Lanes(need_a) = a.wait else { unreachable!() };
+                    let Wait::Lanes(need_a) = a.wait else {
+                        unreachable!()
+                    };
                     let common = a.meets.iter().zip(&b.meets).take_while(|(x, y)| x == y).count();
                     let dropped: Vec<(u32, u32)> = a.meets[common..]
                         .iter()

@@ -61,7 +61,11 @@ impl Run<'_> {
     /// Takes note of a finding; one that the kernel cannot go on from stops the launch.
     pub fn report(&self, finding: Finding) {
         let mut findings = self.findings.lock().unwrap_or_else(|e| e.into_inner());
-        let key = (finding.check, finding.site.pc, finding.others.first().map(|o| o.pc));
+        let key = (
+            finding.check,
+            finding.site.pc,
+            finding.others.first().map(|o| o.pc),
+        );
         if !finding.check.continues() {
             self.stop.store(true, Ordering::Relaxed);
         }

@@ -29,7 +29,11 @@ impl<'l> Block<'l> {
     ) -> Result<(), Box<Finding>> {
         const ROW: usize = 16;
         let tiles = usize::from(copy.tiles);
-        let rows = if tiles == 4 { u32::MAX } else { (1 << (8 * tiles)) - 1 };
+        let rows = if tiles == 4 {
+            u32::MAX
+        } else {
+            (1 << (8 * tiles)) - 1
+        };
         let deed = if copy.load { Deed::Read } else { Deed::Write };
         // Only the rows' lanes give addresses that count.
         let at = &At { mask: rows, ..*at };
@@ -37,7 +41,8 @@ impl<'l> Block<'l> {
         for (lane, &offset) in offsets.iter().enumerate().take(8 * tiles) {
             self.shared_bounds(warp, at, lane, offset, ROW, deed)?;
             if !offset.is_multiple_of(ROW as u64) {
-                let message = format!("a row of 16 bytes at offset {offset:#x}, which is not a multiple of 16");
+                let message =
+                    format!("a row of 16 bytes at offset {offset:#x}, which is not a multiple of 16");
                 return Err(self.finding(Check::Misaligned, warp, at.pc, lane as u32, message));
             }
         }
@@ -47,12 +52,23 @@ impl<'l> Block<'l> {
         let place = |row: usize, column: usize| memory.wrapping_add(offsets[row] as usize + 2 * column);
         let who = self.clocks.who(warp.index);
         let result = if copy.load {
-            self.shadow.read_lanes(&offsets, rows, ROW, &who, How::Weak, at.pc)
+            self.shadow
+                .read_lanes(&offsets, rows, ROW, &who, How::Weak, at.pc)
         } else {
-            self.shadow.write_lanes(&offsets, rows, ROW, &who, How::Weak, 0, at.pc)
+            self.shadow
+                .write_lanes(&offsets, rows, ROW, &who, How::Weak, 0, at.pc)
         };
         if let Err((lane, hazard)) = result {
-            self.hazard(warp, at, lane, offsets[lane], ROW, "shared memory", offsets[lane], hazard);
+            self.hazard(
+                warp,
+                at,
+                lane,
+                offsets[lane],
+                ROW,
+                "shared memory",
+                offsets[lane],
+                hazard,
+            );
         }
         for tile in 0..tiles {
             if copy.load {
@@ -75,9 +91,19 @@ impl<'l> Block<'l> {
                 for (lane, &value) in fragment.iter().enumerate() {
                     let (r, c) = (lane / 4, 2 * (lane % 4));
                     for half in 0..2 {
-                        let (row, column) = if copy.transposed { (c + half, r) } else { (r, c + half) };
+                        let (row, column) = if copy.transposed {
+                            (c + half, r)
+                        } else {
+                            (r, c + half)
+                        };
                         // SAFETY: see above.
-                        unsafe { write(place(8 * tile + row, column), 2, u64::from(value >> (16 * half) & 0xffff)) };
+                        unsafe {
+                            write(
+                                place(8 * tile + row, column),
+                                2,
+                                u64::from(value >> (16 * half) & 0xffff),
+                            )
+                        };
                     }
                 }
             }

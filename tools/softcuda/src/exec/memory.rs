@@ -28,9 +28,7 @@ pub(super) fn addresses(regs: Regs, slot: Slot, base: Width, offset: i64) -> Add
     match base {
         Width::W64 => regs.get64(slot).map(|a| a.wrapping_add_signed(offset)),
         // 32-bit addresses wrap in 32 bits.
-        _ => regs
-            .get32(slot)
-            .map(|a| u64::from(a.wrapping_add(offset as u32))),
+        _ => regs.get32(slot).map(|a| u64::from(a.wrapping_add(offset as u32))),
     }
 }
 
@@ -139,7 +137,11 @@ impl<'l> Block<'l> {
         let mut finding = match hazard {
             Hazard::Uninitialised { offset } => {
                 let skip = offset - first;
-                let which = if skip == 0 { String::new() } else { format!(" (byte {skip} of them is the first)") };
+                let which = if skip == 0 {
+                    String::new()
+                } else {
+                    format!(" (byte {skip} of them is the first)")
+                };
                 self.at_address(
                     Check::Uninitialised,
                     warp,
@@ -166,13 +168,21 @@ impl<'l> Block<'l> {
                          {theirs} of them"
                     ),
                 );
-                let who = if race.other_async { "an asynchronous copy" } else { "the other thread" };
+                let who = if race.other_async {
+                    "an asynchronous copy"
+                } else {
+                    "the other thread"
+                };
                 if let Some(pc) = race.other_pc {
-                    finding.others.push(self.other(race.other, pc, format!("the {theirs} ({who}), in")));
+                    finding
+                        .others
+                        .push(self.other(race.other, pc, format!("the {theirs} ({who}), in")));
                 }
                 finding
             }
-            Hazard::AsyncPending { issuer, issuer_pc, .. } => {
+            Hazard::AsyncPending {
+                issuer, issuer_pc, ..
+            } => {
                 let mut finding = self.at_address(
                     Check::AsyncPending,
                     warp,
@@ -185,7 +195,9 @@ impl<'l> Block<'l> {
                     ),
                 );
                 if let Some(pc) = issuer_pc {
-                    finding.others.push(self.other(issuer, pc, "the copy was issued in".to_owned()));
+                    finding
+                        .others
+                        .push(self.other(issuer, pc, "the copy was issued in".to_owned()));
                 }
                 finding
             }
@@ -261,12 +273,15 @@ impl<'l> Block<'l> {
                 self.run.dynamic_shared
             )
         };
-        let message = format!("{} of {bytes} bytes of shared memory at offset {offset:#x}: {what}", deed.name());
+        let message = format!(
+            "{} of {bytes} bytes of shared memory at offset {offset:#x}: {what}",
+            deed.name()
+        );
         Err(self.at_address(Check::OutOfBounds, warp, at, lane, offset, message))
     }
 
     /// What a dependent launch touches before it waits for the launch before it must not be what that one touched.
-    fn check_previous(
+    pub(super) fn check_previous(
         &self,
         warp: &Warp,
         at: &At<'_>,
@@ -280,9 +295,12 @@ impl<'l> Block<'l> {
         if self.waited_for_previous[warp.index] >> lane & 1 != 0 {
             return;
         }
-        let touch = allocation
-            .shadow()
-            .touched_by_launch(allocation.offset(address), bytes, &self.run.launch, previous);
+        let touch = allocation.shadow().touched_by_launch(
+            allocation.offset(address),
+            bytes,
+            &self.run.launch,
+            previous,
+        );
         if let Some(touch) = touch
             && (touch.wrote || deed != Deed::Read)
         {
@@ -313,7 +331,8 @@ impl<'l> Block<'l> {
         same: impl Fn(usize, *const u8) -> bool,
         mut visit: impl FnMut(usize, *mut u8),
     ) -> Result<(), Box<Finding>> {
-        self.meter.global(at.pc, mask, addresses, bytes, deed == Deed::Read);
+        self.meter
+            .global(at.pc, mask, addresses, bytes, deed == Deed::Read);
         let mut rest = mask;
         while rest != 0 {
             let first = rest.trailing_zeros() as usize;
@@ -334,11 +353,15 @@ impl<'l> Block<'l> {
                     }
                 }
             }
-            if deed != Deed::Read && allocation.kind() == Kind::Module && self.run.memory_is_constant(allocation) {
+            if deed != Deed::Read
+                && allocation.kind() == Kind::Module
+                && self.run.memory_is_constant(allocation)
+            {
                 let message = format!("{} to constant memory at {:#x}", deed.name(), addresses[first]);
                 return Err(self.at_address(Check::Illegal, warp, at, first, addresses[first], message));
             }
-            self.meter.touched(allocation, lanes, &offsets, bytes, deed == Deed::Read);
+            self.meter
+                .touched(allocation, lanes, &offsets, bytes, deed == Deed::Read);
             let who = self.clocks.who(warp.index);
             let shadow = allocation.shadow();
             let result = match deed {
@@ -348,7 +371,16 @@ impl<'l> Block<'l> {
             };
             if let Err((lane, hazard)) = result {
                 let what = format!("the {}", allocation.label());
-                self.hazard(warp, at, lane, addresses[lane], bytes, &what, offsets[lane], hazard);
+                self.hazard(
+                    warp,
+                    at,
+                    lane,
+                    addresses[lane],
+                    bytes,
+                    &what,
+                    offsets[lane],
+                    hazard,
+                );
             }
             if self.run.previous.is_some() {
                 for lane in each(lanes) {
@@ -394,11 +426,22 @@ impl<'l> Block<'l> {
         let who = self.clocks.who(warp.index);
         let result = match deed {
             Deed::Read => self.shadow.read_lanes(offsets, mask, bytes, &who, how, at.pc),
-            Deed::Write => self.shadow.write_lanes(offsets, mask, bytes, &who, how, same_value, at.pc),
+            Deed::Write => self
+                .shadow
+                .write_lanes(offsets, mask, bytes, &who, how, same_value, at.pc),
             Deed::Atomic => unreachable!("atomics go lane by lane"),
         };
         if let Err((lane, hazard)) = result {
-            self.hazard(warp, at, lane, offsets[lane], bytes, "shared memory", offsets[lane], hazard);
+            self.hazard(
+                warp,
+                at,
+                lane,
+                offsets[lane],
+                bytes,
+                "shared memory",
+                offsets[lane],
+                hazard,
+            );
         }
         for lane in each(mask) {
             visit(lane, memory.wrapping_add(offsets[lane] as usize));
@@ -419,7 +462,10 @@ impl<'l> Block<'l> {
     ) -> Result<usize, Box<Finding>> {
         if offset.saturating_add(bytes as u64) > u64::from(at.local_end) {
             let what = format!("the thread's local memory has {} bytes here", at.local_end);
-            let message = format!("{} of {bytes} bytes of local memory at offset {offset:#x}: {what}", deed.name());
+            let message = format!(
+                "{} of {bytes} bytes of local memory at offset {offset:#x}: {what}",
+                deed.name()
+            );
             return Err(self.at_address(Check::OutOfBounds, warp, at, lane, offset, message));
         }
         if !offset.is_multiple_of(align as u64) {
@@ -569,7 +615,8 @@ impl<'l> Block<'l> {
                 }
                 Space::Local => {
                     for lane in each(mask) {
-                        let place = self.local_place(warp, at, lane, addresses[lane], bytes, bytes, Deed::Read)?;
+                        let place =
+                            self.local_place(warp, at, lane, addresses[lane], bytes, bytes, Deed::Read)?;
                         visit(lane, warp.local.as_mut_ptr().wrapping_add(place));
                     }
                 }
@@ -584,7 +631,10 @@ impl<'l> Block<'l> {
                         if !address.is_multiple_of(bytes as u64) {
                             return Err(self.misaligned(warp, at, lane, address, bytes, Deed::Read));
                         }
-                        visit(lane, self.run.params.as_ptr().wrapping_add(address as usize).cast_mut());
+                        visit(
+                            lane,
+                            self.run.params.as_ptr().wrapping_add(address as usize).cast_mut(),
+                        );
                     }
                 }
             }
@@ -592,15 +642,31 @@ impl<'l> Block<'l> {
         Ok(())
     }
 
-    fn read_strongly(&mut self, warp: &Warp, mask: u32, addresses: &Addresses, access: &Access, shared: bool) {
+    fn read_strongly(
+        &mut self,
+        warp: &Warp,
+        mask: u32,
+        addresses: &Addresses,
+        access: &Access,
+        shared: bool,
+    ) {
         for lane in each(mask) {
-            let var = if shared { Var::Shared(addresses[lane] as u32) } else { Var::Global(addresses[lane]) };
+            let var = if shared {
+                Var::Shared(addresses[lane] as u32)
+            } else {
+                Var::Global(addresses[lane])
+            };
             self.clocks
                 .after_strong_read(warp.index, 1 << lane, var, access.order, access.scope);
         }
     }
 
-    pub(super) fn store(&mut self, warp: &mut Warp, at: &At<'_>, access: &Access) -> Result<(), Box<Finding>> {
+    pub(super) fn store(
+        &mut self,
+        warp: &mut Warp,
+        at: &At<'_>,
+        access: &Access,
+    ) -> Result<(), Box<Finding>> {
         let size = access.ty.size();
         let elements = access.elements as usize;
         let bytes = access.bytes();
@@ -674,7 +740,11 @@ impl<'l> Block<'l> {
             let shared = space == Space::Shared;
             if access.order != Order::Weak {
                 for lane in each(mask) {
-                    let var = if shared { Var::Shared(addresses[lane] as u32) } else { Var::Global(addresses[lane]) };
+                    let var = if shared {
+                        Var::Shared(addresses[lane] as u32)
+                    } else {
+                        Var::Global(addresses[lane])
+                    };
                     self.clocks.before_strong_write(
                         warp.index,
                         1 << lane,
@@ -688,17 +758,36 @@ impl<'l> Block<'l> {
             match space {
                 Space::Global | Space::Const => {
                     self.global_lanes(
-                        warp, at, mask, &addresses, bytes, bytes, Deed::Write, how, same, visit,
+                        warp,
+                        at,
+                        mask,
+                        &addresses,
+                        bytes,
+                        bytes,
+                        Deed::Write,
+                        how,
+                        same,
+                        visit,
                     )?;
                 }
                 Space::Shared => {
                     self.shared_lanes(
-                        warp, at, mask, &addresses, bytes, bytes, Deed::Write, how, same, visit,
+                        warp,
+                        at,
+                        mask,
+                        &addresses,
+                        bytes,
+                        bytes,
+                        Deed::Write,
+                        how,
+                        same,
+                        visit,
                     )?;
                 }
                 Space::Local => {
                     for lane in each(mask) {
-                        let place = self.local_place(warp, at, lane, addresses[lane], bytes, bytes, Deed::Write)?;
+                        let place =
+                            self.local_place(warp, at, lane, addresses[lane], bytes, bytes, Deed::Write)?;
                         visit(lane, warp.local.as_mut_ptr().wrapping_add(place));
                     }
                 }
@@ -715,7 +804,12 @@ impl<'l> Block<'l> {
         Ok(())
     }
 
-    pub(super) fn atomic(&mut self, warp: &mut Warp, at: &At<'_>, atomic: &Atomic) -> Result<(), Box<Finding>> {
+    pub(super) fn atomic(
+        &mut self,
+        warp: &mut Warp,
+        at: &At<'_>,
+        atomic: &Atomic,
+    ) -> Result<(), Box<Finding>> {
         let size = atomic.ty.size();
         let elements = atomic.elements as usize;
         let bytes = size * elements;
@@ -746,7 +840,10 @@ impl<'l> Block<'l> {
                         self.meter.touched(allocation, 1 << lane, &offsets, bytes, true);
                         self.meter.touched(allocation, 1 << lane, &offsets, bytes, false);
                         let who = self.clocks.who(warp.index);
-                        if let Err(hazard) = allocation.shadow().atomic(offset, bytes, &who, lane, scope, at.pc) {
+                        if let Err(hazard) = allocation
+                            .shadow()
+                            .atomic(offset, bytes, &who, lane, scope, at.pc)
+                        {
                             let what = format!("the {}", allocation.label());
                             self.hazard(warp, at, lane, address, bytes, &what, offset, hazard);
                         }
@@ -776,7 +873,11 @@ impl<'l> Block<'l> {
                     .before_strong_write(warp.index, 1 << lane, var, atomic.order, scope, true);
                 for e in 0..elements {
                     let value = regs.lane(at.src(1 + e), width, lane);
-                    let other = if atomic.op == AtomicOp::Cas { regs.lane(at.src(1 + elements + e), width, lane) } else { 0 };
+                    let other = if atomic.op == AtomicOp::Cas {
+                        regs.lane(at.src(1 + elements + e), width, lane)
+                    } else {
+                        0
+                    };
                     let place = place.wrapping_add(e * size);
                     let change = |old: u64| apply(atomic.op, atomic.ty, old, value, other);
                     // SAFETY: the bytes were checked to exist and to be aligned.
@@ -873,10 +974,26 @@ fn apply(op: AtomicOp, ty: Type, old: u64, value: u64, other: u64) -> u64 {
         (Or, _) => old | value,
         (Xor, _) => old ^ value,
         (Exch, _) => value,
-        (Cas, Type::B16) => if old & 0xffff == value & 0xffff { other & 0xffff } else { old },
-        (Cas, _) => if old == value { other } else { old },
+        (Cas, Type::B16) => {
+            if old & 0xffff == value & 0xffff {
+                other & 0xffff
+            } else {
+                old
+            }
+        }
+        (Cas, _) => {
+            if old == value {
+                other
+            } else {
+                old
+            }
+        }
         (Inc, _) => u64::from(if old32 >= value32 { 0 } else { old32 + 1 }),
-        (Dec, _) => u64::from(if old32 == 0 || old32 > value32 { value32 } else { old32 - 1 }),
+        (Dec, _) => u64::from(if old32 == 0 || old32 > value32 {
+            value32
+        } else {
+            old32 - 1
+        }),
         (Add, Type::F32) => u64::from((f32::from_bits(old32) + f32::from_bits(value32)).to_bits()),
         (Add, Type::F64) => (f64::from_bits(old) + f64::from_bits(value)).to_bits(),
         (Add, Type::U64 | Type::S64) => old.wrapping_add(value),
@@ -903,17 +1020,43 @@ fn apply(op: AtomicOp, ty: Type, old: u64, value: u64, other: u64) -> u64 {
 /// 16-bit float operations: through f32, which holds the sum of two of them exactly enough to round once.
 fn half(op: AtomicOp, ty: Type, old: u16, value: u16) -> u16 {
     let (from, to): (fn(u16) -> f32, fn(f32) -> u16) = if ty == Type::F16 {
-        (|v| half::f16::from_bits(v).to_f32(), |v| half::f16::from_f32(v).to_bits())
+        (
+            |v| half::f16::from_bits(v).to_f32(),
+            |v| half::f16::from_f32(v).to_bits(),
+        )
     } else {
-        (|v| half::bf16::from_bits(v).to_f32(), |v| half::bf16::from_f32(v).to_bits())
+        (
+            |v| half::bf16::from_bits(v).to_f32(),
+            |v| half::bf16::from_f32(v).to_bits(),
+        )
     };
     let (a, b) = (from(old), from(value));
     match op {
         AtomicOp::Add if ty == Type::F16 => to(a + b),
         // Two bf16 may be too far apart for an f32 sum to be exact; an f64 sum that is inexact is far from a tie.
         AtomicOp::Add => half::bf16::from_f64(f64::from(a) + f64::from(b)).to_bits(),
-        AtomicOp::Min => if a.is_nan() { value } else if b.is_nan() { old } else if b < a || (a == b && b.is_sign_negative()) { value } else { old },
-        _ => if a.is_nan() { value } else if b.is_nan() { old } else if b > a || (a == b && a.is_sign_negative()) { value } else { old },
+        AtomicOp::Min => {
+            if a.is_nan() {
+                value
+            } else if b.is_nan() {
+                old
+            } else if b < a || (a == b && b.is_sign_negative()) {
+                value
+            } else {
+                old
+            }
+        }
+        _ => {
+            if a.is_nan() {
+                value
+            } else if b.is_nan() {
+                old
+            } else if b > a || (a == b && a.is_sign_negative()) {
+                value
+            } else {
+                old
+            }
+        }
     }
 }
 

@@ -49,7 +49,7 @@ pub fn format(
             }
             chars.next();
         }
-        let mut number = |chars: &mut std::iter::Peekable<_>, next: &mut dyn FnMut(u64) -> Option<u64>| {
+        let number = |chars: &mut std::iter::Peekable<_>, next: &mut dyn FnMut(u64) -> Option<u64>| {
             let mut value = None;
             if chars.peek() == Some(&b'*') {
                 chars.next();
@@ -93,7 +93,11 @@ pub fn format(
                 continue;
             }
             b'd' | b'i' => {
-                let value = if long > 0 { next(8)? as i64 } else { i64::from(next(4)? as i32) };
+                let value = if long > 0 {
+                    next(8)? as i64
+                } else {
+                    i64::from(next(4)? as i32)
+                };
                 (sign(value < 0).into(), value.unsigned_abs().to_string())
             }
             b'u' => (String::new(), next(if long > 0 { 8 } else { 4 })?.to_string()),
@@ -184,7 +188,12 @@ fn general(value: f64, precision: usize) -> String {
         return "0".into();
     }
     let scientific = exponent(value, precision - 1);
-    let power: i32 = scientific.split_once('e').expect("an exponent").1.parse().expect("a number");
+    let power: i32 = scientific
+        .split_once('e')
+        .expect("an exponent")
+        .1
+        .parse()
+        .expect("a number");
     let trim = |text: &str| match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
         false => text.to_owned(),
@@ -193,7 +202,10 @@ fn general(value: f64, precision: usize) -> String {
         let (digits, tail) = scientific.split_once('e').expect("an exponent");
         format!("{}e{tail}", trim(digits))
     } else {
-        trim(&format!("{value:.*}", (precision as i32 - 1 - power).max(0) as usize))
+        trim(&format!(
+            "{value:.*}",
+            (precision as i32 - 1 - power).max(0) as usize
+        ))
     }
 }
 
@@ -228,9 +240,15 @@ mod tests {
         assert_eq!(print("[%05d]", &(-7i32).to_le_bytes()), "[-0007]");
         assert_eq!(print("%#x", &255u32.to_le_bytes()), "0xff");
         assert_eq!(print("%llu", &u64::MAX.to_le_bytes()), "18446744073709551615");
-        assert_eq!(print("%g %g", &[1e-5f64.to_le_bytes(), 100.0f64.to_le_bytes()].concat()), "1e-05 100");
+        assert_eq!(
+            print("%g %g", &[1e-5f64.to_le_bytes(), 100.0f64.to_le_bytes()].concat()),
+            "1e-05 100"
+        );
         assert_eq!(print("%e", &12345.678f64.to_le_bytes()), "1.234568e+04");
         assert_eq!(print("%.2f", &2.345f64.to_le_bytes()), "2.35");
-        assert_eq!(print("%c%c", &[65u32.to_le_bytes(), 66u32.to_le_bytes()].concat()), "AB");
+        assert_eq!(
+            print("%c%c", &[65u32.to_le_bytes(), 66u32.to_le_bytes()].concat()),
+            "AB"
+        );
     }
 }

@@ -62,7 +62,12 @@ pub(super) fn each(mask: u32) -> impl Iterator<Item = usize> {
 
 impl<'l> Block<'l> {
     /// Runs split `index` of a warp for up to `budget` instructions; returns how many it ran.
-    pub(super) fn execute(&mut self, warp: &mut Warp, index: usize, budget: u32) -> Result<u32, Box<Finding>> {
+    pub(super) fn execute(
+        &mut self,
+        warp: &mut Warp,
+        index: usize,
+        budget: u32,
+    ) -> Result<u32, Box<Finding>> {
         let kernel = self.run.kernel;
         let mut split = warp.splits.swap_remove(index);
         let mut done = 0;
@@ -362,7 +367,13 @@ impl<'l> Block<'l> {
         split.meets.push(index);
     }
 
-    fn call(&mut self, warp: &mut Warp, split: &mut Split, at: &At<'_>, call: &Call) -> Result<(), Box<Finding>> {
+    fn call(
+        &mut self,
+        warp: &mut Warp,
+        split: &mut Split,
+        at: &At<'_>,
+        call: &Call,
+    ) -> Result<(), Box<Finding>> {
         let kernel = self.run.kernel;
         let index = match call.target {
             Target::Direct(index) => index,
@@ -398,7 +409,10 @@ impl<'l> Block<'l> {
         let window = caller.window + kernel.functions[caller.function as usize].window;
         let local = caller.local + kernel.functions[caller.function as usize].local;
         if split.frames.len() >= MOST_FRAMES || local + callee.local > LOCAL_LIMIT {
-            let message = format!("the stack is full: {} calls inside each other", split.frames.len());
+            let message = format!(
+                "the stack is full: {} calls inside each other",
+                split.frames.len()
+            );
             return Err(self.finding(Check::Illegal, warp, at.pc, split.mask.trailing_zeros(), message));
         }
         warp.registers.grow((window + callee.window) as usize);
@@ -445,9 +459,15 @@ impl<'l> Block<'l> {
     ) -> Result<(), Box<Finding>> {
         // Areas are read lane by lane, as the 64-bit and 32-bit arguments that they are.
         let argument = |warp: &Warp, i: usize, lane: usize| -> u64 {
-            let Some(&(offset, bytes)) = call.arguments.get(i) else { return 0 };
+            let Some(&(offset, bytes)) = call.arguments.get(i) else {
+                return 0;
+            };
             let start = at.window as usize + offset as usize + lane * bytes as usize;
-            u64::from_le_bytes(warp.registers.as_ref()[start..start + 8].try_into().expect("8 bytes"))
+            u64::from_le_bytes(
+                warp.registers.as_ref()[start..start + 8]
+                    .try_into()
+                    .expect("8 bytes"),
+            )
         };
         for lane in each(at.mask) {
             let result: u32 = match builtin {
@@ -574,11 +594,20 @@ impl<'l> Block<'l> {
 }
 
 /// Copies parameter areas (offset, bytes per thread) between windows for the lanes of `mask`.
-fn copy_areas(warp: &mut Warp, from_window: u32, from: (u32, u32), to_window: u32, to: (u32, u32), mask: u32) {
+fn copy_areas(
+    warp: &mut Warp,
+    from_window: u32,
+    from: (u32, u32),
+    to_window: u32,
+    to: (u32, u32),
+    mask: u32,
+) {
     let bytes = from.1.min(to.1) as usize;
     for lane in each(mask) {
         let source = (from_window + from.0) as usize + lane * from.1 as usize;
         let target = (to_window + to.0) as usize + lane * to.1 as usize;
-        warp.registers.as_mut().copy_within(source..source + bytes, target);
+        warp.registers
+            .as_mut()
+            .copy_within(source..source + bytes, target);
     }
 }

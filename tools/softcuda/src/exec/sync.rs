@@ -5,8 +5,8 @@ use super::step::{At, Next, each};
 use super::warp::{Wait, Warp};
 use crate::check::{Check, Finding};
 use crate::memory::Published;
-use crate::regs::{LANES, Slot};
 use crate::program::{Order, Scope};
+use crate::regs::{LANES, Slot};
 
 /// What an instruction of this kind does, with its operands (destinations first).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +89,6 @@ pub enum Redux {
     Or,
     Xor,
 }
-
 
 /// One of a block's sixteen barriers.
 #[derive(Default)]
@@ -217,7 +216,11 @@ impl<'l> Block<'l> {
                 }
             }
             Sync::Match { all, wide, valid } => {
-                let value = if wide { regs.get64(at.src(0)) } else { regs.get32(at.src(0)).map(u64::from) };
+                let value = if wide {
+                    regs.get64(at.src(0))
+                } else {
+                    regs.get32(at.src(0)).map(u64::from)
+                };
                 let mut out = [0; LANES];
                 let mut same = 0;
                 for members in groups(at, at.inst.count as usize - 1) {
@@ -302,7 +305,10 @@ impl<'l> Block<'l> {
         };
         let id = ids[first];
         if each(at.mask).any(|l| ids[l] != id) {
-            return misuse(self, "lanes of one warp name different barriers in one instruction".into());
+            return misuse(
+                self,
+                "lanes of one warp name different barriers in one instruction".into(),
+            );
         }
         if id as usize >= CLUSTER as usize {
             return misuse(self, format!("barrier {id}: a block has barriers 0 to 15"));
@@ -351,13 +357,20 @@ impl<'l> Block<'l> {
         let waits = kind != BarrierKind::Arrive;
         let barrier = &mut self.barriers[id as usize];
         if !barrier.arrivals.is_empty() && barrier.expected != count {
-            let words = |n: Option<u32>| n.map_or("all threads of the block".to_owned(), |n| format!("{n} threads"));
+            let words =
+                |n: Option<u32>| n.map_or("all threads of the block".to_owned(), |n| format!("{n} threads"));
             let message = format!(
                 "barrier {id} is waiting for {} and is now told to wait for {}",
                 words(barrier.expected),
                 words(count)
             );
-            return Err(self.finding(Check::BarrierMisuse, warp, at.pc, at.mask.trailing_zeros(), message));
+            return Err(self.finding(
+                Check::BarrierMisuse,
+                warp,
+                at.pc,
+                at.mask.trailing_zeros(),
+                message,
+            ));
         }
         let twice = barrier
             .arrivals
@@ -368,11 +381,21 @@ impl<'l> Block<'l> {
             && !twice.waits
         {
             let message = format!("a thread arrives at barrier {id} twice before it is complete");
-            return Err(self.finding(Check::BarrierMisuse, warp, at.pc, at.mask.trailing_zeros(), message));
+            return Err(self.finding(
+                Check::BarrierMisuse,
+                warp,
+                at.pc,
+                at.mask.trailing_zeros(),
+                message,
+            ));
         }
         let barrier = &mut self.barriers[id as usize];
         barrier.expected = count;
-        barrier.threads += if aligned { LANES as u32 } else { at.mask.count_ones() };
+        barrier.threads += if aligned {
+            LANES as u32
+        } else {
+            at.mask.count_ones()
+        };
         barrier.arrivals.push(Arrival {
             warp: warp.index,
             lanes: at.mask,
@@ -388,7 +411,11 @@ impl<'l> Block<'l> {
         if self.complete(warp, id) {
             return Ok(Next::On);
         }
-        Ok(if waits { Next::Wait(Wait::Barrier(id)) } else { Next::On })
+        Ok(if waits {
+            Next::Wait(Wait::Barrier(id))
+        } else {
+            Next::On
+        })
     }
 
     /// Lets everyone through a barrier if all have come. The warp at hand is not in `self.warps`.
@@ -428,14 +455,21 @@ impl<'l> Block<'l> {
             self.clocks.acquire(index, lanes, &barrier.released);
         }
         // Reductions are over all who brought a predicate.
-        let voters = || barrier.arrivals.iter().filter_map(|a| a.reduction.map(|r| (a.lanes, r.3)));
+        let voters = || {
+            barrier
+                .arrivals
+                .iter()
+                .filter_map(|a| a.reduction.map(|r| (a.lanes, r.3)))
+        };
         let popc: u32 = voters().map(|(lanes, yes)| (yes & lanes).count_ones()).sum();
         let and = voters().all(|(lanes, yes)| yes & lanes == lanes);
         for arrival in &barrier.arrivals {
             let owner = if arrival.warp == warp.index {
                 &mut *warp
             } else {
-                self.warps[arrival.warp].as_mut().expect("only the warp at hand is running")
+                self.warps[arrival.warp]
+                    .as_mut()
+                    .expect("only the warp at hand is running")
             };
             if let Some((kind, slot, window, _)) = arrival.reduction {
                 let regs = owner.regs(window, &self.run.constants);
@@ -477,7 +511,9 @@ fn groups(at: &At<'_>, operand: usize) -> impl Iterator<Item = u32> {
             return None;
         }
         let mask = members[rest.trailing_zeros() as usize];
-        let group = each(rest).filter(|&l| members[l] == mask).fold(0, |m, l| m | 1 << l);
+        let group = each(rest)
+            .filter(|&l| members[l] == mask)
+            .fold(0, |m, l| m | 1 << l);
         rest &= !group;
         Some(group)
     })

@@ -40,7 +40,9 @@ pub enum Wait {
     Barrier(u32),
     /// Looked at something that others must change (an mbarrier that is not complete, a sleep): runs again after
     /// the others.
-    Poll { mbarrier: bool },
+    Poll {
+        mbarrier: bool,
+    },
 }
 
 /// Where lanes that took different ways meet again.
@@ -247,7 +249,9 @@ impl Warp {
     /// Index of a split that can run: the one after `last`, in turn.
     pub fn next_ready(&self, last: usize) -> Option<usize> {
         let n = self.splits.len();
-        (1..=n).map(|i| (last + i) % n.max(1)).find(|&i| self.splits[i].wait == Wait::Ready)
+        (1..=n)
+            .map(|i| (last + i) % n.max(1))
+            .find(|&i| self.splits[i].wait == Wait::Ready)
     }
 }
 

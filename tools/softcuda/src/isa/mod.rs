@@ -7,8 +7,8 @@
 mod asynchronous;
 mod matrix;
 mod memory;
-mod sync;
 pub mod simd;
+mod sync;
 
 use crate::lower::{Builder, Refused};
 use crate::program::Code;
