@@ -9,3 +9,4 @@ pub mod program;
 pub mod ptx;
 pub mod regs;
 pub mod slots;
+pub mod windows;
