@@ -9,7 +9,7 @@ use crate::program::{
     Builtin, Call, Class, Code, Converge, Function, Inst, Kernel, Op, Param, Ref, Special, Target,
 };
 use crate::ptx::ast::{self, Guard, Instruction, Operand, Type};
-use crate::regs::{Slot, Width};
+use crate::regs::{LANES, Slot, Width};
 use crate::slots::{self, Effects};
 
 /// Why a module or kernel cannot be loaded: said with the instruction and its line, never skipped over.
@@ -117,6 +117,8 @@ pub struct Builder<'a> {
     /// Parameter areas of the register window by variable: (offset, bytes per thread).
     pub areas: &'a HashMap<u32, (u32, u32)>,
     pub module: &'a ast::Module,
+    /// The function's carry flag, once an instruction has used it.
+    pub carry: &'a mut Option<Ref>,
     /// Instructions to put before the one at hand.
     pub before: Vec<(Code, Option<Guard>)>,
     /// Instructions to put behind it, under the same guard.
@@ -153,6 +155,16 @@ impl Builder<'_> {
         Ref::Reg(self.virtuals.len() as u32 - 1)
     }
 
+    /// The carry flag (`CC.CF`) as a predicate: one for the function, which no operand names.
+    pub fn carry(&mut self) -> Ref {
+        let flag = match *self.carry {
+            Some(flag) => flag,
+            None => self.temporary(Type::Pred),
+        };
+        *self.carry = Some(flag);
+        flag
+    }
+
     /// A constant with this value in every lane.
     pub fn constant(&mut self, value: u128, width: Width) -> Ref {
         self.constants.get(value, width)
@@ -187,6 +199,7 @@ impl Builder<'_> {
                 self.before.push((code, None));
                 Ok(not)
             }
+            Operand::Special(name) if &**name == "WARP_SZ" => Ok(self.constants.get(LANES as u128, width)),
             Operand::Special(name) => {
                 let special = crate::isa::special(name)
                     .ok_or_else(|| Refused::new(format!("special register %{name} is not supported")))?;
@@ -606,6 +619,7 @@ impl<'a> FunctionLowering<'a> {
             })
             .collect();
 
+        let mut carry = None;
         let mut drafts: Vec<Draft> = Vec::new();
         // Where each source instruction begins among the drafts.
         let mut begins = Vec::with_capacity(body.instructions.len() + 1);
@@ -618,6 +632,7 @@ impl<'a> FunctionLowering<'a> {
                 constants,
                 areas: &self.areas,
                 module,
+                carry: &mut carry,
                 before: Vec::new(),
                 after: Vec::new(),
             };

@@ -5,8 +5,13 @@
 //! What no family knows is refused when the module is loaded, with the instruction and its line.
 
 mod asynchronous;
+pub mod compare;
+pub mod form;
+pub mod integer;
+pub mod logic;
 mod matrix;
 mod memory;
+pub mod moves;
 pub mod simd;
 mod sync;
 
@@ -32,6 +37,10 @@ pub const FAMILIES: &[(&str, Family, &[Covered])] = &[
     ("asynchronous", asynchronous::lower, asynchronous::COVERED),
     ("matrix copies", matrix::lower, matrix::COVERED),
     ("synchronisation", sync::lower, sync::COVERED),
+    ("integer", integer::lower, integer::COVERED),
+    ("logic", logic::lower, logic::COVERED),
+    ("compare", compare::lower, compare::COVERED),
+    ("moves", moves::lower, moves::COVERED),
 ];
 
 /// The special register of this name (without the percent sign).
