@@ -7,6 +7,7 @@
 mod asynchronous;
 mod matrix;
 mod memory;
+pub mod mma;
 mod sync;
 pub mod simd;
 
@@ -32,6 +33,7 @@ pub const FAMILIES: &[(&str, Family, &[Covered])] = &[
     ("asynchronous", asynchronous::lower, asynchronous::COVERED),
     ("matrix copies", matrix::lower, matrix::COVERED),
     ("synchronisation", sync::lower, sync::COVERED),
+    ("mma", mma::lower, mma::COVERED),
 ];
 
 /// The special register of this name (without the percent sign).
