@@ -162,7 +162,7 @@ fn place_a(m: usize, k: usize, bits: usize, i: usize, g: usize, t: usize) -> (us
             t * 4 + (i & 3) + if i < 8 { 0 } else { 16 },
         ),
         (8, 4, 64) => (g, t),
-        (16, 4 | 8 | 16, 64) => (if i % 2 == 0 { g } else { g + 8 }, t + 4 * (i / 2)),
+        (16, 4 | 8 | 16, 64) => (if i & 1 == 0 { g } else { g + 8 }, t + 4 * (i / 2)),
         other => panic!("no such fragment: {other:?}"),
     }
 }

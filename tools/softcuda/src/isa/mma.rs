@@ -81,7 +81,7 @@ pub fn lower(instruction: &Instruction, builder: &mut Builder<'_>) -> Result<Opt
     else {
         return refuse("these types or modifiers are not supported");
     };
-    let Some(form) = Form::of(shape, [d, a, b, c], saturate) else {
+    let Some(form) = Form::of(shape, [d, a, b, c], saturate, vectors()) else {
         return refuse("this shape is not supported with these types");
     };
 
@@ -140,40 +140,40 @@ struct Form {
 }
 
 impl Form {
-    fn of(shape: &str, types: [Type; 4], saturate: bool) -> Option<Form> {
+    fn of(shape: &str, types: [Type; 4], saturate: bool, fast: bool) -> Option<Form> {
         use Type::*;
         let [d, a, b, c] = types;
         if d != c || (saturate && d != S32) {
             return None;
         }
         Some(match (shape, d, a, b) {
-            ("m16n8k8", F32, F16, F16) => floats::<Half, Half, Single, 8>(),
-            ("m16n8k16", F32, F16, F16) => floats::<Half, Half, Single, 16>(),
-            ("m16n8k8", F16, F16, F16) => floats::<Half, Half, Packed, 8>(),
-            ("m16n8k16", F16, F16, F16) => floats::<Half, Half, Packed, 16>(),
-            ("m16n8k8", F32, BF16, BF16) => floats::<Brain, Brain, Single, 8>(),
-            ("m16n8k16", F32, BF16, BF16) => floats::<Brain, Brain, Single, 16>(),
-            ("m16n8k4", F32, TF32, TF32) => floats::<Tf32, Tf32, Single, 4>(),
-            ("m16n8k8", F32, TF32, TF32) => floats::<Tf32, Tf32, Single, 8>(),
-            ("m16n8k16", F32, E4M3, E4M3) => floats::<Fp8E4, Fp8E4, Single, 16>(),
-            ("m16n8k16", F32, E4M3, E5M2) => floats::<Fp8E4, Fp8E5, Single, 16>(),
-            ("m16n8k16", F32, E5M2, E4M3) => floats::<Fp8E5, Fp8E4, Single, 16>(),
-            ("m16n8k16", F32, E5M2, E5M2) => floats::<Fp8E5, Fp8E5, Single, 16>(),
-            ("m16n8k16", F16, E4M3, E4M3) => floats::<Fp8E4, Fp8E4, Packed, 16>(),
-            ("m16n8k16", F16, E4M3, E5M2) => floats::<Fp8E4, Fp8E5, Packed, 16>(),
-            ("m16n8k16", F16, E5M2, E4M3) => floats::<Fp8E5, Fp8E4, Packed, 16>(),
-            ("m16n8k16", F16, E5M2, E5M2) => floats::<Fp8E5, Fp8E5, Packed, 16>(),
-            ("m16n8k32", F32, E4M3, E4M3) => floats::<Fp8E4, Fp8E4, Single, 32>(),
-            ("m16n8k32", F32, E4M3, E5M2) => floats::<Fp8E4, Fp8E5, Single, 32>(),
-            ("m16n8k32", F32, E5M2, E4M3) => floats::<Fp8E5, Fp8E4, Single, 32>(),
-            ("m16n8k32", F32, E5M2, E5M2) => floats::<Fp8E5, Fp8E5, Single, 32>(),
-            ("m16n8k32", F16, E4M3, E4M3) => floats::<Fp8E4, Fp8E4, Packed, 32>(),
-            ("m16n8k32", F16, E4M3, E5M2) => floats::<Fp8E4, Fp8E5, Packed, 32>(),
-            ("m16n8k32", F16, E5M2, E4M3) => floats::<Fp8E5, Fp8E4, Packed, 32>(),
-            ("m16n8k32", F16, E5M2, E5M2) => floats::<Fp8E5, Fp8E5, Packed, 32>(),
-            ("m8n8k16", S32, _, _) => integers::<8, 16>(a, b, saturate)?,
-            ("m16n8k16", S32, _, _) => integers::<16, 16>(a, b, saturate)?,
-            ("m16n8k32", S32, _, _) => integers::<16, 32>(a, b, saturate)?,
+            ("m16n8k8", F32, F16, F16) => floats::<Half, Half, Single, 2>(fast),
+            ("m16n8k16", F32, F16, F16) => floats::<Half, Half, Single, 4>(fast),
+            ("m16n8k8", F16, F16, F16) => floats::<Half, Half, Packed, 2>(fast),
+            ("m16n8k16", F16, F16, F16) => floats::<Half, Half, Packed, 4>(fast),
+            ("m16n8k8", F32, BF16, BF16) => floats::<Brain, Brain, Single, 2>(fast),
+            ("m16n8k16", F32, BF16, BF16) => floats::<Brain, Brain, Single, 4>(fast),
+            ("m16n8k4", F32, TF32, TF32) => floats::<Tf32, Tf32, Single, 1>(fast),
+            ("m16n8k8", F32, TF32, TF32) => floats::<Tf32, Tf32, Single, 2>(fast),
+            ("m16n8k16", F32, E4M3, E4M3) => floats::<Fp8E4, Fp8E4, Single, 4>(fast),
+            ("m16n8k16", F32, E4M3, E5M2) => floats::<Fp8E4, Fp8E5, Single, 4>(fast),
+            ("m16n8k16", F32, E5M2, E4M3) => floats::<Fp8E5, Fp8E4, Single, 4>(fast),
+            ("m16n8k16", F32, E5M2, E5M2) => floats::<Fp8E5, Fp8E5, Single, 4>(fast),
+            ("m16n8k16", F16, E4M3, E4M3) => floats::<Fp8E4, Fp8E4, Packed, 4>(fast),
+            ("m16n8k16", F16, E4M3, E5M2) => floats::<Fp8E4, Fp8E5, Packed, 4>(fast),
+            ("m16n8k16", F16, E5M2, E4M3) => floats::<Fp8E5, Fp8E4, Packed, 4>(fast),
+            ("m16n8k16", F16, E5M2, E5M2) => floats::<Fp8E5, Fp8E5, Packed, 4>(fast),
+            ("m16n8k32", F32, E4M3, E4M3) => floats::<Fp8E4, Fp8E4, Single, 8>(fast),
+            ("m16n8k32", F32, E4M3, E5M2) => floats::<Fp8E4, Fp8E5, Single, 8>(fast),
+            ("m16n8k32", F32, E5M2, E4M3) => floats::<Fp8E5, Fp8E4, Single, 8>(fast),
+            ("m16n8k32", F32, E5M2, E5M2) => floats::<Fp8E5, Fp8E5, Single, 8>(fast),
+            ("m16n8k32", F16, E4M3, E4M3) => floats::<Fp8E4, Fp8E4, Packed, 8>(fast),
+            ("m16n8k32", F16, E4M3, E5M2) => floats::<Fp8E4, Fp8E5, Packed, 8>(fast),
+            ("m16n8k32", F16, E5M2, E4M3) => floats::<Fp8E5, Fp8E4, Packed, 8>(fast),
+            ("m16n8k32", F16, E5M2, E5M2) => floats::<Fp8E5, Fp8E5, Packed, 8>(fast),
+            ("m8n8k16", S32, _, _) => integers::<1, 4>(a, b, saturate)?,
+            ("m16n8k16", S32, _, _) => integers::<2, 4>(a, b, saturate)?,
+            ("m16n8k32", S32, _, _) => integers::<2, 8>(a, b, saturate)?,
             ("m8n8k4", F64, F64, F64) => doubles::<8, 4>(),
             ("m16n8k4", F64, F64, F64) => doubles::<16, 4>(),
             ("m16n8k8", F64, F64, F64) => doubles::<16, 8>(),
@@ -183,47 +183,54 @@ impl Form {
     }
 }
 
-fn floats<A: Element<Value = f32>, B: Element<Value = f32>, S: Sums, const K: usize>() -> Form {
+/// Whether the processor has AVX2, FMA and F16C.
+fn vectors() -> bool {
     #[cfg(target_arch = "x86_64")]
-    let fast = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    return is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c");
     #[cfg(not(target_arch = "x86_64"))]
-    let fast = false;
+    false
+}
+
+/// `QUADS` is k / 4; `fast` only with [`vectors`].
+fn floats<A: Element<Value = f64>, B: Element<Value = f64>, S: Sums, const QUADS: usize>(fast: bool) -> Form {
     Form {
         run: if fast {
-            float_product_avx2::<A, B, S, K>
+            float_product_avx2::<A, B, S, QUADS>
         } else {
-            float_product::<A, B, S, K>
+            float_product::<A, B, S, QUADS>
         },
-        d: 2 * S::PER_HALF,
-        a: 2 * K / (4 * A::PER_WORD),
-        b: K / (4 * B::PER_WORD),
+        d: S::REGISTERS,
+        a: 2 * QUADS / A::PER_WORD,
+        b: QUADS / B::PER_WORD,
         register_d: S::REGISTER,
         register_a: Type::B32,
-        flops: (2 * 16 * 8 * K) as u32,
+        flops: (2 * 16 * 8 * 4 * QUADS) as u32,
     }
 }
 
-fn integers<const M: usize, const K: usize>(a: Type, b: Type, saturate: bool) -> Option<Form> {
+fn integers<const HALVES: usize, const QUADS: usize>(a: Type, b: Type, saturate: bool) -> Option<Form> {
     use Type::{S8, U8};
     let run: Alu = match (a, b, saturate) {
-        (S8, S8, false) => integer_product::<Signed, Signed, M, K, false>,
-        (S8, U8, false) => integer_product::<Signed, Unsigned, M, K, false>,
-        (U8, S8, false) => integer_product::<Unsigned, Signed, M, K, false>,
-        (U8, U8, false) => integer_product::<Unsigned, Unsigned, M, K, false>,
-        (S8, S8, true) => integer_product::<Signed, Signed, M, K, true>,
-        (S8, U8, true) => integer_product::<Signed, Unsigned, M, K, true>,
-        (U8, S8, true) => integer_product::<Unsigned, Signed, M, K, true>,
-        (U8, U8, true) => integer_product::<Unsigned, Unsigned, M, K, true>,
+        (S8, S8, false) => integer_product::<Signed, Signed, HALVES, QUADS, false>,
+        (S8, U8, false) => integer_product::<Signed, Unsigned, HALVES, QUADS, false>,
+        (U8, S8, false) => integer_product::<Unsigned, Signed, HALVES, QUADS, false>,
+        (U8, U8, false) => integer_product::<Unsigned, Unsigned, HALVES, QUADS, false>,
+        (S8, S8, true) => integer_product::<Signed, Signed, HALVES, QUADS, true>,
+        (S8, U8, true) => integer_product::<Signed, Unsigned, HALVES, QUADS, true>,
+        (U8, S8, true) => integer_product::<Unsigned, Signed, HALVES, QUADS, true>,
+        (U8, U8, true) => integer_product::<Unsigned, Unsigned, HALVES, QUADS, true>,
         _ => return None,
     };
     Some(Form {
         run,
-        d: M / 4,
-        a: M / 8 * K / 16,
-        b: K / 16,
+        d: 2 * HALVES,
+        a: HALVES * QUADS / 4,
+        b: QUADS / 4,
         register_d: Type::S32,
         register_a: Type::B32,
-        flops: (2 * M * 8 * K) as u32,
+        flops: (2 * 8 * HALVES * 8 * 4 * QUADS) as u32,
     })
 }
 
@@ -245,6 +252,13 @@ trait Element {
     const PER_WORD: usize;
     /// The element at this place of the word, exactly.
     fn decode(word: u32, place: usize) -> Self::Value;
+    /// The same for a register. `FAST` says that the processor has AVX2, FMA and F16C.
+    #[inline(always)]
+    fn decode_all<const FAST: bool>(words: &[u32; LANES], place: usize, to: &mut [Self::Value; LANES]) {
+        for lane in 0..LANES {
+            to[lane] = Self::decode(words[lane], place);
+        }
+    }
 }
 
 struct Half;
@@ -256,55 +270,72 @@ struct Signed;
 struct Unsigned;
 
 impl Element for Half {
-    type Value = f32;
+    type Value = f64;
     const PER_WORD: usize = 2;
     #[inline(always)]
-    fn decode(word: u32, place: usize) -> f32 {
-        half_value(word >> (16 * place))
+    fn decode(word: u32, place: usize) -> f64 {
+        half_value(word >> (16 * place)).into()
+    }
+    #[inline(always)]
+    fn decode_all<const FAST: bool>(words: &[u32; LANES], place: usize, to: &mut [f64; LANES]) {
+        let mut halves = [0; LANES];
+        for lane in 0..LANES {
+            halves[lane] = (words[lane] >> (16 * place)) as u16;
+        }
+        half_values::<FAST>(&halves, to);
     }
 }
 
 impl Element for Brain {
-    type Value = f32;
+    type Value = f64;
     const PER_WORD: usize = 2;
     #[inline(always)]
-    fn decode(word: u32, place: usize) -> f32 {
+    fn decode(word: u32, place: usize) -> f64 {
         f32::from_bits(if place == 0 {
             word << 16
         } else {
             word & 0xffff_0000
         })
+        .into()
     }
 }
 
 impl Element for Tf32 {
-    type Value = f32;
+    type Value = f64;
     const PER_WORD: usize = 1;
     #[inline(always)]
-    fn decode(word: u32, _place: usize) -> f32 {
-        f32::from_bits(word & !0x1fff)
+    fn decode(word: u32, _place: usize) -> f64 {
+        f32::from_bits(word & !0x1fff).into()
     }
 }
 
 impl Element for Fp8E4 {
-    type Value = f32;
+    type Value = f64;
     const PER_WORD: usize = 4;
     #[inline(always)]
-    fn decode(word: u32, place: usize) -> f32 {
+    fn decode(word: u32, place: usize) -> f64 {
         let byte = word >> (8 * place);
         // No infinities; the one NaN is S.1111.111.
         let nan = if byte & 0x7f == 0x7f { f32::NAN } else { 0.0 };
-        widen((byte & 0x7f) << 20, 127 - 7, (byte & 0x80) << 24) + nan
+        (widen((byte & 0x7f) << 20, 127 - 7, (byte & 0x80) << 24) + nan).into()
     }
 }
 
 impl Element for Fp8E5 {
-    type Value = f32;
+    type Value = f64;
     const PER_WORD: usize = 4;
     #[inline(always)]
-    fn decode(word: u32, place: usize) -> f32 {
+    fn decode(word: u32, place: usize) -> f64 {
         // The upper half of an f16.
-        half_value((word >> (8 * place)) << 8)
+        half_value((word >> (8 * place)) << 8).into()
+    }
+    #[inline(always)]
+    fn decode_all<const FAST: bool>(words: &[u32; LANES], place: usize, to: &mut [f64; LANES]) {
+        let mut halves = [0; LANES];
+        for lane in 0..LANES {
+            halves[lane] = ((words[lane] >> (8 * place)) << 8) as u16;
+        }
+        half_values::<FAST>(&halves, to);
     }
 }
 
@@ -349,17 +380,40 @@ fn half_value(bits: u32) -> f32 {
     f32::from_bits(value.to_bits() | (bits & 0x8000) << 16)
 }
 
-/// Sums of the result, by row: columns 0, 2, 4, 6, then 1, 3, 5, 7.
-type Row<T> = [T; 8];
+/// The f16 of a register, as numbers.
+#[inline(always)]
+fn half_values<const FAST: bool>(halves: &[u16; LANES], to: &mut [f64; LANES]) {
+    #[cfg(target_arch = "x86_64")]
+    if FAST {
+        use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+        let mut singles = [0f32; LANES];
+        for block in 0..4 {
+            // SAFETY: the processor has F16C, by the meaning of `FAST`; both arrays have 32 elements.
+            unsafe {
+                let eight = _mm_loadu_si128(halves.as_ptr().add(8 * block).cast());
+                _mm256_storeu_ps(singles.as_mut_ptr().add(8 * block), _mm256_cvtph_ps(eight));
+            }
+        }
+        for lane in 0..LANES {
+            to[lane] = singles[lane].into();
+        }
+        return;
+    }
+    for lane in 0..LANES {
+        to[lane] = half_value(halves[lane].into()).into();
+    }
+}
+
+/// C and D while the sum is formed, as f32 registers have them: by half (rows 0-7, 8-15) and then even and odd
+/// columns, lane by lane.
+type Tile<T> = [[T; LANES]; 4];
 
 /// Type of C and D.
 trait Sums {
-    /// Registers for eight rows.
-    const PER_HALF: usize;
+    const REGISTERS: usize;
     const REGISTER: Type;
-    /// C, from the registers for rows `8·half..`.
-    fn load(regs: Regs, slots: &[Slot], half: usize, rows: &mut [Row<f64>]);
-    fn store(regs: Regs, slots: &[Slot], half: usize, rows: &[Row<f64>], mask: u32);
+    fn load<const FAST: bool>(regs: Regs, slots: &[Slot]) -> Tile<f64>;
+    fn store(regs: Regs, slots: &[Slot], sums: &Tile<f64>, mask: u32);
 }
 
 /// f32, a register for the even columns and one for the odd ones.
@@ -368,74 +422,94 @@ struct Single;
 struct Packed;
 
 impl Sums for Single {
-    const PER_HALF: usize = 2;
+    const REGISTERS: usize = 4;
     const REGISTER: Type = Type::F32;
 
     #[inline(always)]
-    fn load(regs: Regs, slots: &[Slot], half: usize, rows: &mut [Row<f64>]) {
-        for odd in 0..2 {
-            let words = regs.get32(slots[2 * half + odd]);
-            for g in 0..8 {
-                for t in 0..4 {
-                    rows[g][4 * odd + t] = f64::from(f32::from_bits(words[4 * g + t]));
-                }
+    fn load<const FAST: bool>(regs: Regs, slots: &[Slot]) -> Tile<f64> {
+        let mut sums = [[0.0; LANES]; 4];
+        for (sums, &slot) in sums.iter_mut().zip(slots) {
+            let words = regs.get32(slot);
+            for lane in 0..LANES {
+                sums[lane] = f32::from_bits(words[lane]).into();
             }
         }
+        sums
     }
 
     #[inline(always)]
-    fn store(regs: Regs, slots: &[Slot], half: usize, rows: &[Row<f64>], mask: u32) {
-        for odd in 0..2 {
+    fn store(regs: Regs, slots: &[Slot], sums: &Tile<f64>, mask: u32) {
+        for (sums, &slot) in sums.iter().zip(slots) {
             let mut words = [0; LANES];
-            for g in 0..8 {
-                for t in 0..4 {
-                    words[4 * g + t] = truncate(rows[g][4 * odd + t]);
-                }
+            let mut small = 0;
+            for lane in 0..LANES {
+                let bits = (cut(sums[lane]) as f32).to_bits();
+                let magnitude = bits & 0x7fff_ffff;
+                small |= u32::from(magnitude.wrapping_sub(1) < 0x0080_0000);
+                words[lane] = if magnitude > 0x7f80_0000 {
+                    0x7fff_ffff
+                } else {
+                    bits
+                };
             }
-            regs.set32(slots[2 * half + odd], &words, mask);
+            if small != 0 {
+                words = truncate_all(sums);
+            }
+            regs.set32(slot, &words, mask);
         }
     }
 }
 
 impl Sums for Packed {
-    const PER_HALF: usize = 1;
+    const REGISTERS: usize = 2;
     const REGISTER: Type = Type::B32;
 
     #[inline(always)]
-    fn load(regs: Regs, slots: &[Slot], half: usize, rows: &mut [Row<f64>]) {
-        let words = regs.get32(slots[half]);
-        for odd in 0..2 {
-            for g in 0..8 {
-                for t in 0..4 {
-                    rows[g][4 * odd + t] = Half::decode(words[4 * g + t], odd).into();
-                }
+    fn load<const FAST: bool>(regs: Regs, slots: &[Slot]) -> Tile<f64> {
+        let mut sums = [[0.0; LANES]; 4];
+        for (half, &slot) in slots.iter().enumerate() {
+            let words = regs.get32(slot);
+            for odd in 0..2 {
+                Half::decode_all::<FAST>(&words, odd, &mut sums[2 * half + odd]);
             }
         }
+        sums
     }
 
     #[inline(always)]
-    fn store(regs: Regs, slots: &[Slot], half: usize, rows: &[Row<f64>], mask: u32) {
-        let mut words = [0; LANES];
-        for g in 0..8 {
-            for t in 0..4 {
-                words[4 * g + t] = round_half(rows[g][t]) | round_half(rows[g][4 + t]) << 16;
+    fn store(regs: Regs, slots: &[Slot], sums: &Tile<f64>, mask: u32) {
+        for (half, &slot) in slots.iter().enumerate() {
+            let mut words = [0; LANES];
+            for lane in 0..LANES {
+                words[lane] = round_half(sums[2 * half][lane]) | round_half(sums[2 * half + 1][lane]) << 16;
             }
+            regs.set32(slot, &words, mask);
         }
-        regs.set32(slots[half], &words, mask);
     }
 }
 
-/// The f32 nearest to `sum` toward zero, infinity from 2^128 on, NaN as the hardware writes it.
+/// The sum with an f32's 23 bits of fraction. A quiet NaN's uppermost bit stays.
 #[inline(always)]
+fn cut(sum: f64) -> f64 {
+    f64::from_bits(sum.to_bits() & !((1 << 29) - 1))
+}
+
+/// The f32 nearest to `sum` toward zero, infinity from 2^128 on, NaN as the hardware writes it.
 fn truncate(sum: f64) -> u32 {
-    // 23 of 52 fraction bits stay. A quiet NaN's uppermost bit is among them.
-    let cut = f64::from_bits(sum.to_bits() & !((1 << 29) - 1));
+    let cut = cut(sum);
     let single = cut as f32;
     // The conversion is exact now, but for overflow, which is to be infinity, and subnormals, which it may have
     // rounded up.
     let up = f64::from(single.abs()) > cut.abs() && single.abs() < 1.0;
     let bits = single.to_bits() - u32::from(up);
     if sum.is_nan() { 0x7fff_ffff } else { bits }
+}
+
+/// [`truncate`] for a register, where there are subnormals.
+#[cold]
+#[inline(never)]
+fn truncate_all(sums: &[f64; LANES]) -> [u32; LANES] {
+    sums.map(truncate)
 }
 
 /// The f16 nearest to `sum`, ties to even, NaN as the hardware writes it.
@@ -460,111 +534,126 @@ fn round_half(sum: f64) -> u32 {
     if sum.is_nan() { 0x7fff } else { sign | value }
 }
 
-/// A's rows: k in the order of [`transposed`].
+/// A, by quad of k (four that lie in the same place of the words of a group's lanes), by half, lane by lane.
 #[inline(always)]
-fn rows_of_a<E: Element, const M: usize, const K: usize>(regs: Regs, slots: &[Slot]) -> [[E::Value; K]; M] {
-    let mut a = [[E::Value::default(); K]; M];
-    let halves = M / 8;
+fn rows_of_a<E: Element, const HALVES: usize, const QUADS: usize, const FAST: bool>(
+    regs: Regs,
+    slots: &[Slot],
+) -> [[[E::Value; LANES]; HALVES]; QUADS] {
+    let mut a = [[[E::Value::default(); LANES]; HALVES]; QUADS];
     for (index, &slot) in slots.iter().enumerate() {
-        let (block, half) = (index / halves, index % halves);
         let words = regs.get32(slot);
-        for g in 0..8 {
-            for place in 0..E::PER_WORD {
-                for t in 0..4 {
-                    a[8 * half + g][4 * (E::PER_WORD * block + place) + t] =
-                        E::decode(words[4 * g + t], place);
-                }
-            }
+        for place in 0..E::PER_WORD {
+            let to = &mut a[E::PER_WORD * (index / HALVES) + place][index % HALVES];
+            E::decode_all::<FAST>(&words, place, to);
         }
     }
     a
 }
 
-/// B's rows, each with the even columns first: k in the order [register][place in the word][t].
+/// B, by quad of k, its four rows one after the other: columns 0, 2, 4, 6, 1, 3, 5, 7.
 #[inline(always)]
-fn transposed<E: Element, const K: usize>(regs: Regs, slots: &[Slot]) -> [Row<E::Value>; K] {
-    let mut b = [Row::<E::Value>::default(); K];
-    for (block, &slot) in slots.iter().enumerate() {
+fn rows_of_b<E: Element, const QUADS: usize, const FAST: bool>(
+    regs: Regs,
+    slots: &[Slot],
+) -> [[E::Value; LANES]; QUADS] {
+    let mut b = [[E::Value::default(); LANES]; QUADS];
+    for (index, &slot) in slots.iter().enumerate() {
         let words = regs.get32(slot);
+        let mut transposed = [0; LANES];
         for t in 0..4 {
-            let column: Row<u32> = std::array::from_fn(|n| words[4 * (2 * (n % 4) + n / 4) + t]);
-            for place in 0..E::PER_WORD {
-                b[4 * (E::PER_WORD * block + place) + t] = column.map(|word| E::decode(word, place));
+            for n in 0..8 {
+                transposed[8 * t + n] = words[4 * (2 * (n % 4) + n / 4) + t];
             }
+        }
+        for place in 0..E::PER_WORD {
+            let to = &mut b[E::PER_WORD * index + place];
+            E::decode_all::<FAST>(&transposed, place, to);
         }
     }
     b
 }
 
 #[inline(always)]
-fn float_product_any<A, B, S, const K: usize, const FUSED: bool>(regs: Regs, ops: &[Slot], mask: u32)
+fn float_product_any<A, B, S, const QUADS: usize, const FAST: bool>(regs: Regs, ops: &[Slot], mask: u32)
 where
-    A: Element<Value = f32>,
-    B: Element<Value = f32>,
+    A: Element<Value = f64>,
+    B: Element<Value = f64>,
     S: Sums,
 {
-    let (d, ops) = ops.split_at(2 * S::PER_HALF);
-    let (a, ops) = ops.split_at(2 * K / (4 * A::PER_WORD));
-    let (b, c) = ops.split_at(K / (4 * B::PER_WORD));
-    let a = rows_of_a::<A, 16, K>(regs, a);
-    let b = transposed::<B, K>(regs, b).map(|row| row.map(f64::from));
-    let mut sums = [Row::<f64>::default(); 16];
-    for half in 0..2 {
-        S::load(regs, c, half, &mut sums[8 * half..8 * half + 8]);
-    }
+    let (d, ops) = ops.split_at(S::REGISTERS);
+    let (a, ops) = ops.split_at(2 * QUADS / A::PER_WORD);
+    let (b, c) = ops.split_at(QUADS / B::PER_WORD);
+    let a = rows_of_a::<A, 2, QUADS, FAST>(regs, a);
+    let b = rows_of_b::<B, QUADS, FAST>(regs, b);
+    let mut sums = S::load::<FAST>(regs, c);
     // Four rows at a time: eight vectors of four sums stay in registers, a row of B serves four rows of A.
-    for (sums, a) in sums.chunks_exact_mut(4).zip(a.chunks_exact(4)) {
-        let mut block: [Row<f64>; 4] = [sums[0], sums[1], sums[2], sums[3]];
-        for k in 0..K {
-            for (row, a) in block.iter_mut().zip(a) {
-                let factor = f64::from(a[k]);
-                for (sum, &b) in row.iter_mut().zip(&b[k]) {
-                    // The product is exact in f64, so both give the same bits.
-                    *sum = if FUSED {
-                        factor.mul_add(b, *sum)
-                    } else {
-                        factor * b + *sum
-                    };
+    for half in 0..2 {
+        for block in [0, 16] {
+            let mut rows = [[0.0; 8]; 4];
+            for g in 0..4 {
+                for n in 0..4 {
+                    rows[g][n] = sums[2 * half][block + 4 * g + n];
+                    rows[g][4 + n] = sums[2 * half + 1][block + 4 * g + n];
+                }
+            }
+            for quad in 0..QUADS {
+                for t in 0..4 {
+                    for g in 0..4 {
+                        let factor = a[quad][half][block + 4 * g + t];
+                        for n in 0..8 {
+                            let other = b[quad][8 * t + n];
+                            // The product is exact in f64, so both give the same bits.
+                            rows[g][n] = if FAST {
+                                factor.mul_add(other, rows[g][n])
+                            } else {
+                                factor * other + rows[g][n]
+                            };
+                        }
+                    }
+                }
+            }
+            for g in 0..4 {
+                for n in 0..4 {
+                    sums[2 * half][block + 4 * g + n] = rows[g][n];
+                    sums[2 * half + 1][block + 4 * g + n] = rows[g][4 + n];
                 }
             }
         }
-        sums.copy_from_slice(&block);
     }
-    for half in 0..2 {
-        S::store(regs, d, half, &sums[8 * half..8 * half + 8], mask);
-    }
+    S::store(regs, d, &sums, mask);
 }
 
-fn float_product<A, B, S, const K: usize>(regs: Regs, ops: &[Slot], mask: u32)
+fn float_product<A, B, S, const QUADS: usize>(regs: Regs, ops: &[Slot], mask: u32)
 where
-    A: Element<Value = f32>,
-    B: Element<Value = f32>,
+    A: Element<Value = f64>,
+    B: Element<Value = f64>,
     S: Sums,
 {
-    float_product_any::<A, B, S, K, false>(regs, ops, mask);
+    float_product_any::<A, B, S, QUADS, false>(regs, ops, mask);
 }
 
-/// The same for a processor with AVX2 and FMA; [`floats`] asks before it takes it.
-fn float_product_avx2<A, B, S, const K: usize>(regs: Regs, ops: &[Slot], mask: u32)
+/// The same for a processor with AVX2, FMA and F16C; see [`vectors`].
+fn float_product_avx2<A, B, S, const QUADS: usize>(regs: Regs, ops: &[Slot], mask: u32)
 where
-    A: Element<Value = f32>,
-    B: Element<Value = f32>,
+    A: Element<Value = f64>,
+    B: Element<Value = f64>,
     S: Sums,
 {
-    #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
-    unsafe fn run<A, B, S, const K: usize>(regs: Regs, ops: &[Slot], mask: u32)
+    #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma,f16c"))]
+    unsafe fn run<A, B, S, const QUADS: usize>(regs: Regs, ops: &[Slot], mask: u32)
     where
-        A: Element<Value = f32>,
-        B: Element<Value = f32>,
+        A: Element<Value = f64>,
+        B: Element<Value = f64>,
         S: Sums,
     {
-        float_product_any::<A, B, S, K, true>(regs, ops, mask);
+        float_product_any::<A, B, S, QUADS, true>(regs, ops, mask);
     }
-    // SAFETY: `floats` gives this function out only where the processor has both features.
-    unsafe { run::<A, B, S, K>(regs, ops, mask) }
+    // SAFETY: `floats` gives this function out only where `vectors` found them all.
+    unsafe { run::<A, B, S, QUADS>(regs, ops, mask) }
 }
 
-fn integer_product<A, B, const M: usize, const K: usize, const SATURATE: bool>(
+fn integer_product<A, B, const HALVES: usize, const QUADS: usize, const SATURATE: bool>(
     regs: Regs,
     ops: &[Slot],
     mask: u32,
@@ -572,32 +661,37 @@ fn integer_product<A, B, const M: usize, const K: usize, const SATURATE: bool>(
     A: Element<Value = i32>,
     B: Element<Value = i32>,
 {
-    let (d, ops) = ops.split_at(M / 4);
-    let (a, ops) = ops.split_at(M / 8 * K / 16);
-    let (b, c) = ops.split_at(K / 16);
-    let a = rows_of_a::<A, M, K>(regs, a);
-    let b = transposed::<B, K>(regs, b);
-    let mut sums = [Row::<i32>::default(); M];
-    for (sums, a) in sums.iter_mut().zip(&a) {
-        for (factor, b) in a.iter().zip(&b) {
-            for (sum, b) in sums.iter_mut().zip(b) {
-                // At most 32·255², far from overflow.
-                *sum += factor * b;
-            }
-        }
-    }
+    let (d, ops) = ops.split_at(2 * HALVES);
+    let (a, ops) = ops.split_at(HALVES * QUADS / 4);
+    let (b, c) = ops.split_at(QUADS / 4);
+    let a = rows_of_a::<A, HALVES, QUADS, false>(regs, a);
+    let b = rows_of_b::<B, QUADS, false>(regs, b);
     // All of C is read before any of D is written: D's registers may be C's in another order.
-    let mut words = [[0; LANES]; 4];
+    let mut words: Tile<u32> = [[0; LANES]; 4];
     for (index, &slot) in c.iter().enumerate() {
-        let (half, odd) = (index / 2, index % 2);
         words[index] = regs.get32(slot);
-        for (lane, word) in words[index].iter_mut().enumerate() {
-            let (sum, add) = (sums[8 * half + lane / 4][4 * odd + lane % 4], *word as i32);
-            *word = if SATURATE {
-                add.saturating_add(sum)
-            } else {
-                add.wrapping_add(sum)
-            } as u32;
+    }
+    for half in 0..HALVES {
+        for g in 0..8 {
+            let mut row = [0i32; 8];
+            for quad in 0..QUADS {
+                for t in 0..4 {
+                    let factor = a[quad][half][4 * g + t];
+                    for n in 0..8 {
+                        // At most 32·255² in all, far from overflow.
+                        row[n] += factor * b[quad][8 * t + n];
+                    }
+                }
+            }
+            for n in 0..8 {
+                let word = &mut words[2 * half + n / 4][4 * g + n % 4];
+                let add = *word as i32;
+                *word = if SATURATE {
+                    add.saturating_add(row[n])
+                } else {
+                    add.wrapping_add(row[n])
+                } as u32;
+            }
         }
     }
     for (&slot, words) in d.iter().zip(&words) {
@@ -628,5 +722,63 @@ fn double_product<const M: usize, const K: usize>(regs: Regs, ops: &[Slot], mask
     }
     for (&slot, words) in d.iter().zip(&words) {
         regs.set64(slot, words, mask);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::regs::FULL;
+
+    #[repr(align(64))]
+    struct Window([[u32; LANES]; 20]);
+
+    /// The portable code gives the bits that the AVX2 code gives, which tests/isa_mma.rs compares with exact sums.
+    #[test]
+    fn portable_and_vector_code_agree() {
+        use Type::*;
+        if !vectors() {
+            eprintln!("skipped: this processor runs the portable code everywhere");
+            return;
+        }
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = move || {
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
+        };
+        let forms = [
+            ("m16n8k8", F32, F16, F16),
+            ("m16n8k16", F16, F16, F16),
+            ("m16n8k16", F32, BF16, BF16),
+            ("m16n8k8", F32, TF32, TF32),
+            ("m16n8k32", F32, E4M3, E5M2),
+            ("m16n8k16", F16, E5M2, E4M3),
+        ];
+        for (shape, d, a, b) in forms {
+            let [portable, vector] =
+                [false, true].map(|fast| Form::of(shape, [d, a, b, d], false, fast).unwrap());
+            let slots: Vec<Slot> = (0..(2 * portable.d + portable.a + portable.b) as u32)
+                .map(|index| Slot(index * 128))
+                .collect();
+            for round in 0..2000 {
+                let mut left = Window([[0; LANES]; 20]);
+                for register in &mut left.0 {
+                    for word in register {
+                        // Any bits, or exponents near each other.
+                        let near = if round % 2 == 0 { u32::MAX } else { 0xbfff_bfff };
+                        *word = random() & near;
+                    }
+                }
+                let mut right = Window(left.0);
+                for (form, window) in [(&portable, &mut left), (&vector, &mut right)] {
+                    // SAFETY: twenty slots of 128 bytes, aligned to 64, which nobody else uses.
+                    let regs = unsafe { Regs::new(window.0.as_mut_ptr().cast(), std::ptr::null()) };
+                    (form.run)(regs, &slots, FULL);
+                }
+                assert_eq!(left.0, right.0, "{shape} {d:?} {a:?} {b:?}");
+            }
+        }
     }
 }
