@@ -12,6 +12,8 @@ pub mod logic;
 mod matrix;
 mod memory;
 pub mod moves;
+pub mod mma;
+mod sync;
 pub mod simd;
 mod sync;
 
@@ -41,6 +43,7 @@ pub const FAMILIES: &[(&str, Family, &[Covered])] = &[
     ("logic", logic::lower, logic::COVERED),
     ("compare", compare::lower, compare::COVERED),
     ("moves", moves::lower, moves::COVERED),
+    ("mma", mma::lower, mma::COVERED),
 ];
 
 /// The special register of this name (without the percent sign).
