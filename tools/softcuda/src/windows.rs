@@ -1,10 +1,3 @@
-<<<<<<< HEAD
-//! Generic addresses of memory that is not global: each space has a window.
-
-/// Shared memory. Block r of a cluster is at `SHARED_WINDOW + (r << 24)`.
-pub const SHARED_WINDOW: u64 = 0x1_0000_0000_0000;
-/// Local memory.
-=======
 //! Where the state spaces lie in the generic address space.
 //!
 //! A generic address is 64 bits wide. Device global memory, and with it `.const` variables, is addressed as it
@@ -23,14 +16,11 @@ pub const SHARED_WINDOW: u64 = 0x1_0000_0000_0000;
 /// Shared memory of the cluster.
 pub const SHARED_WINDOW: u64 = 0x1_0000_0000_0000;
 /// Local memory of the thread.
->>>>>>> 045924d5923b4f79a2d1429a5abc672dc4f6dc4c
 pub const LOCAL_WINDOW: u64 = 0x2_0000_0000_0000;
 /// Kernel parameters.
 pub const PARAM_WINDOW: u64 = 0x3_0000_0000_0000;
 /// Bytes of each window.
 pub const WINDOW_BYTES: u64 = 0x1_0000_0000_0000;
-<<<<<<< HEAD
-=======
 /// Bits of an offset in one block's shared memory; the block's rank in its cluster stands above them.
 pub const SHARED_RANK_SHIFT: u32 = 24;
 
@@ -137,4 +127,3 @@ mod tests {
         assert_eq!(generic_to_window(LOCAL_WINDOW + 12, LOCAL_WINDOW), 12);
     }
 }
->>>>>>> 045924d5923b4f79a2d1429a5abc672dc4f6dc4c

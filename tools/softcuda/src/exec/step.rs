@@ -15,8 +15,6 @@ pub(super) enum Next {
     On,
     /// Go on behind it, after waiting.
     Wait(Wait),
-    /// Stay at it, and wait.
-    Stay(Wait),
 }
 
 /// An instruction at work: where, by whom, with which registers.
@@ -302,11 +300,6 @@ impl<'l> Block<'l> {
                         split.mask = mask;
                     }
                     split.pc += 1;
-                    split.wait = wait;
-                    warp.splits.push(split);
-                    return Ok(done);
-                }
-                Next::Stay(wait) => {
                     split.wait = wait;
                     warp.splits.push(split);
                     return Ok(done);

@@ -11,9 +11,8 @@ pub mod integer;
 pub mod logic;
 mod matrix;
 mod memory;
-pub mod moves;
 pub mod mma;
-mod sync;
+pub mod moves;
 pub mod simd;
 mod sync;
 
