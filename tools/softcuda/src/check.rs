@@ -25,6 +25,21 @@ pub enum Check {
 }
 
 impl Check {
+    pub const ALL: &[Check] = &[
+        Check::OutOfBounds,
+        Check::Misaligned,
+        Check::Uninitialised,
+        Check::Race,
+        Check::AsyncPending,
+        Check::DivergentBarrier,
+        Check::SyncMask,
+        Check::Deadlock,
+        Check::BarrierMisuse,
+        Check::Assert,
+        Check::Trap,
+        Check::Illegal,
+    ];
+
     /// As printed, and as `SOFTCUDA_CHECKS` names it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -51,11 +51,7 @@ pub fn post_dominators(blocks: &[Block]) -> Vec<usize> {
         }
         next
     };
-    for b in 0..n {
-        if ends[b] {
-            before[end].push(b);
-        }
-    }
+    before[end].extend((0..n).filter(|&b| ends[b]));
     // Post-order of the reversed graph from the end.
     let mut order = Vec::with_capacity(n + 1);
     let mut number = vec![usize::MAX; n + 1];

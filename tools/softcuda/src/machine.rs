@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::check::Finding;
+use crate::check::{Check, Finding};
 use crate::counters::Meter;
 use crate::exec::grid::{Findings, Run};
 use crate::exec::warp::Aligned;
@@ -26,6 +26,8 @@ pub struct Settings {
     pub spin_limit: u64,
     /// Whether memory traffic is counted.
     pub counters: bool,
+    /// Checks that are not reported (of those after which a kernel can go on).
+    pub without: Vec<Check>,
 }
 
 impl Default for Settings {
@@ -35,7 +37,61 @@ impl Default for Settings {
             seed: None,
             spin_limit: 20_000_000,
             counters: false,
+            without: Vec::new(),
         }
+    }
+}
+
+impl Settings {
+    /// From the environment: `SOFTCUDA_THREADS`, `SOFTCUDA_SEED`, `SOFTCUDA_SPIN_LIMIT`, `SOFTCUDA_CHECKS`,
+    /// `SOFTCUDA_COUNTERS`. The error says what is understood.
+    pub fn from_env() -> Result<Self, String> {
+        let mut settings = Self::default();
+        let number = |name: &str| -> Result<Option<u64>, String> {
+            match std::env::var(name) {
+                Err(_) => Ok(None),
+                Ok(text) => match text.trim().parse() {
+                    Ok(value) => Ok(Some(value)),
+                    Err(_) => Err(format!("{name}={text}: a whole number is expected")),
+                },
+            }
+        };
+        if let Some(threads) = number("SOFTCUDA_THREADS")? {
+            if threads == 0 {
+                return Err("SOFTCUDA_THREADS=0: at least one thread is needed".to_owned());
+            }
+            settings.threads = threads as usize;
+        }
+        settings.seed = number("SOFTCUDA_SEED")?;
+        if let Some(limit) = number("SOFTCUDA_SPIN_LIMIT")? {
+            settings.spin_limit = limit;
+        }
+        settings.counters = std::env::var_os("SOFTCUDA_COUNTERS").is_some_and(|path| !path.is_empty());
+        if let Ok(list) = std::env::var("SOFTCUDA_CHECKS") {
+            for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
+                let check = name.strip_prefix('-').and_then(|name| {
+                    Check::ALL
+                        .iter()
+                        .copied()
+                        .find(|c| c.continues() && c.name() == name)
+                });
+                match check {
+                    Some(check) => settings.without.push(check),
+                    None => {
+                        let names: Vec<String> = Check::ALL
+                            .iter()
+                            .filter(|c| c.continues())
+                            .map(|c| format!("-{}", c.name()))
+                            .collect();
+                        return Err(format!(
+                            "SOFTCUDA_CHECKS={list}: `{name}` is not one of {}",
+                            names.join(", ")
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(settings)
     }
 }
 

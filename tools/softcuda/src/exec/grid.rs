@@ -60,6 +60,9 @@ const MOST_FINDINGS: usize = 32;
 impl Run<'_> {
     /// Takes note of a finding; one that the kernel cannot go on from stops the launch.
     pub fn report(&self, finding: Finding) {
+        if self.settings.without.contains(&finding.check) {
+            return;
+        }
         let mut findings = self.findings.lock().unwrap_or_else(|e| e.into_inner());
         let key = (
             finding.check,
@@ -194,7 +197,7 @@ impl Order {
         let size = (self.blocks - group).min(64);
         // i·step + shift is a permutation of the group when step and size have no common divisor.
         let hash = mix(seed ^ group);
-        let mut step = hash % size.max(1) | 1;
+        let mut step = (hash % size.max(1)) | 1;
         while gcd(step, size) != 1 {
             step += 2;
         }

@@ -7,6 +7,7 @@
 //! * [`step`] executes instructions; memory, synchronisation, copies and matrix tiles have a module each.
 
 pub mod asynchronous;
+mod atomics;
 pub mod block;
 pub mod grid;
 pub mod matrix;

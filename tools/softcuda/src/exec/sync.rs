@@ -319,7 +319,7 @@ impl<'l> Block<'l> {
             if each(at.mask).any(|l| counts[l] != count) {
                 return misuse(self, "lanes of one warp give a barrier different counts".into());
             }
-            if count == 0 || count % 32 != 0 || count as usize > 32 * self.warps.len() {
+            if count == 0 || !count.is_multiple_of(32) || count as usize > 32 * self.warps.len() {
                 return misuse(
                     self,
                     format!(
@@ -400,7 +400,7 @@ impl<'l> Block<'l> {
             warp: warp.index,
             lanes: at.mask,
             waits,
-            reduction: reduction.map(|(kind, slot, window, predicate)| (kind, slot, window, predicate)),
+            reduction,
         });
         if !waits {
             let released = self.clocks.release(warp.index, at.mask);

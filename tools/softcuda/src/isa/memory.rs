@@ -97,7 +97,7 @@ pub fn place(address: &Address, builder: &mut Builder<'_>) -> Result<Place, Refu
 }
 
 /// The address operand at `index`.
-pub fn address<'i>(instruction: &'i Instruction, index: usize) -> Result<&'i Address, Refused> {
+pub fn address(instruction: &Instruction, index: usize) -> Result<&Address, Refused> {
     match instruction.operands.get(index) {
         Some(Operand::Address(address)) => Ok(address),
         _ => Err(Refused::new(format!("operand {} is not an address", index + 1))),
