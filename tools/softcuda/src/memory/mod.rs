@@ -10,9 +10,11 @@
 //! Nothing reported is ordered by the PTX memory model; where exact knowledge would cost too much, threads are
 //! taken to know more than they do, so a race may be missed (each place says so).
 
+mod arena;
 mod clocks;
 mod device;
 mod launch;
+mod region;
 mod shadow;
 
 pub use clocks::{BlockClocks, Published, Var, Who};

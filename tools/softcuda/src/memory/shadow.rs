@@ -1,7 +1,10 @@
 //! The state beside memory: initialised bytes, last accesses.
 
-use crate::memory::clocks::Who;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::memory::clocks::{CLOCK_BITS, CLOCK_MAX, WARPS, Who, lanes};
 use crate::memory::launch::Launch;
+use crate::memory::region::Region;
 use crate::program::Scope;
 
 /// Whose memory a [`Shadow`] describes.
@@ -28,7 +31,7 @@ pub enum RaceKind {
     WriteAfterWrite,
 }
 
-/// A thread, for messages. `warp` ≥ the block's number of warps: an asynchronous agent.
+/// A thread, for messages. A `warp` from 32 on is an asynchronous agent of the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thread {
     /// Linear index of the block in the grid.
@@ -85,17 +88,94 @@ pub struct Touch {
     pub pc: Option<u32>,
 }
 
+/// A stamp: who made an access, when, where in the kernel. From the top: epoch (32 bits), instruction (20),
+/// lane (5), bytes of the word (4), kind (3). 0: none.
+///
+/// In shared memory the epoch is the agent and its clock; in global memory it is a number that stands for block,
+/// agent and clock (see [`crate::memory::launch::Epochs`]).
+mod stamp {
+    pub const EPOCH: u32 = 32;
+    pub const PC: u32 = 12;
+    pub const PC_MAX: u32 = (1 << 20) - 1;
+    pub const LANE: u32 = 7;
+    pub const LANES: u64 = 31 << LANE;
+    pub const MASK: u32 = 3;
+    pub const MASKS: u64 = 15 << MASK;
+    pub const KINDS: u64 = 7;
+
+    pub const WEAK: u64 = 0;
+    /// Strong at block scope.
+    pub const CTA: u64 = 1;
+    /// Strong at a wider scope.
+    pub const WIDE: u64 = 2;
+    /// With this bit the stamp's lane is not the whole truth.
+    pub const SPECIAL: u64 = 4;
+    /// Several lanes of one warp at one clock, weak. Which lane touched which bytes is not known — as a read:
+    /// if all touched the same ones, it is `SAME_BYTES`.
+    pub const MIXED: u64 = 4;
+    /// As a read.
+    pub const SAME_BYTES: u64 = 5;
+    /// As a write: `cp.async` was issued.
+    pub const PENDING: u64 = 5;
+    /// As a write: not ordered with an earlier one, but of the same value.
+    pub const SAME_VALUE: u64 = 6;
+
+    /// Epoch and lane, and a plain kind: two stamps that agree here are of one thread.
+    pub const THREAD: u64 = !((1 << EPOCH) - 1) | LANES | SPECIAL;
+}
+
 /// Initialised bits and access stamps of a piece of memory. Offsets are in bytes from its start.
+///
+/// Of every word the last write and the last read are kept; of reads by several threads that are not ordered the
+/// one with the greatest clock, in shared memory also one by another warp. A write that is ordered after these
+/// but not after one forgotten is not reported. Halves of a word written by different warps share one record,
+/// that of the later one.
 ///
 /// May be used by several host threads at once (`&self`), each running blocks of its own.
 pub struct Shadow {
     bytes: u64,
+    domain: Domain,
+    /// Every byte counts as initialised.
+    initialised: bool,
+    bits: Region,
+    writes: Region,
+    reads: Region,
+    /// A reader of another warp than the one in `reads`; shared memory only.
+    others: Region,
+}
+
+/// An earlier access, decoded.
+struct Earlier {
+    thread: Thread,
+    clock: u32,
+    known: bool,
+    own_agent: bool,
 }
 
 impl Shadow {
     /// For `bytes` bytes, nothing initialised, never touched. Costs memory as it is touched.
-    pub fn new(bytes: u64, _domain: Domain) -> Self {
-        Self { bytes }
+    ///
+    /// # Panics
+    /// If the machine has no address space left.
+    pub fn new(bytes: u64, domain: Domain) -> Self {
+        Self::try_new(bytes, domain, false).expect("address space for a shadow")
+    }
+
+    pub(super) fn try_new(bytes: u64, domain: Domain, initialised: bool) -> Option<Self> {
+        let words = bytes.div_ceil(4) as usize;
+        Some(Self {
+            bytes,
+            domain,
+            initialised,
+            bits: Region::new(if initialised {
+                0
+            } else {
+                bytes.div_ceil(64) as usize
+            })?,
+            writes: Region::new(words)?,
+            reads: Region::new(words)?,
+            others: Region::new(if domain == Domain::Shared { words } else { 0 })?,
+        })
     }
 
     pub fn bytes(&self) -> u64 {
@@ -106,14 +186,30 @@ impl Shadow {
     #[inline]
     pub fn read(
         &self,
-        _offset: u64,
-        _bytes: usize,
-        _who: &Who<'_>,
-        _lane: usize,
-        _how: How,
-        _pc: u32,
+        offset: u64,
+        bytes: usize,
+        who: &Who<'_>,
+        lane: usize,
+        how: How,
+        pc: u32,
     ) -> Result<(), Hazard> {
-        Ok(())
+        self.check_initialised(offset, bytes)?;
+        let floor = who.floor(self.domain);
+        let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
+        for_words(offset, bytes, |word, mask| {
+            let written = self.writes[word].load(Relaxed);
+            if written >= floor && (written ^ mine) & stamp::THREAD != 0 {
+                self.read_after(word, written, mask, who, lane, how)?;
+            }
+            let read = self.reads[word].load(Relaxed);
+            let new = mine | mask << stamp::MASK;
+            if read < floor {
+                self.reads[word].store(new, Relaxed);
+            } else if read != new {
+                self.note_read(word, read, new, who, lane);
+            }
+            Ok(())
+        })
     }
 
     /// A lane writes. `same_value`: memory holds these very bytes already, so an unordered write of another
@@ -122,14 +218,20 @@ impl Shadow {
     #[allow(clippy::too_many_arguments)]
     pub fn write(
         &self,
-        _offset: u64,
-        _bytes: usize,
-        _who: &Who<'_>,
-        _lane: usize,
-        _how: How,
-        _same_value: bool,
-        _pc: u32,
+        offset: u64,
+        bytes: usize,
+        who: &Who<'_>,
+        lane: usize,
+        how: How,
+        same_value: bool,
+        pc: u32,
     ) -> Result<(), Hazard> {
+        let floor = who.floor(self.domain);
+        let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
+        for_words(offset, bytes, |word, mask| {
+            self.write_word(word, mask, mine, floor, who, lane, how, same_value)
+        })?;
+        self.initialise(offset, bytes);
         Ok(())
     }
 
@@ -137,14 +239,21 @@ impl Shadow {
     #[inline]
     pub fn atomic(
         &self,
-        _offset: u64,
-        _bytes: usize,
-        _who: &Who<'_>,
-        _lane: usize,
-        _scope: Scope,
-        _pc: u32,
+        offset: u64,
+        bytes: usize,
+        who: &Who<'_>,
+        lane: usize,
+        scope: Scope,
+        pc: u32,
     ) -> Result<(), Hazard> {
-        Ok(())
+        self.check_initialised(offset, bytes)?;
+        let how = How::Strong(scope);
+        let floor = who.floor(self.domain);
+        let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
+        // Whatever conflicts with the read conflicts with the write.
+        for_words(offset, bytes, |word, mask| {
+            self.write_word(word, mask, mine, floor, who, lane, how, false)
+        })
     }
 
     /// [`Shadow::read`] for the lanes of `mask`, each at its own offset; the first lane with a hazard.
@@ -157,7 +266,7 @@ impl Shadow {
         how: How,
         pc: u32,
     ) -> Result<(), (usize, Hazard)> {
-        for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+        for lane in lanes(mask) {
             self.read(offsets[lane], bytes, who, lane, how, pc)
                 .map_err(|hazard| (lane, hazard))?;
         }
@@ -176,7 +285,7 @@ impl Shadow {
         same_value: u32,
         pc: u32,
     ) -> Result<(), (usize, Hazard)> {
-        for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+        for lane in lanes(mask) {
             self.write(
                 offsets[lane],
                 bytes,
@@ -195,37 +304,541 @@ impl Shadow {
     /// the issuing thread.
     pub fn mark_pending(
         &self,
-        _offset: u64,
-        _bytes: usize,
-        _who: &Who<'_>,
-        _lane: usize,
-        _pc: u32,
+        offset: u64,
+        bytes: usize,
+        who: &Who<'_>,
+        lane: usize,
+        pc: u32,
     ) -> Result<(), Hazard> {
-        Ok(())
+        let floor = who.floor(self.domain);
+        let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, How::Weak, pc);
+        for_words(offset, bytes, |word, mask| {
+            self.write_word(word, mask, mine, floor, who, lane, How::Weak, false)?;
+            let new = mine | mask << stamp::MASK | stamp::PENDING;
+            self.writes[word].store(new, Relaxed);
+            Ok(())
+        })
     }
 
     /// The issuing thread has waited: the bytes count as written by it now. `pc` is the copy's.
-    pub fn complete_pending(&self, _offset: u64, _bytes: usize, _who: &Who<'_>, _lane: usize, _pc: u32) {}
+    pub fn complete_pending(&self, offset: u64, bytes: usize, who: &Who<'_>, lane: usize, pc: u32) {
+        let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, How::Weak, pc);
+        let done = for_words(offset, bytes, |word, mask| {
+            self.writes[word].store(mine | mask << stamp::MASK, Relaxed);
+            Ok(())
+        });
+        debug_assert_eq!(done, Ok(()));
+        self.initialise(offset, bytes);
+    }
 
     /// The first byte that was never written, without regard to races.
-    pub fn first_uninitialised(&self, _offset: u64, _bytes: u64) -> Option<u64> {
-        None
+    pub fn first_uninitialised(&self, offset: u64, bytes: u64) -> Option<u64> {
+        if self.initialised {
+            return None;
+        }
+        let mut missing = None;
+        for_bits(offset, bytes, |index, bits| {
+            let hole = bits & !self.bits[index].load(Relaxed);
+            if hole != 0 {
+                missing = Some(index as u64 * 64 + u64::from(hole.trailing_zeros()));
+            }
+            missing.is_none()
+        });
+        missing
     }
 
     /// Marks bytes as initialised (a copy from the host, a memset).
-    pub fn set_initialised(&self, _offset: u64, _bytes: u64) {}
+    pub fn set_initialised(&self, offset: u64, bytes: u64) {
+        if self.initialised {
+            return;
+        }
+        for_bits(offset, bytes, |index, bits| {
+            if bits == u64::MAX {
+                self.bits[index].store(bits, Relaxed);
+            } else {
+                self.bits[index].fetch_or(bits, Relaxed);
+            }
+            true
+        });
+    }
 
     /// Marks bytes as never written.
-    pub fn set_uninitialised(&self, _offset: u64, _bytes: u64) {}
+    pub fn set_uninitialised(&self, offset: u64, bytes: u64) {
+        if self.initialised {
+            return;
+        }
+        for_bits(offset, bytes, |index, bits| {
+            if bits == u64::MAX {
+                self.bits[index].store(0, Relaxed);
+            } else {
+                self.bits[index].fetch_and(!bits, Relaxed);
+            }
+            true
+        });
+    }
 
-    /// What launch number `number` last did to these bytes, if its stamps are still there.
+    /// Copies which bytes are initialised. Ranges may overlap if `from` is `self`.
+    pub(super) fn copy_initialised(&self, offset: u64, from: &Shadow, from_offset: u64, bytes: u64) {
+        if self.initialised {
+            return;
+        }
+        // Runs of 64 bytes through a buffer; backwards where the end of the source would be overwritten.
+        let chunks = bytes.div_ceil(64);
+        let backwards = offset > from_offset;
+        for step in 0..chunks {
+            let at = 64 * if backwards { chunks - 1 - step } else { step };
+            let count = (bytes - at).min(64);
+            let set = from.bits_at(from_offset + at, count);
+            let all = u64::MAX >> (64 - count);
+            let low = (offset + at) % 64;
+            let index = ((offset + at) / 64) as usize;
+            let put = |index: usize, all: u64, set: u64| {
+                let old = self.bits[index].load(Relaxed);
+                self.bits[index].store(old & !all | set, Relaxed);
+            };
+            put(index, all << low, set << low);
+            if low + count > 64 {
+                put(index + 1, all >> (64 - low), set >> (64 - low));
+            }
+        }
+    }
+
+    /// The initialised bits of up to 64 bytes.
+    fn bits_at(&self, offset: u64, count: u64) -> u64 {
+        let all = u64::MAX >> (64 - count);
+        if self.initialised {
+            return all;
+        }
+        let (index, low) = ((offset / 64) as usize, offset % 64);
+        let mut set = self.bits[index].load(Relaxed) >> low;
+        if low != 0 && low + count > 64 {
+            set |= self.bits[index + 1].load(Relaxed) << (64 - low);
+        }
+        set & all
+    }
+
+    /// What launch number `number` last did to these bytes, if its stamps are still there: a write rather than a
+    /// read. Only for global memory.
     pub fn touched_by_launch(
         &self,
-        _offset: u64,
-        _bytes: usize,
-        _launch: &Launch,
-        _number: u64,
+        offset: u64,
+        bytes: usize,
+        launch: &Launch,
+        number: u64,
     ) -> Option<Touch> {
-        None
+        let epochs = launch.epochs_of(number)?;
+        let mut found: Option<Touch> = None;
+        let done = for_words(offset, bytes, |word, mask| {
+            for (stamps, wrote) in [(&self.writes, true), (&self.reads, false)] {
+                let stamp = stamps[word].load(Relaxed);
+                let epoch = (stamp >> stamp::EPOCH) as u32;
+                let both = stamp >> stamp::MASK & mask;
+                if both == 0 || !epochs.contains(&epoch) || found.is_some_and(|touch| touch.wrote || !wrote) {
+                    continue;
+                }
+                let (block, direct) = launch.shared.epochs.get(epoch);
+                found = Some(Touch {
+                    offset: word as u64 * 4 + u64::from(both.trailing_zeros()),
+                    wrote,
+                    thread: thread_of(block, direct, stamp),
+                    pc: pc_of(stamp),
+                });
+            }
+            Ok(())
+        });
+        debug_assert_eq!(done, Ok(()));
+        found
+    }
+
+    /// Forgets every access, not what is initialised.
+    pub(super) fn clear_stamps(&self) {
+        for stamps in [&self.writes, &self.reads, &self.others] {
+            stamps.clear(0, stamps.len());
+        }
+    }
+
+    #[inline(always)]
+    fn check_initialised(&self, offset: u64, bytes: usize) -> Result<(), Hazard> {
+        debug_assert!(offset + bytes as u64 <= self.bytes);
+        if self.initialised {
+            return Ok(());
+        }
+        let (index, low) = ((offset / 64) as usize, offset % 64);
+        let bits = u64::MAX >> (64 - bytes) << low;
+        if bits & !self.bits[index].load(Relaxed) == 0 && low as usize + bytes <= 64 {
+            return Ok(());
+        }
+        match self.first_uninitialised(offset, bytes as u64) {
+            None => Ok(()),
+            Some(offset) => Err(Hazard::Uninitialised { offset }),
+        }
+    }
+
+    #[inline(always)]
+    fn initialise(&self, offset: u64, bytes: usize) {
+        if self.initialised {
+            return;
+        }
+        let (index, low) = ((offset / 64) as usize, offset % 64);
+        let bits = u64::MAX >> (64 - bytes) << low;
+        let old = self.bits[index].load(Relaxed);
+        if low as usize + bytes > 64 {
+            self.set_initialised(offset, bytes as u64);
+        } else if bits & !old != 0 {
+            match self.domain {
+                // One host thread runs a block.
+                Domain::Shared => self.bits[index].store(old | bits, Relaxed),
+                Domain::Global => {
+                    self.bits[index].fetch_or(bits, Relaxed);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    fn write_word(
+        &self,
+        word: usize,
+        mask: u64,
+        mine: u64,
+        floor: u64,
+        who: &Who<'_>,
+        lane: usize,
+        how: How,
+        same_value: bool,
+    ) -> Result<(), Hazard> {
+        let written = self.writes[word].load(Relaxed);
+        let mut new = mine | mask << stamp::MASK;
+        if written >= floor {
+            if (written ^ mine) & stamp::THREAD != 0 {
+                new = self.write_after_write(word, written, new, who, lane, how, same_value)?;
+            } else if (written ^ mine) & stamp::KINDS == 0 {
+                new |= written & stamp::MASKS;
+            }
+        }
+        let read = self.reads[word].load(Relaxed);
+        if read >= floor && (read ^ mine) & stamp::THREAD != 0 {
+            self.write_after_read(word, read, mask, who, lane, how)?;
+        }
+        if self.domain == Domain::Shared {
+            let read = self.others[word].load(Relaxed);
+            if read >= floor && (read ^ mine) & stamp::THREAD != 0 {
+                self.write_after_read(word, read, mask, who, lane, how)?;
+            }
+        }
+        // No stamp without an epoch: they have run out.
+        if mine >> stamp::EPOCH != 0 {
+            self.writes[word].store(new, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Who made the access of a stamp, and whether `lane` of `who` knows of it. `None` for what lies before the
+    /// launch or block.
+    fn decode(&self, stamp: u64, who: &Who<'_>, lane: usize) -> Option<Earlier> {
+        let epoch = (stamp >> stamp::EPOCH) as u32;
+        let (block, direct) = match self.domain {
+            Domain::Shared => (who.block, epoch),
+            Domain::Global if u64::from(epoch) << stamp::EPOCH < who.floor(Domain::Global) => return None,
+            Domain::Global => who.launch.epochs.get(epoch),
+        };
+        let thread = thread_of(block, direct, stamp);
+        let clock = clock_of(direct);
+        let own_block = block == who.block;
+        if own_block && clock <= who.base {
+            return None;
+        }
+        let own_agent = own_block && thread.warp == who.agent;
+        let same_thread = own_agent && thread.lane as usize == lane && stamp & stamp::SPECIAL == 0;
+        let known = same_thread || who.knows(lane, block, thread.warp, clock);
+        Some(Earlier {
+            thread,
+            clock,
+            known,
+            own_agent,
+        })
+    }
+
+    #[inline(never)]
+    fn read_after(
+        &self,
+        word: usize,
+        written: u64,
+        mask: u64,
+        who: &Who<'_>,
+        lane: usize,
+        how: How,
+    ) -> Result<(), Hazard> {
+        let both = written >> stamp::MASK & mask;
+        if both == 0 {
+            return Ok(());
+        }
+        let Some(earlier) = self.decode(written, who, lane) else {
+            return Ok(());
+        };
+        self.check_pending(word, both, written, &earlier)?;
+        let kind = written & stamp::KINDS;
+        if earlier.known
+            || kind == stamp::SAME_VALUE
+            || kind == stamp::MIXED && earlier.own_agent
+            || both_strong(kind, how, earlier.thread.block == who.block)
+        {
+            return Ok(());
+        }
+        Err(race(
+            RaceKind::ReadAfterWrite,
+            word,
+            both,
+            written,
+            &earlier,
+            kind == stamp::MIXED,
+        ))
+    }
+
+    #[inline(never)]
+    fn write_after_read(
+        &self,
+        word: usize,
+        read: u64,
+        mask: u64,
+        who: &Who<'_>,
+        lane: usize,
+        how: How,
+    ) -> Result<(), Hazard> {
+        let both = read >> stamp::MASK & mask;
+        if both == 0 {
+            return Ok(());
+        }
+        let Some(earlier) = self.decode(read, who, lane) else {
+            return Ok(());
+        };
+        let kind = read & stamp::KINDS;
+        if earlier.known
+            || kind == stamp::MIXED && earlier.own_agent
+            || both_strong(kind, how, earlier.thread.block == who.block)
+        {
+            return Ok(());
+        }
+        Err(race(
+            RaceKind::WriteAfterRead,
+            word,
+            both,
+            read,
+            &earlier,
+            kind & stamp::SPECIAL != 0,
+        ))
+    }
+
+    /// Checks a write against the last one and gives the stamp to store.
+    #[inline(never)]
+    #[allow(clippy::too_many_arguments)]
+    fn write_after_write(
+        &self,
+        word: usize,
+        written: u64,
+        new: u64,
+        who: &Who<'_>,
+        lane: usize,
+        how: How,
+        same_value: bool,
+    ) -> Result<u64, Hazard> {
+        let both = (written & new & stamp::MASKS) >> stamp::MASK;
+        let Some(earlier) = self.decode(written, who, lane) else {
+            return Ok(new);
+        };
+        self.check_pending(word, both, written, &earlier)?;
+        let kind = written & stamp::KINDS;
+        // One warp's lanes at one clock, weak: one record for all of them where they do not conflict.
+        let together = (written ^ new) >> stamp::EPOCH == 0
+            && matches!(kind, stamp::WEAK | stamp::MIXED)
+            && how == How::Weak;
+        let merged = new | stamp::MIXED | written & stamp::MASKS;
+        if both == 0 {
+            return Ok(if together { merged } else { new });
+        }
+        let strong = both_strong(kind, how, earlier.thread.block == who.block);
+        if earlier.known || strong || kind == stamp::MIXED && earlier.own_agent {
+            return Ok(if together { merged } else { new });
+        }
+        if same_value {
+            return Ok(if together {
+                merged
+            } else {
+                new & !stamp::KINDS | stamp::SAME_VALUE
+            });
+        }
+        Err(race(
+            RaceKind::WriteAfterWrite,
+            word,
+            both,
+            written,
+            &earlier,
+            kind == stamp::MIXED,
+        ))
+    }
+
+    /// Keeps a read beside, or instead of, the reads that are known.
+    #[inline(never)]
+    fn note_read(&self, word: usize, old: u64, new: u64, who: &Who<'_>, lane: usize) {
+        if new >> stamp::EPOCH == 0 {
+            return;
+        }
+        let kind = old & stamp::KINDS;
+        let new_kind = new & stamp::KINDS;
+        if (old ^ new) >> stamp::EPOCH == 0 {
+            // The same warp at the same clock.
+            let masks = (old | new) & stamp::MASKS;
+            let store = if matches!(kind, stamp::CTA | stamp::WIDE) {
+                // Both strong, or the weak one, which conflicts with more.
+                new
+            } else if new_kind != stamp::WEAK {
+                old
+            } else if kind == stamp::WEAK && (old ^ new) & stamp::LANES == 0 {
+                new | masks
+            } else if kind != stamp::MIXED && (old ^ new) & stamp::MASKS == 0 {
+                new & !stamp::KINDS | stamp::SAME_BYTES
+            } else {
+                new & !stamp::KINDS | masks | stamp::MIXED
+            };
+            if store != old {
+                self.reads[word].store(store, Relaxed);
+            }
+            return;
+        }
+        // Not ordered: what a writer has least chance to know of by accident, the greatest clock.
+        match self.decode(old, who, lane) {
+            Some(earlier) if !earlier.known && !earlier.own_agent => {
+                let (keep, other) = if earlier.clock >= who.clock {
+                    (old, new)
+                } else {
+                    (new, old)
+                };
+                self.reads[word].store(keep, Relaxed);
+                if self.domain == Domain::Shared {
+                    self.note_other(word, other, who, lane);
+                }
+            }
+            _ => self.reads[word].store(new, Relaxed),
+        }
+    }
+
+    fn note_other(&self, word: usize, new: u64, who: &Who<'_>, lane: usize) {
+        let old = self.others[word].load(Relaxed);
+        let replace = match self.decode(old, who, lane) {
+            Some(earlier) => earlier.known || clock_of((new >> stamp::EPOCH) as u32) > earlier.clock,
+            None => true,
+        };
+        if old == 0 || replace {
+            self.others[word].store(new, Relaxed);
+        }
+    }
+
+    #[inline]
+    fn check_pending(&self, word: usize, both: u64, written: u64, earlier: &Earlier) -> Result<(), Hazard> {
+        if both == 0 || written & stamp::KINDS != stamp::PENDING {
+            return Ok(());
+        }
+        Err(Hazard::AsyncPending {
+            offset: word as u64 * 4 + u64::from(both.trailing_zeros()),
+            issuer: earlier.thread,
+            issuer_pc: pc_of(written),
+        })
+    }
+}
+
+/// A stamp without epoch and mask.
+#[inline(always)]
+fn plain(lane: usize, how: How, pc: u32) -> u64 {
+    let kind = match how {
+        How::Weak => stamp::WEAK,
+        How::Strong(Scope::Cta) => stamp::CTA,
+        How::Strong(_) => stamp::WIDE,
+    };
+    u64::from(pc.min(stamp::PC_MAX)) << stamp::PC | (lane as u64) << stamp::LANE | kind
+}
+
+fn pc_of(stamp: u64) -> Option<u32> {
+    let pc = (stamp >> stamp::PC) as u32 & stamp::PC_MAX;
+    (pc != stamp::PC_MAX).then_some(pc)
+}
+
+fn thread_of(block: u32, direct: u32, stamp: u64) -> Thread {
+    Thread {
+        block,
+        warp: direct >> CLOCK_BITS,
+        lane: (stamp >> stamp::LANE & 31) as u32,
+    }
+}
+
+fn clock_of(direct: u32) -> u32 {
+    direct & CLOCK_MAX
+}
+
+/// Whether two accesses are strong towards each other: no race, whatever their order.
+fn both_strong(kind: u64, how: How, same_block: bool) -> bool {
+    let How::Strong(scope) = how else {
+        return false;
+    };
+    match kind {
+        stamp::CTA => same_block,
+        stamp::WIDE => same_block || scope != Scope::Cta,
+        _ => false,
+    }
+}
+
+#[cold]
+fn race(kind: RaceKind, word: usize, both: u64, stamp: u64, earlier: &Earlier, many: bool) -> Hazard {
+    Hazard::Race(Race {
+        kind,
+        offset: word as u64 * 4 + u64::from(both.trailing_zeros()),
+        other: earlier.thread,
+        other_many: many,
+        other_pc: pc_of(stamp),
+        other_how: match stamp & stamp::KINDS {
+            stamp::CTA => How::Strong(Scope::Cta),
+            stamp::WIDE => How::Strong(Scope::Gpu),
+            _ => How::Weak,
+        },
+        other_async: earlier.thread.warp as usize >= WARPS,
+    })
+}
+
+/// Calls `f` with each word that the range touches and the mask of the bytes in it.
+#[inline(always)]
+fn for_words(
+    offset: u64,
+    bytes: usize,
+    mut f: impl FnMut(usize, u64) -> Result<(), Hazard>,
+) -> Result<(), Hazard> {
+    debug_assert!((1..=64).contains(&bytes));
+    let word = (offset / 4) as usize;
+    let low = offset % 4;
+    if low == 0 && bytes.is_multiple_of(4) {
+        for word in word..word + bytes / 4 {
+            f(word, 15)?;
+        }
+        return Ok(());
+    }
+    let last = ((offset + bytes as u64 - 1) / 4) as usize;
+    for at in word..=last {
+        let from = if at == word { low } else { 0 };
+        let to = (offset + bytes as u64 - at as u64 * 4).min(4);
+        f(at, (1 << to) - (1 << from))?;
+    }
+    Ok(())
+}
+
+/// Calls `f` with each 64-bit word of initialised bits that the range touches and its bits, until it says false.
+fn for_bits(offset: u64, bytes: u64, mut f: impl FnMut(usize, u64) -> bool) {
+    let end = offset + bytes;
+    let mut at = offset;
+    while at < end {
+        let low = at % 64;
+        let count = (64 - low).min(end - at);
+        if !f((at / 64) as usize, u64::MAX >> (64 - count) << low) {
+            return;
+        }
+        at += count;
     }
 }
