@@ -4,9 +4,14 @@
 //! the lanes ([`Alu`](crate::program::Alu)) and its operands — or says `None` for an opcode that is not its own.
 //! What no family knows is refused when the module is loaded, with the instruction and its line.
 
+pub mod approx;
 mod asynchronous;
 pub mod compare;
+pub mod convert;
+pub mod float;
 pub mod form;
+pub mod half;
+pub mod ieee;
 pub mod integer;
 pub mod logic;
 mod matrix;
@@ -43,6 +48,10 @@ pub const FAMILIES: &[(&str, Family, &[Covered])] = &[
     ("compare", compare::lower, compare::COVERED),
     ("moves", moves::lower, moves::COVERED),
     ("mma", mma::lower, mma::COVERED),
+    ("float", float::lower, float::COVERED),
+    ("half", half::lower, half::COVERED),
+    ("approx", approx::lower, approx::COVERED),
+    ("convert", convert::lower, convert::COVERED),
 ];
 
 /// The special register of this name (without the percent sign).
