@@ -39,6 +39,8 @@ pub struct Block<'l> {
     /// Warp instructions run, and their number when something last changed.
     pub(super) executed: u64,
     last_change: (u64, u64),
+    /// Changes that this block has made and not yet told the launch of.
+    changes: u64,
     /// Rounds in which nobody did more than look at an mbarrier.
     idle_rounds: u32,
     /// The kernel's dependence on the launch before it has been waited for, by warp (lanes).
@@ -65,6 +67,7 @@ impl<'l> Block<'l> {
             hints: [0; 2],
             executed: 0,
             last_change: (0, 0),
+            changes: 0,
             idle_rounds: 0,
             waited_for_previous: vec![0; warps],
             random: 0,
@@ -111,7 +114,7 @@ impl<'l> Block<'l> {
     /// Something changed that another thread may be waiting for.
     #[inline]
     pub(super) fn event(&mut self) {
-        self.run.events.fetch_add(1, Ordering::Relaxed);
+        self.changes += 1;
     }
 
     /// Lets warps run, in turn, for about `budget` warp instructions.
@@ -171,29 +174,42 @@ impl<'l> Block<'l> {
                 left
             };
             last = next;
+            let changes = self.changes;
             match self.execute(&mut warp, next, share) {
                 Ok(done) => {
                     left = left.saturating_sub(done.max(1));
                     self.executed += u64::from(done);
                     if warp.meets.iter().any(|m| m.used && m.waiting.is_some()) {
-                        warp.apart = warp.apart.saturating_add(done);
-                        if warp.apart > APART {
+                        warp.apart += done;
+                        warp.idle = if self.changes == changes {
+                            warp.idle + done
+                        } else {
+                            0
+                        };
+                        if warp.apart > APART || warp.idle > IDLE {
                             self.release_meets(&mut warp);
                         }
                     } else {
                         warp.apart = 0;
+                        warp.idle = 0;
                     }
                 }
                 Err(finding) => break Err(finding),
             }
         };
         self.warps[w] = Some(warp);
+        if self.changes != 0 {
+            self.run
+                .events
+                .fetch_add(std::mem::take(&mut self.changes), Ordering::Relaxed);
+        }
         result.map(|()| ran)
     }
 
     /// Lets lanes that wait at a meeting point go ahead without the others, which may be waiting for them.
     fn release_meets(&mut self, warp: &mut Warp) -> bool {
         warp.apart = 0;
+        warp.idle = 0;
         let mut any = false;
         for meet in &mut warp.meets {
             let Some(mut split) = meet.waiting.take_if(|_| meet.used) else {
@@ -518,3 +534,6 @@ impl<'l> Block<'l> {
 /// Warp instructions for which lanes wait at a meeting point before they may go ahead: the others may be spinning on
 /// something that the waiting lanes are to do.
 const APART: u32 = 50_000;
+
+/// The same if the others have not changed anything meanwhile, as lanes that spin do not.
+const IDLE: u32 = 2_000;

@@ -28,7 +28,9 @@ pub struct Run<'l> {
     /// Bytes of dynamic shared memory, and of all shared memory as laid out.
     pub dynamic_shared: u32,
     pub shared_bytes: u32,
-    pub params: &'l [u8],
+    /// The parameter block: aligned, and its length.
+    pub params: Aligned,
+    pub param_bytes: u32,
     pub constants: Aligned,
     /// Allocations of `.const` variables.
     pub constant_memory: &'l [u64],
@@ -43,7 +45,7 @@ pub struct Run<'l> {
     pub output: Mutex<Vec<u8>>,
 }
 
-// SAFETY: `constants` is only read during a run.
+// SAFETY: `constants` and `params` are only read during a run.
 unsafe impl Sync for Run<'_> {}
 
 /// Findings so far, each place once.

@@ -623,7 +623,7 @@ impl<'l> Block<'l> {
                 Space::Param => {
                     for lane in each(mask) {
                         let address = addresses[lane];
-                        let end = self.run.params.len() as u64;
+                        let end = u64::from(self.run.param_bytes);
                         if address.saturating_add(bytes as u64) > end {
                             let what = format!("the kernel's parameters have {end} bytes");
                             return Err(self.out_of_bounds(warp, at, lane, address, bytes, Deed::Read, what));
@@ -631,10 +631,7 @@ impl<'l> Block<'l> {
                         if !address.is_multiple_of(bytes as u64) {
                             return Err(self.misaligned(warp, at, lane, address, bytes, Deed::Read));
                         }
-                        visit(
-                            lane,
-                            self.run.params.as_ptr().wrapping_add(address as usize).cast_mut(),
-                        );
+                        visit(lane, self.run.params.ptr().wrapping_add(address as usize));
                     }
                 }
             }

@@ -149,6 +149,8 @@ pub struct Warp {
     pub copies: Vec<PendingCopy>,
     /// Instructions since some split last waited at a meeting point while others ran on.
     pub apart: u32,
+    /// Those of them since anything was changed.
+    pub idle: u32,
 }
 
 /// Most bytes of local memory that a thread's frames may take together (CUDA's limit is 512 KiB).
@@ -168,6 +170,7 @@ impl Warp {
             committed: [0; 32],
             copies: Vec::new(),
             apart: 0,
+            idle: 0,
         }
     }
 
@@ -208,6 +211,7 @@ impl Warp {
         self.committed = [0; 32];
         self.copies.clear();
         self.apart = 0;
+        self.idle = 0;
     }
 
     /// Room for `bytes` bytes of local memory in each thread; what is there stays.
