@@ -659,7 +659,7 @@ fn rows() -> Vec<Row> {
     rows.0
 }
 
-const EDGES: [u64; 34] = [
+const EDGES: [u64; 36] = [
     0,
     1,
     2,
@@ -688,6 +688,9 @@ const EDGES: [u64; 34] = [
     0x7fff_ffff,
     0x8000_0000,
     0x8000_0001,
+    // As f32: the subnormal and the normal number below 0 that are next to each other.
+    0x807f_ffff,
+    0x8080_0000,
     0xffff_fffe,
     0xffff_ffff,
     0x7fff_ffff_ffff_ffff,
