@@ -722,36 +722,39 @@ fn extend(mut form: Form<'_>, builder: &mut Builder<'_>) -> Result<Code, Refused
     code(builder, run, (d, ty), &[(a, ty), (b, Type::U32)])
 }
 
-/// Byte `index`, extended as `signed` says.
+/// Byte `index`, extended as `signed` says. Shifts of 32 bits alone, which vectorise.
 #[inline(always)]
-fn byte(value: u32, index: u32, signed: bool) -> i32 {
-    let byte = (value >> (8 * index)) as u8;
+fn byte(value: u32, index: u32, signed: bool) -> u32 {
+    let top = value << (24 - 8 * index);
     if signed {
-        i32::from(byte as i8)
+        (top as i32 >> 24) as u32
     } else {
-        i32::from(byte)
+        top >> 24
     }
 }
 #[inline(always)]
-fn half(value: u32, index: u32, signed: bool) -> i32 {
-    let half = (value >> (16 * index)) as u16;
+fn half(value: u32, index: u32, signed: bool) -> u32 {
+    let top = value << (16 - 16 * index);
     if signed {
-        i32::from(half as i16)
+        (top as i32 >> 16) as u32
     } else {
-        i32::from(half)
+        top >> 16
     }
 }
+/// The products are taken modulo 2^32, as the sum is.
 #[inline(always)]
 fn dot4(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool) -> u32 {
-    (0..4).fold(c, |sum, i| {
-        sum.wrapping_add(byte(a, i, a_signed).wrapping_mul(byte(b, i, b_signed)) as u32)
-    })
+    let product = |i| byte(a, i, a_signed).wrapping_mul(byte(b, i, b_signed));
+    let (low, high) = (
+        product(0).wrapping_add(product(1)),
+        product(2).wrapping_add(product(3)),
+    );
+    c.wrapping_add(low).wrapping_add(high)
 }
 #[inline(always)]
 fn dot2(a: u32, b: u32, c: u32, first: u32, a_signed: bool, b_signed: bool) -> u32 {
-    (0..2).fold(c, |sum, i| {
-        sum.wrapping_add(half(a, i, a_signed).wrapping_mul(byte(b, first + i, b_signed)) as u32)
-    })
+    let product = |i| half(a, i, a_signed).wrapping_mul(byte(b, first + i, b_signed));
+    c.wrapping_add(product(0)).wrapping_add(product(1))
 }
 
 fn dot(mut form: Form<'_>, builder: &mut Builder<'_>, opcode: &str) -> Result<Code, Refused> {

@@ -2,6 +2,7 @@
 
 use crate::isa::Covered;
 use crate::isa::form::Form;
+use crate::isa::simd::map;
 use crate::lower::{Builder, Refused};
 use crate::program::{Alu, Class, Code};
 use crate::ptx::ast::{Instruction, Operand, Type};
@@ -147,7 +148,6 @@ fn table(mut form: Form<'_>, builder: &mut Builder<'_>) -> Result<Code, Refused>
             0xfe => alu!(|a: u32, b: u32, c: u32| -> u32 { a | b | c }),
             0xca => alu!(|a: u32, b: u32, c: u32| -> u32 { (a & b) | (!a & c) }),
             _ => alu_loop!(|regs, ops, mask| {
-                use crate::isa::simd::map;
                 let rows = rows(regs.lane32(ops[4], 0));
                 map::<(u32, u32, u32), u32>(regs, ops, mask, |(a, b, c)| look_up(rows, a, b, c));
             }),
@@ -167,24 +167,29 @@ fn table(mut form: Form<'_>, builder: &mut Builder<'_>) -> Result<Code, Refused>
         return Err(form.refuse("`d|p` expected"));
     };
     let table = immediate(&form, lut)?;
+    macro_rules! run {
+        (|$nonzero:ident, $q:ident| $p:expr) => {
+            alu_loop!(|regs, ops, mask| {
+                let [d, p, a, b, c, q, table] = *ops else {
+                    unreachable!("two results, four sources and the table")
+                };
+                // Read before `d` is written: one may have the slot of the other.
+                let ($q, rows) = (regs.pred(q), rows(regs.lane32(table, 0)));
+                map::<(u32, u32, u32), u32>(regs, &[d, a, b, c], mask, |(a, b, c)| {
+                    look_up(rows, a, b, c)
+                });
+                let mut $nonzero = 0;
+                for (lane, value) in regs.get32(d).into_iter().enumerate() {
+                    $nonzero |= u32::from(value != 0) << lane;
+                }
+                regs.set_pred(p, $p, mask);
+            })
+        };
+    }
     let run = if combine == "and" {
-        alu_loop!(|regs, ops, mask| {
-            use crate::isa::simd::map;
-            let rows = rows(regs.lane32(ops[6], 0));
-            map::<(u32, u32, u32, bool), (u32, bool)>(regs, ops, mask, |(a, b, c, q)| {
-                let d = look_up(rows, a, b, c);
-                (d, (d != 0) & q)
-            });
-        })
+        run!(|nonzero, q| nonzero & q)
     } else {
-        alu_loop!(|regs, ops, mask| {
-            use crate::isa::simd::map;
-            let rows = rows(regs.lane32(ops[6], 0));
-            map::<(u32, u32, u32, bool), (u32, bool)>(regs, ops, mask, |(a, b, c, q)| {
-                let d = look_up(rows, a, b, c);
-                (d, (d != 0) | q)
-            });
-        })
+        run!(|nonzero, q| nonzero | q)
     };
     let table = builder.constant(table.into(), crate::regs::Width::W32);
     let src = vec![
@@ -275,17 +280,16 @@ const fn selectors(mode: &str) -> Option<[u32; 4]> {
 
 #[inline(always)]
 fn pick(a: u32, b: u32, selector: u32) -> u32 {
-    let bytes = u64::from(b) << 32 | u64::from(a);
-    let mut result = 0;
-    for i in 0..4 {
+    // Written out byte by byte in 32 bits: that vectorises, a loop over 64-bit shifts does not as well.
+    let byte = |i: u32| {
         let nibble = selector >> (4 * i);
-        let byte = (bytes >> (8 * (nibble & 7))) as u8;
+        let source = if nibble & 4 != 0 { b } else { a };
+        let byte = source >> (8 * (nibble & 3)) & 0xff;
         // The nibble's top bit asks for the byte's sign instead.
-        let sign = (byte as i8 >> 7) as u8;
-        let byte = if nibble & 8 != 0 { sign } else { byte };
-        result |= u32::from(byte) << (8 * i);
-    }
-    result
+        let sign = if byte & 0x80 != 0 { 0xff } else { 0 };
+        (if nibble & 8 != 0 { sign } else { byte }) << (8 * i)
+    };
+    byte(0) | byte(1) | byte(2) | byte(3)
 }
 
 fn permute(mut form: Form<'_>, builder: &mut Builder<'_>) -> Result<Code, Refused> {

@@ -14,6 +14,8 @@
 //! zero-extended; `bool` is a predicate. The function must be total: lanes outside of the mask are computed too,
 //! from whatever they hold.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::program::Alu;
 use crate::regs::{LANES, Regs, Slot};
 
@@ -189,6 +191,13 @@ pub fn map<S: Sources, R: Results>(regs: Regs, ops: &[Slot], mask: u32, f: impl 
 /// As an [`Alu`], but compiled for more than the baseline of the target.
 pub type Wide = unsafe fn(Regs, &[Slot], u32);
 
+static BASELINE: AtomicBool = AtomicBool::new(false);
+
+/// Makes [`alu!`](crate::alu) take the baseline version on every host, for tests of both.
+pub fn use_baseline(on: bool) {
+    BASELINE.store(on, Ordering::Relaxed);
+}
+
 /// Whether the host has every feature that [`alu!`](crate::alu) compiles its second version for.
 #[cfg(target_arch = "x86_64")]
 pub fn has_wide() -> bool {
@@ -208,7 +217,7 @@ pub fn has_wide() -> bool {
 /// `wide` needs no more features than [`has_wide`] asks for.
 #[cfg(target_arch = "x86_64")]
 pub unsafe fn choose(baseline: Alu, wide: Wide) -> Alu {
-    if has_wide() {
+    if has_wide() && !BASELINE.load(Ordering::Relaxed) {
         // SAFETY: the same type but for `unsafe`, which stands for the features; the host has them.
         unsafe { std::mem::transmute::<Wide, Alu>(wide) }
     } else {
