@@ -223,7 +223,10 @@ impl Builder<'_> {
     pub fn local_address(&mut self, offset: u64, ty: Type) -> Result<Ref, Refused> {
         let value = self.temporary(ty);
         let code = Code::new(
-            Op::Special(Special::LocalFrame(offset as u32)),
+            Op::Special(Special::LocalFrame {
+                offset: offset as u32,
+                wide: width_of(ty) == Width::W64,
+            }),
             Class::Move,
             vec![value],
             vec![],

@@ -104,6 +104,8 @@ pub struct Device {
     pub launches: u64,
     /// What `printf` wrote and nobody has taken yet.
     pub output: Vec<u8>,
+    /// Where grids of cooperative launches keep their barrier.
+    workspace: Option<u64>,
     /// Memory's number of the last launch by stream, for programmatic dependent launch.
     last_launch: HashMap<u64, u64>,
 }
@@ -116,6 +118,7 @@ impl Device {
             settings,
             launches: 0,
             output: Vec::new(),
+            workspace: None,
             last_launch: HashMap::new(),
         }
     }
@@ -324,6 +327,9 @@ fn check_target(target: &str, profile: &Profile) -> Result<(), LoadError> {
     })
 }
 
+/// Bytes of a cooperative launch's workspace: its size and the grid's barrier (cooperative_groups' own layout).
+const WORKSPACE: u64 = 64;
+
 /// A launch as asked for.
 #[derive(Debug, Clone)]
 pub struct Launch {
@@ -401,9 +407,29 @@ pub fn launch(
         settings,
         launches,
         output,
+        workspace,
         last_launch,
     } = device;
     *launches += 1;
+    let workspace = match (config.cooperative, *workspace) {
+        (false, _) => 0,
+        (true, Some(address)) => address,
+        (true, None) => {
+            let address = memory
+                .allocate(WORKSPACE, Kind::Internal, "workspace of cooperative launches")
+                .map_err(|error| LaunchError::Invalid {
+                    kind: Invalid::Resources,
+                    message: error.to_string(),
+                })?;
+            *workspace = Some(address);
+            address
+        }
+    };
+    if workspace != 0 {
+        memory
+            .write(workspace, &[0; WORKSPACE as usize])
+            .expect("the workspace is there");
+    }
     let number = memory.begin_launch();
     let previous = last_launch
         .insert(config.stream, number.number())
@@ -430,6 +456,7 @@ pub fn launch(
         constants: Aligned::from_bytes(&kernel.constants),
         constant_memory: &module.constants,
         grid_id: *launches,
+        workspace,
         previous,
         findings: Default::default(),
         stop: Default::default(),

@@ -205,7 +205,14 @@ pub enum Special {
     IsExplicitCluster,
     ActiveMask,
     /// Local address of this offset in the current function's frame.
-    LocalFrame(u32),
+    LocalFrame {
+        offset: u32,
+        wide: bool,
+    },
+    /// `%envreg1` and `%envreg2`: high and low half of the address of a cooperative launch's workspace.
+    Workspace {
+        high: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

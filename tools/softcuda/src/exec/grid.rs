@@ -35,6 +35,8 @@ pub struct Run<'l> {
     /// Allocations of `.const` variables.
     pub constant_memory: &'l [u64],
     pub grid_id: u64,
+    /// Device address of a cooperative launch's workspace (its barrier), 0 for other launches.
+    pub workspace: u64,
     /// The launch before this one in the stream, if this one may begin before it has ended.
     pub previous: Option<u64>,
     pub findings: Mutex<Findings>,

@@ -513,7 +513,10 @@ impl<'l> Block<'l> {
         let block = run.block;
         let wide = matches!(
             special,
-            Special::Clock64 | Special::GlobalTimer | Special::GridId | Special::LocalFrame(_)
+            Special::Clock64
+                | Special::GlobalTimer
+                | Special::GridId
+                | Special::LocalFrame { wide: true, .. }
         );
         let timer = || {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -567,10 +570,13 @@ impl<'l> Block<'l> {
             // Every block is a cluster of its own until clusters come.
             Special::ClusterId(axis) => self.id[axis as usize].into(),
             Special::NumClusters(axis) => run.grid[axis as usize].into(),
-            Special::ClusterCtaId(_) | Special::ClusterCtaRank | Special::IsExplicitCluster => 0,
+            Special::ClusterCtaId(_) | Special::ClusterCtaRank => 0,
+            Special::IsExplicitCluster => return at.regs.set_pred(at.dst(0), 0, at.mask),
             Special::ClusterNumCtas(_) | Special::ClusterNumCtaRank => 1,
             Special::ActiveMask => at.mask.into(),
-            Special::LocalFrame(offset) => u64::from(at.local + offset),
+            Special::LocalFrame { offset, .. } => u64::from(at.local + offset),
+            Special::Workspace { high: true } => run.workspace >> 32,
+            Special::Workspace { high: false } => run.workspace & 0xffff_ffff,
         };
         self.set_special(at, &[same; LANES], wide);
     }

@@ -99,6 +99,9 @@ pub fn special(name: &str) -> Option<crate::program::Special> {
         ("reserved_smem_offset_begin", 3) => ReservedShared(0),
         ("reserved_smem_offset_end", 3) => ReservedShared(1),
         ("reserved_smem_offset_cap", 3) => ReservedShared(2),
+        ("reserved_smem_offset_0" | "reserved_smem_offset_1", 3) => ReservedShared(3),
+        ("envreg1", 3) => Workspace { high: true },
+        ("envreg2", 3) => Workspace { high: false },
         _ => return None,
     })
 }
