@@ -54,6 +54,7 @@ mod devices;
 pub mod diff;
 mod engine;
 mod error;
+mod gpu;
 pub mod jsonl;
 pub mod model;
 mod output;
