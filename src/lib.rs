@@ -67,6 +67,7 @@ pub use cost::Cost;
 pub use devices::{DeviceInfo, devices};
 pub use engine::{Device, Engine, EngineBuilder, Memory};
 pub use error::{Error, Result};
+pub use gpu::kernels::{KernelModule, Kernels, kernels};
 pub use model::{ModelConfig, hub};
 pub use output::{Chunk, Embedding, Output, Vector};
 pub use request::{Chunking, Embed, Encoding, Input, Pooling, Request, Weights, Windows};

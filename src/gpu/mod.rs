@@ -1,13 +1,16 @@
-//! The GPU side: what the host must know to launch the kernels of `cuda/`.
+//! The GPU side: the kernels of `cuda/`, compiled into this library by `build.rs`, and what the host
+//! must know to launch them.
 //!
 //! | | |
 //! |---|---|
+//! | `kernels` | the table of compiled kernels, empty where the build had no nvcc |
 //! | `params` | the kernels' parameter structs and tile constants, made from `cuda/params.h` by `tools/bindgen` |
 //!
 //! Nothing here launches anything yet. What will is to be the one place that calls the driver; the
 //! structs below it stay plain data, checked against the header when they are compiled and against the
 //! kernels' own parameter sizes by the tests.
 
+pub mod kernels;
 #[allow(dead_code)] // What launches kernels will fill them in; the tests measure them.
 #[rustfmt::skip] // As bindgen writes it.
 mod params;
