@@ -28,7 +28,10 @@ pub fn devices() -> Vec<DeviceInfo> {
     let cuda = DeviceInfo {
         kind: "cuda",
         name: "none".into(),
-        detail: "this version has no CUDA kernels yet".into(),
+        detail: match crate::kernels().compiler {
+            Ok(_) => "this version does not run its GPU kernels yet".into(),
+            Err(reason) => format!("no GPU kernels: {reason}"),
+        },
         usable: false,
     };
     vec![cpu, cuda]

@@ -132,7 +132,7 @@ impl EngineBuilder {
         let batch_tokens = bounded("batch_tokens", self.batch_tokens, DEFAULT_BATCH_TOKENS, 1 << 24)?;
         if let Device::Cuda(_) = self.device {
             return Err(Error::Device(
-                "this build has no CUDA kernels; use `cpu`, or `auto`, which takes the CPU where there is no GPU".into(),
+                "this version does not compute on GPUs yet; use `cpu`, or `auto`, which takes the CPU where there is no GPU".into(),
             ));
         }
         let model = model.as_ref();

@@ -1,6 +1,7 @@
-//! `ropeway devices`: what can compute here.
+//! `ropeway devices`: what can compute here, and the GPU kernels that this build embeds.
 
-use ropeway::DeviceInfo;
+use ropeway::{DeviceInfo, Kernels};
+use serde_json::{Value, json};
 
 use super::exit::Exit;
 use super::terminal;
@@ -19,26 +20,71 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<(), Exit> {
-    let devices = ropeway::devices();
+    let mut devices = ropeway::devices();
+    let kernels = ropeway::kernels();
+    let mut text = String::new();
+    if args.json {
+        for DeviceInfo {
+            kind,
+            name,
+            detail,
+            usable,
+        } in &devices
+        {
+            let mut device = json!({"kind": kind, "name": name, "detail": detail, "usable": usable});
+            if *kind == "cuda" {
+                device["kernels"] = embedded(kernels);
+            }
+            text += &format!("{device}\n");
+        }
+        return terminal::print(text.as_bytes());
+    }
+    // The kernels as one more line of the table.
+    devices.push(DeviceInfo {
+        kind: "kernels",
+        name: kernels.compiler.unwrap_or("none").into(),
+        detail: match kernels.compiler {
+            Ok(_) => summary(kernels),
+            Err(reason) => reason.into(),
+        },
+        usable: false,
+    });
     let width = |text: fn(&DeviceInfo) -> &str| {
         let widths = devices.iter().map(|device| text(device).chars().count());
         widths.max().unwrap_or(0)
     };
     let (kinds, names) = (width(|device| device.kind), width(|device| &device.name));
-    let mut text = String::new();
     for DeviceInfo {
-        kind,
-        name,
-        detail,
-        usable,
+        kind, name, detail, ..
     } in &devices
     {
-        text += &match args.json {
-            true => serde_json::json!({"kind": kind, "name": name, "detail": detail, "usable": usable})
-                .to_string(),
-            false => format!("{kind:kinds$}  {name:names$}  {detail}"),
-        };
-        text.push('\n');
+        text += &format!("{kind:kinds$}  {name:names$}  {detail}\n");
     }
     terminal::print(text.as_bytes())
+}
+
+/// `{"compiler", "modules": {name: architectures}}`, or `{"compiler": null, "reason"}`.
+fn embedded(kernels: &Kernels) -> Value {
+    match kernels.compiler {
+        Ok(compiler) => {
+            let modules = kernels.modules.iter();
+            let modules: serde_json::Map<String, Value> = modules
+                .map(|module| (module.name.into(), json!(module.architectures)))
+                .collect();
+            json!({"compiler": compiler, "modules": modules})
+        }
+        Err(reason) => json!({"compiler": null, "reason": reason}),
+    }
+}
+
+/// `embed, layernorm for sm_80, sm_90, compute_80; …`: modules for the same architectures together.
+fn summary(kernels: &Kernels) -> String {
+    let groups = kernels
+        .modules
+        .chunk_by(|a, b| a.architectures == b.architectures);
+    let groups = groups.map(|group| {
+        let names: Vec<&str> = group.iter().map(|module| module.name).collect();
+        format!("{} for {}", names.join(", "), group[0].architectures.join(", "))
+    });
+    groups.collect::<Vec<_>>().join("; ")
 }

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::{Value, json};
+
 use crate::harness::{Place, floats, hidden, info, ropeway, test_model};
 
 #[test]
@@ -141,7 +143,47 @@ fn help_has_examples_and_version_is_there() {
         format!("ropeway {}\n", env!("CARGO_PKG_VERSION"))
     );
     assert!(ropeway(&["completions", "bash"], b"").out.contains("_ropeway()"));
-    assert!(ropeway(&["devices"], b"").out.to_lowercase().contains("cpu"));
+}
+
+#[test]
+fn devices_tells_what_is_embedded() {
+    let text = ropeway(&["devices"], b"").out;
+    let kinds: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(kinds, ["cpu", "cuda", "kernels"]);
+    let last = text.lines().last().unwrap_or_default();
+
+    let json = ropeway(&["devices", "--json"], b"").out;
+    let devices: Vec<Value> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(devices.len(), 2);
+    for device in &devices {
+        assert!(device["kind"].is_string() && device["name"].is_string() && device["detail"].is_string());
+        assert!(device["usable"].is_boolean());
+        assert_eq!(device.get("kernels").is_some(), device["kind"] == "cuda");
+    }
+    let kernels = &devices[1]["kernels"];
+    match kernels["compiler"].as_str() {
+        Some(compiler) => {
+            assert!(
+                compiler.starts_with("nvcc 13.") && last.contains(compiler),
+                "{last}"
+            );
+            assert_eq!(
+                kernels["modules"]["embed"],
+                json!(["sm_80", "sm_90", "compute_80"])
+            );
+            assert!(
+                last.contains("embed, layernorm for sm_80, sm_90, compute_80"),
+                "{last}"
+            );
+        }
+        None => {
+            let reason = kernels["reason"].as_str().unwrap();
+            assert!(last.contains("none") && last.ends_with(reason), "{last}");
+        }
+    }
 }
 
 #[test]

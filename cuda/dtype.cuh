@@ -1,0 +1,31 @@
+// The 16-bit types of activations and weights, as pairs in 32-bit registers. Arithmetic is float32.
+#pragma once
+
+#include "ptx.cuh"
+
+struct Bf16 {
+    static __device__ __forceinline__ float low(uint32_t pair) { return __uint_as_float(pair << 16); }
+    static __device__ __forceinline__ float high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+    static __device__ __forceinline__ uint32_t pack(float low, float high) { return cvt_rn_bf16x2_f32(low, high); }
+};
+
+struct F16 {
+    static __device__ __forceinline__ float low(uint32_t pair) { return cvt_f32_f16(static_cast<uint16_t>(pair)); }
+    static __device__ __forceinline__ float high(uint32_t pair) { return cvt_f32_f16(static_cast<uint16_t>(pair >> 16)); }
+    static __device__ __forceinline__ uint32_t pack(float low, float high) { return cvt_rn_f16x2_f32(low, high); }
+};
+
+/// A 16-byte vector to the eight numbers it holds.
+template <class T> __device__ __forceinline__ void unpack(uint4 v, float (&x)[8]) {
+    const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = T::low(pairs[i]);
+        x[2 * i + 1] = T::high(pairs[i]);
+    }
+}
+
+/// Eight numbers, each rounded once.
+template <class T> __device__ __forceinline__ uint4 pack(const float (&x)[8]) {
+    return make_uint4(T::pack(x[0], x[1]), T::pack(x[2], x[3]), T::pack(x[4], x[5]), T::pack(x[6], x[7]));
+}

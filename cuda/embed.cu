@@ -1,0 +1,106 @@
+// out[t] = LN(word[ids[t]] + token_type (+ position[t - cu_seqlens[s] + offset]) + Σ_k w[s,k]·(scale_k·A_k[ids[t]] B_k + type_k)), and h behind it: [tokens, hidden_size + columns], 16-bit, sums in float32.
+// Grid ⌈tokens of the bucket / rows per block⌉; a block is up to 8 rows of one warp (hidden_size ≤ 1024), or one row of ⌈hidden_size / 1024⌉ warps.
+// Every warp alike: a row in registers (row.cuh). Shared memory: none for one warp per row, else ROW_SHARED_BYTES.
+// Bound by bytes: 4·hidden_size per token (a gathered row in, a row out; tables of types, gains and B stay in L1 and L2), 2·hidden_size·rank FLOP per adapter used.
+// Needs ids < vocab_size, pointers and strides aligned to 16 bytes; rows past tokens and columns past hidden_size + lora.columns are never written.
+// gate: registers <= 96, stack = 0, static shared = 0
+#include "row.cuh"
+
+template <class T> __device__ __forceinline__ void embed(const EmbedParams &p) {
+    Place place(p.hidden_size);
+    if (place.row >= *p.tokens) {
+        return; // Whole warps of one-warp rows, whole blocks otherwise: no barrier waits for them.
+    }
+    const bool sequenced = p.adapters != nullptr || p.lora.columns > 0 || p.position != nullptr;
+    const uint32_t sequence = sequenced ? p.mixtures.sequence_of_row[place.row] : 0;
+    const uint32_t id = p.ids[place.row];
+    const float factor = lora_factor(p.lora, p.mixtures, sequence, threadIdx.x % 32);
+
+    const uint16_t *word = p.word + static_cast<uint64_t>(id) * p.hidden_size;
+    Share x;
+#pragma unroll
+    for (int i = 0; i < ROW_LANE_VECTORS; i++) {
+        const uint32_t column = place.column(i);
+        const bool inside = column < p.hidden_size;
+        float more[ROW_VECTOR];
+        unpack<T>(inside ? ld_global_nc_v4_b32(word + column) : make_uint4(0, 0, 0, 0), x[i]);
+        unpack<T>(inside ? ld_global_nc_v4_b32(p.token_type + column) : make_uint4(0, 0, 0, 0), more);
+#pragma unroll
+        for (int j = 0; j < ROW_VECTOR; j++) {
+            x[i][j] += more[j];
+        }
+    }
+
+    if (p.position != nullptr) {
+        const uint64_t position = place.row - p.cu_seqlens[sequence] + p.position_offset;
+        const uint16_t *learned = p.position + position * p.hidden_size;
+#pragma unroll
+        for (int i = 0; i < ROW_LANE_VECTORS; i++) {
+            const uint32_t column = place.column(i);
+            if (column < p.hidden_size) {
+                float more[ROW_VECTOR];
+                unpack<T>(ld_global_nc_v4_b32(learned + column), more);
+#pragma unroll
+                for (int j = 0; j < ROW_VECTOR; j++) {
+                    x[i][j] += more[j];
+                }
+            }
+        }
+    }
+
+    if (p.adapters != nullptr) {
+#pragma unroll 1
+        for (uint32_t slot = 0; slot < p.mixtures.slots; slot++) {
+            const float weight = p.mixtures.weights[sequence * p.mixtures.slots + slot];
+            if (weight == 0.0f) {
+                continue; // The row's warps alike. What an unused slot holds is not even read.
+            }
+            const EmbedAdapter adapter = p.adapters[slot];
+            if (adapter.a != nullptr) {
+#pragma unroll 1
+                for (uint32_t r = 0; r < adapter.rank; r++) {
+                    const uint16_t *number = adapter.a + static_cast<uint64_t>(id) * adapter.rank + r;
+                    const float a = T::low(ld_global_nc_b16(number)) * (weight * adapter.scale);
+                    const uint16_t *b = adapter.b + static_cast<uint64_t>(r) * p.hidden_size;
+#pragma unroll
+                    for (int i = 0; i < ROW_LANE_VECTORS; i++) {
+                        const uint32_t column = place.column(i);
+                        if (column < p.hidden_size) {
+                            float more[ROW_VECTOR];
+                            unpack<T>(ld_global_nc_v4_b32(b + column), more);
+#pragma unroll
+                            for (int j = 0; j < ROW_VECTOR; j++) {
+                                x[i][j] += a * more[j];
+                            }
+                        }
+                    }
+                }
+            }
+            if (adapter.token_type != nullptr) {
+#pragma unroll
+                for (int i = 0; i < ROW_LANE_VECTORS; i++) {
+                    const uint32_t column = place.column(i);
+                    if (column < p.hidden_size) {
+#pragma unroll
+                        for (int half = 0; half < 2; half++) {
+                            const uint4 v = ld_global_nc_v4_b32(adapter.token_type + column + 4 * half);
+                            x[i][4 * half] += weight * __uint_as_float(v.x);
+                            x[i][4 * half + 1] += weight * __uint_as_float(v.y);
+                            x[i][4 * half + 2] += weight * __uint_as_float(v.z);
+                            x[i][4 * half + 3] += weight * __uint_as_float(v.w);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    norm_and_write<T>(place, x, p, sequence, factor);
+}
+
+extern "C" __global__ void __launch_bounds__(32 * ROW_MAX_WARPS, 2) embed_bf16(const __grid_constant__ EmbedParams p) {
+    embed<Bf16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(32 * ROW_MAX_WARPS, 2) embed_f16(const __grid_constant__ EmbedParams p) {
+    embed<F16>(p);
+}

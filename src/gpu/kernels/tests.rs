@@ -1,0 +1,297 @@
+//! Gates on what the compiler made of `cuda/`: without a GPU these are what can be known of a kernel.
+//! Skipped, and said so, where there was no nvcc; with `ROPEWAY_CUDA=require` that is a failure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Once;
+
+use super::{KernelModule, kernels};
+use crate::gpu::params::{EmbedParams, LayerNormParams};
+
+/// The size of a parameter struct by its name in the kernel's signature.
+fn size_of_params(name: &str) -> usize {
+    match name {
+        "EmbedParams" => size_of::<EmbedParams>(),
+        "LayerNormParams" => size_of::<LayerNormParams>(),
+        _ => panic!("{name} is not in this test's list of parameter structs"),
+    }
+}
+
+/// The kernels, unless there are none to test.
+fn embedded() -> &'static [KernelModule] {
+    if let Err(reason) = kernels().compiler {
+        let required = std::env::var("ROPEWAY_CUDA").is_ok_and(|value| value == "require");
+        assert!(
+            !required,
+            "ROPEWAY_CUDA=require, and this build has no kernels: {reason}"
+        );
+        // Once, and not by eprintln: that is shown for failing tests alone.
+        static SAID: Once = Once::new();
+        let line = format!("\nSKIPPED: no GPU kernels in this build: {reason}; tools/setup gets nvcc\n");
+        SAID.call_once(|| std::io::stderr().write_all(line.as_bytes()).unwrap_or_default());
+    }
+    kernels().modules
+}
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn source(module: &KernelModule) -> String {
+    read(&format!("cuda/{}.cu", module.name))
+}
+
+/// The entries of a source: name, and the name of its parameter struct.
+fn entries(source: &str) -> Vec<(&str, &str)> {
+    let parts = source.split("extern \"C\" __global__").skip(1);
+    parts
+        .map(|part| {
+            let (head, params) = part
+                .split_once("(const __grid_constant__ ")
+                .expect("an entry takes one struct, `const __grid_constant__`");
+            let name = head.rsplit([' ', '\n']).next().unwrap_or_default();
+            (name, params.split(' ').next().unwrap_or_default())
+        })
+        .collect()
+}
+
+/// What the sixth line of a source promises: `// gate: registers <= 96, stack = 0, static shared = 0`.
+fn gate(source: &str) -> BTreeMap<&str, usize> {
+    let line = source
+        .lines()
+        .nth(5)
+        .and_then(|line| line.strip_prefix("// gate: "));
+    let line = line.expect("the line after the contract's five begins with `// gate: `");
+    line.split(", ")
+        .map(|limit| {
+            let (name, number) = limit
+                .split_once(['<', '='])
+                .expect("a limit is `name <= N` or `name = N`");
+            (
+                name.trim(),
+                number
+                    .trim_start_matches(['=', ' '])
+                    .parse()
+                    .expect("a limit is a number"),
+            )
+        })
+        .collect()
+}
+
+/// What ptxas says of one kernel on one architecture.
+#[derive(Debug, Default)]
+struct Figures {
+    registers: usize,
+    stack: usize,
+    spills: usize,
+    shared: usize,
+}
+
+/// By entry and architecture.
+fn figures(log: &str) -> BTreeMap<(&str, &str), Figures> {
+    let mut all: BTreeMap<_, Figures> = BTreeMap::new();
+    let mut current = None;
+    for line in log.lines() {
+        if let Some(rest) = line.split("Compiling entry function '").nth(1) {
+            let mut names = rest.split('\'');
+            current = Some((names.next().unwrap_or_default(), names.nth(1).unwrap_or_default()));
+        }
+        let Some(key) = current else { continue };
+        let figures = all.entry(key).or_default();
+        for part in line.trim_start_matches("ptxas info    : ").trim().split(", ") {
+            let part = part.trim_start_matches("Used ");
+            let Some((number, what)) = part.split_once(' ') else {
+                continue;
+            };
+            let Ok(number) = number.parse::<usize>() else {
+                continue;
+            };
+            match what {
+                "registers" => figures.registers = number,
+                "bytes stack frame" => figures.stack = number,
+                "bytes spill stores" | "bytes spill loads" => figures.spills += number,
+                "bytes smem" => figures.shared = number,
+                _ => {}
+            }
+        }
+    }
+    all
+}
+
+/// One image in a fatbin.
+struct Image<'a> {
+    /// `sm_90a` for machine code, `compute_90a` for PTX.
+    architecture: String,
+    bytes: &'a [u8],
+}
+
+/// The images in a fatbin: a header of 16 bytes, then each with a header of its own.
+fn images(fatbin: &[u8]) -> Vec<Image<'_>> {
+    let u16_at = |at: usize| usize::from(u16::from_le_bytes(fatbin[at..at + 2].try_into().unwrap()));
+    let u32_at = |at: usize| u32::from_le_bytes(fatbin[at..at + 4].try_into().unwrap());
+    let u64_at = |at: usize| u64::from_le_bytes(fatbin[at..at + 8].try_into().unwrap());
+    assert_eq!(u32_at(0), 0xba55_ed50, "a fatbin begins with its magic number");
+    let mut at = u16_at(6);
+    assert_eq!(at + u64_at(8) as usize, fatbin.len());
+    let mut found = Vec::new();
+    while at < fatbin.len() {
+        let (kind, header, length) = (u16_at(at), u32_at(at + 4) as usize, u64_at(at + 8) as usize);
+        let specific = if u64_at(at + 40) & 0x10_0000 != 0 { "a" } else { "" };
+        let kind = match kind {
+            1 => "compute",
+            2 => "sm",
+            other => panic!("an image of the unknown kind {other}"),
+        };
+        let bytes = &fatbin[at + header..at + header + length];
+        assert_eq!(
+            bytes.starts_with(b"\x7fELF"),
+            kind == "sm",
+            "images are not compressed"
+        );
+        found.push(Image {
+            architecture: format!("{kind}_{}{specific}", u32_at(at + 28)),
+            bytes,
+        });
+        at += header + length;
+    }
+    found
+}
+
+/// The PTX of a module.
+fn ptx(module: &KernelModule) -> &str {
+    let images = images(module.image);
+    let ptx = images
+        .iter()
+        .find(|image| image.architecture.starts_with("compute"));
+    let bytes = ptx.expect("there is PTX in every module").bytes;
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    std::str::from_utf8(&bytes[..end]).expect("PTX is text")
+}
+
+#[test]
+fn every_source_is_embedded() {
+    let modules = embedded();
+    if modules.is_empty() {
+        return;
+    }
+    let mut wanted = BTreeSet::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda")];
+    let root = folders[0].clone();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "cu") {
+                let name = path.strip_prefix(&root).unwrap().with_extension("");
+                wanted.insert(name.to_str().unwrap().to_owned());
+            }
+        }
+    }
+    let found: BTreeSet<String> = modules.iter().map(|module| module.name.to_owned()).collect();
+    assert_eq!(found, wanted);
+}
+
+#[test]
+fn every_architecture_holds_every_entry() {
+    for module in embedded() {
+        assert_eq!(module.image.as_ptr() as usize % 16, 0, "{}", module.name);
+        let images = images(module.image);
+        let found: Vec<&str> = images.iter().map(|image| image.architecture.as_str()).collect();
+        assert_eq!(found, module.architectures, "{}", module.name);
+        let source = source(module);
+        let entries = entries(&source);
+        assert!(!entries.is_empty(), "{} has no entries", module.name);
+        for image in &images {
+            for (entry, _) in &entries {
+                let symbol = match image.architecture.starts_with("sm") {
+                    true => format!(".text.{entry}\0"),
+                    false => format!(".visible .entry {entry}("),
+                };
+                let there = image
+                    .bytes
+                    .windows(symbol.len())
+                    .any(|window| window == symbol.as_bytes());
+                assert!(
+                    there,
+                    "{entry} is not in the {} image of {}",
+                    image.architecture, module.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn parameter_structs_have_the_size_that_the_ptx_takes() {
+    for module in embedded() {
+        let source = source(module);
+        for (entry, params) in entries(&source) {
+            let wanted = format!(".param .align 8 .b8 {entry}_param_0[{}]", size_of_params(params));
+            assert!(
+                ptx(module).contains(&wanted),
+                "the PTX of {entry} does not have `{wanted}`"
+            );
+            let second = format!("{entry}_param_1");
+            assert!(
+                !ptx(module).contains(&second),
+                "{entry} takes more than one parameter"
+            );
+        }
+    }
+}
+
+#[test]
+fn kernels_keep_to_their_registers_and_use_no_local_memory() {
+    for module in embedded() {
+        let source = source(module);
+        for number in 0..5 {
+            let line = source.lines().nth(number).unwrap_or_default();
+            assert!(
+                line.starts_with("// ") && !line.starts_with("// gate"),
+                "{} line {}",
+                module.name,
+                number + 1
+            );
+        }
+        let gate = gate(&source);
+        let limit = |name: &str| {
+            *gate
+                .get(name)
+                .unwrap_or_else(|| panic!("{}: no limit on {name}", module.name))
+        };
+        let figures = figures(module.log);
+        for (entry, _) in entries(&source) {
+            for architecture in module.architectures.iter().filter(|a| a.starts_with("sm_")) {
+                let of = figures.get(&(entry, architecture));
+                let of = of.unwrap_or_else(|| panic!("ptxas says nothing of {entry} for {architecture}"));
+                let place = format!("{entry} on {architecture}: {of:?}");
+                assert!(of.registers > 0 && of.registers <= limit("registers"), "{place}");
+                assert!(of.stack <= limit("stack"), "{place}");
+                assert!(of.shared <= limit("static shared"), "{place}");
+                assert_eq!(of.spills, 0, "{place}");
+            }
+        }
+        // `depot` is what PTX calls a kernel's local memory.
+        assert!(
+            !ptx(module).contains(".local"),
+            "{} declares local memory",
+            module.name
+        );
+    }
+}
+
+#[test]
+fn a_log_is_read_as_ptxas_writes_it() {
+    let log = "ptxas info    : 0 bytes gmem\n\
+               ptxas info    : Compiling entry function 'embed_f16' for 'sm_80'\n\
+               ptxas info    : Function properties for embed_f16\n    \
+               80 bytes stack frame, 156 bytes spill stores, 100 bytes spill loads\n\
+               ptxas info    : Used 64 registers, used 1 barriers, 80 bytes cumulative stack size, 512 bytes smem, 496 bytes cmem[0]\n";
+    let figures = figures(log);
+    let of = &figures[&("embed_f16", "sm_80")];
+    assert_eq!((of.registers, of.stack, of.spills, of.shared), (64, 80, 256, 512));
+}
