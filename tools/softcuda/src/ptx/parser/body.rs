@@ -186,6 +186,11 @@ impl<'p, 'a> BodyParser<'p, 'a> {
         while let Kind::Dot(name) = self.parser.token.kind {
             match Type::parse(name) {
                 Some(found) if ty.is_none() => ty = Some(found),
+                None if name == "align" => {
+                    self.parser.bump()?;
+                    self.parser.alignment()?;
+                    continue;
+                }
                 None if matches!(name, "v2" | "v4" | "v8") => {
                     return Err(self
                         .parser

@@ -134,7 +134,8 @@ impl<'a> Parser<'a> {
         })
     }
 
-    fn alignment(&mut self) -> Result<usize> {
+    /// The number of `.align`.
+    pub(super) fn alignment(&mut self) -> Result<usize> {
         let at = self.token.start;
         let align = self.unsigned("an alignment")?;
         if !align.is_power_of_two() || align > 1 << 20 {
