@@ -517,7 +517,7 @@ fn variables() {
         ),
         (".global .v2 .u8 v[2] = {{1}, {2, 3}};", 4, 2, &[1, 0, 2, 3]),
         (".global .u8 v[4] = {};", 4, 1, &[]),
-        (".global .u8 v[3] = {1, 2,};", 3, 1, &[1, 2, 0]),
+        (".global .u8 v[3] = {1, 2};", 3, 1, &[1, 2, 0]),
         (".global .f32 v = 0f3F800000;", 4, 4, &[0, 0, 128, 63]),
         (".global .f32 v = 1.0;", 4, 4, &[0, 0, 128, 63]),
         (".global .f64 v = -2.0;", 8, 8, &[0, 0, 0, 0, 0, 0, 0, 192]),
@@ -685,7 +685,7 @@ fn directives_that_say_nothing() {
     let module = module(
         ".address_size 64
         .pragma \"a\", \"b\";
-        .file 1 \"dir\" \"a.cu\"
+        .file 1 \"dir/a.cu\"
         .file 2 \"/b \\\" .cu\", 5, 6
         .section .debug_loc { .b8 1 { } \"}\" }
         .section .debug_empty {}

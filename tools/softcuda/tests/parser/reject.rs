@@ -145,6 +145,11 @@ const STATEMENTS: &[(&str, (u32, u32), &str)] = &[
         (1, 20),
         "expected `;` or `,` after an operand, found `-`",
     ),
+    (
+        "ld.shared.b32 %r1, tile[2];",
+        (1, 24),
+        "indices of arrays (`x[2]`) are not supported: expected an offset in bytes (`x+8`)",
+    ),
     // Constants.
     ("mov.b32 %r1, 1 / 0;", (1, 16), "division by zero"),
     ("mov.b32 %r1, 1 % (2 - 2);", (1, 16), "division by zero"),
@@ -225,6 +230,17 @@ const STATEMENTS: &[(&str, (u32, u32), &str)] = &[
         "expected `}` at the end of the function, found the end of the text",
     ),
     // Declarations.
+    (
+        ".reg .b32 x, _;",
+        (1, 14),
+        "expected a register's name, found `_`",
+    ),
+    (
+        ".local .b32 _;",
+        (1, 13),
+        "expected the variable's name, found `_`",
+    ),
+    (".param .b32 x[];", (1, 14), "an array without a length"),
     (
         ".reg .b32 %r<5>;",
         (1, 11),
@@ -615,6 +631,17 @@ const DECLARATIONS: &[(&str, (u32, u32), &str)] = &[
         ".entry k { ret; ",
         (1, 17),
         "expected `}` at the end of the function, found the end of the text",
+    ),
+    (
+        ".func f(.param .b32 _);",
+        (1, 21),
+        "a parameter of a function needs a name",
+    ),
+    (".func _;", (1, 7), "expected the function's name, found `_`"),
+    (
+        ".global .u8 x[3] = {1, 2,};",
+        (1, 26),
+        "expected a constant, found `}`",
     ),
     (".file x", (1, 7), "expected the file's number, found `x`"),
     (

@@ -205,7 +205,7 @@ impl<'p, 'a> BodyParser<'p, 'a> {
         };
         loop {
             let at = self.parser.token.start;
-            let name = self.parser.word("a register's name")?;
+            let name = self.parser.name("a register's name")?;
             let declared = if self.parser.take(b'<')? {
                 let count = self.parser.unsigned32("the count of registers")?;
                 self.parser.expect(b'>', "after the count of registers")?;
@@ -233,7 +233,7 @@ impl<'p, 'a> BodyParser<'p, 'a> {
         let head = self.parser.head()?;
         loop {
             let at = self.parser.token.start;
-            let name = self.parser.word("the variable's name")?;
+            let name = self.parser.name("the variable's name")?;
             let interned = self.parser.intern(name);
             let variable = self.parser.variable(interned, space, Linkage::Internal, head)?;
             let id = VarId(self.variables.len() as u32);
@@ -254,7 +254,7 @@ impl<'p, 'a> BodyParser<'p, 'a> {
         let head = self.parser.head()?;
         loop {
             let at = self.parser.token.start;
-            let name = self.parser.word("the variable's name")?;
+            let name = self.parser.name("the variable's name")?;
             let index = self.parser.module.variables.len() as u32;
             let unique = format!("{}::{name}#{index}", self.function).into();
             let variable = self.parser.variable(unique, space, Linkage::Internal, head)?;
