@@ -768,3 +768,19 @@ fn errors_show_the_line() {
     let error = kernel_error(&format!("mov.b32 %r1, {};", "x".repeat(5000)));
     assert!(error.message.len() < 200, "{error}");
 }
+
+/// Every `.calltargets` has a copy of the parameters, which must not take memory beyond all proportion.
+#[test]
+fn call_targets_of_many_parameters() {
+    let parameters: Vec<String> = (0..300).map(|index| format!(".param .b32 p{index}")).collect();
+    let error = module_error(&format!(
+        ".func f({}) {{ t: .calltargets f; ret; }}",
+        parameters.join(", ")
+    ));
+    assert!(
+        error
+            .message
+            .contains("more than 256 parameters in `.calltargets`"),
+        "{error}"
+    );
+}

@@ -10,6 +10,9 @@ use super::super::lexer::Kind;
 use super::scope::{Duplicate, Local, Mention, Names};
 use super::{Parser, Result, Symbol, quoted};
 
+/// Most parameters of a function in `.calltargets`: each such list has a copy of them.
+const MOST_PARAMETERS: usize = 256;
+
 /// How deep the scopes of a body may nest.
 const DEEPEST_SCOPE: usize = 200;
 
@@ -363,6 +366,11 @@ impl<'p, 'a> BodyParser<'p, 'a> {
             };
             if prototype.is_none() {
                 let function = &self.parser.module.functions[index as usize];
+                if function.returns.len() + function.params.len() > MOST_PARAMETERS {
+                    let message =
+                        format!("a function of more than {MOST_PARAMETERS} parameters in `.calltargets`");
+                    return Err(self.parser.error(at, message));
+                }
                 // This function's own variables are here while its body is parsed.
                 let own = function.name.as_ref() == self.function;
                 let variables = if own { &self.variables } else { &function.variables };
