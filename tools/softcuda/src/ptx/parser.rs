@@ -237,6 +237,14 @@ impl<'a> Parser<'a> {
         Ok(word)
     }
 
+    /// A word that is the name of something, which `_` is not.
+    fn name(&mut self, expected: &str) -> Result<&'a str> {
+        if self.token.kind == Kind::Word("_") {
+            return Err(self.unexpected(expected));
+        }
+        self.word(expected)
+    }
+
     /// One copy of each string of the text.
     fn intern(&mut self, text: &'a str) -> Arc<str> {
         self.strings.entry(text).or_insert_with(|| text.into()).clone()

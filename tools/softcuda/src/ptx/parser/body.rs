@@ -10,6 +10,9 @@ use super::super::lexer::Kind;
 use super::scope::{Duplicate, Local, Mention, Names};
 use super::{Parser, Result, Symbol, quoted};
 
+/// Most parameters of a function in `.calltargets`: each such list has a copy of them.
+const MOST_PARAMETERS: usize = 256;
+
 /// How deep the scopes of a body may nest.
 const DEEPEST_SCOPE: usize = 200;
 
@@ -186,6 +189,11 @@ impl<'p, 'a> BodyParser<'p, 'a> {
         while let Kind::Dot(name) = self.parser.token.kind {
             match Type::parse(name) {
                 Some(found) if ty.is_none() => ty = Some(found),
+                None if name == "align" => {
+                    self.parser.bump()?;
+                    self.parser.alignment()?;
+                    continue;
+                }
                 None if matches!(name, "v2" | "v4" | "v8") => {
                     return Err(self
                         .parser
@@ -200,7 +208,7 @@ impl<'p, 'a> BodyParser<'p, 'a> {
         };
         loop {
             let at = self.parser.token.start;
-            let name = self.parser.word("a register's name")?;
+            let name = self.parser.name("a register's name")?;
             let declared = if self.parser.take(b'<')? {
                 let count = self.parser.unsigned32("the count of registers")?;
                 self.parser.expect(b'>', "after the count of registers")?;
@@ -228,7 +236,7 @@ impl<'p, 'a> BodyParser<'p, 'a> {
         let head = self.parser.head()?;
         loop {
             let at = self.parser.token.start;
-            let name = self.parser.word("the variable's name")?;
+            let name = self.parser.name("the variable's name")?;
             let interned = self.parser.intern(name);
             let variable = self.parser.variable(interned, space, Linkage::Internal, head)?;
             let id = VarId(self.variables.len() as u32);
@@ -249,7 +257,7 @@ impl<'p, 'a> BodyParser<'p, 'a> {
         let head = self.parser.head()?;
         loop {
             let at = self.parser.token.start;
-            let name = self.parser.word("the variable's name")?;
+            let name = self.parser.name("the variable's name")?;
             let index = self.parser.module.variables.len() as u32;
             let unique = format!("{}::{name}#{index}", self.function).into();
             let variable = self.parser.variable(unique, space, Linkage::Internal, head)?;
@@ -358,6 +366,11 @@ impl<'p, 'a> BodyParser<'p, 'a> {
             };
             if prototype.is_none() {
                 let function = &self.parser.module.functions[index as usize];
+                if function.returns.len() + function.params.len() > MOST_PARAMETERS {
+                    let message =
+                        format!("a function of more than {MOST_PARAMETERS} parameters in `.calltargets`");
+                    return Err(self.parser.error(at, message));
+                }
                 // This function's own variables are here while its body is parsed.
                 let own = function.name.as_ref() == self.function;
                 let variables = if own { &self.variables } else { &function.variables };

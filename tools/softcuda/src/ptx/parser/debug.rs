@@ -69,27 +69,18 @@ impl Debug<'_> {
 }
 
 impl<'a> Parser<'a> {
-    /// `.file 1 "path"`, with a time and a size behind it, or a folder before it.
+    /// `.file 1 "path"`; a time and a size may be behind it.
     pub(super) fn file(&mut self) -> Result<()> {
         self.bump()?;
         let number = self.unsigned32("the file's number")?;
-        let Kind::Text(mut path) = self.token.kind else {
+        let Kind::Text(path) = self.token.kind else {
             return Err(self.unexpected("the file's path in quotes"));
         };
         self.bump()?;
-        let mut folder = None;
-        if let Kind::Text(name) = self.token.kind {
-            self.bump()?;
-            folder = Some(path);
-            path = name;
-        }
         while self.take(b',')? {
             self.unsigned("the file's time or size")?;
         }
-        let path = match folder {
-            Some(folder) if !path.starts_with('/') => format!("{folder}/{path}").into(),
-            _ => self.intern(path),
-        };
+        let path = self.intern(path);
         self.module.files.push((number, path));
         Ok(())
     }

@@ -4,6 +4,7 @@ use super::super::ast::{Function, FunctionKind, Limits, Linkage, Space, VarId, V
 use super::super::lexer::Kind;
 use super::body::BodyParser;
 use super::scope::{Duplicate, Local, Names};
+use super::variable::Head;
 use super::{Parser, Result, Symbol, quoted};
 
 /// A parameter of a signature.
@@ -28,10 +29,12 @@ impl<'a> Parser<'a> {
             FunctionKind::Kernel => 0,
         };
         let at = self.token.start;
-        let name = self.word("the function's name")?;
+        let name = self.name("the function's name")?;
         self.parameters(&mut variables)?;
         for (index, (variable, at)) in variables.iter().enumerate() {
-            let Some(name) = variable.name else { continue };
+            let Some(name) = variable.name else {
+                return Err(self.error(*at, "a parameter of a function needs a name".into()));
+            };
             if let Err(Duplicate) = names.declare(name, Local::Variable(VarId(index as u32))) {
                 return Err(self.error(*at, format!("a second parameter {}", quoted(name))));
             }
@@ -139,7 +142,10 @@ impl<'a> Parser<'a> {
                 }
                 _ => return Err(self.unexpected("`.param` or `)`")),
             }
-            let head = self.head()?;
+            let head = Head {
+                open: true,
+                ..self.head()?
+            };
             let at = self.token.start;
             let name = self.word("the parameter's name")?;
             let interned = self.intern(name);

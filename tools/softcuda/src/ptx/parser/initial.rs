@@ -54,7 +54,10 @@ impl<'a> Parser<'a> {
         }
         let begin = initial.bytes.len();
         let mut count = 0;
-        while self.token.kind != Kind::Mark(b'}') {
+        if self.take(b'}')? {
+            return Ok(0);
+        }
+        loop {
             if length == Some(count) {
                 return Err(self.error_here(format!("expected at most {count} initial values here")));
             }

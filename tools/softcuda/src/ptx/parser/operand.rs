@@ -268,6 +268,10 @@ impl<'a> BodyParser<'_, 'a> {
         while self.parser.take(b'+')? {
             offset = offset.wrapping_add(self.parser.integer_term()?);
         }
+        if self.parser.token.kind == Kind::Mark(b'[') {
+            let message = "indices of arrays (`x[2]`) are not supported: expected an offset in bytes (`x+8`)";
+            return Err(self.parser.error_here(message.into()));
+        }
         Ok(offset)
     }
 

@@ -30,6 +30,8 @@ struct Range {
     depth: usize,
     count: u32,
     ty: Type,
+    /// The range with this prefix in the scopes outside: `%r10` is of it if this one has fewer registers.
+    outer: Option<usize>,
 }
 
 /// A mention of a label, which may be declared later.
@@ -46,7 +48,8 @@ pub(super) struct Mention<'a> {
 struct Scope<'a> {
     /// Names it declares, and what they were outside.
     names: Vec<(&'a str, Option<Entry>)>,
-    ranges: Vec<(&'a str, Option<Range>)>,
+    /// Prefixes of the ranges it declares.
+    ranges: Vec<&'a str>,
     /// Mentions of labels not known yet.
     pending: Vec<usize>,
 }
@@ -56,7 +59,9 @@ pub(super) struct Duplicate;
 
 pub(super) struct Names<'a> {
     entries: HashMap<&'a str, Entry>,
-    ranges: HashMap<&'a str, Range>,
+    /// The innermost range with each prefix, as an index into `all_ranges`.
+    ranges: HashMap<&'a str, usize>,
+    all_ranges: Vec<Range>,
     scopes: Vec<Scope<'a>>,
     pub registers: Vec<Register>,
     pub mentions: Vec<Mention<'a>>,
@@ -67,6 +72,7 @@ impl<'a> Names<'a> {
         Names {
             entries: HashMap::new(),
             ranges: HashMap::new(),
+            all_ranges: Vec::new(),
             scopes: vec![Scope::default()],
             registers: Vec::new(),
             mentions: Vec::new(),
@@ -108,11 +114,12 @@ impl<'a> Names<'a> {
                 None => self.entries.remove(name),
             };
         }
-        for (prefix, outer) in scope.ranges.into_iter().rev() {
-            match outer {
-                Some(range) => self.ranges.insert(prefix, range),
-                None => self.ranges.remove(prefix),
-            };
+        for prefix in scope.ranges {
+            if let Some(range) = self.ranges.remove(prefix)
+                && let Some(outer) = self.all_ranges[range].outer
+            {
+                self.ranges.insert(prefix, outer);
+            }
         }
     }
 
@@ -140,11 +147,18 @@ impl<'a> Names<'a> {
     /// Declares `prefix<count>`.
     pub fn declare_range(&mut self, prefix: &'a str, count: u32, ty: Type) -> Result<(), Duplicate> {
         let depth = self.depth();
-        if self.ranges.get(prefix).is_some_and(|range| range.depth == depth) {
+        let outer = self.ranges.get(prefix).copied();
+        if outer.is_some_and(|outer| self.all_ranges[outer].depth == depth) {
             return Err(Duplicate);
         }
-        let outer = self.ranges.insert(prefix, Range { depth, count, ty });
-        self.scopes[depth].ranges.push((prefix, outer));
+        self.ranges.insert(prefix, self.all_ranges.len());
+        self.all_ranges.push(Range {
+            depth,
+            count,
+            ty,
+            outer,
+        });
+        self.scopes[depth].ranges.push(prefix);
         Ok(())
     }
 
@@ -188,7 +202,12 @@ impl<'a> Names<'a> {
     /// The count of registers that a name's prefix has here, for messages: `(%r, 100)` for `%r100`.
     pub fn range_beside(&self, name: &'a str) -> Option<(&'a str, u32)> {
         let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
-        self.ranges.get(prefix).map(|range| (prefix, range.count))
+        if prefix == name {
+            return None;
+        }
+        self.ranges
+            .get(prefix)
+            .map(|&range| (prefix, self.all_ranges[range].count))
     }
 
     fn enter(&mut self, name: &'a str, depth: usize, local: Local) {
@@ -203,9 +222,15 @@ impl<'a> Names<'a> {
         (1..=digits)
             .filter_map(|digits| {
                 let (prefix, number) = name.split_at(name.len() - digits);
-                let range = *self.ranges.get(prefix)?;
-                let canonical = number == "0" || !number.starts_with('0');
-                (canonical && number.parse::<u32>().is_ok_and(|number| number < range.count)).then_some(range)
+                let mut range = self.all_ranges[*self.ranges.get(prefix)?];
+                if number.len() > 1 && number.starts_with('0') {
+                    return None;
+                }
+                let number: u32 = number.parse().ok()?;
+                while number >= range.count {
+                    range = self.all_ranges[range.outer?];
+                }
+                Some(range)
             })
             .max_by_key(|range| range.depth)
     }

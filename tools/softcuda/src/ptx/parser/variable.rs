@@ -17,6 +17,8 @@ pub(super) struct Head {
     /// Elements of `.v2` and `.v4`, otherwise 1.
     pub lanes: usize,
     pub align: usize,
+    /// Whether the names may be arrays without a length, as the last parameter of a variadic function.
+    pub open: bool,
 }
 
 /// The shape of one name: `x[4][2]`.
@@ -34,7 +36,7 @@ impl<'a> Parser<'a> {
         let head = self.head()?;
         loop {
             let at = self.token.start;
-            let name = self.word("the variable's name")?;
+            let name = self.name("the variable's name")?;
             let variable = self.variable(name.into(), space, linkage, head)?;
             self.add_variable(name, at, variable)?;
             if !self.take(b',')? {
@@ -131,10 +133,12 @@ impl<'a> Parser<'a> {
             ty,
             lanes,
             align: align.unwrap_or(ty.size() * lanes),
+            open: false,
         })
     }
 
-    fn alignment(&mut self) -> Result<usize> {
+    /// The number of `.align`.
+    pub(super) fn alignment(&mut self) -> Result<usize> {
         let at = self.token.start;
         let align = self.unsigned("an alignment")?;
         if !align.is_power_of_two() || align > 1 << 20 {
@@ -189,7 +193,7 @@ impl<'a> Parser<'a> {
         }
         let size = self.size(head, &shape)?;
         match size {
-            None if space == Space::Param || linkage == Linkage::Extern => {}
+            None if head.open || linkage == Linkage::Extern => {}
             None => {
                 let message =
                     "an array without a length: expected `.extern`, a length or initial values".to_string();
