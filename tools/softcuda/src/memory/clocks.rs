@@ -275,7 +275,7 @@ impl View {
 /// A publication read by a strong load or an atomic operation, which takes effect at the next fence.
 struct Pending {
     lanes: u32,
-    /// From another block, perhaps: a fence at block scope does not do.
+    /// From other blocks: a fence at block scope does not do.
     wide: bool,
     published: Published,
 }
@@ -470,8 +470,8 @@ struct Agent {
 /// A variable in shared memory at which something was published.
 struct Variable {
     published: Published,
-    /// By whom: warp and lanes.
-    by: (usize, u32),
+    /// By whom: lanes of each warp.
+    by: [u32; WARPS],
 }
 
 /// Clocks and knowledge of one block. One host thread owns it together with the block's shared [`Shadow`] and
@@ -702,16 +702,22 @@ impl BlockClocks {
         if published.is_empty() && (rmw || self.variables.is_empty()) {
             return;
         }
+        let (warp, mask) = by;
         match self.variables.get_mut(&offset) {
-            // An atomic operation goes on with what was released before it, and so does a thread's own store.
-            Some(variable) if rmw || variable.by.0 == by.0 && variable.by.1 & by.1 != 0 => {
+            // An atomic operation goes on with what was released before it, and so does a thread's own store
+            // after its own release.
+            Some(variable) if rmw || variable.by[warp] & mask != 0 => {
                 variable.published.join(&published);
-                variable.by = by;
+                if !published.is_empty() {
+                    variable.by[warp] |= mask;
+                }
             }
             Some(_) if published.is_empty() => {
                 self.variables.remove(&offset);
             }
             _ => {
+                let mut by = [0; WARPS];
+                by[warp] = mask;
                 self.variables.insert(offset, Variable { published, by });
             }
         }
@@ -721,7 +727,6 @@ impl BlockClocks {
     /// published there, now or at the next fence.
     pub fn after_strong_read(&mut self, warp: usize, mask: u32, var: Var, order: Order, scope: Scope) {
         let block = self.block;
-        // As for `before_strong_write`.
         let found: [Option<Published>; 2] = match var {
             Var::Shared(offset) => [
                 self.variables
@@ -748,13 +753,11 @@ impl BlockClocks {
             }
         };
         let state = &mut self.warps[warp];
-        for (published, wide) in found.into_iter().zip([false, scope != Scope::Cta]) {
-            let Some(published) = published else {
-                continue;
-            };
+        for published in found.into_iter().flatten() {
             if order.acquires() {
                 state.acquire(mask, block, &published);
             } else {
+                let wide = !published.speaks_of(block);
                 state.remember(mask, wide, published);
             }
         }

@@ -550,7 +550,8 @@ impl Shadow {
             return None;
         }
         let own_agent = own_block && thread.warp == who.agent;
-        let same_thread = own_agent && thread.lane as usize == lane && stamp & stamp::SPECIAL == 0;
+        let exact = stamp & stamp::SPECIAL == 0 || stamp & stamp::KINDS == stamp::SAME_VALUE;
+        let same_thread = own_agent && thread.lane as usize == lane && exact;
         let known = same_thread || who.knows(lane, block, thread.warp, clock);
         Some(Earlier {
             thread,
