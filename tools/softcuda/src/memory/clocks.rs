@@ -69,18 +69,18 @@ impl Remote {
     }
 
     fn holds(&self, block: u32, clocks: &Arc<Clocks>) -> bool {
-        block < self.below
-            || self
-                .get(block)
-                .is_some_and(|own| Arc::ptr_eq(own, clocks) || covers(own, clocks))
+        block < self.below || self.get(block).is_some_and(|own| holds(own, clocks))
     }
 
     fn covers(&self, other: &Remote) -> bool {
+        let mut ours = self.blocks.iter();
         self.below >= other.below
-            && other
-                .blocks
-                .iter()
-                .all(|(block, clocks)| self.holds(*block, clocks))
+            && other.blocks.iter().all(|(block, clocks)| {
+                *block < self.below
+                    || ours
+                        .find(|entry| entry.0 >= *block)
+                        .is_some_and(|entry| entry.0 == *block && holds(&entry.1, clocks))
+            })
     }
 
     fn insert(&mut self, block: u32, clocks: &Arc<Clocks>) {
@@ -123,9 +123,13 @@ impl Remote {
     }
 }
 
+fn holds(a: &Arc<Clocks>, b: &Arc<Clocks>) -> bool {
+    Arc::ptr_eq(a, b) || covers(a, b)
+}
+
 /// Joins into shared clocks, keeping one of the two where it says it all.
 fn join_clocks(a: &mut Arc<Clocks>, b: &Arc<Clocks>) {
-    if Arc::ptr_eq(a, b) || covers(a, b) {
+    if holds(a, b) {
         return;
     }
     if covers(b, a) {
@@ -287,6 +291,8 @@ struct Warp {
     touched: Cell<bool>,
     /// Number of the present clock in global memory's stamps, 0 until it is needed.
     epoch: Cell<u32>,
+    /// An epoch that the view covers, the last one that was looked up.
+    known: Cell<u32>,
     /// Lanes that exist and have not exited.
     live: u32,
     view: View,
@@ -304,6 +310,7 @@ impl Warp {
             clock: base + 1,
             touched: Cell::new(false),
             epoch: Cell::new(0),
+            known: Cell::new(0),
             live,
             view: View::new(base),
             diverged: 0,
@@ -444,6 +451,31 @@ impl Who<'_> {
                 epoch => epoch,
             },
         })
+    }
+
+    /// Whether the access of a stamp is ordered before the next one of whatever lane of the warp, for sure and
+    /// cheaply; a no says nothing. The stamp is not below the floor.
+    #[inline(always)]
+    pub(super) fn surely_knows(&self, domain: Domain, stamp: u64) -> bool {
+        let epoch = (stamp >> 32) as u32;
+        if self.warp.diverged != 0 {
+            return false;
+        }
+        let local = &self.warp.view.local;
+        let knows = |direct: u32| local[(direct >> CLOCK_BITS) as usize % AGENTS] >= direct & CLOCK_MAX;
+        match domain {
+            Domain::Shared => knows(epoch),
+            // Views only grow: what was known once stays known.
+            Domain::Global if epoch == self.warp.known.get() => true,
+            Domain::Global => {
+                let (block, direct) = self.launch.epochs.get(epoch);
+                let known = block == self.block && knows(direct);
+                if known {
+                    self.warp.known.set(epoch);
+                }
+                known
+            }
+        }
     }
 
     /// Whether what an agent of a block did up to a clock is ordered before this lane's next access.
@@ -788,6 +820,7 @@ impl BlockClocks {
         if agent.idle {
             agent.idle = false;
             agent.warp.view = View::new(base);
+            agent.warp.known.set(0);
         }
         agent.warp.acquire(u32::MAX, block, &published);
     }
