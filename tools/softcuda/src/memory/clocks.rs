@@ -69,18 +69,18 @@ impl Remote {
     }
 
     fn holds(&self, block: u32, clocks: &Arc<Clocks>) -> bool {
-        block < self.below
-            || self
-                .get(block)
-                .is_some_and(|own| Arc::ptr_eq(own, clocks) || covers(own, clocks))
+        block < self.below || self.get(block).is_some_and(|own| holds(own, clocks))
     }
 
     fn covers(&self, other: &Remote) -> bool {
+        let mut ours = self.blocks.iter();
         self.below >= other.below
-            && other
-                .blocks
-                .iter()
-                .all(|(block, clocks)| self.holds(*block, clocks))
+            && other.blocks.iter().all(|(block, clocks)| {
+                *block < self.below
+                    || ours
+                        .find(|entry| entry.0 >= *block)
+                        .is_some_and(|entry| entry.0 == *block && holds(&entry.1, clocks))
+            })
     }
 
     fn insert(&mut self, block: u32, clocks: &Arc<Clocks>) {
@@ -123,9 +123,13 @@ impl Remote {
     }
 }
 
+fn holds(a: &Arc<Clocks>, b: &Arc<Clocks>) -> bool {
+    Arc::ptr_eq(a, b) || covers(a, b)
+}
+
 /// Joins into shared clocks, keeping one of the two where it says it all.
 fn join_clocks(a: &mut Arc<Clocks>, b: &Arc<Clocks>) {
-    if Arc::ptr_eq(a, b) || covers(a, b) {
+    if holds(a, b) {
         return;
     }
     if covers(b, a) {
@@ -275,7 +279,7 @@ impl View {
 /// A publication read by a strong load or an atomic operation, which takes effect at the next fence.
 struct Pending {
     lanes: u32,
-    /// From another block, perhaps: a fence at block scope does not do.
+    /// From other blocks: a fence at block scope does not do.
     wide: bool,
     published: Published,
 }
@@ -287,6 +291,8 @@ struct Warp {
     touched: Cell<bool>,
     /// Number of the present clock in global memory's stamps, 0 until it is needed.
     epoch: Cell<u32>,
+    /// An epoch that the view covers, the last one that was looked up.
+    known: Cell<u32>,
     /// Lanes that exist and have not exited.
     live: u32,
     view: View,
@@ -304,6 +310,7 @@ impl Warp {
             clock: base + 1,
             touched: Cell::new(false),
             epoch: Cell::new(0),
+            known: Cell::new(0),
             live,
             view: View::new(base),
             diverged: 0,
@@ -446,6 +453,31 @@ impl Who<'_> {
         })
     }
 
+    /// Whether the access of a stamp is ordered before the next one of whatever lane of the warp, for sure and
+    /// cheaply; a no says nothing. The stamp is not below the floor.
+    #[inline(always)]
+    pub(super) fn surely_knows(&self, domain: Domain, stamp: u64) -> bool {
+        let epoch = (stamp >> 32) as u32;
+        if self.warp.diverged != 0 {
+            return false;
+        }
+        let local = &self.warp.view.local;
+        let knows = |direct: u32| local[(direct >> CLOCK_BITS) as usize % AGENTS] >= direct & CLOCK_MAX;
+        match domain {
+            Domain::Shared => knows(epoch),
+            // Views only grow: what was known once stays known.
+            Domain::Global if epoch == self.warp.known.get() => true,
+            Domain::Global => {
+                let (block, direct) = self.launch.epochs.get(epoch);
+                let known = block == self.block && knows(direct);
+                if known {
+                    self.warp.known.set(epoch);
+                }
+                known
+            }
+        }
+    }
+
     /// Whether what an agent of a block did up to a clock is ordered before this lane's next access.
     #[inline(always)]
     pub(super) fn knows(&self, lane: usize, block: u32, agent: u32, clock: u32) -> bool {
@@ -470,8 +502,8 @@ struct Agent {
 /// A variable in shared memory at which something was published.
 struct Variable {
     published: Published,
-    /// By whom: warp and lanes.
-    by: (usize, u32),
+    /// By whom: lanes of each warp.
+    by: [u32; WARPS],
 }
 
 /// Clocks and knowledge of one block. One host thread owns it together with the block's shared [`Shadow`] and
@@ -702,16 +734,22 @@ impl BlockClocks {
         if published.is_empty() && (rmw || self.variables.is_empty()) {
             return;
         }
+        let (warp, mask) = by;
         match self.variables.get_mut(&offset) {
-            // An atomic operation goes on with what was released before it, and so does a thread's own store.
-            Some(variable) if rmw || variable.by.0 == by.0 && variable.by.1 & by.1 != 0 => {
+            // An atomic operation goes on with what was released before it, and so does a thread's own store
+            // after its own release.
+            Some(variable) if rmw || variable.by[warp] & mask != 0 => {
                 variable.published.join(&published);
-                variable.by = by;
+                if !published.is_empty() {
+                    variable.by[warp] |= mask;
+                }
             }
             Some(_) if published.is_empty() => {
                 self.variables.remove(&offset);
             }
             _ => {
+                let mut by = [0; WARPS];
+                by[warp] = mask;
                 self.variables.insert(offset, Variable { published, by });
             }
         }
@@ -721,7 +759,6 @@ impl BlockClocks {
     /// published there, now or at the next fence.
     pub fn after_strong_read(&mut self, warp: usize, mask: u32, var: Var, order: Order, scope: Scope) {
         let block = self.block;
-        // As for `before_strong_write`.
         let found: [Option<Published>; 2] = match var {
             Var::Shared(offset) => [
                 self.variables
@@ -748,13 +785,11 @@ impl BlockClocks {
             }
         };
         let state = &mut self.warps[warp];
-        for (published, wide) in found.into_iter().zip([false, scope != Scope::Cta]) {
-            let Some(published) = published else {
-                continue;
-            };
+        for published in found.into_iter().flatten() {
             if order.acquires() {
                 state.acquire(mask, block, &published);
             } else {
+                let wide = !published.speaks_of(block);
                 state.remember(mask, wide, published);
             }
         }
@@ -785,6 +820,7 @@ impl BlockClocks {
         if agent.idle {
             agent.idle = false;
             agent.warp.view = View::new(base);
+            agent.warp.known.set(0);
         }
         agent.warp.acquire(u32::MAX, block, &published);
     }

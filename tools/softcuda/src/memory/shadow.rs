@@ -198,14 +198,14 @@ impl Shadow {
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
         for_words(offset, bytes, |word, mask| {
             let written = self.writes[word].load(Relaxed);
-            if written >= floor && (written ^ mine) & stamp::THREAD != 0 {
+            if self.is_open(written, mine, floor, who) {
                 self.read_after(word, written, mask, who, lane, how)?;
             }
             let read = self.reads[word].load(Relaxed);
             let new = mine | mask << stamp::MASK;
-            if read < floor {
+            if read < floor || (read ^ mine) >> stamp::EPOCH != 0 && who.surely_knows(self.domain, read) {
                 self.reads[word].store(new, Relaxed);
-            } else if read != new {
+            } else if read != new && !repeats(read, new) {
                 self.note_read(word, read, new, who, lane);
             }
             Ok(())
@@ -510,20 +510,18 @@ impl Shadow {
     ) -> Result<(), Hazard> {
         let written = self.writes[word].load(Relaxed);
         let mut new = mine | mask << stamp::MASK;
-        if written >= floor {
-            if (written ^ mine) & stamp::THREAD != 0 {
-                new = self.write_after_write(word, written, new, who, lane, how, same_value)?;
-            } else if (written ^ mine) & stamp::KINDS == 0 {
-                new |= written & stamp::MASKS;
-            }
+        if self.is_open(written, mine, floor, who) {
+            new = self.write_after_write(word, written, new, who, lane, how, same_value)?;
+        } else if (written ^ mine) & (stamp::THREAD | stamp::KINDS) == 0 {
+            new |= written & stamp::MASKS;
         }
         let read = self.reads[word].load(Relaxed);
-        if read >= floor && (read ^ mine) & stamp::THREAD != 0 {
+        if self.is_open(read, mine, floor, who) {
             self.write_after_read(word, read, mask, who, lane, how)?;
         }
         if self.domain == Domain::Shared {
             let read = self.others[word].load(Relaxed);
-            if read >= floor && (read ^ mine) & stamp::THREAD != 0 {
+            if self.is_open(read, mine, floor, who) {
                 self.write_after_read(word, read, mask, who, lane, how)?;
             }
         }
@@ -532,6 +530,15 @@ impl Shadow {
             self.writes[word].store(new, Relaxed);
         }
         Ok(())
+    }
+
+    /// Whether the access of a stamp must be looked at closely: there was one, not by the same thread, and it is
+    /// not surely ordered before this one (or is under way).
+    #[inline(always)]
+    fn is_open(&self, stamp: u64, mine: u64, floor: u64, who: &Who<'_>) -> bool {
+        stamp >= floor
+            && (stamp ^ mine) & stamp::THREAD != 0
+            && (stamp & stamp::KINDS == stamp::PENDING || !who.surely_knows(self.domain, stamp))
     }
 
     /// Who made the access of a stamp, and whether `lane` of `who` knows of it. `None` for what lies before the
@@ -550,7 +557,8 @@ impl Shadow {
             return None;
         }
         let own_agent = own_block && thread.warp == who.agent;
-        let same_thread = own_agent && thread.lane as usize == lane && stamp & stamp::SPECIAL == 0;
+        let exact = stamp & stamp::SPECIAL == 0 || stamp & stamp::KINDS == stamp::SAME_VALUE;
+        let same_thread = own_agent && thread.lane as usize == lane && exact;
         let known = same_thread || who.knows(lane, block, thread.warp, clock);
         Some(Earlier {
             thread,
@@ -560,7 +568,7 @@ impl Shadow {
         })
     }
 
-    #[inline(never)]
+    #[cold]
     fn read_after(
         &self,
         word: usize,
@@ -596,7 +604,7 @@ impl Shadow {
         ))
     }
 
-    #[inline(never)]
+    #[cold]
     fn write_after_read(
         &self,
         word: usize,
@@ -756,6 +764,17 @@ fn plain(lane: usize, how: How, pc: u32) -> u64 {
         How::Strong(_) => stamp::WIDE,
     };
     u64::from(pc.min(stamp::PC_MAX)) << stamp::PC | (lane as u64) << stamp::LANE | kind
+}
+
+/// Whether a read adds nothing to one that stands for several lanes of the same warp at the same clock.
+#[inline(always)]
+fn repeats(read: u64, new: u64) -> bool {
+    (read ^ new) >> stamp::EPOCH == 0
+        && match read & stamp::KINDS {
+            stamp::SAME_BYTES => (read ^ new) & stamp::MASKS == 0,
+            stamp::MIXED => new & !read & stamp::MASKS == 0,
+            _ => false,
+        }
 }
 
 fn pc_of(stamp: u64) -> Option<u32> {
