@@ -1554,7 +1554,11 @@ fn conversions_between_all_numbers() {
                     let name = format!("{name}.{to_name}.{from_name}");
                     let bits = to_ty.size() * 8;
                     // All of a 16-bit type's values once per rounding.
-                    let thin = if flags.is_empty() { 1 } else { cases.len().div_ceil(5000) | 1 };
+                    let thin = if flags.is_empty() {
+                        1
+                    } else {
+                        cases.len().div_ceil(5000) | 1
+                    };
                     let cases: Vec<Vec<u64>> = cases.iter().step_by(thin).cloned().collect();
                     program(&name, &[to_ty], &[from_ty]).check(&cases, |case| {
                         vec![extend(to, converted(to, from, case[0], mode, flags), bits)]
