@@ -1,11 +1,12 @@
 //! `mma.sync` against exact sums in integers, over fragment layouts written down from the PTX ISA's formulas.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use softcuda::isa::mma;
 use softcuda::lower::{Addresses, Builder, Constants, Refused, Virtual, width_of};
 use softcuda::program::{Alu, Code, Converge, Op, Ref};
-use softcuda::ptx::ast::{Instruction, Operand, RegId, Register, Type, VarId};
+use softcuda::ptx::ast::{Instruction, Module, Operand, RegId, Register, Type, VarId};
 use softcuda::regs::{FULL, LANES, Regs, Slot};
 
 // --- Lowering one instruction and running it ------------------------------------------------------------
@@ -21,6 +22,9 @@ impl Addresses for NoAddresses {
     }
     fn function(&self, _: u32) -> Result<u64, Refused> {
         Err(Refused::new("no functions here"))
+    }
+    fn is_local(&self, _: VarId) -> bool {
+        false
     }
 }
 
@@ -70,6 +74,8 @@ fn lower(name: &str, registers: &[Type], operands: Vec<Operand>) -> Result<Lower
         addresses: &NoAddresses,
         virtuals: &mut virtuals,
         constants: &mut constants,
+        areas: &HashMap::new(),
+        module: &Module::default(),
         before: vec![],
         after: vec![],
     };
