@@ -864,6 +864,20 @@ fn blocks(drafts: &[Draft]) -> Vec<flow::Block> {
         .collect()
 }
 
+/// What [`control`] knows, for the coverage table.
+pub const COVERED: &[crate::isa::Covered] = &[
+    crate::isa::Covered {
+        opcode: "bra brx.idx",
+        forms: "guarded and not, .uni",
+        notes: "lanes that part meet at the branch's immediate post-dominator",
+    },
+    crate::isa::Covered {
+        opcode: "call ret exit trap brkpt",
+        forms: "direct and indirect calls, recursion, .param arguments and results; vprintf and __assertfail",
+        notes: "malloc and free are refused; brkpt is a trap",
+    },
+];
+
 /// Branches, calls and ends.
 fn control(
     instruction: &Instruction,
