@@ -48,12 +48,12 @@ fn args(gpu: &mut Gpu, text: &str) -> Args {
     args
 }
 
-/// The source line that a site points to, in the kernel's own file.
+/// The source line that a site points to: the kernel's own, where code of other functions is inlined.
 fn line(finding: &Finding, site: &Site, file: &str) -> Option<usize> {
     finding
         .places(site)
         .iter()
-        .find(|place| place.file.ends_with(file))
+        .rfind(|place| place.file.ends_with(file))
         .map(|place| place.line as usize)
 }
 
@@ -156,9 +156,11 @@ macro_rules! pairs {
 
 pairs! {
     assertion
+    barrier_count
     cp_async_other_threads_copy
     cp_async_overwritten
     cp_async_read_before_wait
+    cp_async_read_initialised
     cp_async_wrong_group
     deadlock_barrier_count
     deadlock_flag
@@ -185,6 +187,7 @@ pairs! {
     shared_race_write_after_write
     shared_uninitialised
     shared_write_past_end
+    shuffle_exited
     shuffle_mask
     shuffle_not_in_mask
     too_many_threads

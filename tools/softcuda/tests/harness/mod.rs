@@ -60,15 +60,23 @@ fn find_nvcc() -> Option<(PathBuf, String)> {
 
 /// PTX of a source in [`folder`], compiled once and kept in target/. `None`: no nvcc.
 pub fn compile(name: &str) -> Option<Arc<Vec<u8>>> {
-    static DONE: OnceLock<Mutex<HashMap<String, Arc<Vec<u8>>>>> = OnceLock::new();
+    static DONE: OnceLock<Mutex<HashMap<String, Arc<OnceLock<Arc<Vec<u8>>>>>>> = OnceLock::new();
     let (nvcc, version) = nvcc()?;
-    let mut done = DONE
-        .get_or_init(Mutex::default)
-        .lock()
-        .unwrap_or_else(|e| e.into_inner());
-    if let Some(ptx) = done.get(name) {
-        return Some(ptx.clone());
-    }
+    // Different sources at once, one source once.
+    let cell = {
+        let mut done = DONE
+            .get_or_init(Mutex::default)
+            .lock()
+            .unwrap_or_else(|e| e.into_inner());
+        done.entry(name.to_owned()).or_default().clone()
+    };
+    Some(
+        cell.get_or_init(|| Arc::new(compile_with(nvcc, version, name)))
+            .clone(),
+    )
+}
+
+fn compile_with(nvcc: &Path, version: &str, name: &str) -> Vec<u8> {
     let source = folder().join(name);
     let text = std::fs::read_to_string(&source).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     let arch = header(&text, "arch").unwrap_or("compute_80".into());
@@ -97,9 +105,7 @@ pub fn compile(name: &str) -> Option<Arc<Vec<u8>>> {
         );
         std::fs::rename(&partial, &target).expect("the same folder");
     }
-    let ptx = Arc::new(std::fs::read(&target).expect("just made"));
-    done.insert(name.to_owned(), ptx.clone());
-    Some(ptx)
+    std::fs::read(&target).expect("just made")
 }
 
 /// The line `//! key: …` at the head of a source.

@@ -7,6 +7,8 @@
 
 extern "C" __global__ void fault_cp_async_other_threads_copy(const int4 *in, int4 *out) {
     __shared__ int4 cells[64];
+    cells[threadIdx.x] = make_int4(0, 0, 0, 0);
+    __syncthreads();
     cp_async_16(&cells[threadIdx.x], &in[threadIdx.x]); // OTHER
     cp_async_commit_group();
     cp_async_wait_group<0>();
@@ -15,6 +17,8 @@ extern "C" __global__ void fault_cp_async_other_threads_copy(const int4 *in, int
 
 extern "C" __global__ void ok_cp_async_other_threads_copy(const int4 *in, int4 *out) {
     __shared__ int4 cells[64];
+    cells[threadIdx.x] = make_int4(0, 0, 0, 0);
+    __syncthreads();
     cp_async_16(&cells[threadIdx.x], &in[threadIdx.x]);
     cp_async_commit_group();
     cp_async_wait_group<0>();

@@ -1,14 +1,16 @@
 //! check: deadlock
-//! launch: grid 1, block 64
-//! args: out 256
-// A named barrier for 96 threads in a block of 64.
+//! launch: grid 1, block 96
+//! args: out 384
+// Two warps meet at barrier 1, which waits for three; the third waits for them at another.
 
 extern "C" __global__ void fault_deadlock_barrier_count(int *out) {
-    asm volatile("bar.sync 1, 96;" ::: "memory"); // FAULT
+    if (threadIdx.x < 64) asm volatile("bar.sync 1, 96;" ::: "memory"); // FAULT
+    asm volatile("bar.sync 2, 96;" ::: "memory"); // OTHER
     out[threadIdx.x] = 1;
 }
 
 extern "C" __global__ void ok_deadlock_barrier_count(int *out) {
-    asm volatile("bar.sync 1, 64;" ::: "memory");
+    if (threadIdx.x < 64) asm volatile("bar.sync 1, 64;" ::: "memory");
+    asm volatile("bar.sync 2, 96;" ::: "memory");
     out[threadIdx.x] = 1;
 }

@@ -1,6 +1,6 @@
 //! check: race
 //! launch: grid 1, block 64
-//! args: out 256, out 256
+//! args: zero 256, out 256
 // One warp's results are read by the other without a barrier.
 
 extern "C" __global__ void fault_global_race_within_block(int *scratch, int *out) {

@@ -1,21 +1,21 @@
 //! check: race
 //! launch: grid 1, block 64
-//! args: out 4
-// Two warps write one cell in turn, with nothing in between that says which one is last.
+//! args: out 256
+// Two warps write each other's cells, with nothing in between that says which value is last.
 
 extern "C" __global__ void fault_shared_race_write_after_write(int *out) {
-    __shared__ int cell;
-    if (threadIdx.x == 0) cell = 1; // OTHER
-    if (threadIdx.x == 32) cell = 2; // FAULT
+    __shared__ int cells[64];
+    cells[threadIdx.x] = threadIdx.x; // OTHER
+    cells[threadIdx.x ^ 32] = 2 * threadIdx.x; // FAULT
     __syncthreads();
-    if (threadIdx.x == 0) *out = cell;
+    out[threadIdx.x] = cells[threadIdx.x];
 }
 
 extern "C" __global__ void ok_shared_race_write_after_write(int *out) {
-    __shared__ int cell;
-    if (threadIdx.x == 0) cell = 1;
+    __shared__ int cells[64];
+    cells[threadIdx.x] = threadIdx.x;
     __syncthreads();
-    if (threadIdx.x == 32) cell = 2;
+    cells[threadIdx.x ^ 32] = 2 * threadIdx.x;
     __syncthreads();
-    if (threadIdx.x == 0) *out = cell;
+    out[threadIdx.x] = cells[threadIdx.x];
 }
