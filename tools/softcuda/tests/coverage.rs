@@ -6,13 +6,24 @@ fn table() -> String {
     let mut rows: Vec<(&str, &str, &str)> = softcuda::isa::FAMILIES
         .iter()
         .flat_map(|(_, _, covered)| covered.iter().map(|c| (c.opcode, c.forms, c.notes)))
-        .chain(softcuda::lower::COVERED.iter().map(|c| (c.opcode, c.forms, c.notes)))
+        .chain(
+            softcuda::lower::COVERED
+                .iter()
+                .map(|c| (c.opcode, c.forms, c.notes)),
+        )
         .collect();
     rows.sort_unstable();
     let mut text = String::from("| instruction | forms | notes |\n|---|---|---|\n");
     for (opcode, forms, notes) in rows {
         let cell = |s: &str| s.replace('|', "\\|");
-        writeln!(text, "| `{}` | {} | {} |", opcode.replace(' ', "` `"), cell(forms), cell(notes)).expect("a string");
+        writeln!(
+            text,
+            "| `{}` | {} | {} |",
+            opcode.replace(' ', "` `"),
+            cell(forms),
+            cell(notes)
+        )
+        .expect("a string");
     }
     text
 }
@@ -27,7 +38,8 @@ fn the_readme_has_the_coverage_table() {
     let (have, after) = rest.split_once(END).expect("the table's end");
     let want = table();
     if std::env::var_os("SOFTCUDA_WRITE_COVERAGE").is_some() {
-        std::fs::write(path, format!("{before}{BEGIN}{want}{END}{after}")).expect("the README can be written");
+        std::fs::write(path, format!("{before}{BEGIN}{want}{END}{after}"))
+            .expect("the README can be written");
     } else {
         assert!(
             have == want,

@@ -187,7 +187,6 @@ pairs! {
     shared_race_write_after_write
     shared_uninitialised
     shared_write_past_end
-    shuffle_exited
     shuffle_mask
     shuffle_not_in_mask
     too_many_threads

@@ -218,6 +218,11 @@ impl<'l> Block<'l> {
             split.mask = meet.arrived;
             split.meets.pop();
             split.wait = Wait::Ready;
+            for other in &mut warp.splits {
+                if let Wait::Lanes { passed, .. } = &mut other.wait {
+                    *passed |= split.mask;
+                }
+            }
             meet.expected &= !meet.arrived;
             meet.arrived = 0;
             meet.used = meet.expected != 0;
@@ -299,8 +304,8 @@ impl<'l> Block<'l> {
                 };
                 let lanes = super::lanes(split.mask);
                 let what = match split.wait {
-                    Wait::Lanes(need) => {
-                        apart.get_or_insert((warp.index, split.clone(), need));
+                    Wait::Lanes { need, .. } => {
+                        apart.get_or_insert((warp, split));
                         let missing = need & !split.mask & warp.live;
                         let gone = need & !split.mask & !warp.live;
                         let gone = if gone == 0 {
@@ -334,27 +339,9 @@ impl<'l> Block<'l> {
             }
         }
         let (check, message) = match (&apart, spinning) {
-            (Some((warp, split, need)), None) => {
-                let inst = &self.run.kernel.insts[split.pc as usize];
-                let barrier = inst.class == crate::program::Class::Barrier;
-                let check = if barrier {
-                    Check::DivergentBarrier
-                } else {
-                    Check::SyncMask
-                };
-                let what = if barrier {
-                    "a barrier"
-                } else {
-                    "an instruction of the whole warp"
-                };
-                (
-                    check,
-                    format!(
-                        "{what} was reached by {} of warp {warp} only; it needs {}, and the others never come",
-                        super::lanes(split.mask),
-                        super::lanes(*need)
-                    ),
-                )
+            (Some((warp, split)), None) => {
+                let apart = self.came_apart(warp, split, "the others never come");
+                (apart.check, apart.message)
             }
             (None, None) => (
                 Check::Deadlock,
@@ -370,7 +357,7 @@ impl<'l> Block<'l> {
         };
         let main = sites
             .iter()
-            .position(|(wait, _)| apart.is_some() && matches!(wait, Wait::Lanes(_)))
+            .position(|(wait, _)| apart.is_some() && matches!(wait, Wait::Lanes { .. }))
             .unwrap_or(0);
         let mut sites: Vec<Site> = sites.into_iter().map(|(_, site)| site).collect();
         let mut site = if sites.is_empty() {
@@ -474,35 +461,68 @@ impl<'l> Block<'l> {
     }
 
     /// The lanes of `mask` have ended.
-    pub(super) fn exit_lanes(&mut self, warp: &mut Warp, mask: u32) {
+    pub(super) fn exit_lanes(&mut self, warp: &mut Warp, mask: u32) -> Result<(), Box<Finding>> {
+        // Lanes that had left before may be missing from a warp-wide instruction, but not those that went around it.
+        for split in &warp.splits {
+            if let Wait::Lanes { need, passed } = split.wait
+                && need & passed & mask != 0
+            {
+                let gone = need & passed & mask;
+                return Err(self.came_apart(
+                    warp,
+                    split,
+                    &format!("{} went another way and have exited", super::lanes(gone)),
+                ));
+            }
+        }
         warp.live &= !mask;
         self.clocks.exit(warp.index, mask);
         Self::forget_lanes(warp, None, mask);
         Self::join_waiting(warp);
         self.event();
         self.check_barriers(warp);
+        Ok(())
+    }
+
+    /// Some lanes of a warp reached an instruction that needs others too.
+    fn came_apart(&self, warp: &Warp, split: &Split, others: &str) -> Box<Finding> {
+        let inst = &self.run.kernel.insts[split.pc as usize];
+        let barrier = inst.class == crate::program::Class::Barrier;
+        let check = if barrier {
+            Check::DivergentBarrier
+        } else {
+            Check::SyncMask
+        };
+        let what = if barrier {
+            "a barrier"
+        } else {
+            "an instruction of several lanes"
+        };
+        let message = format!(
+            "{what} was reached by {} of warp {} only; it needs {}, and {others}",
+            super::lanes(split.mask),
+            warp.index,
+            super::lanes(split.wait.lanes().0)
+        );
+        self.finding(check, warp, split.pc, split.mask.trailing_zeros(), message)
     }
 
     /// Splits that wait at the same instruction for each other's lanes become one, and run once all are there.
     pub(super) fn join_waiting(warp: &mut Warp) {
         let mut i = 0;
         while i < warp.splits.len() {
-            let Wait::Lanes(_) = warp.splits[i].wait else {
+            let Wait::Lanes { .. } = warp.splits[i].wait else {
                 i += 1;
                 continue;
             };
             let mut j = i + 1;
             while j < warp.splits.len() {
                 let (a, b) = (&warp.splits[i], &warp.splits[j]);
-                if matches!(b.wait, Wait::Lanes(_)) && a.pc == b.pc && a.frames == b.frames {
+                if matches!(b.wait, Wait::Lanes { .. }) && a.pc == b.pc && a.frames == b.frames {
                     let b = warp.splits.swap_remove(j);
-                    let Wait::Lanes(need_b) = b.wait else {
-                        unreachable!()
-                    };
+                    let (need_b, passed_b) = b.wait.lanes();
                     let a = &mut warp.splits[i];
-                    let Wait::Lanes(need_a) = a.wait else {
-                        unreachable!()
-                    };
+                    let (need_a, passed_a) = a.wait.lanes();
                     let common = a.meets.iter().zip(&b.meets).take_while(|(x, y)| x == y).count();
                     let dropped: Vec<(u32, u32)> = a.meets[common..]
                         .iter()
@@ -511,7 +531,10 @@ impl<'l> Block<'l> {
                         .collect();
                     a.meets.truncate(common);
                     a.mask |= b.mask;
-                    a.wait = Wait::Lanes(need_a | need_b);
+                    a.wait = Wait::Lanes {
+                        need: need_a | need_b,
+                        passed: passed_a | passed_b,
+                    };
                     for (meet, mask) in dropped {
                         Self::forget_lanes(warp, Some(meet), mask);
                     }
@@ -521,7 +544,7 @@ impl<'l> Block<'l> {
             }
             let live = warp.live;
             let split = &mut warp.splits[i];
-            if let Wait::Lanes(need) = split.wait
+            if let Wait::Lanes { need, .. } = split.wait
                 && need & live & !split.mask == 0
             {
                 split.wait = Wait::Ready;

@@ -129,7 +129,7 @@ impl<'l> Block<'l> {
                         warp.splits.push(rest);
                         split.mask = mask;
                     }
-                    split.wait = Wait::Lanes(need);
+                    split.wait = Wait::Lanes { need, passed: 0 };
                     warp.splits.push(split);
                     Self::join_waiting(warp);
                     return Ok(done);
@@ -251,7 +251,7 @@ impl<'l> Block<'l> {
                         // Held with the others while barriers and meeting points are looked after.
                         warp.splits.push(split);
                     }
-                    self.exit_lanes(warp, mask);
+                    self.exit_lanes(warp, mask)?;
                     if ended {
                         return Ok(done);
                     }

@@ -34,8 +34,12 @@ pub struct Frame {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     Ready,
-    /// For these lanes of the warp, to execute the instruction together.
-    Lanes(u32),
+    /// For the lanes of `need`, to execute the instruction together. Those of `passed` were waiting at a meeting
+    /// point behind it and have gone on.
+    Lanes {
+        need: u32,
+        passed: u32,
+    },
     /// At a barrier of the block, with this number.
     Barrier(u32),
     /// Looked at something that others must change (an mbarrier that is not complete, a sleep): runs again after
@@ -43,6 +47,16 @@ pub enum Wait {
     Poll {
         mbarrier: bool,
     },
+}
+
+impl Wait {
+    /// The lanes needed, and those of them that went around the instruction.
+    pub fn lanes(self) -> (u32, u32) {
+        match self {
+            Wait::Lanes { need, passed } => (need, passed),
+            _ => (0, 0),
+        }
+    }
 }
 
 /// Where lanes that took different ways meet again.

@@ -193,7 +193,16 @@ impl Shadow {
         how: How,
         pc: u32,
     ) -> Result<(), Hazard> {
-        self.check_initialised(offset, bytes)?;
+        if let Err(uninitialised) = self.check_initialised(offset, bytes) {
+            // That a copy is still on its way says more than that nothing has arrived.
+            let pending = for_words(offset, bytes, |word, mask| {
+                self.read_after(word, self.writes[word].load(Relaxed), mask, who, lane, how)
+            });
+            return Err(match pending {
+                Err(pending @ Hazard::AsyncPending { .. }) => pending,
+                _ => uninitialised,
+            });
+        }
         let floor = who.floor(self.domain);
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
         for_words(offset, bytes, |word, mask| {
