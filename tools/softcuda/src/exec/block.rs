@@ -39,6 +39,8 @@ pub struct Block<'l> {
     /// Warp instructions run, and their number when something last changed.
     pub(super) executed: u64,
     last_change: (u64, u64),
+    /// The spin limit was reached once since something changed.
+    second_chance: bool,
     /// Changes that this block has made and not yet told the launch of.
     changes: u64,
     /// Rounds in which nobody did more than look at an mbarrier.
@@ -67,6 +69,7 @@ impl<'l> Block<'l> {
             hints: [0; 2],
             executed: 0,
             last_change: (0, 0),
+            second_chance: false,
             changes: 0,
             idle_rounds: 0,
             waited_for_previous: vec![0; warps],
@@ -98,6 +101,7 @@ impl<'l> Block<'l> {
         self.waited_for_previous.fill(0);
         self.last_change = (run.events.load(Ordering::Relaxed), self.executed);
         self.idle_rounds = 0;
+        self.second_chance = false;
         self.random = run.settings.seed.map_or(0, |seed| mix(seed ^ linear) | 1);
         self.meter.begin_block();
     }
@@ -238,6 +242,7 @@ impl<'l> Block<'l> {
         if events != self.last_change.0 {
             self.last_change = (events, self.executed);
             self.idle_rounds = 0;
+            self.second_chance = false;
         }
         let (mut ready, mut polls, mut sleeps) = (false, false, false);
         for split in self.warps.iter_mut().flatten().flat_map(|w| &mut w.splits) {
@@ -266,7 +271,14 @@ impl<'l> Block<'l> {
         }
         let still = self.executed - self.last_change.1;
         if still > self.run.settings.spin_limit {
-            return Err(self.stuck(Some(still)));
+            // Once more, with the lanes that wait for their neighbours let go: they may be the ones to wait for, and
+            // if not, they are out of the way.
+            if self.second_chance {
+                return Err(self.stuck(Some(still)));
+            }
+            self.second_chance = true;
+            self.release_some();
+            self.last_change.1 += self.run.settings.spin_limit / 4;
         }
         if sleeps && !ready {
             std::thread::yield_now();
