@@ -190,6 +190,8 @@ fn quick(to: Type, from: Type, mods: &Mods<'_>, exact_register: bool) -> Option<
         (U32 | S32, U64 | S64) if exact_register => alu!(|a: u64| -> u32 { a as u32 }),
         (U16, U32 | S32) => alu!(|a: u32| -> u32 { a & 0xffff }),
         (U8, U32 | S32 | U16 | S16) => alu!(|a: u32| -> u32 { a & 0xff }),
+        (S16, S32 | U32) if exact_register => alu!(|a: u32| -> u32 { a & 0xffff }),
+        (S8, S32 | U32 | S16 | U16) if exact_register => alu!(|a: u32| -> u32 { a & 0xff }),
         (U16, U64 | S64) => alu!(|a: u64| -> u32 { a as u32 & 0xffff }),
         (U16, U8) => alu!(|a: u8| -> u16 { a.into() }),
         _ => return None,

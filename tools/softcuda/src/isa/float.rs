@@ -337,8 +337,8 @@ fn arithmetic32(mods: &Mods<'_>, b: &mut Builder<'_>) -> Result<Option<Code>, Re
         ("sub", FTZ) => alu!(|a: f32, b: f32| -> f32 { canonical(flush(flush(a) - flush(b))) }),
         ("mul", 0) => alu!(|a: f32, b: f32| -> f32 { canonical(a * b) }),
         ("mul", FTZ) => alu!(|a: f32, b: f32| -> f32 { canonical(flush(flush(a) * flush(b))) }),
-        ("fma" | "mad", 0) => fma_nearest(),
-        ("fma" | "mad", FTZ) => alu!(|a: f32, b: f32, c: f32| -> f32 { fma32(a, b, c, FTZ) }),
+        ("fma" | "mad", 0) => fma_nearest(false),
+        ("fma" | "mad", FTZ) => fma_nearest(true),
         _ => {
             let run = match opcode {
                 "add" => alu!(|a: f32, b: f32, mode: u32| -> f32 { add32(a, b, mode) }),
@@ -354,12 +354,20 @@ fn arithmetic32(mods: &Mods<'_>, b: &mut Builder<'_>) -> Result<Option<Code>, Re
 
 /// `fma.rn.f32`: the processor's instruction where it has one. Without it `mul_add` would be a call for every
 /// lane, so the baseline goes by way of double precision.
-fn fma_nearest() -> Alu {
+fn fma_nearest(ftz: bool) -> Alu {
     #[cfg(target_arch = "x86_64")]
     if super::simd::has_wide() {
-        return alu!(|a: f32, b: f32, c: f32| -> f32 { canonical(a.mul_add(b, c)) });
+        return if ftz {
+            alu!(|a: f32, b: f32, c: f32| -> f32 { canonical(flush(flush(a).mul_add(flush(b), flush(c)))) })
+        } else {
+            alu!(|a: f32, b: f32, c: f32| -> f32 { canonical(a.mul_add(b, c)) })
+        };
     }
-    alu!(|a: f32, b: f32, c: f32| -> f32 { fma32(a, b, c, 0) })
+    if ftz {
+        alu!(|a: f32, b: f32, c: f32| -> f32 { fma32(a, b, c, FTZ) })
+    } else {
+        alu!(|a: f32, b: f32, c: f32| -> f32 { fma32(a, b, c, 0) })
+    }
 }
 
 #[inline(always)]
