@@ -419,7 +419,7 @@ fn pack(instruction: &Instruction, b: &mut Builder<'_>) -> Result<Code, Refused>
     }
     let run = alu!(|a: i32, b: i32, c: u32, low: i32, high: i32, bits: u32| -> u32 {
         let one = |x: i32| x.max(low).min(high) as u32 & ((1 << (bits & 31)) - 1);
-        let above = if bits < 16 { c << (2 * bits & 31) } else { 0 };
+        let above = if bits < 16 { c << ((2 * bits) & 31) } else { 0 };
         above | one(a) << (bits & 31) | one(b)
     });
     Ok(Code::alu(run, Class::Convert, vec![dst], src))

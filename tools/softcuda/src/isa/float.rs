@@ -456,14 +456,14 @@ fn arithmetic64(mods: &Mods<'_>, b: &mut Builder<'_>) -> Result<Option<Code>, Re
         return plain(mods, b, run, Class::Float64, types, &[]);
     }
     let run = match opcode {
-        "add" => alu!(|a: f64, b: f64, m: u32| -> f64 { exact64([a, b], m, |[a, b]| a.add(b, m)) }),
+        "add" => alu!(|a: f64, b: f64, m: u32| -> f64 { exact64([a, b], m, |[a, b]| a.sum(b, m)) }),
         "sub" => alu!(|a: f64, b: f64, m: u32| -> f64 {
             // The NaN's payload and sign are those of the operand itself.
-            payload(exact64([a, -b], m, |[a, b]| a.add(b, m)), [a, b])
+            payload(exact64([a, -b], m, |[a, b]| a.sum(b, m)), [a, b])
         }),
-        "mul" => alu!(|a: f64, b: f64, m: u32| -> f64 { exact64([a, b], m, |[a, b]| a.mul(b)) }),
+        "mul" => alu!(|a: f64, b: f64, m: u32| -> f64 { exact64([a, b], m, |[a, b]| a.product(b)) }),
         _ => alu!(|a: f64, b: f64, c: f64, m: u32| -> f64 {
-            exact64([a, b, c], m, |[a, b, c]| a.mul(b).add(c, m))
+            exact64([a, b, c], m, |[a, b, c]| a.product(b).sum(c, m))
         }),
     };
     plain(mods, b, run, Class::Float64, types, &[mode])
@@ -499,7 +499,7 @@ pub(super) fn sqrt32(a: f32, mode: u32) -> f32 {
 }
 
 pub(super) fn div64(a: f64, b: f64, mode: u32) -> f64 {
-    exact64([a, b], mode, |[a, b]| a.div(b))
+    exact64([a, b], mode, |[a, b]| a.quotient(b))
 }
 
 pub(super) fn sqrt64(a: f64, mode: u32) -> f64 {

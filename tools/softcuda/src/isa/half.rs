@@ -178,7 +178,7 @@ fn fma_bf16x2() -> Alu {
 #[inline(always)]
 fn odd32(s: f32, rest: f32) -> f32 {
     let bits = s.to_bits();
-    let inexact = rest > 0.0 || rest < 0.0;
+    let inexact = rest.abs() > 0.0;
     let away = (rest < 0.0) == (bits >> 31 != 0);
     f32::from_bits(if inexact && bits & 1 == 0 {
         if away {
