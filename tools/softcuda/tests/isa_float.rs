@@ -519,7 +519,7 @@ impl Fmt {
                     Ordering::Greater => false,
                 },
             };
-        low + u64::from(up) | if negative { self.sign() } else { 0 }
+        (low + u64::from(up)) | if negative { self.sign() } else { 0 }
     }
     fn encode(self, x: &Num, mode: &str) -> u64 {
         match x {
@@ -972,11 +972,11 @@ fn half_fma_does_not_round_twice() {
     let bf = |x: f32| u64::from(x.to_bits() >> 16);
     let tiny = bf(2f32.powi(-60));
     let mut p = program("fma.rn.bf16", &[Type::B16], &[Type::B16; 3]);
-    // (2^-4 + 2^-11)·(2^4 − …) is no bf16 product of that kind; 1.0078125·0.99609375 = 1.003875732421875.
+    // 1.0625² + 1 = 2.12890625 = 2^-8 · 545 lies between two bf16 numbers.
     let cases = [
         (bf(1.0625), bf(1.0625), bf(1.0)),
-        (bf(1.00390625 * 2.0 - 1.0), bf(1.0), tiny),
-        (bf(0.5 + 0.001953125 * 2.0), bf(2.0), tiny),
+        (bf(1.0078125), bf(1.0), tiny),
+        (bf(0.50390625), bf(2.0), tiny),
     ];
     let cases: Vec<Vec<u64>> = cases
         .iter()
@@ -1270,7 +1270,7 @@ fn comparisons() {
                         program(&name, &[to_reg], &src).check(&cases, |case| {
                             let r = results(case);
                             vec![if packed {
-                                (r[0] * 0xffff | r[1] * 0xffff_0000) & truth
+                                ((r[0] * 0xffff) | (r[1] * 0xffff_0000)) & truth
                             } else {
                                 r[0] * truth
                             }]
@@ -1768,7 +1768,7 @@ fn integer_packs() {
 const ONE: i128 = 1 << 62;
 
 fn fixed_mul(a: i128, b: i128) -> i128 {
-    a * b >> 62
+    (a * b) >> 62
 }
 
 /// π · 2^108
