@@ -190,6 +190,8 @@ fn quick(to: Type, from: Type, mods: &Mods<'_>, exact_register: bool) -> Option<
         (U32 | S32, U64 | S64) if exact_register => alu!(|a: u64| -> u32 { a as u32 }),
         (U16, U32 | S32) => alu!(|a: u32| -> u32 { a & 0xffff }),
         (U8, U32 | S32 | U16 | S16) => alu!(|a: u32| -> u32 { a & 0xff }),
+        (S16, S32 | U32) if exact_register => alu!(|a: u32| -> u32 { a & 0xffff }),
+        (S8, S32 | U32 | S16 | U16) if exact_register => alu!(|a: u32| -> u32 { a & 0xff }),
         (U16, U64 | S64) => alu!(|a: u64| -> u32 { a as u32 & 0xffff }),
         (U16, U8) => alu!(|a: u8| -> u16 { a.into() }),
         _ => return None,
@@ -417,7 +419,7 @@ fn pack(instruction: &Instruction, b: &mut Builder<'_>) -> Result<Code, Refused>
     }
     let run = alu!(|a: i32, b: i32, c: u32, low: i32, high: i32, bits: u32| -> u32 {
         let one = |x: i32| x.max(low).min(high) as u32 & ((1 << (bits & 31)) - 1);
-        let above = if bits < 16 { c << (2 * bits & 31) } else { 0 };
+        let above = if bits < 16 { c << ((2 * bits) & 31) } else { 0 };
         above | one(a) << (bits & 31) | one(b)
     });
     Ok(Code::alu(run, Class::Convert, vec![dst], src))

@@ -337,8 +337,8 @@ fn arithmetic32(mods: &Mods<'_>, b: &mut Builder<'_>) -> Result<Option<Code>, Re
         ("sub", FTZ) => alu!(|a: f32, b: f32| -> f32 { canonical(flush(flush(a) - flush(b))) }),
         ("mul", 0) => alu!(|a: f32, b: f32| -> f32 { canonical(a * b) }),
         ("mul", FTZ) => alu!(|a: f32, b: f32| -> f32 { canonical(flush(flush(a) * flush(b))) }),
-        ("fma" | "mad", 0) => fma_nearest(),
-        ("fma" | "mad", FTZ) => alu!(|a: f32, b: f32, c: f32| -> f32 { fma32(a, b, c, FTZ) }),
+        ("fma" | "mad", 0) => fma_nearest(false),
+        ("fma" | "mad", FTZ) => fma_nearest(true),
         _ => {
             let run = match opcode {
                 "add" => alu!(|a: f32, b: f32, mode: u32| -> f32 { add32(a, b, mode) }),
@@ -354,12 +354,20 @@ fn arithmetic32(mods: &Mods<'_>, b: &mut Builder<'_>) -> Result<Option<Code>, Re
 
 /// `fma.rn.f32`: the processor's instruction where it has one. Without it `mul_add` would be a call for every
 /// lane, so the baseline goes by way of double precision.
-fn fma_nearest() -> Alu {
+fn fma_nearest(ftz: bool) -> Alu {
     #[cfg(target_arch = "x86_64")]
     if super::simd::has_wide() {
-        return alu!(|a: f32, b: f32, c: f32| -> f32 { canonical(a.mul_add(b, c)) });
+        return if ftz {
+            alu!(|a: f32, b: f32, c: f32| -> f32 { canonical(flush(flush(a).mul_add(flush(b), flush(c)))) })
+        } else {
+            alu!(|a: f32, b: f32, c: f32| -> f32 { canonical(a.mul_add(b, c)) })
+        };
     }
-    alu!(|a: f32, b: f32, c: f32| -> f32 { fma32(a, b, c, 0) })
+    if ftz {
+        alu!(|a: f32, b: f32, c: f32| -> f32 { fma32(a, b, c, FTZ) })
+    } else {
+        alu!(|a: f32, b: f32, c: f32| -> f32 { fma32(a, b, c, 0) })
+    }
 }
 
 #[inline(always)]
@@ -448,14 +456,14 @@ fn arithmetic64(mods: &Mods<'_>, b: &mut Builder<'_>) -> Result<Option<Code>, Re
         return plain(mods, b, run, Class::Float64, types, &[]);
     }
     let run = match opcode {
-        "add" => alu!(|a: f64, b: f64, m: u32| -> f64 { exact64([a, b], m, |[a, b]| a.add(b, m)) }),
+        "add" => alu!(|a: f64, b: f64, m: u32| -> f64 { exact64([a, b], m, |[a, b]| a.sum(b, m)) }),
         "sub" => alu!(|a: f64, b: f64, m: u32| -> f64 {
             // The NaN's payload and sign are those of the operand itself.
-            payload(exact64([a, -b], m, |[a, b]| a.add(b, m)), [a, b])
+            payload(exact64([a, -b], m, |[a, b]| a.sum(b, m)), [a, b])
         }),
-        "mul" => alu!(|a: f64, b: f64, m: u32| -> f64 { exact64([a, b], m, |[a, b]| a.mul(b)) }),
+        "mul" => alu!(|a: f64, b: f64, m: u32| -> f64 { exact64([a, b], m, |[a, b]| a.product(b)) }),
         _ => alu!(|a: f64, b: f64, c: f64, m: u32| -> f64 {
-            exact64([a, b, c], m, |[a, b, c]| a.mul(b).add(c, m))
+            exact64([a, b, c], m, |[a, b, c]| a.product(b).sum(c, m))
         }),
     };
     plain(mods, b, run, Class::Float64, types, &[mode])
@@ -491,7 +499,7 @@ pub(super) fn sqrt32(a: f32, mode: u32) -> f32 {
 }
 
 pub(super) fn div64(a: f64, b: f64, mode: u32) -> f64 {
-    exact64([a, b], mode, |[a, b]| a.div(b))
+    exact64([a, b], mode, |[a, b]| a.quotient(b))
 }
 
 pub(super) fn sqrt64(a: f64, mode: u32) -> f64 {

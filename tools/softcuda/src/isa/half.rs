@@ -8,10 +8,11 @@
 use super::Covered;
 use super::float::*;
 use super::ieee::*;
-use crate::alu;
 use crate::lower::{Builder, Refused};
 use crate::program::{Alu, Class, Code};
 use crate::ptx::ast::{Instruction, Type};
+use crate::regs::LANES;
+use crate::{alu, alu_loop};
 
 /// What this family supports.
 pub const COVERED: &[Covered] = &[
@@ -141,11 +142,43 @@ impl Half for Brain16 {
     }
 }
 
+/// `fma.rn.bf16x2`, the multiply-add of attention kernels: in single precision as long as every product of the
+/// warp stays well inside its range, where it is exact.
+fn fma_bf16x2() -> Alu {
+    alu_loop!(|regs, ops, mask| {
+        let [a, b, c] = [1, 2, 3].map(|i| regs.get32(ops[i]));
+        let mut result = [0; LANES];
+        let mut outside = 0;
+        for lane in 0..LANES {
+            let mut one = |a: u32, b: u32, c: u32| {
+                let (a, b, c) = (Brain16::widen(a), Brain16::widen(b), Brain16::widen(c));
+                let p = a * b;
+                // 2^-100 to 2^126. A product with a zero is exact too.
+                let inside = (p.to_bits() & 0x7fff_ffff).wrapping_sub(27 << 23) < 226 << 23;
+                outside |= u32::from(!inside & (a != 0.0) & (b != 0.0));
+                let s = p + c;
+                let v = s - p;
+                Brain16::narrow(odd32(s, (p - (s - v)) + (c - v)))
+            };
+            let (a, b, c) = (a[lane], b[lane], c[lane]);
+            result[lane] = one(a & 0xffff, b & 0xffff, c & 0xffff) | one(a >> 16, b >> 16, c >> 16) << 16;
+        }
+        if outside != 0 {
+            for lane in 0..LANES {
+                let (a, b, c) = (a[lane], b[lane], c[lane]);
+                result[lane] = fma::<Brain16>(a & 0xffff, b & 0xffff, c & 0xffff)
+                    | fma::<Brain16>(a >> 16, b >> 16, c >> 16) << 16;
+            }
+        }
+        regs.set32(ops[0], &result, mask);
+    })
+}
+
 /// `s` to odd, given what it is short of the exact value by (only the sign matters; NaN changes nothing).
 #[inline(always)]
 fn odd32(s: f32, rest: f32) -> f32 {
     let bits = s.to_bits();
-    let inexact = rest > 0.0 || rest < 0.0;
+    let inexact = rest.abs() > 0.0;
     let away = (rest < 0.0) == (bits >> 31 != 0);
     f32::from_bits(if inexact && bits & 1 == 0 {
         if away {
@@ -379,7 +412,11 @@ pub fn lower(instruction: &Instruction, b: &mut Builder<'_>) -> Result<Option<Co
                 return Err(mods.refuse(".relu and .sat exclude each other"));
             }
             if mode == 0 {
-                let run = halves!(ty, fma, |a, b, c|,);
+                let run = if ty == Type::BF16x2 {
+                    fma_bf16x2()
+                } else {
+                    halves!(ty, fma, |a, b, c|,)
+                };
                 return plain(&mods, b, run, class, &[ty; 4], &[]);
             }
             let run = halves!(ty, fma_mode, |a, b, c|, mode);

@@ -109,7 +109,8 @@ pub fn two_sum(a: f64, b: f64) -> (f64, f64) {
 #[inline(always)]
 pub fn odd(s: f64, e: f64) -> f64 {
     let bits = s.to_bits();
-    let inexact = e > 0.0 || e < 0.0;
+    // False for NaN, which != 0 is not.
+    let inexact = e.abs() > 0.0;
     let away = (e > 0.0) == (s > 0.0);
     f64::from_bits(if inexact && bits & 1 == 0 {
         if away { bits + 1 } else { bits - 1 }
@@ -290,7 +291,7 @@ impl Value {
             Nan => return format.nan,
             Infinite { negative } => {
                 let sign = if negative { format.sign() } else { 0 };
-                return sign | format.infinity() - u64::from(satfinite);
+                return sign | (format.infinity() - u64::from(satfinite));
             }
             Finite {
                 negative,
@@ -317,7 +318,7 @@ impl Value {
             UP => negative,
             _ => false,
         };
-        sign | format.infinity() - u64::from(satfinite || finite)
+        sign | (format.infinity() - u64::from(satfinite || finite))
     }
 
     /// To an integral value, as an integer; `None` for NaN. Beyond ±2^100 the result is ±2^100.
@@ -354,7 +355,7 @@ impl Value {
     }
 
     /// Exact for significands of up to 64 bits.
-    pub fn mul(self, other: Value) -> Value {
+    pub fn product(self, other: Value) -> Value {
         let negative = self.is_negative() != other.is_negative();
         match (self, other) {
             (Nan, _) | (_, Nan) => Nan,
@@ -381,7 +382,7 @@ impl Value {
 
     /// Exact, or with a sticky lowest bit far below what any format keeps. Needs the rounding mode for the sign
     /// of a zero.
-    pub fn add(self, other: Value, round: u32) -> Value {
+    pub fn sum(self, other: Value, round: u32) -> Value {
         let (a, b) = match (self, other) {
             (Nan, _) | (_, Nan) => return Nan,
             (Infinite { negative: x }, Infinite { negative: y }) if x != y => return Nan,
@@ -424,7 +425,7 @@ impl Value {
         }
     }
 
-    pub fn div(self, other: Value) -> Value {
+    pub fn quotient(self, other: Value) -> Value {
         let negative = self.is_negative() != other.is_negative();
         match (self, other) {
             (Nan, _) | (_, Nan) | (Infinite { .. }, Infinite { .. }) => Nan,
