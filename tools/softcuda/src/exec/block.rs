@@ -162,9 +162,8 @@ impl<'l> Block<'l> {
         let mut warp = self.warps[w].take().expect("no warp is running");
         let mut ran = false;
         let mut left = instructions;
-        let mut last = 0;
         let result = loop {
-            let Some(next) = warp.next_ready(last) else {
+            let Some(next) = warp.next_ready() else {
                 break Ok(());
             };
             if left == 0 {
@@ -177,7 +176,6 @@ impl<'l> Block<'l> {
             } else {
                 left
             };
-            last = next;
             let changes = self.changes;
             match self.execute(&mut warp, next, share) {
                 Ok(done) => {
@@ -531,7 +529,7 @@ impl<'l> Block<'l> {
             while j < warp.splits.len() {
                 let (a, b) = (&warp.splits[i], &warp.splits[j]);
                 if matches!(b.wait, Wait::Lanes { .. }) && a.pc == b.pc && a.frames == b.frames {
-                    let b = warp.splits.swap_remove(j);
+                    let b = warp.splits.remove(j);
                     let (need_b, passed_b) = b.wait.lanes();
                     let a = &mut warp.splits[i];
                     let (need_a, passed_a) = a.wait.lanes();

@@ -67,7 +67,7 @@ impl<'l> Block<'l> {
         budget: u32,
     ) -> Result<u32, Box<Finding>> {
         let kernel = self.run.kernel;
-        let mut split = warp.splits.swap_remove(index);
+        let mut split = warp.splits.remove(index);
         let mut done = 0;
         let mut frame = *split.frames.last().expect("a frame");
         let mut regs = warp.regs(frame.window, &self.run.constants);
@@ -260,7 +260,7 @@ impl<'l> Block<'l> {
                         .iter()
                         .position(|s| s.wait == Wait::Ready && s.pc == pc + 1)
                         .expect("it was put there");
-                    split = warp.splits.swap_remove(held);
+                    split = warp.splits.remove(held);
                     frame = *split.frames.last().expect("a frame");
                     regs = warp.regs(frame.window, &self.run.constants);
                     continue;

@@ -264,12 +264,9 @@ impl Warp {
         }
     }
 
-    /// Index of a split that can run: the one after `last`, in turn.
-    pub fn next_ready(&self, last: usize) -> Option<usize> {
-        let n = self.splits.len();
-        (1..=n)
-            .map(|i| (last + i) % n.max(1))
-            .find(|&i| self.splits[i].wait == Wait::Ready)
+    /// Index of the split that can run and has waited longest: who runs goes to the end of the list.
+    pub fn next_ready(&self) -> Option<usize> {
+        self.splits.iter().position(|s| s.wait == Wait::Ready)
     }
 }
 
