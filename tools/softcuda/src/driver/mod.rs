@@ -99,7 +99,7 @@ impl Call {
 
     /// Says why a call is refused.
     pub fn refuse<T>(&self, error: CUresult, why: impl AsRef<str>) -> Answer<T> {
-        say(&format!("{}: {} ({error})", self.function, why.as_ref()));
+        say(&format!("{}: {error}: {}", self.function, why.as_ref()));
         Err(error)
     }
 }
