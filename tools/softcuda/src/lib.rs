@@ -2,7 +2,10 @@
 
 pub mod check;
 pub mod counters;
+pub mod driver;
 pub mod exec;
+pub mod fatbin;
+pub mod fault;
 pub mod flow;
 pub mod isa;
 pub mod lower;

@@ -477,7 +477,8 @@ pub fn launch(
 }
 
 /// The limits of the device and what the kernel's directives ask for.
-fn check(profile: &Profile, kernel: &Kernel, config: &Launch) -> Result<(), LaunchError> {
+/// Whether a launch can be made; what [`launch`] looks at before anything runs.
+pub fn check(profile: &Profile, kernel: &Kernel, config: &Launch) -> Result<(), LaunchError> {
     let name = &kernel.name;
     let refuse = |kind, message: String| {
         Err(LaunchError::Invalid {
