@@ -207,6 +207,28 @@ fn writes_of_the_same_value_are_no_race() {
 }
 
 #[test]
+fn a_report_has_no_sequel() {
+    let (launch, global) = (launch(), global());
+    let mut block = Block::new(&launch, 0, 2, &global);
+    block.shared.set_uninitialised(0, 1024);
+    block.write(Var::Shared(0), 0, 0).unwrap();
+    // The first lane races; the others' bytes, and its own, are written all the same.
+    let offsets = std::array::from_fn(|lane| lane as u64 * 16);
+    let who = block.clocks.who(1);
+    let result = block.shared.write_lanes(&offsets, ALL, 16, &who, WEAK, 0, 1);
+    assert!(matches!(result, Err((0, Hazard::Race(_)))));
+    block.shared.read_lanes(&offsets, ALL, 16, &who, WEAK, 2).unwrap();
+    block.sync(2);
+    assert_eq!(block.shared.first_uninitialised(0, 512), None);
+    assert_eq!(block.shared.first_uninitialised(0, 513), Some(512));
+    let add = block.add(Var::Shared(512), 0, 0, Order::Relaxed, Scope::Cta);
+    assert_eq!(add, Err(Hazard::Uninitialised { offset: 512 }));
+    block
+        .add(Var::Shared(512), 0, 0, Order::Relaxed, Scope::Cta)
+        .unwrap();
+}
+
+#[test]
 fn parts_of_a_word_are_told_apart() {
     let (launch, global) = (launch(), global());
     let block = Block::new(&launch, 0, 2, &global);

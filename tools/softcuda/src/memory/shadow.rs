@@ -131,6 +131,9 @@ mod stamp {
 /// but not after one forgotten is not reported. Halves of a word written by different warps share one record,
 /// that of the later one.
 ///
+/// An access that meets a hazard leaves its stamps and marks its bytes like any other, so that who goes on after a
+/// report is not told of its consequences.
+///
 /// May be used by several host threads at once (`&self`), each running blocks of its own.
 pub struct Shadow {
     bytes: u64,
@@ -198,9 +201,11 @@ impl Shadow {
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
         for_words(offset, bytes, |word, mask| {
             let written = self.writes[word].load(Relaxed);
-            if self.is_open(written, mine, floor, who) {
-                self.read_after(word, written, mask, who, lane, how)?;
-            }
+            let result = if self.is_open(written, mine, floor, who) {
+                self.read_after(word, written, mask, who, lane, how)
+            } else {
+                Ok(())
+            };
             let read = self.reads[word].load(Relaxed);
             let new = mine | mask << stamp::MASK;
             if read < floor || (read ^ mine) >> stamp::EPOCH != 0 && who.surely_knows(self.domain, read) {
@@ -208,7 +213,7 @@ impl Shadow {
             } else if read != new && !repeats(read, new) {
                 self.note_read(word, read, new, who, lane);
             }
-            Ok(())
+            result
         })
     }
 
@@ -228,11 +233,11 @@ impl Shadow {
     ) -> Result<(), Hazard> {
         let floor = who.floor(self.domain);
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
-        for_words(offset, bytes, |word, mask| {
+        let result = for_words(offset, bytes, |word, mask| {
             self.write_word(word, mask, mine, floor, who, lane, how, same_value)
-        })?;
+        });
         self.initialise(offset, bytes);
-        Ok(())
+        result
     }
 
     /// A lane reads and writes atomically (`atom`, `red`).
@@ -246,14 +251,18 @@ impl Shadow {
         scope: Scope,
         pc: u32,
     ) -> Result<(), Hazard> {
-        self.check_initialised(offset, bytes)?;
+        let initialised = self.check_initialised(offset, bytes);
         let how = How::Strong(scope);
         let floor = who.floor(self.domain);
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
         // Whatever conflicts with the read conflicts with the write.
-        for_words(offset, bytes, |word, mask| {
+        let result = for_words(offset, bytes, |word, mask| {
             self.write_word(word, mask, mine, floor, who, lane, how, false)
-        })
+        });
+        if initialised.is_err() {
+            self.initialise(offset, bytes);
+        }
+        initialised.and(result)
     }
 
     /// [`Shadow::read`] for the lanes of `mask`, each at its own offset; the first lane with a hazard.
@@ -266,14 +275,18 @@ impl Shadow {
         how: How,
         pc: u32,
     ) -> Result<(), (usize, Hazard)> {
+        let mut result = Ok(());
         for lane in lanes(mask) {
-            self.read(offsets[lane], bytes, who, lane, how, pc)
-                .map_err(|hazard| (lane, hazard))?;
+            if let Err(hazard) = self.read(offsets[lane], bytes, who, lane, how, pc) {
+                result = result.and(Err((lane, hazard)));
+            }
         }
-        Ok(())
+        result
     }
 
-    /// [`Shadow::write`] for the lanes of `mask`; `same_value` has a bit per lane.
+    /// [`Shadow::write`] for the lanes of `mask`; `same_value` has a bit per lane. Lanes of one instruction that
+    /// write the same value to the same bytes are no race either: all but the first need their bit, whatever
+    /// memory holds before.
     #[allow(clippy::too_many_arguments)]
     pub fn write_lanes(
         &self,
@@ -285,19 +298,14 @@ impl Shadow {
         same_value: u32,
         pc: u32,
     ) -> Result<(), (usize, Hazard)> {
+        let mut result = Ok(());
         for lane in lanes(mask) {
-            self.write(
-                offsets[lane],
-                bytes,
-                who,
-                lane,
-                how,
-                same_value >> lane & 1 != 0,
-                pc,
-            )
-            .map_err(|hazard| (lane, hazard))?;
+            let same = same_value >> lane & 1 != 0;
+            if let Err(hazard) = self.write(offsets[lane], bytes, who, lane, how, same, pc) {
+                result = result.and(Err((lane, hazard)));
+            }
         }
-        Ok(())
+        result
     }
 
     /// `cp.async` was issued: these bytes are nobody's until [`Shadow::complete_pending`]. Checked as a write of
@@ -313,10 +321,10 @@ impl Shadow {
         let floor = who.floor(self.domain);
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, How::Weak, pc);
         for_words(offset, bytes, |word, mask| {
-            self.write_word(word, mask, mine, floor, who, lane, How::Weak, false)?;
+            let result = self.write_word(word, mask, mine, floor, who, lane, How::Weak, false);
             let new = mine | mask << stamp::MASK | stamp::PENDING;
             self.writes[word].store(new, Relaxed);
-            Ok(())
+            result
         })
     }
 
@@ -510,26 +518,32 @@ impl Shadow {
     ) -> Result<(), Hazard> {
         let written = self.writes[word].load(Relaxed);
         let mut new = mine | mask << stamp::MASK;
+        let mut result = Ok(());
         if self.is_open(written, mine, floor, who) {
-            new = self.write_after_write(word, written, new, who, lane, how, same_value)?;
+            match self.write_after_write(word, written, new, who, lane, how, same_value) {
+                Ok(merged) => new = merged,
+                // Still pending for the next one.
+                Err(hazard @ Hazard::AsyncPending { .. }) => return Err(hazard),
+                Err(hazard) => result = Err(hazard),
+            }
         } else if (written ^ mine) & (stamp::THREAD | stamp::KINDS) == 0 {
             new |= written & stamp::MASKS;
         }
         let read = self.reads[word].load(Relaxed);
         if self.is_open(read, mine, floor, who) {
-            self.write_after_read(word, read, mask, who, lane, how)?;
+            result = result.and(self.write_after_read(word, read, mask, who, lane, how));
         }
         if self.domain == Domain::Shared {
             let read = self.others[word].load(Relaxed);
             if self.is_open(read, mine, floor, who) {
-                self.write_after_read(word, read, mask, who, lane, how)?;
+                result = result.and(self.write_after_read(word, read, mask, who, lane, how));
             }
         }
         // No stamp without an epoch: they have run out.
         if mine >> stamp::EPOCH != 0 {
             self.writes[word].store(new, Relaxed);
         }
-        Ok(())
+        result
     }
 
     /// Whether the access of a stamp must be looked at closely: there was one, not by the same thread, and it is
@@ -823,7 +837,8 @@ fn race(kind: RaceKind, word: usize, both: u64, stamp: u64, earlier: &Earlier, m
     })
 }
 
-/// Calls `f` with each word that the range touches and the mask of the bytes in it.
+/// Calls `f` with each word that the range touches and the mask of the bytes in it; the first hazard, but only
+/// after all of them, so that one report does not lead to others.
 #[inline(always)]
 fn for_words(
     offset: u64,
@@ -833,19 +848,24 @@ fn for_words(
     debug_assert!((1..=64).contains(&bytes));
     let word = (offset / 4) as usize;
     let low = offset % 4;
+    let mut result = Ok(());
     if low == 0 && bytes.is_multiple_of(4) {
         for word in word..word + bytes / 4 {
-            f(word, 15)?;
+            if let Err(hazard) = f(word, 15) {
+                result = result.and(Err(hazard));
+            }
         }
-        return Ok(());
+        return result;
     }
     let last = ((offset + bytes as u64 - 1) / 4) as usize;
     for at in word..=last {
         let from = if at == word { low } else { 0 };
         let to = (offset + bytes as u64 - at as u64 * 4).min(4);
-        f(at, (1 << to) - (1 << from))?;
+        if let Err(hazard) = f(at, (1 << to) - (1 << from)) {
+            result = result.and(Err(hazard));
+        }
     }
-    Ok(())
+    result
 }
 
 /// Calls `f` with each 64-bit word of initialised bits that the range touches and its bits, until it says false.
