@@ -506,6 +506,25 @@ fn strong_accesses_do_not_race_with_each_other() {
     raced(second.write(at, 0, 0));
 }
 
+#[test]
+fn a_flag_that_was_seen_may_be_used_weakly() {
+    for (_, flag) in PAIRS {
+        let (launch, global) = (launch(), global());
+        let mut block = Block::new(&launch, 0, 2, &global);
+        block.store(flag, 0, 0, Order::Relaxed, Scope::Gpu).unwrap();
+        // Without having seen the store: a race.
+        raced(block.read(flag, 1, 1));
+        let (launch, global) = (self::launch(), self::global());
+        let mut block = Block::new(&launch, 0, 2, &global);
+        block.store(flag, 0, 0, Order::Release, Scope::Gpu).unwrap();
+        block.load(flag, 1, 0, Order::Acquire, Scope::Gpu).unwrap();
+        block.read(flag, 1, 0).unwrap();
+        block.write(flag, 1, 0).unwrap();
+        // Its weak use is an access like any other.
+        raced(block.read(flag, 0, 0));
+    }
+}
+
 /// The grid barrier of cooperative groups: block barrier, thread 0 fences, counts, polls, fences, block barrier.
 fn arrive(block: &mut Block<'_>, warps: usize, counter: Var, fence: bool) {
     block.sync(warps);
@@ -652,6 +671,7 @@ fn asynchronous_copies_are_pending_until_waited_for() {
     block.read(Var::Shared(0), 1, 0).unwrap();
     // The copy itself must not overtake readers.
     raced(block.shared.mark_pending(0, 4, &block.clocks.who(0), 3, 78));
+    block.shared.complete_pending(0, 4, &block.clocks.who(0), 3, 78);
     block.sync(2);
     block
         .shared

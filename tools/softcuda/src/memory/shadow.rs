@@ -108,6 +108,8 @@ mod stamp {
     pub const CTA: u64 = 1;
     /// Strong at a wider scope.
     pub const WIDE: u64 = 2;
+    /// As a write: strong, and another thread has read it strongly.
+    pub const SEEN: u64 = 3;
     /// With this bit the stamp's lane is not the whole truth.
     pub const SPECIAL: u64 = 4;
     /// Several lanes of one warp at one clock, weak. Which lane touched which bytes is not known — as a read:
@@ -206,6 +208,9 @@ impl Shadow {
             } else {
                 Ok(())
             };
+            if how != How::Weak && matches!(written & stamp::KINDS, stamp::CTA | stamp::WIDE) {
+                self.note_seen(word, written, mine);
+            }
             let read = self.reads[word].load(Relaxed);
             let new = mine | mask << stamp::MASK;
             if read < floor || (read ^ mine) >> stamp::EPOCH != 0 && who.surely_knows(self.domain, read) {
@@ -745,6 +750,17 @@ impl Shadow {
         }
     }
 
+    /// A strong write was read strongly. What comes after such a read, in its thread or where other
+    /// synchronisation leads from there, is ordered after the write (causality order holds observed writes, fence
+    /// or not); which accesses these are is not kept, so none is reported against this write any more.
+    fn note_seen(&self, word: usize, written: u64, mine: u64) {
+        if (written ^ mine) & stamp::THREAD != 0 {
+            let seen = written | stamp::SEEN;
+            // Fails if somebody has written since, which this read has not seen.
+            let _ = self.writes[word].compare_exchange(written, seen, Relaxed, Relaxed);
+        }
+    }
+
     fn note_other(&self, word: usize, new: u64, who: &Who<'_>, lane: usize) {
         let old = self.others[word].load(Relaxed);
         let replace = match self.decode(old, who, lane) {
@@ -808,8 +824,12 @@ fn clock_of(direct: u32) -> u32 {
     direct & CLOCK_MAX
 }
 
-/// Whether two accesses are strong towards each other: no race, whatever their order.
+/// Whether two accesses are strong towards each other, or the earlier is a strong write that was seen: no race,
+/// whatever their order.
 fn both_strong(kind: u64, how: How, same_block: bool) -> bool {
+    if kind == stamp::SEEN {
+        return true;
+    }
     let How::Strong(scope) = how else {
         return false;
     };
