@@ -207,6 +207,28 @@ fn writes_of_the_same_value_are_no_race() {
 }
 
 #[test]
+fn a_report_has_no_sequel() {
+    let (launch, global) = (launch(), global());
+    let mut block = Block::new(&launch, 0, 2, &global);
+    block.shared.set_uninitialised(0, 1024);
+    block.write(Var::Shared(0), 0, 0).unwrap();
+    // The first lane races; the others' bytes, and its own, are written all the same.
+    let offsets = std::array::from_fn(|lane| lane as u64 * 16);
+    let who = block.clocks.who(1);
+    let result = block.shared.write_lanes(&offsets, ALL, 16, &who, WEAK, 0, 1);
+    assert!(matches!(result, Err((0, Hazard::Race(_)))));
+    block.shared.read_lanes(&offsets, ALL, 16, &who, WEAK, 2).unwrap();
+    block.sync(2);
+    assert_eq!(block.shared.first_uninitialised(0, 512), None);
+    assert_eq!(block.shared.first_uninitialised(0, 513), Some(512));
+    let add = block.add(Var::Shared(512), 0, 0, Order::Relaxed, Scope::Cta);
+    assert_eq!(add, Err(Hazard::Uninitialised { offset: 512 }));
+    block
+        .add(Var::Shared(512), 0, 0, Order::Relaxed, Scope::Cta)
+        .unwrap();
+}
+
+#[test]
 fn parts_of_a_word_are_told_apart() {
     let (launch, global) = (launch(), global());
     let block = Block::new(&launch, 0, 2, &global);
@@ -484,6 +506,25 @@ fn strong_accesses_do_not_race_with_each_other() {
     raced(second.write(at, 0, 0));
 }
 
+#[test]
+fn a_flag_that_was_seen_may_be_used_weakly() {
+    for (_, flag) in PAIRS {
+        let (launch, global) = (launch(), global());
+        let mut block = Block::new(&launch, 0, 2, &global);
+        block.store(flag, 0, 0, Order::Relaxed, Scope::Gpu).unwrap();
+        // Without having seen the store: a race.
+        raced(block.read(flag, 1, 1));
+        let (launch, global) = (self::launch(), self::global());
+        let mut block = Block::new(&launch, 0, 2, &global);
+        block.store(flag, 0, 0, Order::Release, Scope::Gpu).unwrap();
+        block.load(flag, 1, 0, Order::Acquire, Scope::Gpu).unwrap();
+        block.read(flag, 1, 0).unwrap();
+        block.write(flag, 1, 0).unwrap();
+        // Its weak use is an access like any other.
+        raced(block.read(flag, 0, 0));
+    }
+}
+
 /// The grid barrier of cooperative groups: block barrier, thread 0 fences, counts, polls, fences, block barrier.
 fn arrive(block: &mut Block<'_>, warps: usize, counter: Var, fence: bool) {
     block.sync(warps);
@@ -630,6 +671,7 @@ fn asynchronous_copies_are_pending_until_waited_for() {
     block.read(Var::Shared(0), 1, 0).unwrap();
     // The copy itself must not overtake readers.
     raced(block.shared.mark_pending(0, 4, &block.clocks.who(0), 3, 78));
+    block.shared.complete_pending(0, 4, &block.clocks.who(0), 3, 78);
     block.sync(2);
     block
         .shared

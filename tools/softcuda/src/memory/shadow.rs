@@ -108,6 +108,8 @@ mod stamp {
     pub const CTA: u64 = 1;
     /// Strong at a wider scope.
     pub const WIDE: u64 = 2;
+    /// As a write: strong, and another thread has read it strongly.
+    pub const SEEN: u64 = 3;
     /// With this bit the stamp's lane is not the whole truth.
     pub const SPECIAL: u64 = 4;
     /// Several lanes of one warp at one clock, weak. Which lane touched which bytes is not known — as a read:
@@ -130,6 +132,9 @@ mod stamp {
 /// one with the greatest clock, in shared memory also one by another warp. A write that is ordered after these
 /// but not after one forgotten is not reported. Halves of a word written by different warps share one record,
 /// that of the later one.
+///
+/// An access that meets a hazard leaves its stamps and marks its bytes like any other, so that who goes on after a
+/// report is not told of its consequences.
 ///
 /// May be used by several host threads at once (`&self`), each running blocks of its own.
 pub struct Shadow {
@@ -207,8 +212,13 @@ impl Shadow {
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
         for_words(offset, bytes, |word, mask| {
             let written = self.writes[word].load(Relaxed);
-            if self.is_open(written, mine, floor, who) {
-                self.read_after(word, written, mask, who, lane, how)?;
+            let result = if self.is_open(written, mine, floor, who) {
+                self.read_after(word, written, mask, who, lane, how)
+            } else {
+                Ok(())
+            };
+            if how != How::Weak && matches!(written & stamp::KINDS, stamp::CTA | stamp::WIDE) {
+                self.note_seen(word, written, mine);
             }
             let read = self.reads[word].load(Relaxed);
             let new = mine | mask << stamp::MASK;
@@ -217,7 +227,7 @@ impl Shadow {
             } else if read != new && !repeats(read, new) {
                 self.note_read(word, read, new, who, lane);
             }
-            Ok(())
+            result
         })
     }
 
@@ -237,11 +247,11 @@ impl Shadow {
     ) -> Result<(), Hazard> {
         let floor = who.floor(self.domain);
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
-        for_words(offset, bytes, |word, mask| {
+        let result = for_words(offset, bytes, |word, mask| {
             self.write_word(word, mask, mine, floor, who, lane, how, same_value)
-        })?;
+        });
         self.initialise(offset, bytes);
-        Ok(())
+        result
     }
 
     /// A lane reads and writes atomically (`atom`, `red`).
@@ -255,14 +265,18 @@ impl Shadow {
         scope: Scope,
         pc: u32,
     ) -> Result<(), Hazard> {
-        self.check_initialised(offset, bytes)?;
+        let initialised = self.check_initialised(offset, bytes);
         let how = How::Strong(scope);
         let floor = who.floor(self.domain);
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
         // Whatever conflicts with the read conflicts with the write.
-        for_words(offset, bytes, |word, mask| {
+        let result = for_words(offset, bytes, |word, mask| {
             self.write_word(word, mask, mine, floor, who, lane, how, false)
-        })
+        });
+        if initialised.is_err() {
+            self.initialise(offset, bytes);
+        }
+        initialised.and(result)
     }
 
     /// [`Shadow::read`] for the lanes of `mask`, each at its own offset; the first lane with a hazard.
@@ -275,14 +289,18 @@ impl Shadow {
         how: How,
         pc: u32,
     ) -> Result<(), (usize, Hazard)> {
+        let mut result = Ok(());
         for lane in lanes(mask) {
-            self.read(offsets[lane], bytes, who, lane, how, pc)
-                .map_err(|hazard| (lane, hazard))?;
+            if let Err(hazard) = self.read(offsets[lane], bytes, who, lane, how, pc) {
+                result = result.and(Err((lane, hazard)));
+            }
         }
-        Ok(())
+        result
     }
 
-    /// [`Shadow::write`] for the lanes of `mask`; `same_value` has a bit per lane.
+    /// [`Shadow::write`] for the lanes of `mask`; `same_value` has a bit per lane. Lanes of one instruction that
+    /// write the same value to the same bytes are no race either: all but the first need their bit, whatever
+    /// memory holds before.
     #[allow(clippy::too_many_arguments)]
     pub fn write_lanes(
         &self,
@@ -294,19 +312,14 @@ impl Shadow {
         same_value: u32,
         pc: u32,
     ) -> Result<(), (usize, Hazard)> {
+        let mut result = Ok(());
         for lane in lanes(mask) {
-            self.write(
-                offsets[lane],
-                bytes,
-                who,
-                lane,
-                how,
-                same_value >> lane & 1 != 0,
-                pc,
-            )
-            .map_err(|hazard| (lane, hazard))?;
+            let same = same_value >> lane & 1 != 0;
+            if let Err(hazard) = self.write(offsets[lane], bytes, who, lane, how, same, pc) {
+                result = result.and(Err((lane, hazard)));
+            }
         }
-        Ok(())
+        result
     }
 
     /// `cp.async` was issued: these bytes are nobody's until [`Shadow::complete_pending`]. Checked as a write of
@@ -322,10 +335,10 @@ impl Shadow {
         let floor = who.floor(self.domain);
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, How::Weak, pc);
         for_words(offset, bytes, |word, mask| {
-            self.write_word(word, mask, mine, floor, who, lane, How::Weak, false)?;
+            let result = self.write_word(word, mask, mine, floor, who, lane, How::Weak, false);
             let new = mine | mask << stamp::MASK | stamp::PENDING;
             self.writes[word].store(new, Relaxed);
-            Ok(())
+            result
         })
     }
 
@@ -519,26 +532,32 @@ impl Shadow {
     ) -> Result<(), Hazard> {
         let written = self.writes[word].load(Relaxed);
         let mut new = mine | mask << stamp::MASK;
+        let mut result = Ok(());
         if self.is_open(written, mine, floor, who) {
-            new = self.write_after_write(word, written, new, who, lane, how, same_value)?;
+            match self.write_after_write(word, written, new, who, lane, how, same_value) {
+                Ok(merged) => new = merged,
+                // Still pending for the next one.
+                Err(hazard @ Hazard::AsyncPending { .. }) => return Err(hazard),
+                Err(hazard) => result = Err(hazard),
+            }
         } else if (written ^ mine) & (stamp::THREAD | stamp::KINDS) == 0 {
             new |= written & stamp::MASKS;
         }
         let read = self.reads[word].load(Relaxed);
         if self.is_open(read, mine, floor, who) {
-            self.write_after_read(word, read, mask, who, lane, how)?;
+            result = result.and(self.write_after_read(word, read, mask, who, lane, how));
         }
         if self.domain == Domain::Shared {
             let read = self.others[word].load(Relaxed);
             if self.is_open(read, mine, floor, who) {
-                self.write_after_read(word, read, mask, who, lane, how)?;
+                result = result.and(self.write_after_read(word, read, mask, who, lane, how));
             }
         }
         // No stamp without an epoch: they have run out.
         if mine >> stamp::EPOCH != 0 {
             self.writes[word].store(new, Relaxed);
         }
-        Ok(())
+        result
     }
 
     /// Whether the access of a stamp must be looked at closely: there was one, not by the same thread, and it is
@@ -740,6 +759,17 @@ impl Shadow {
         }
     }
 
+    /// A strong write was read strongly. What comes after such a read, in its thread or where other
+    /// synchronisation leads from there, is ordered after the write (causality order holds observed writes, fence
+    /// or not); which accesses these are is not kept, so none is reported against this write any more.
+    fn note_seen(&self, word: usize, written: u64, mine: u64) {
+        if (written ^ mine) & stamp::THREAD != 0 {
+            let seen = written | stamp::SEEN;
+            // Fails if somebody has written since, which this read has not seen.
+            let _ = self.writes[word].compare_exchange(written, seen, Relaxed, Relaxed);
+        }
+    }
+
     fn note_other(&self, word: usize, new: u64, who: &Who<'_>, lane: usize) {
         let old = self.others[word].load(Relaxed);
         let replace = match self.decode(old, who, lane) {
@@ -803,8 +833,12 @@ fn clock_of(direct: u32) -> u32 {
     direct & CLOCK_MAX
 }
 
-/// Whether two accesses are strong towards each other: no race, whatever their order.
+/// Whether two accesses are strong towards each other, or the earlier is a strong write that was seen: no race,
+/// whatever their order.
 fn both_strong(kind: u64, how: How, same_block: bool) -> bool {
+    if kind == stamp::SEEN {
+        return true;
+    }
     let How::Strong(scope) = how else {
         return false;
     };
@@ -832,7 +866,8 @@ fn race(kind: RaceKind, word: usize, both: u64, stamp: u64, earlier: &Earlier, m
     })
 }
 
-/// Calls `f` with each word that the range touches and the mask of the bytes in it.
+/// Calls `f` with each word that the range touches and the mask of the bytes in it; the first hazard, but only
+/// after all of them, so that one report does not lead to others.
 #[inline(always)]
 fn for_words(
     offset: u64,
@@ -842,19 +877,24 @@ fn for_words(
     debug_assert!((1..=64).contains(&bytes));
     let word = (offset / 4) as usize;
     let low = offset % 4;
+    let mut result = Ok(());
     if low == 0 && bytes.is_multiple_of(4) {
         for word in word..word + bytes / 4 {
-            f(word, 15)?;
+            if let Err(hazard) = f(word, 15) {
+                result = result.and(Err(hazard));
+            }
         }
-        return Ok(());
+        return result;
     }
     let last = ((offset + bytes as u64 - 1) / 4) as usize;
     for at in word..=last {
         let from = if at == word { low } else { 0 };
         let to = (offset + bytes as u64 - at as u64 * 4).min(4);
-        f(at, (1 << to) - (1 << from))?;
+        if let Err(hazard) = f(at, (1 << to) - (1 << from)) {
+            result = result.and(Err(hazard));
+        }
     }
-    Ok(())
+    result
 }
 
 /// Calls `f` with each 64-bit word of initialised bits that the range touches and its bits, until it says false.
