@@ -193,7 +193,8 @@ impl Shadow {
         how: How,
         pc: u32,
     ) -> Result<(), Hazard> {
-        self.check_initialised(offset, bytes)?;
+        self.check_initialised(offset, bytes)
+            .map_err(|hazard| self.or_pending(hazard, who, lane))?;
         let floor = who.floor(self.domain);
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
         for_words(offset, bytes, |word, mask| {
@@ -246,7 +247,8 @@ impl Shadow {
         scope: Scope,
         pc: u32,
     ) -> Result<(), Hazard> {
-        self.check_initialised(offset, bytes)?;
+        self.check_initialised(offset, bytes)
+            .map_err(|hazard| self.or_pending(hazard, who, lane))?;
         let how = How::Strong(scope);
         let floor = who.floor(self.domain);
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
@@ -471,6 +473,27 @@ impl Shadow {
         match self.first_uninitialised(offset, bytes as u64) {
             None => Ok(()),
             Some(offset) => Err(Hazard::Uninitialised { offset }),
+        }
+    }
+
+    /// Bytes that nobody has written, but that a copy under way is about to write: the copy is what to report.
+    #[cold]
+    fn or_pending(&self, hazard: Hazard, who: &Who<'_>, lane: usize) -> Hazard {
+        let Hazard::Uninitialised { offset } = hazard else {
+            return hazard;
+        };
+        let (word, byte) = ((offset / 4) as usize, 1 << (offset % 4));
+        let written = self.writes[word].load(Relaxed);
+        if written & stamp::KINDS != stamp::PENDING || written >> stamp::MASK & byte == 0 {
+            return hazard;
+        }
+        match self.decode(written, who, lane) {
+            Some(earlier) => Hazard::AsyncPending {
+                offset,
+                issuer: earlier.thread,
+                issuer_pc: pc_of(written),
+            },
+            None => hazard,
         }
     }
 
