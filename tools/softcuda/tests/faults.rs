@@ -121,12 +121,15 @@ fn pair(name: &str, seed: Option<u64>) -> Result<(), String> {
                     .iter()
                     .map(|site| line(finding, site, &file))
                     .collect();
-                let good = if check == "race" {
-                    let other = other.or(fault);
-                    there.len() == 1
-                        && ((here == fault && there[0] == other) || (here == other && there[0] == fault))
-                } else {
-                    here == fault
+                let good = match check.as_str() {
+                    "race" => {
+                        let other = other.or(fault);
+                        there.len() == 1
+                            && ((here == fault && there[0] == other) || (here == other && there[0] == fault))
+                    }
+                    // Which of those that wait for each other comes first depends on who came first.
+                    "deadlock" if seed.is_some() => here == fault || there.contains(&fault),
+                    _ => here == fault,
                 };
                 if !good {
                     return Err(format!(
@@ -187,6 +190,8 @@ pairs! {
     shared_race_write_after_write
     shared_uninitialised
     shared_write_past_end
+    same_value_within_warp
+    shuffle_around
     shuffle_mask
     shuffle_not_in_mask
     too_many_threads

@@ -1156,7 +1156,13 @@ fn moves_of_addresses_and_special_registers() {
     let mut machine = Machine::new(&[Type::U64]);
     let code = instruction("mov.u64", vec![reg(0), Operand::Variable(LOCAL, 4)]);
     machine.run(&code, u32::MAX).unwrap();
-    assert_eq!(machine.specials, [Special::LocalFrame(0x400 + 64 * 9 + 4)]);
+    assert_eq!(
+        machine.specials,
+        [Special::LocalFrame {
+            offset: 0x400 + 64 * 9 + 4,
+            wide: true
+        }]
+    );
     assert_eq!(machine.get(0, 31), 0x5eed_0000);
 
     // As ptxas has it, widths of special registers must fit.

@@ -76,6 +76,7 @@ fn lower(name: &str, registers: &[Type], operands: Vec<Operand>) -> Result<Lower
         constants: &mut constants,
         areas: &HashMap::new(),
         module: &Module::default(),
+        carry: &mut None,
         before: vec![],
         after: vec![],
     };

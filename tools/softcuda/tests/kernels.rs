@@ -218,9 +218,10 @@ fn gemm_of_bf16_through_the_tensor_cores() {
         shape.grid[1] = m.div_ceil(128) as u32;
         gpu.launch(&module, "gemm_bf16", with_shared(shape, 49152), &params);
         let got = gpu.download::<f32>(out, m * n);
+        let [a, b] = [&a, &b].map(|x| -> Vec<f64> { x.iter().map(|value| value.to_f64()).collect() });
         for row in 0..m {
             for column in 0..n {
-                let terms = (0..k).map(|i| a[row * k + i].to_f64() * b[column * k + i].to_f64());
+                let terms = (0..k).map(|i| a[row * k + i] * b[column * k + i]);
                 let want: f64 = terms.clone().sum();
                 let magnitude: f64 = terms.map(f64::abs).sum();
                 let error = (f64::from(got[row * n + column]) - want).abs();
@@ -263,28 +264,24 @@ fn flash_attention_over_sequences_of_different_lengths() {
     gpu.launch(&module, "flash_attention", shape, &args);
 
     let got = gpu.download::<u16>(out, tokens * heads * dim);
+    let [q, k, v] = [&q, &k, &v].map(|x| -> Vec<f64> { x.iter().map(|value| value.to_f64()).collect() });
     for (sequence, &length) in lengths.iter().enumerate() {
         let begin = cu_seqlens[sequence] as usize;
         for head in 0..heads {
-            let row = |x: &[bf16], token: usize| -> Vec<f64> {
-                let at = ((begin + token) * heads + head) * dim;
-                x[at..at + dim].iter().map(|value| value.to_f64()).collect()
-            };
+            let at = |token: usize| ((begin + token) * heads + head) * dim;
             for token in 0..length {
-                let query = row(&q, token);
                 let scores: Vec<f64> = (0..length)
-                    .map(|other| query.iter().zip(row(&k, other)).map(|(a, b)| a * b).sum::<f64>() / 8.0)
+                    .map(|other| (0..dim).map(|d| q[at(token) + d] * k[at(other) + d]).sum::<f64>() / 8.0)
                     .collect();
                 let most = scores.iter().cloned().fold(f64::MIN, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
                 let total: f64 = weights.iter().sum();
                 for d in 0..dim {
                     let want: f64 = (0..length)
-                        .map(|other| weights[other] * row(&v, other)[d])
+                        .map(|other| weights[other] * v[at(other) + d])
                         .sum::<f64>()
                         / total;
-                    let at = ((begin + token) * heads + head) * dim + d;
-                    let error = (bf16::from_bits(got[at]).to_f64() - want).abs();
+                    let error = (bf16::from_bits(got[at(token) + d]).to_f64() - want).abs();
                     // Weights and result are bf16: half a unit of 8 bits each, of values up to 1.
                     assert!(
                         error <= 2.0 * 2f64.powi(-9),
@@ -294,6 +291,92 @@ fn flash_attention_over_sequences_of_different_lengths() {
             }
         }
     }
+}
+
+/// Small whole numbers, which every type holds and whose sums are exact.
+#[test]
+fn every_shape_of_mma() {
+    let (mut gpu, module) = load!("mma_shapes.cu");
+    let mut random = Random(17);
+    // An encoding's low bytes.
+    type Encode = fn(i32) -> (u64, usize);
+    let f16_: Encode = |v| (f16::from_f32(v as f32).to_bits().into(), 2);
+    let bf16_: Encode = |v| (bf16::from_f32(v as f32).to_bits().into(), 2);
+    let f32_: Encode = |v| ((v as f32).to_bits().into(), 4);
+    let f64_: Encode = |v| (f64::from(v).to_bits(), 8);
+    let i32_: Encode = |v| (u64::from(v as u32), 4);
+    let byte: Encode = |v| (u64::from(v as u8), 1);
+    let e4m3: Encode = |v| (fp8_code(v, 3), 1);
+    let e5m2: Encode = |v| (fp8_code(v, 2), 1);
+    let forms: [(&str, usize, usize, Encode, Encode); 15] = [
+        ("f16_k8", 16, 8, f16_, f32_),
+        ("f16_k16", 16, 16, f16_, f32_),
+        ("bf16_k8", 16, 8, bf16_, f32_),
+        ("bf16_k16", 16, 16, bf16_, f32_),
+        ("tf32_k4", 16, 4, f32_, f32_),
+        ("tf32_k8", 16, 8, f32_, f32_),
+        ("e4m3_k32", 16, 32, e4m3, f32_),
+        ("e5m2_k32", 16, 32, e5m2, f32_),
+        ("s8_k16", 16, 16, byte, i32_),
+        ("s8_k32", 16, 32, byte, i32_),
+        ("u8_k32_satfinite", 16, 32, byte, i32_),
+        ("f16_to_f16_k16", 16, 16, f16_, f16_),
+        ("s8_m8_k16", 8, 16, byte, i32_),
+        ("f64_m8_k4", 8, 4, f64_, f64_),
+        // Once more, with sums that leave s32.
+        ("u8_k32_satfinite", 16, 32, byte, i32_),
+    ];
+    for (index, (kernel, m, k, encode, encode_sum)) in forms.into_iter().enumerate() {
+        let unsigned = kernel.starts_with('u');
+        let mut draw = |count: usize| -> Vec<i32> {
+            (0..count)
+                .map(|_| random.below(9) as i32 - if unsigned { 0 } else { 4 })
+                .collect()
+        };
+        let (a, b, mut c) = (draw(m * k), draw(8 * k), draw(m * 8));
+        if index == 14 {
+            c.iter_mut().for_each(|c| *c += i32::MAX - 100);
+        }
+        let mut upload = |values: &[i32], encode: Encode| {
+            let bytes: Vec<u8> = values
+                .iter()
+                .flat_map(|&value| {
+                    let (bits, size) = encode(value);
+                    bits.to_le_bytes().into_iter().take(size)
+                })
+                .collect();
+            gpu.upload(&bytes)
+        };
+        let (left, right, add) = (upload(&a, encode), upload(&b, encode), upload(&c, encode_sum));
+        let size = encode_sum(0).1;
+        let out = gpu.alloc(m * 8 * size);
+        let args = Args::new().with(left).with(right).with(add).with(out);
+        gpu.launch(&module, kernel, Shape::new(1, 32), &args);
+        let got: Vec<u64> = gpu
+            .download::<u8>(out, m * 8 * size)
+            .chunks(size)
+            .map(|bytes| {
+                bytes
+                    .iter()
+                    .rev()
+                    .fold(0, |value, &byte| value << 8 | u64::from(byte))
+            })
+            .collect();
+        let want: Vec<u64> = (0..m * 8)
+            .map(|at| {
+                let (row, column) = (at / 8, at % 8);
+                let product: i32 = (0..k).map(|i| a[row * k + i] * b[column * k + i]).sum();
+                encode_sum(c[at].saturating_add(product)).0
+            })
+            .collect();
+        assert_eq!(got, want, "{kernel}");
+    }
+}
+
+/// The 8-bit float that a small whole number is exactly.
+fn fp8_code(value: i32, fraction: u32) -> u64 {
+    let code = (0..=127u8).find(|&code| fp8(code, fraction) == f64::from(value.abs()));
+    u64::from(code.expect("a number of few bits") | u8::from(value < 0) << 7)
 }
 
 #[test]
@@ -1053,5 +1136,50 @@ fn shuffles_within_segments() {
             assert_eq!(got[5 * lane + k], i64::from(x[from]), "lane {lane}, {k}");
         }
         assert_eq!(got[5 * lane + 4], i64::from(x[5]) << 20);
+    }
+}
+
+/// The same with blocks on several threads and everything shuffled: no answer hangs on the order.
+#[test]
+fn in_any_order() {
+    let tests: &[fn()] = &[
+        reductions_by_shuffle_and_shared_memory,
+        transposes,
+        histograms,
+        atomics_of_every_kind,
+        scans,
+        gemm_of_bf16_through_the_tensor_cores,
+        flash_attention_over_sequences_of_different_lengths,
+        every_shape_of_mma,
+        matrices_stored_by_stmatrix,
+        cooperative_grid_barrier,
+        pipelines_of_asynchronous_copies,
+        asynchronous_copies_fill_with_zeros,
+        producers_and_consumers_with_named_barriers,
+        lanes_of_a_warp_fight_for_a_lock,
+        recursion_and_function_pointers,
+        printf_writes_what_c_would,
+        assertions_say_what_was_asserted,
+        local_memory,
+        control_flow,
+        switches_and_jump_tables,
+        warps_that_leave_before_a_barrier,
+        large_parameters,
+        variables_of_the_module,
+        dynamic_shared_memory_and_dimensions,
+        dot_products_of_bytes,
+        double_precision,
+        pairs_of_half_numbers,
+        conversions_round_as_asked,
+        bits,
+        eight_bit_floats,
+        votes_and_matches,
+        reductions_of_a_warp,
+        shuffles_within_segments,
+    ];
+    for seed in 1..=2 {
+        for test in tests {
+            harness::shuffled(seed, test);
+        }
     }
 }

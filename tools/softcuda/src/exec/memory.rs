@@ -329,6 +329,7 @@ impl<'l> Block<'l> {
         deed: Deed,
         how: How,
         same: impl Fn(usize, *const u8) -> bool,
+        alike: impl Fn(usize, usize) -> bool,
         mut visit: impl FnMut(usize, *mut u8),
     ) -> Result<(), Box<Finding>> {
         self.meter
@@ -362,6 +363,9 @@ impl<'l> Block<'l> {
             }
             self.meter
                 .touched(allocation, lanes, &offsets, bytes, deed == Deed::Read);
+            if deed == Deed::Write {
+                same_value |= twice(lanes, addresses, &alike);
+            }
             let who = self.clocks.who(warp.index);
             let shadow = allocation.shadow();
             let result = match deed {
@@ -408,6 +412,7 @@ impl<'l> Block<'l> {
         deed: Deed,
         how: How,
         same: impl Fn(usize, *const u8) -> bool,
+        alike: impl Fn(usize, usize) -> bool,
         mut visit: impl FnMut(usize, *mut u8),
     ) -> Result<(), Box<Finding>> {
         self.meter.shared(at.pc, mask, offsets, bytes);
@@ -422,6 +427,9 @@ impl<'l> Block<'l> {
             if deed == Deed::Write && same(lane, memory.wrapping_add(offset as usize)) {
                 same_value |= 1 << lane;
             }
+        }
+        if deed == Deed::Write {
+            same_value |= twice(mask, offsets, &alike);
         }
         let who = self.clocks.who(warp.index);
         let result = match deed {
@@ -590,6 +598,7 @@ impl<'l> Block<'l> {
                         Deed::Read,
                         how,
                         |_, _| false,
+                        |_, _| false,
                         visit,
                     )?;
                     if access.order != Order::Weak {
@@ -606,6 +615,7 @@ impl<'l> Block<'l> {
                         bytes,
                         Deed::Read,
                         how,
+                        |_, _| false,
                         |_, _| false,
                         visit,
                     )?;
@@ -714,6 +724,12 @@ impl<'l> Block<'l> {
                 }
             })
         };
+        let alike = |a: usize, b: usize| {
+            (0..elements).all(|e| {
+                let (a, b) = (get(e, a), get(e, b));
+                a.0 & mask_of(size) == b.0 & mask_of(size) && a.1 == b.1
+            })
+        };
         let changed = std::cell::Cell::new(false);
         let visit = |lane: usize, to: *mut u8| {
             for e in 0..elements {
@@ -764,6 +780,7 @@ impl<'l> Block<'l> {
                         Deed::Write,
                         how,
                         same,
+                        alike,
                         visit,
                     )?;
                 }
@@ -778,6 +795,7 @@ impl<'l> Block<'l> {
                         Deed::Write,
                         how,
                         same,
+                        alike,
                         visit,
                     )?;
                 }
@@ -832,6 +850,24 @@ impl<'l> Block<'l> {
         // SAFETY: inside memory that exists, aligned.
         Some(unsafe { read(from, bytes) })
     }
+}
+
+/// Lanes that write what a lane before them writes to the same address in the same instruction.
+fn twice(mask: u32, addresses: &Addresses, alike: impl Fn(usize, usize) -> bool) -> u32 {
+    let mut last = None;
+    // Nearly always each lane writes behind the one before it.
+    if each(mask).all(|lane| {
+        last.replace(addresses[lane])
+            .is_none_or(|before| before < addresses[lane])
+    }) {
+        return 0;
+    }
+    each(mask)
+        .filter(|&lane| {
+            each(mask & ((1 << lane) - 1))
+                .any(|before| addresses[before] == addresses[lane] && alike(before, lane))
+        })
+        .fold(0, |lanes, lane| lanes | 1 << lane)
 }
 
 impl Deed {

@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
@@ -171,6 +172,17 @@ impl Args {
     }
 }
 
+thread_local! {
+    static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Runs a test whose devices shuffle blocks and warps over three threads.
+pub fn shuffled(seed: u64, test: impl FnOnce()) {
+    SEED.set(Some(seed));
+    test();
+    SEED.set(None);
+}
+
 /// A device for one test.
 pub struct Gpu {
     pub device: Device,
@@ -205,14 +217,15 @@ pub enum Ended {
 }
 
 impl Gpu {
-    /// Runs everything in order, so that a failure can be seen again.
+    /// Runs everything in order, so that a failure can be seen again; but see [`shuffled`].
     pub fn new() -> Self {
         Self::with(|_| {})
     }
 
     pub fn with(adjust: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings {
-            threads: 1,
+            threads: if SEED.get().is_some() { 3 } else { 1 },
+            seed: SEED.get(),
             spin_limit: 300_000,
             ..Settings::default()
         };
