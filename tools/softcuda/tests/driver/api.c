@@ -176,6 +176,8 @@ int main(void) {
           F(cuFuncSetAttribute)(add, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 228 * 1024));
     OK(F(cuFuncSetAttribute)(add, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 227 * 1024));
     OK(F(cuLaunchKernel)(add, 1, 1, 1, 256, 1, 1, 50000, NULL, params, NULL));
+    /* The stream below does not wait for the default one. */
+    OK(F(cuStreamSynchronize)(NULL));
     CHECK(CUDA_ERROR_INVALID_VALUE, F(cuLaunchKernel)(add, 1, 1, 1, 256, 1, 1, 0, NULL, NULL, NULL));
     /* With attributes. */
     CUlaunchAttribute attributes[2];
@@ -286,7 +288,7 @@ int main(void) {
     CUstreamCaptureStatus status;
     OK(F(cuStreamCreate)(&second, CU_STREAM_NON_BLOCKING));
     OK(F(cuMemsetD32)(out, 0, N));
-    OK(F(cuCtxSynchronize)());
+    OK(F(cuStreamSynchronize)(NULL));
     OK(F(cuStreamBeginCapture)(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
     OK(F(cuStreamIsCapturing)(stream, &status));
     EXPECT(status == CU_STREAM_CAPTURE_STATUS_ACTIVE);
