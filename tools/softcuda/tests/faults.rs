@@ -183,6 +183,7 @@ pairs! {
     missing_fence
     more_threads_than_bounds
     null_pointer
+    same_value_within_warp
     shared_misaligned
     shared_past_end
     shared_race_read_after_write
@@ -190,7 +191,6 @@ pairs! {
     shared_race_write_after_write
     shared_uninitialised
     shared_write_past_end
-    same_value_within_warp
     shuffle_around
     shuffle_mask
     shuffle_not_in_mask
