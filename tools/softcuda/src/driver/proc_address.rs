@@ -142,7 +142,7 @@ impl Call {
         status: *mut c_uint,
     ) -> Answer {
         present(to)?;
-        if flags > 3 || flags == 3 {
+        if flags > PER_THREAD {
             return Err(CUresult::INVALID_VALUE);
         }
         // SAFETY: the function's caller vouches for the name and the results.

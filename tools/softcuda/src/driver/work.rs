@@ -401,11 +401,11 @@ impl Driver {
             Work::Fill(fill) => fill.run(self).map_err(illegal)?,
             Work::Record(event) => {
                 // The event may be gone, or recorded again since.
-                if let Ok(event) = self.events.get_mut(*event) {
-                    if event.recorded.is_none_or(|last| last <= op) {
-                        event.recorded = Some(op);
-                        event.time = Some(Instant::now());
-                    }
+                if let Ok(event) = self.events.get_mut(*event)
+                    && event.recorded.is_none_or(|last| last <= op)
+                {
+                    event.recorded = Some(op);
+                    event.time = Some(Instant::now());
                 }
             }
             Work::Wait(_) => {}
