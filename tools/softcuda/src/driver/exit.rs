@@ -1,7 +1,7 @@
 //! What is told at the end: memory that nobody freed, and how often which function was called.
 
 use std::fmt::Write;
-use std::sync::Once;
+use std::sync::{Once, TryLockError};
 
 use super::state::Driver;
 
@@ -33,8 +33,10 @@ unsafe fn keep_loaded() {
 
 extern "C" fn at_exit() {
     // Another thread may hold the lock for ever.
-    let Ok(mut driver) = super::DRIVER.try_lock() else {
-        return;
+    let mut driver = match super::DRIVER.try_lock() {
+        Ok(driver) => driver,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return,
     };
     let leaked: Vec<u64> = driver.owned.keys().copied().collect();
     report_leaks(&mut driver, &leaked, "the process ended");
