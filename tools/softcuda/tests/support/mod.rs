@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Where the CUDA toolkit is; without one the test says so and ends.
 pub fn toolkit() -> Option<PathBuf> {
@@ -43,7 +44,10 @@ pub fn library() -> PathBuf {
 
 /// A fresh folder for a test's files.
 pub fn folder(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    // One for each call: two tests may run the same program at once.
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{call}", std::process::id()));
     std::fs::create_dir_all(&path).expect("a folder");
     path
 }
