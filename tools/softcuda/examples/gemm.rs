@@ -42,7 +42,7 @@ fn main() {
     match r {
         Err(e) => println!("{e}"),
         Ok(done) => {
-            let total: u64 = done.meter.executed.iter().map(|e| e[0]).sum();
+            let total: u64 = done.counters.instructions.warps;
             println!("{total} warp instructions");
         }
     }

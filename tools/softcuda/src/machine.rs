@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::check::{Check, Finding};
-use crate::counters::Meter;
+use crate::counters::Counters;
 use crate::exec::grid::{Findings, Run};
 use crate::exec::warp::Aligned;
 use crate::lower::{self, Placed, Refused};
@@ -26,6 +27,8 @@ pub struct Settings {
     pub spin_limit: u64,
     /// Whether memory traffic is counted.
     pub counters: bool,
+    /// Where each launch's counters are appended as a line of JSON.
+    pub counters_file: Option<PathBuf>,
     /// Checks that are not reported (of those after which a kernel can go on).
     pub without: Vec<Check>,
 }
@@ -37,6 +40,7 @@ impl Default for Settings {
             seed: None,
             spin_limit: 20_000_000,
             counters: false,
+            counters_file: None,
             without: Vec::new(),
         }
     }
@@ -66,7 +70,14 @@ impl Settings {
         if let Some(limit) = number("SOFTCUDA_SPIN_LIMIT")? {
             settings.spin_limit = limit;
         }
-        settings.counters = std::env::var_os("SOFTCUDA_COUNTERS").is_some_and(|path| !path.is_empty());
+        let file = std::env::var_os("SOFTCUDA_COUNTERS").filter(|path| !path.is_empty());
+        settings.counters_file = file.map(PathBuf::from);
+        if let Some(path) = &settings.counters_file {
+            // A place that cannot be written to is told of now, not after the first kernel.
+            let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+            opened.map_err(|error| format!("SOFTCUDA_COUNTERS={}: {error}", path.display()))?;
+            settings.counters = true;
+        }
         if let Ok(list) = std::env::var("SOFTCUDA_CHECKS") {
             for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
                 let check = name.strip_prefix('-').and_then(|name| {
@@ -390,7 +401,7 @@ impl std::error::Error for LaunchError {}
 
 /// What a launch that ended well leaves.
 pub struct Done {
-    pub meter: Meter,
+    pub counters: Counters,
 }
 
 /// Runs a kernel to its end.
@@ -462,12 +473,19 @@ pub fn launch(
         stop: Default::default(),
         events: Default::default(),
         output: Default::default(),
+        touched: Default::default(),
     };
     let meter = crate::exec::grid::run(&run, config.cooperative);
+    let counters = Counters::new(&run, &meter);
     output.extend(run.output.into_inner().unwrap_or_else(|e| e.into_inner()));
     let Findings { list, dropped, .. } = run.findings.into_inner().unwrap_or_else(|e| e.into_inner());
     if list.is_empty() {
-        Ok(Done { meter })
+        if let Some(path) = &settings.counters_file
+            && let Err(error) = counters.append(path)
+        {
+            eprintln!("softcuda: SOFTCUDA_COUNTERS={}: {error}", path.display());
+        }
+        Ok(Done { counters })
     } else {
         Err(LaunchError::Failed {
             findings: list,

@@ -359,7 +359,7 @@ impl<'l> Block<'l> {
         let reading = each(at.mask)
             .filter(|&l| wanted[l] != 0)
             .fold(0, |m, l| m | 1 << l);
-        self.meter.global(at.pc, reading, &from, size, true);
+        self.meter.global(at.pc, reading, &from, size);
         self.meter.shared(at.pc, at.mask, &to, size);
         for lane in each(at.mask) {
             let read_bytes = wanted[lane] as usize;

@@ -32,7 +32,7 @@ impl<'l> Block<'l> {
             }
             match space {
                 Space::Shared => self.meter.shared(at.pc, mask, &addresses, bytes),
-                _ => self.meter.global(at.pc, mask, &addresses, bytes, false),
+                _ => self.meter.global(at.pc, mask, &addresses, bytes),
             }
             for lane in each(mask) {
                 let address = addresses[lane];

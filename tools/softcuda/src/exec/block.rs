@@ -103,7 +103,6 @@ impl<'l> Block<'l> {
         self.idle_rounds = 0;
         self.second_chance = false;
         self.random = run.settings.seed.map_or(0, |seed| mix(seed ^ linear) | 1);
-        self.meter.begin_block();
     }
 
     /// The next random number, if the schedule is random.
@@ -144,7 +143,6 @@ impl<'l> Block<'l> {
                 }
             }
             if self.warps.iter().flatten().all(|w| w.live == 0) {
-                self.meter.end_block();
                 return Slice::Done;
             }
             if let Err(finding) = self.look_for_progress(ran) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::block::{Block, Slice};
 use super::warp::Aligned;
 use crate::check::{Check, Finding};
-use crate::counters::Meter;
+use crate::counters::{Meter, Touched};
 use crate::machine::Settings;
 use crate::memory::{Allocation, DeviceMemory, Launch as MemoryLaunch};
 use crate::profile::Profile;
@@ -45,6 +45,8 @@ pub struct Run<'l> {
     pub events: AtomicU64,
     /// What `printf` wrote.
     pub output: Mutex<Vec<u8>>,
+    /// What of global memory was touched, where that is counted.
+    pub touched: Arc<Touched>,
 }
 
 // SAFETY: `constants` and `params` are only read during a run.

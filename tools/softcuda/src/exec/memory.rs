@@ -332,8 +332,7 @@ impl<'l> Block<'l> {
         alike: impl Fn(usize, usize) -> bool,
         mut visit: impl FnMut(usize, *mut u8),
     ) -> Result<(), Box<Finding>> {
-        self.meter
-            .global(at.pc, mask, addresses, bytes, deed == Deed::Read);
+        self.meter.global(at.pc, mask, addresses, bytes);
         let mut rest = mask;
         while rest != 0 {
             let first = rest.trailing_zeros() as usize;
@@ -624,6 +623,7 @@ impl<'l> Block<'l> {
                     }
                 }
                 Space::Local => {
+                    self.meter.local(at.pc, mask, bytes, true);
                     for lane in each(mask) {
                         let place =
                             self.local_place(warp, at, lane, addresses[lane], bytes, bytes, Deed::Read)?;
@@ -800,6 +800,7 @@ impl<'l> Block<'l> {
                     )?;
                 }
                 Space::Local => {
+                    self.meter.local(at.pc, mask, bytes, false);
                     for lane in each(mask) {
                         let place =
                             self.local_place(warp, at, lane, addresses[lane], bytes, bytes, Deed::Write)?;

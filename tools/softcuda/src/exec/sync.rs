@@ -407,7 +407,7 @@ impl<'l> Block<'l> {
             self.barriers[id as usize].released.join(&released);
         }
         self.event();
-        self.meter.barrier_wait(at.pc);
+        self.meter.barrier_wait();
         if self.complete(warp, id) {
             return Ok(Next::On);
         }
