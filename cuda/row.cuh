@@ -48,8 +48,9 @@ __device__ __forceinline__ float lora_factor(const LoraDown &lora, const Mixture
         return 0.0f;
     }
     const LoraColumn of = lora.column[column];
-    // A select, not a product: what an unused slot holds, a NaN perhaps, must not matter.
-    return of.slot == LORA_NO_SLOT ? 0.0f : mixtures.weights[sequence * mixtures.slots + of.slot] * of.scale;
+    const float weight = of.slot == LORA_NO_SLOT ? 0.0f : mixtures.weights[sequence * mixtures.slots + of.slot];
+    // A select, not a product: what an unused slot holds, a scale of NaN perhaps, must not matter.
+    return weight == 0.0f ? 0.0f : weight * of.scale;
 }
 
 /// out[row] = LN(x), then h behind it. `factor` is lora_factor for this lane's column, loaded ahead.

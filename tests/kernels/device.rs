@@ -1,0 +1,275 @@
+//! The device under test, through the CUDA driver API: a GPU, or `tools/softcuda/run` in its place.
+//!
+//! Inputs are allocations of exactly their size: softcuda and compute-sanitizer see every access past
+//! them. Outputs lie between guards, and every number of them is a NaN that no kernel writes, until one
+//! does.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::io::Write as _;
+use std::marker::PhantomData;
+use std::sync::Once;
+
+use bytemuck::Pod;
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+use ropeway::kernels;
+
+/// An address that is no allocation's, for pointers that a kernel must not follow.
+pub const WILD: u64 = 0xdead_0000;
+
+/// Two of them make a number that nobody has written: a NaN as bfloat16, float16 and float32.
+pub const SENTINEL: [u8; 2] = 0x7fa5_u16.to_le_bytes();
+
+/// Bytes on both sides of an output.
+const GUARD: usize = 512;
+
+/// A context on the first device. It is of one thread and one test: what a kernel breaks in it, it breaks there.
+pub struct Device {
+    context: sys::CUcontext,
+    modules: RefCell<HashMap<&'static str, sys::CUmodule>>,
+}
+
+impl Device {
+    /// `None`, and a line that says so, where kernels cannot be run; with `ROPEWAY_GPU_TESTS=require` that
+    /// is a failure.
+    pub fn open() -> Option<Device> {
+        match Device::try_open() {
+            Ok(device) => Some(device),
+            Err(reason) => {
+                skip(&reason);
+                None
+            }
+        }
+    }
+
+    fn try_open() -> Result<Device, String> {
+        kernels()
+            .compiler
+            .map_err(|reason| format!("no GPU kernels in this build: {reason}; tools/setup gets nvcc"))?;
+        // cudarc panics where it finds no library.
+        // SAFETY: libcuda may be loaded; nothing is called yet.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(
+                "no libcuda on the loader's path; without a GPU: tools/softcuda/run cargo test --test kernels"
+                    .into(),
+            );
+        }
+        match result::init() {
+            Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => {
+                return Err(
+                    "the CUDA driver finds no GPU; without one: tools/softcuda/run cargo test --test kernels"
+                        .into(),
+                );
+            }
+            started => started.expect("the driver starts"),
+        }
+        let ordinal = result::device::get(0).expect("there is a device");
+        let mut context = std::ptr::null_mut();
+        // SAFETY: the place for the context is good; no parameters are no affinity and no graphics.
+        unsafe { sys::cuCtxCreate_v4(&mut context, std::ptr::null_mut(), 0, ordinal) }
+            .result()
+            .expect("a context can be made");
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            let name = result::device::get_name(ordinal).expect("the device has a name");
+            say(&format!("kernels run on {name}"));
+        });
+        Ok(Device {
+            context,
+            modules: RefCell::default(),
+        })
+    }
+
+    /// An entry of an embedded module.
+    pub fn kernel<Params: Pod>(&self, module: &'static str, entry: &str) -> Kernel<'_, Params> {
+        let mut modules = self.modules.borrow_mut();
+        let loaded = modules.entry(module).or_insert_with(|| {
+            let found = kernels().modules.iter().find(|found| found.name == module);
+            let image = found.unwrap_or_else(|| panic!("no module {module}")).image;
+            // SAFETY: a whole fatbin, aligned, which says its own length.
+            let loaded = unsafe { result::module::load_data(image.as_ptr().cast()) };
+            loaded.unwrap_or_else(|e| panic!("{module} cannot be loaded: {e:?}"))
+        });
+        let name = CString::new(entry).expect("no NUL in a name");
+        // SAFETY: the module is loaded as long as the context lives.
+        let function = unsafe { result::module::get_function(*loaded, name) };
+        let function = function.unwrap_or_else(|e| panic!("{module} has no {entry}: {e:?}"));
+        let (mut offset, mut size) = (0, 0);
+        // SAFETY: the function is the module's, and the places for the results are good.
+        unsafe { sys::cuFuncGetParamInfo(function, 0, &mut offset, &mut size) }
+            .result()
+            .unwrap_or_else(|e| panic!("{entry} takes no parameter: {e:?}"));
+        assert_eq!(
+            size,
+            size_of::<Params>(),
+            "{entry} takes another struct: is src/gpu/params.rs stale?"
+        );
+        Kernel {
+            function,
+            entry: entry.to_owned(),
+            of: PhantomData,
+        }
+    }
+
+    /// Bytes for a kernel to read, in an allocation of their size.
+    pub fn upload<N: Pod>(&self, numbers: &[N]) -> Buffer<'_> {
+        let buffer = self.allocate(size_of_val(numbers));
+        buffer.write(numbers);
+        buffer
+    }
+
+    /// `length` numbers for a kernel to write, all SENTINEL.
+    pub fn output<N: Pod>(&self, length: usize) -> Output<'_, N> {
+        let bytes = length * size_of::<N>();
+        let whole = self.allocate(bytes + 2 * GUARD);
+        whole.write(&SENTINEL.repeat((bytes + 2 * GUARD).div_ceil(2))[..bytes + 2 * GUARD]);
+        Output {
+            whole,
+            length,
+            of: PhantomData,
+        }
+    }
+
+    fn allocate(&self, bytes: usize) -> Buffer<'_> {
+        // An allocation of nothing is an error; the address of nothing is still one.
+        // SAFETY: this context is the thread's.
+        let address = unsafe { result::malloc_sync(bytes.max(1)) };
+        Buffer {
+            address: address.unwrap_or_else(|e| panic!("{bytes} bytes cannot be allocated: {e:?}")),
+            device: PhantomData,
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: buffers and kernels borrow the device, so that nothing of the context is in use.
+        let ended = unsafe { sys::cuCtxDestroy_v2(self.context) }.result();
+        // After a kernel failed, so may this.
+        if !std::thread::panicking() {
+            ended.expect("the context can be destroyed");
+        }
+    }
+}
+
+/// A kernel that takes one `Params`.
+pub struct Kernel<'d, Params> {
+    function: sys::CUfunction,
+    entry: String,
+    of: PhantomData<(&'d Device, Params)>,
+}
+
+impl<Params: Pod> Kernel<'_, Params> {
+    /// Runs it to its end. Panics if the device says that it failed.
+    pub fn launch(&self, blocks: u32, threads: u32, shared_bytes: u32, params: &Params) {
+        let mut params = *params;
+        let mut arguments = [(&raw mut params).cast::<c_void>()];
+        // SAFETY: the one argument has the size that the kernel takes (see `Device::kernel`). What its pointers
+        // are good for is what is tested.
+        let launched = unsafe {
+            result::launch_kernel(
+                self.function,
+                (blocks, 1, 1),
+                (threads, 1, 1),
+                shared_bytes,
+                result::stream::null(),
+                &mut arguments,
+            )
+        };
+        launched
+            .and_then(|()| result::ctx::synchronize())
+            .unwrap_or_else(|e| panic!("{}, {blocks} blocks of {threads} threads: {e:?}", self.entry));
+    }
+}
+
+/// Memory of the device.
+pub struct Buffer<'d> {
+    address: sys::CUdeviceptr,
+    device: PhantomData<&'d Device>,
+}
+
+impl Buffer<'_> {
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Overwrites the beginning.
+    pub fn write<N: Pod>(&self, numbers: &[N]) {
+        if numbers.is_empty() {
+            return;
+        }
+        // SAFETY: the driver refuses what does not fit; no kernel is under way.
+        unsafe { result::memcpy_htod_sync(self.address, numbers) }.expect("numbers go to the device");
+    }
+}
+
+impl Drop for Buffer<'_> {
+    fn drop(&mut self) {
+        // SAFETY: allocated by this, and freed once.
+        let freed = unsafe { result::free_sync(self.address) };
+        if !std::thread::panicking() {
+            freed.expect("memory can be freed");
+        }
+    }
+}
+
+/// Memory between guards.
+pub struct Output<'d, N> {
+    whole: Buffer<'d>,
+    length: usize,
+    of: PhantomData<N>,
+}
+
+impl<N: Pod> Output<'_, N> {
+    pub fn address(&self) -> u64 {
+        self.whole.address + GUARD as u64
+    }
+
+    /// Overwrites numbers from `start` on: for a kernel that works in place.
+    pub fn write(&self, start: usize, numbers: &[N]) {
+        assert!(start + numbers.len() <= self.length);
+        if numbers.is_empty() {
+            return;
+        }
+        let address = self.address() + (start * size_of::<N>()) as u64;
+        // SAFETY: within the allocation, as just checked; no kernel is under way.
+        unsafe { result::memcpy_htod_sync(address, numbers) }.expect("numbers go to the device");
+    }
+
+    /// All numbers. Panics if anything was written around them.
+    pub fn download(&self) -> Vec<N> {
+        let bytes = self.length * size_of::<N>();
+        let mut whole = vec![0_u8; bytes + 2 * GUARD];
+        // SAFETY: the allocation has this size; no kernel is under way.
+        unsafe { result::memcpy_dtoh_sync(&mut whole, self.whole.address) }.expect("numbers come back");
+        let (before, rest) = whole.split_at(GUARD);
+        let (inside, behind) = rest.split_at(bytes);
+        // A guard is as long as an even number of bytes, but what comes before the second may not be.
+        let broken =
+            |bytes: &[u8], phase: usize| (0..bytes.len()).find(|&at| bytes[at] != SENTINEL[(at + phase) % 2]);
+        if let Some(at) = broken(before, 0) {
+            panic!("written {} bytes before the output", GUARD - at);
+        }
+        if let Some(at) = broken(behind, bytes) {
+            panic!("written {at} bytes behind the output");
+        }
+        let mut numbers = vec![N::zeroed(); self.length];
+        bytemuck::cast_slice_mut(&mut numbers).copy_from_slice(inside);
+        numbers
+    }
+}
+
+/// Says once that the tests do nothing, or fails if they must not be skipped.
+fn skip(reason: &str) {
+    let required = std::env::var("ROPEWAY_GPU_TESTS").is_ok_and(|value| value == "require");
+    assert!(!required, "ROPEWAY_GPU_TESTS=require, and {reason}");
+    static SAID: Once = Once::new();
+    SAID.call_once(|| say(&format!("SKIPPED: {reason}")));
+}
+
+/// Not by eprintln: that is shown for failing tests alone.
+fn say(line: &str) {
+    let _ = std::io::stderr().write_all(format!("\n{line}\n").as_bytes());
+}

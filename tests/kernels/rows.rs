@@ -1,0 +1,244 @@
+//! What the row kernels have in common (`cuda/row.cuh`): how they are launched, the adapters of a batch, and
+//! LayerNorm and down-projection written plainly.
+
+use crate::device::{Buffer, Device, WILD};
+use crate::numbers::{Number, Random, Real};
+use crate::params::{
+    LORA_COLUMN_STEP, LORA_NO_SLOT, LoraColumn, LoraDown, Mixtures, ROW_MAX_WARPS, ROW_SHARED_BYTES,
+    ROW_WARP_COLUMNS,
+};
+
+/// Sizes of rows: one vector; a part of a warp; models' sizes; more than one warp, with all lanes at work and without.
+pub const HIDDEN: [usize; 10] = [8, 128, 256, 384, 768, 1024, 1032, 2056, 4096, 8192];
+
+/// Lengths of the sequences of a batch.
+pub const BATCHES: [&[usize]; 8] = [
+    &[],
+    &[1],
+    &[7],
+    &[1, 1, 5],
+    &[63],
+    &[40, 24],
+    &[0, 31, 0, 0, 34, 0],
+    &[3, 0, 17, 1, 90, 19],
+];
+
+/// Ranks of the adapters of a site by slot, 0 for a gap: down-projections of 0, 16, 16, 32, 48, 64 and 80 columns.
+pub const RANKS: [&[usize]; 7] = [
+    &[],
+    &[4],
+    &[1, 4, 8],
+    &[16, 7, 0, 5],
+    &[0, 32, 16],
+    &[64],
+    &[16, 16, 16, 16, 16],
+];
+
+/// How rows are launched. Numbers of a row do not follow from any of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Grid {
+    /// Rows of the grid: at least as many as there are tokens.
+    pub bucket: usize,
+    /// For rows of one warp.
+    pub rows_per_block: usize,
+}
+
+impl Grid {
+    pub fn new(tokens: usize, rows_per_block: usize) -> Grid {
+        Grid {
+            // Not only the next block: whole blocks have nothing to do.
+            bucket: (tokens + 1).next_multiple_of(32),
+            rows_per_block,
+        }
+    }
+
+    /// Blocks, threads of each, and bytes of shared memory.
+    pub fn launch(self, hidden: usize) -> (u32, u32, u32) {
+        match hidden.div_ceil(ROW_WARP_COLUMNS as usize) {
+            1 => {
+                assert!(self.rows_per_block <= ROW_MAX_WARPS as usize);
+                let blocks = self.bucket.div_ceil(self.rows_per_block);
+                (blocks as u32, 32 * self.rows_per_block as u32, 0)
+            }
+            warps => (self.bucket as u32, 32 * warps as u32, ROW_SHARED_BYTES),
+        }
+    }
+}
+
+/// Which sequence each row belongs to.
+pub fn sequence_of_row(lengths: &[usize]) -> Vec<u32> {
+    let rows = |(sequence, &length): (usize, &usize)| vec![sequence as u32; length];
+    lengths.iter().enumerate().flat_map(rows).collect()
+}
+
+/// The first row of each sequence, and the end.
+pub fn cu_seqlens(lengths: &[usize]) -> Vec<u32> {
+    (0..=lengths.len())
+        .map(|n| lengths[..n].iter().sum::<usize>() as u32)
+        .collect()
+}
+
+/// Which adapters the sequences of a batch use.
+#[derive(Clone)]
+pub struct Weights {
+    pub slots: usize,
+    /// [sequences, slots]
+    pub weights: Vec<f32>,
+}
+
+impl Weights {
+    /// No adapter, one, a mixture of two or of all, in turn from `turn` on. The last of several slots is resident,
+    /// and no sequence uses it; nor gaps.
+    pub fn new(random: &mut Random, sequences: usize, ranks: &[usize], turn: usize) -> Weights {
+        let mut usable: Vec<usize> = (0..ranks.len()).filter(|&slot| ranks[slot] > 0).collect();
+        if usable.len() > 1 {
+            usable.pop();
+        }
+        let mut weights = vec![0.0; sequences * ranks.len()];
+        for (sequence, row) in weights.chunks_mut(ranks.len().max(1)).enumerate() {
+            match (turn + sequence) % 4 {
+                0 => row[usable[random.below(usable.len())]] = 1.0,
+                1 => {
+                    let first = random.below(usable.len());
+                    row[usable[first]] = 0.7;
+                    row[usable[(first + 1) % usable.len()]] = 0.3;
+                }
+                2 => {}
+                _ => usable.iter().for_each(|&slot| row[slot] = 2.0 * random.unit()),
+            }
+        }
+        Weights {
+            slots: ranks.len(),
+            weights,
+        }
+    }
+
+    pub fn of(&self, sequence: usize) -> &[f32] {
+        &self.weights[sequence * self.slots..][..self.slots]
+    }
+
+    /// Whether any sequence uses the slot.
+    pub fn used(&self, slot: usize) -> bool {
+        self.weights.chunks(self.slots.max(1)).any(|row| row[slot] != 0.0)
+    }
+}
+
+/// A down-projection of all resident adapters. What no row of the batch may read is NaN: the adapters that nobody uses,
+/// with their scales, and the padding columns.
+#[derive(Clone)]
+pub struct Down<T> {
+    pub columns: Vec<LoraColumn>,
+    /// [columns, hidden_size]
+    pub a: Vec<T>,
+}
+
+impl<T: Number> Down<T> {
+    pub fn new(random: &mut Random, hidden: usize, ranks: &[usize], weights: &Weights) -> Down<T> {
+        let mut down = Down {
+            columns: Vec::new(),
+            a: Vec::new(),
+        };
+        for (slot, &rank) in ranks.iter().enumerate() {
+            let used = weights.used(slot);
+            let scale = if used { 1.5 + random.unit() } else { f32::NAN };
+            for _ in 0..rank {
+                down.columns.push(LoraColumn {
+                    slot: slot as u32,
+                    scale,
+                });
+                match used {
+                    true => down.a.extend(random.numbers::<T>(hidden, 0.0, 0.25)),
+                    false => down.a.extend(vec![T::NAN; hidden]),
+                }
+            }
+        }
+        while down.columns.len() % LORA_COLUMN_STEP as usize != 0 {
+            down.columns.push(LoraColumn {
+                slot: LORA_NO_SLOT,
+                scale: f32::NAN,
+            });
+            down.a.extend(vec![T::NAN; hidden]);
+        }
+        down
+    }
+}
+
+/// On the device: the buffers behind `Mixtures` and `LoraDown`.
+pub struct Placed<'d> {
+    pub mixtures: Mixtures,
+    pub lora: LoraDown,
+    _buffers: [Buffer<'d>; 4],
+}
+
+impl<'d> Placed<'d> {
+    /// `sequenced`: whether the kernel may read which sequence a row belongs to.
+    pub fn new<T: Number>(
+        device: &'d Device,
+        rows: &[u32],
+        weights: &Weights,
+        down: &Down<T>,
+        sequenced: bool,
+    ) -> Placed<'d> {
+        let buffers = [
+            device.upload(rows),
+            device.upload(&weights.weights),
+            device.upload(&down.a),
+            device.upload(&down.columns),
+        ];
+        let none = down.columns.is_empty();
+        let unless = |wild: bool, buffer: &Buffer| if wild { WILD } else { buffer.address() };
+        Placed {
+            mixtures: Mixtures {
+                sequence_of_row: unless(!sequenced, &buffers[0]),
+                weights: unless(weights.slots == 0, &buffers[1]),
+                slots: weights.slots as u32,
+                reserved: 0,
+            },
+            lora: LoraDown {
+                a: unless(none, &buffers[2]),
+                column: unless(none, &buffers[3]),
+                columns: down.columns.len() as u32,
+                reserved: 0,
+            },
+            _buffers: buffers,
+        }
+    }
+}
+
+/// (x - mean) / √(variance + eps) · gamma + beta, in the order that the formula has.
+pub fn layer_norm<R: Real, T: Number>(x: &[R], gamma: &[T], beta: &[T], eps: f32) -> Vec<R> {
+    let sum = |terms: &mut dyn Iterator<Item = R>| {
+        let mut sum = R::from(0.0);
+        terms.for_each(|term| sum += term);
+        sum
+    };
+    let count = R::from(x.len() as f32);
+    let mean = sum(&mut x.iter().copied()) / count;
+    let variance = sum(&mut x.iter().map(|&x| (x - mean) * (x - mean))) / count;
+    let deviation = (variance + R::from(eps)).sqrt();
+    let affine = |((&x, gamma), beta): ((&R, &T), &T)| {
+        let y = (x - mean) / deviation * R::from(gamma.to_f32()) + R::from(beta.to_f32());
+        y.written::<T>()
+    };
+    x.iter().zip(gamma).zip(beta).map(affine).collect()
+}
+
+/// Σ row·A · (weight · scale) by column, 0 for what the sequence does not use.
+pub fn down_project<R: Real, T: Number>(row: &[R], down: &Down<T>, weights: &[f32]) -> Vec<R> {
+    let column = |(number, column): (usize, &LoraColumn)| {
+        let weight = match column.slot {
+            LORA_NO_SLOT => 0.0,
+            slot => weights[slot as usize],
+        };
+        if weight == 0.0 {
+            return R::from(0.0);
+        }
+        let mut h = R::from(0.0);
+        let a = &down.a[number * row.len()..][..row.len()];
+        for (&x, a) in row.iter().zip(a) {
+            h += x * R::from(a.to_f32());
+        }
+        (h * (R::from(weight) * R::from(column.scale))).written::<T>()
+    };
+    down.columns.iter().enumerate().map(column).collect()
+}
