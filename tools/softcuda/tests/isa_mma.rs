@@ -74,7 +74,6 @@ fn lower(name: &str, registers: &[Type], operands: Vec<Operand>) -> Result<Lower
         addresses: &NoAddresses,
         virtuals: &mut virtuals,
         constants: &mut constants,
-        carry: &mut None,
         areas: &HashMap::new(),
         module: &Module::default(),
         carry: &mut None,
