@@ -876,8 +876,8 @@ fn pairs_of_half_numbers() {
         let bfloat = bf16::from_bits(round_to::<8, 7>(value));
         (bfloat.to_bits(), bfloat.to_f64())
     };
-    let kernels: [(&str, &dyn Fn(f64) -> (u16, f64)); 2] =
-        [("half_pairs", &to_half), ("bfloat_pairs", &to_bfloat)];
+    type Round<'a> = &'a dyn Fn(f64) -> (u16, f64);
+    let kernels: [(&str, Round<'_>); 2] = [("half_pairs", &to_half), ("bfloat_pairs", &to_bfloat)];
     for (kernel, round) in kernels {
         let upload = |gpu: &mut Gpu, values: &[f32]| {
             let bits: Vec<u16> = values.iter().map(|&value| round(f64::from(value)).0).collect();
@@ -957,7 +957,7 @@ fn bits() {
             x.reverse_bits(),
             byte(2) | byte(6) << 8 | byte(3) << 16 | byte(5) << 24,
             (both << (y % 32) >> 32) as u32,
-            (u64::from(x) * u64::from(y) >> 32) as u32,
+            ((u64::from(x) * u64::from(y)) >> 32) as u32,
         ];
         assert_eq!(got[7 * i..7 * i + 7], want, "{x:#x} {y:#x}");
     }

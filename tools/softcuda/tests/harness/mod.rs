@@ -1,6 +1,6 @@
 //! Compiles the kernels beside the tests and runs them on softcuda through its Rust interface.
 //!
-//! nvcc is looked for in `$NVCC`, `PATH`, /usr/local/cuda and the repository's `.cuda` (see tools/setup). Without
+//! nvcc is looked for in `$NVCC`, `$CUDA_HOME`, `PATH`, /usr/local/cuda and the repository's `.cuda` (see tools/setup). Without
 //! one the tests say that they are skipped and pass; with `ROPEWAY_CUDA=require` they fail.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
@@ -48,6 +48,9 @@ fn nvcc() -> Option<&'static (PathBuf, String)> {
 fn find_nvcc() -> Option<(PathBuf, String)> {
     let mut places: Vec<PathBuf> = Vec::new();
     places.extend(std::env::var_os("NVCC").map(PathBuf::from));
+    for home in ["CUDA_HOME", "CUDA_PATH"] {
+        places.extend(std::env::var_os(home).map(|home| Path::new(&home).join("bin/nvcc")));
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     places.extend(std::env::split_paths(&path).map(|folder| folder.join("nvcc")));
     places.push("/usr/local/cuda/bin/nvcc".into());
@@ -61,7 +64,8 @@ fn find_nvcc() -> Option<(PathBuf, String)> {
 
 /// PTX of a source in [`folder`], compiled once and kept in target/. `None`: no nvcc.
 pub fn compile(name: &str) -> Option<Arc<Vec<u8>>> {
-    static DONE: OnceLock<Mutex<HashMap<String, Arc<OnceLock<Arc<Vec<u8>>>>>>> = OnceLock::new();
+    type Cells = HashMap<String, Arc<OnceLock<Arc<Vec<u8>>>>>;
+    static DONE: OnceLock<Mutex<Cells>> = OnceLock::new();
     let (nvcc, version) = nvcc()?;
     // Different sources at once, one source once.
     let cell = {
@@ -327,7 +331,7 @@ impl Random {
     }
 
     pub fn below(&mut self, n: u32) -> u32 {
-        (u64::from(self.next()) * u64::from(n) >> 32) as u32
+        ((u64::from(self.next()) * u64::from(n)) >> 32) as u32
     }
 
     /// From -1 to 1.
