@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::block::Block;
-use super::memory::{Addresses, Deed, addresses, generic, read};
+use super::memory::{Addresses, Deed, addresses, generic, name, read};
 use super::step::{At, Next, each};
 use super::warp::{PendingCopy, Wait, Warp};
 use crate::check::{Check, Finding};
@@ -388,7 +388,7 @@ impl<'l> Block<'l> {
                         .shadow()
                         .read(offset, read_bytes, &who, lane, How::Weak, at.pc)
                 {
-                    let what = format!("the {}", allocation.label());
+                    let what = name(allocation);
                     self.hazard(warp, at, lane, from[lane], read_bytes, &what, offset, hazard);
                 }
                 self.check_previous(warp, at, lane, from[lane], read_bytes, allocation, Deed::Read);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::block::Block;
-use super::memory::{Deed, addresses};
+use super::memory::{Deed, addresses, name};
 use super::step::{At, each};
 use super::warp::Warp;
 use crate::check::{Check, Finding};
@@ -53,7 +53,7 @@ impl<'l> Block<'l> {
                             .shadow()
                             .atomic(offset, bytes, &who, lane, scope, at.pc)
                         {
-                            let what = format!("the {}", allocation.label());
+                            let what = name(allocation);
                             self.hazard(warp, at, lane, address, bytes, &what, offset, hazard);
                         }
                         self.check_previous(warp, at, lane, address, bytes, allocation, Deed::Atomic);

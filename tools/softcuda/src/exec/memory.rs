@@ -373,7 +373,7 @@ impl<'l> Block<'l> {
                 Deed::Atomic => unreachable!("atomics go lane by lane"),
             };
             if let Err((lane, hazard)) = result {
-                let what = format!("the {}", allocation.label());
+                let what = name(allocation);
                 self.hazard(
                     warp,
                     at,
@@ -850,6 +850,19 @@ impl<'l> Block<'l> {
         }
         // SAFETY: inside memory that exists, aligned.
         Some(unsafe { read(from, bytes) })
+    }
+}
+
+/// What an allocation is called in a finding.
+pub(super) fn name(allocation: &Allocation) -> String {
+    if allocation.kind() == Kind::Module {
+        format!("the {}", allocation.label())
+    } else {
+        format!(
+            "global memory (allocation #{}, {})",
+            allocation.serial(),
+            allocation.label()
+        )
     }
 }
 
