@@ -1,4 +1,4 @@
-//! From the syntax tree to a [`Kernel`](crate::program::Kernel): families lower the instructions one by one, then
+//! From the syntax tree to a [`Kernel`]: families lower the instructions one by one, then
 //! come control flow (meeting points) and slots (registers that are never alive together share one).
 
 use std::collections::HashMap;
@@ -864,7 +864,7 @@ fn blocks(drafts: &[Draft]) -> Vec<flow::Block> {
         .collect()
 }
 
-/// What [`control`] knows, for the coverage table.
+/// What is known of branches, calls and ends, for the coverage table.
 pub const COVERED: &[crate::isa::Covered] = &[
     crate::isa::Covered {
         opcode: "bra brx.idx",

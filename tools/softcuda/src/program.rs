@@ -145,14 +145,14 @@ pub enum Op {
     Alu(Alu),
     /// Does nothing (prefetches, `.pragma`-like hints, `pmevent`).
     Nop,
-    /// Reads a special register into dst[0].
+    /// Reads a special register into the first destination.
     Special(Special),
     /// `bra`: to the instruction's index; where the two ways meet again (`None`: only at the end).
     Branch {
         target: u32,
         meet: Option<u32>,
     },
-    /// `brx.idx`: src[0] is the index.
+    /// `brx.idx`: the first source is the index.
     BranchIndexed {
         targets: Box<[u32]>,
         meet: Option<u32>,
@@ -322,7 +322,7 @@ pub struct Call {
 pub enum Target {
     /// Index in [`Kernel::functions`].
     Direct(u32),
-    /// The address is src[0].
+    /// The address is the first source.
     Indirect,
     /// `vprintf`, `__assertfail` and others that the driver provides.
     Builtin(Builtin),

@@ -1,6 +1,6 @@
 //! The CUDA driver API: the functions of cuda.h, on top of the machine that runs kernels.
 //!
-//! One lock guards one state ([`state::Driver`]). Every exported function is written with [`exports!`], which counts
+//! One lock guards one state ([`state::Driver`]). Every exported function is written with `exports!`, which counts
 //! the call, lets faults in, keeps panics from crossing into C and logs. Work goes through streams ([`work`]): by
 //! default it is done when it is put in, with `SOFTCUDA_ASYNC=lazy` only when somebody waits for it.
 //!

@@ -4,7 +4,7 @@
 //! * [`block`] holds one block: its warps, shared memory and barriers, and lets every warp make progress.
 //! * [`warp`] holds one warp: registers, and the *splits* into which its lanes fall when they take different ways,
 //!   until they meet again.
-//! * [`step`] executes instructions; memory, synchronisation, copies and matrix tiles have a module each.
+//! * `step` executes instructions; memory, synchronisation, copies and matrix tiles have a module each.
 
 pub mod asynchronous;
 mod atomics;

@@ -1,7 +1,7 @@
 //! `cvt` between integers and floating-point formats of every size, and `cvt.pack`.
 //!
 //! Conversions that kernels are full of have versions of their own; all others go through
-//! [`Value`](super::ieee::Value), slowly and exactly. A register may be wider than the type: the source's low bits
+//! [`Value`], slowly and exactly. A register may be wider than the type: the source's low bits
 //! count, and the result is extended to the register, with its sign for signed integers and with zeros otherwise.
 
 use super::Covered;

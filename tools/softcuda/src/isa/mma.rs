@@ -7,7 +7,7 @@
 //! register of A or B holds 1, 2 or 4 neighbours in k (tf32, 16-bit types, 8-bit types), so that the four
 //! lanes of a group hold 4, 8 or 16, and further registers hold the next so many. For a register as it lies here,
 //! 32 lanes in a row, this means: eight rows (A) or columns (B) of four words. The code keeps that order:
-//! k is permuted to [block][place in the word][t], alike for A and B, which a sum does not mind, and columns of
+//! k is permuted to `[block][place in the word][t]`, alike for A and B, which a sum does not mind, and columns of
 //! the result are kept as the even ones and then the odd ones, which is how C and D lie in their registers. Nothing
 //! but B, which is transposed, has to move across lanes.
 //!
