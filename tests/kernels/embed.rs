@@ -438,6 +438,7 @@ fn embed_reads_the_number_of_tokens_on_the_device() {
     let Some(device) = Device::open() else { return };
     for hidden in [256, 1032] {
         let shape = mixed(hidden);
+        let _case = Case(&shape);
         let inputs = Inputs::<bf16>::new(&shape);
         let width = inputs.width();
         let all = inputs.run(&device);

@@ -28,8 +28,9 @@ struct Shape {
     /// Numbers between the end of a row and the next, beyond what the kernel needs.
     gap: usize,
     out: Out,
-    /// Of the rows, whose spread is 1.
+    /// Of the numbers.
     mean: f32,
+    spread: f32,
     rows_per_block: usize,
     seed: u64,
 }
@@ -56,7 +57,9 @@ fn shapes() -> Vec<Shape> {
                         ranks,
                         gap: [0, 8, 40][turn % 3],
                         out: [Out::Apart, Out::OverX, Out::OverY][turn / 2 % 3],
-                        mean: [0.0, 0.0, 30.0][turn / 3 % 3],
+                        // A mean that would cancel, and a variance below eps.
+                        mean: [0.0, 30.0, 0.0][turn / 3 % 3],
+                        spread: [1.0, 1.0, 1e-3][turn / 3 % 3],
                         rows_per_block: [8, 4, 1, 3][turn % 4],
                         seed: turn as u64,
                     });
@@ -89,8 +92,8 @@ impl<T: Number> Inputs<T> {
         let weights = Weights::new(random, shape.lengths.len(), shape.ranks, shape.seed as usize);
         Inputs {
             shape: shape.clone(),
-            x: random.numbers(numbers, shape.mean, 1.0),
-            y: random.numbers(numbers, 0.0, 1.0),
+            x: random.numbers(numbers, shape.mean, shape.spread),
+            y: random.numbers(numbers, 0.0, shape.spread),
             gamma: random.numbers(shape.hidden, 1.0, 0.5),
             beta: random.numbers(shape.hidden, 0.0, 0.5),
             eps: 1e-5,
@@ -248,6 +251,7 @@ fn mixed(hidden: usize) -> Shape {
         gap: 8,
         out: Out::Apart,
         mean: 0.0,
+        spread: 1.0,
         rows_per_block: 8,
         seed: hidden as u64,
     }
@@ -346,6 +350,7 @@ fn layernorm_reads_the_number_of_tokens_on_the_device() {
     let Some(device) = Device::open() else { return };
     for hidden in [256, 1032] {
         let shape = mixed(hidden);
+        let _case = Case(&shape);
         let inputs = Inputs::<bf16>::new(&shape);
         let width = inputs.width();
         let all = inputs.run(&device);
@@ -362,7 +367,9 @@ fn layernorm_reads_the_number_of_tokens_on_the_device() {
 fn a_row_of_equal_numbers_becomes_the_offset() {
     let Some(device) = Device::open() else { return };
     for hidden in [8, 768, 4096] {
-        let mut inputs = Inputs::<bf16>::new(&mixed(hidden));
+        let shape = mixed(hidden);
+        let _case = Case(&shape);
+        let mut inputs = Inputs::<bf16>::new(&shape);
         // Their sum over a power of two of columns is exact, and over 768 too: the variance is 0, and eps keeps it
         // from dividing by it.
         inputs.x.fill(bf16::from_f32(0.75));
