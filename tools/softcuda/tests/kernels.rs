@@ -1177,7 +1177,13 @@ fn in_any_order() {
         reductions_of_a_warp,
         shuffles_within_segments,
     ];
-    for seed in 1..=2 {
+    // More orders in the exhaustive run.
+    let seeds = if std::env::var_os("ROPEWAY_TEST_ALL").is_some() {
+        12
+    } else {
+        2
+    };
+    for seed in 1..=seeds {
         for test in tests {
             harness::shuffled(seed, test);
         }
