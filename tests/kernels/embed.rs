@@ -39,14 +39,15 @@ fn shapes() -> Vec<Shape> {
     for (h, &hidden) in HIDDEN.iter().enumerate() {
         for (b, lengths) in BATCHES.iter().enumerate() {
             let tokens: usize = lengths.iter().sum();
-            if !exhaustive() && tokens * hidden > 66 * 1024 {
+            let large = tokens * hidden > 66 * 1024;
+            if !exhaustive() && large {
                 continue;
             }
             for (r, ranks) in RANKS.iter().enumerate() {
                 if !exhaustive() && r != (2 * b + h) % RANKS.len() {
                     continue;
                 }
-                for seed in 0..if exhaustive() { 3 } else { 1 } {
+                for seed in 0..if exhaustive() && !large { 3 } else { 1 } {
                     let turn = h + b + r + seed;
                     shapes.push(Shape {
                         hidden,
