@@ -64,6 +64,11 @@ pub fn report_leaks(driver: &mut Driver, addresses: &[u64], why: &str) {
         .iter()
         .filter_map(|address| Some((*address, driver.owned.get(address)?)))
         .filter(|(_, owned)| !owned.graph && !owned.freed)
+        // Where a kernel has failed every later call fails too, so the program could not free.
+        .filter(|(_, owned)| {
+            let context = driver.contexts.get(owned.context);
+            !context.is_ok_and(|context| context.poisoned.is_some())
+        })
         .collect();
     if leaks.is_empty() {
         return;

@@ -55,7 +55,13 @@ fn lock() -> MutexGuard<'static, Driver> {
 pub(crate) fn say(text: &str) {
     let mut out = std::io::stderr().lock();
     for line in text.lines() {
-        let _ = writeln!(out, "softcuda: {line}");
+        // Findings say who speaks themselves, and lines that go on from the one before need not.
+        let lead = if line.starts_with(' ') || line.starts_with("softcuda: ") {
+            ""
+        } else {
+            "softcuda: "
+        };
+        let _ = writeln!(out, "{lead}{line}");
     }
 }
 

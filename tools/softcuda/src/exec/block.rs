@@ -4,11 +4,12 @@ use std::sync::atomic::Ordering;
 
 use super::asynchronous::Mbarriers;
 use super::grid::{Run, mix};
-use super::sync::Barrier;
+use super::sync::{Barrier, Sync};
 use super::warp::{Aligned, Meet, Split, Wait, Warp};
 use crate::check::{Check, Finding, Site};
 use crate::counters::Meter;
 use crate::memory::{BlockClocks, Domain, Shadow};
+use crate::program::Op;
 
 /// What a turn ended with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -501,10 +502,19 @@ impl<'l> Block<'l> {
         } else {
             Check::SyncMask
         };
-        let what = if barrier {
-            "a barrier"
-        } else {
-            "an instruction of several lanes"
+        let what = match &inst.op {
+            Op::Sync(sync) => match **sync {
+                Sync::Barrier { .. } => "a barrier",
+                Sync::Warp => "bar.warp.sync (__syncwarp)",
+                Sync::Shuffle { .. } => "shfl.sync",
+                Sync::Vote(_) => "vote.sync",
+                Sync::Match { .. } => "match.sync",
+                Sync::Redux(_) => "redux.sync",
+                _ => "an instruction of several lanes",
+            },
+            Op::Matrix(_) => "ldmatrix or stmatrix",
+            _ if inst.matrix.is_some() => "mma.sync",
+            _ => "an instruction of several lanes",
         };
         let message = format!(
             "{what} was reached by {} of warp {} only; it needs {}, and {others}",
