@@ -1,11 +1,13 @@
 //! Whole kernels, compiled by nvcc from tests/kernels, against answers computed here. Nothing may be found in them.
 
 mod harness;
+mod parity;
+mod support;
 
 use std::collections::HashMap;
 
 use half::{bf16, f16};
-use harness::{Args, Ended, Gpu, Random, Shape};
+use harness::{Args, Ended, Float, Gpu, Random, Rule, Scalar, Shape};
 
 /// A device and the module of a source; the test ends here where there is no nvcc.
 macro_rules! load {
@@ -114,6 +116,15 @@ fn atomics_of_every_kind() {
     cells[4] = -1;
     let (cells, wide, sum) = (gpu.upload(&cells), gpu.zeros(16), gpu.upload(&[0.25f32]));
     let args = Args::new().with(cells).with(wide).with(sum);
+    // Which value was stored last hangs on the order: it and the sum of the others make up all of them.
+    gpu.compare(
+        cells + 36,
+        8,
+        Rule::Invariant(|bytes| {
+            let [last, others] = [0, 4].map(|at| i32::read(&bytes[at..at + 4]));
+            last + others == 96 * 97 / 2
+        }),
+    );
     gpu.launch(&module, "atomics", Shape::new(3, 32), &args);
     let total = n * (n - 1) / 2;
     let got = gpu.download::<i32>(cells, 12);
@@ -216,6 +227,12 @@ fn gemm_of_bf16_through_the_tensor_cores() {
             .with(k as i32);
         let mut shape = Shape::new((n / 128) as u32, 256);
         shape.grid[1] = m.div_ceil(128) as u32;
+        // Each of the two is off by its own roundings inside of the tensor core; factors are at most 1.
+        gpu.compare(
+            out,
+            m * n * 4,
+            Rule::absolute(Float::F32, 2.0 * tolerance(k, k as f64)),
+        );
         gpu.launch(&module, "gemm_bf16", with_shared(shape, 49152), &params);
         let got = gpu.download::<f32>(out, m * n);
         let [a, b] = [&a, &b].map(|x| -> Vec<f64> { x.iter().map(|value| value.to_f64()).collect() });
@@ -261,6 +278,12 @@ fn flash_attention_over_sequences_of_different_lengths() {
         .with(heads as i32);
     let mut shape = Shape::new(130u32.div_ceil(64), 128);
     shape.grid = [shape.grid[0], heads as u32, lengths.len() as u32];
+    // Twice what either may be off below: ex2.approx and the tensor core's sums differ, and then bf16 rounds.
+    gpu.compare(
+        out,
+        tokens * heads * dim * 2,
+        Rule::absolute(Float::Bf16, 4.0 * 2f64.powi(-9)),
+    );
     gpu.launch(&module, "flash_attention", shape, &args);
 
     let got = gpu.download::<u16>(out, tokens * heads * dim);

@@ -3,7 +3,13 @@
 //! nvcc is looked for in `$NVCC`, `$CUDA_HOME`, `PATH`, /usr/local/cuda and the repository's `.cuda` (see tools/setup). Without
 //! one the tests say that they are skipped and pass; with `ROPEWAY_CUDA=require` they fail.
 
+//! With `SOFTCUDA_PARITY` each launch also runs on a GPU and the memory of both is compared (see `mirror`);
+//! `SOFTCUDA_PTX` is a folder with the sources compiled before, for machines without nvcc (see tools/gpu).
+
 #![allow(dead_code, reason = "each test program uses a part of it")]
+
+pub mod mirror;
+pub mod rule;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -17,6 +23,9 @@ use softcuda::check::Finding;
 use softcuda::machine::{self, Device, Invalid, Launch, LaunchError, Module, Settings};
 use softcuda::memory::Kind;
 use softcuda::profile;
+
+use mirror::Mirror;
+pub use rule::{Float, Rule};
 
 /// Folder of the kernels' sources.
 pub fn folder() -> PathBuf {
@@ -66,6 +75,13 @@ fn find_nvcc() -> Option<(PathBuf, String)> {
 pub fn compile(name: &str) -> Option<Arc<Vec<u8>>> {
     type Cells = HashMap<String, Arc<OnceLock<Arc<Vec<u8>>>>>;
     static DONE: OnceLock<Mutex<Cells>> = OnceLock::new();
+    if let Some(packed) = std::env::var_os("SOFTCUDA_PTX") {
+        let path = Path::new(&packed).join(name.replace('/', "-") + ".ptx");
+        if path.exists() {
+            let text = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            return Some(Arc::new(text));
+        }
+    }
     let (nvcc, version) = nvcc()?;
     // Different sources at once, one source once.
     let cell = {
@@ -190,6 +206,7 @@ pub fn shuffled(seed: u64, test: impl FnOnce()) {
 /// A device for one test.
 pub struct Gpu {
     pub device: Device,
+    mirror: Option<Mirror>,
 }
 
 /// Grid, block and dynamic shared memory.
@@ -236,13 +253,31 @@ impl Gpu {
         adjust(&mut settings);
         Self {
             device: Device::new(&profile::SM_90, settings),
+            mirror: Mirror::start(),
         }
     }
 
     /// `None`: no nvcc.
     pub fn load(&mut self, name: &str) -> Option<Module> {
         let ptx = compile(name)?;
-        Some(Module::load(&ptx, &mut self.device).unwrap_or_else(|e| panic!("{name} cannot be loaded: {e}")))
+        Some(self.load_text(name, &ptx))
+    }
+
+    /// A module from PTX text.
+    pub fn load_text(&mut self, name: &str, ptx: &[u8]) -> Module {
+        let module =
+            Module::load(ptx, &mut self.device).unwrap_or_else(|e| panic!("{name} cannot be loaded: {e}"));
+        if let Some(mirror) = &mut self.mirror {
+            mirror.load(name, ptx, &module, &self.device.memory);
+        }
+        module
+    }
+
+    /// How `bytes` bytes are compared with those of a GPU; where nothing is said, every bit counts.
+    pub fn compare(&mut self, address: u64, bytes: usize, rule: Rule) {
+        if let Some(mirror) = &mut self.mirror {
+            mirror.rule(address, bytes as u64, rule);
+        }
     }
 
     /// Memory that nobody has written.
@@ -295,8 +330,14 @@ impl Gpu {
             programmatic: false,
             stream: 0,
         };
+        let before = self.mirror.as_ref().map(|m| m.before(&self.device.memory));
         match machine::launch(&mut self.device, module, &kernel, &launch) {
-            Ok(_) => Ended::Well,
+            Ok(_) => {
+                if let (Some(mirror), Some(before)) = (&mut self.mirror, before) {
+                    mirror.after(&self.device.memory, before, module, &kernel, &launch);
+                }
+                Ended::Well
+            }
             Err(LaunchError::Invalid { kind, message }) => Ended::Refused(kind, message),
             Err(LaunchError::Failed { findings, dropped }) => {
                 assert!(!findings.is_empty() || dropped > 0, "{name} failed for no reason");
