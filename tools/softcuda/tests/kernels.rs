@@ -7,7 +7,8 @@ mod support;
 use std::collections::HashMap;
 
 use half::{bf16, f16};
-use harness::{Args, Ended, Float, Gpu, Random, Rule, Scalar, Shape};
+use harness::rule::Float;
+use harness::{Args, Ended, Gpu, Random, Rule, Scalar, Shape};
 
 /// A device and the module of a source; the test ends here where there is no nvcc.
 macro_rules! load {

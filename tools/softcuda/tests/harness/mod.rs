@@ -25,7 +25,7 @@ use softcuda::memory::Kind;
 use softcuda::profile;
 
 use mirror::Mirror;
-pub use rule::{Float, Rule};
+pub use rule::Rule;
 
 /// Folder of the kernels' sources.
 pub fn folder() -> PathBuf {

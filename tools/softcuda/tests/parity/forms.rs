@@ -2,7 +2,8 @@
 //! 16, 32 and 64 bits `h` `r` `l`, a small count `s`, f16 `H`, bf16 `B`, two of them `x` `y`, f32 `F`, an angle `t`, f64
 //! `D`, a predicate `p`.
 
-use crate::harness::{Float, Rule};
+use crate::harness::Rule;
+use crate::harness::rule::Float;
 
 /// Forms whose results are compared by one rule.
 pub struct Group {
@@ -917,6 +918,18 @@ pub const BFLOAT_FUNCTIONS: Group = Group {
         tanh.approx.bf16x2 y:y
     ",
 };
+
+/// Products on tensor cores: shape and types, k, the letter of the factors, registers of a, b and of c, and whether c
+/// is f16.
+pub const PRODUCTS: &[(&str, usize, char, [usize; 3], bool)] = &[
+    ("m16n8k8.row.col.f32.f16.f16.f32", 8, 'x', [2, 1, 4], false),
+    ("m16n8k16.row.col.f32.f16.f16.f32", 16, 'x', [4, 2, 4], false),
+    ("m16n8k16.row.col.f16.f16.f16.f16", 16, 'x', [4, 2, 2], true),
+    ("m16n8k8.row.col.f32.bf16.bf16.f32", 8, 'y', [2, 1, 4], false),
+    ("m16n8k16.row.col.f32.bf16.bf16.f32", 16, 'y', [4, 2, 4], false),
+    ("m16n8k4.row.col.f32.tf32.tf32.f32", 4, 'T', [2, 1, 4], false),
+    ("m16n8k8.row.col.f32.tf32.tf32.f32", 8, 'T', [4, 2, 4], false),
+];
 
 /// What a form gives, from its operands.
 type Expected = fn(&[u64]) -> u64;

@@ -8,7 +8,8 @@ use std::fmt::Write;
 
 use forms::Group;
 
-use crate::harness::{Args, Gpu, Random, Shape, compile, folder};
+use crate::harness::rule::Float;
+use crate::harness::{Args, Gpu, Random, Rule, Shape, compile, folder};
 
 /// Threads, each with its own operands.
 const THREADS: usize = 2048;
@@ -124,6 +125,14 @@ fn kind(letter: char) -> Kind {
                 x & 0x83ff_ffff | 0x3c00_0000
             }
         }),
+        // tf32: the low bits are not looked at.
+        'T' => (32, SINGLE, |x| {
+            if x & 1 << 40 != 0 {
+                x & 0xffff_e000
+            } else {
+                x & 0x83ff_e000 | 0x3c00_0000
+            }
+        }),
         // From -2π to 2π: where the error of sin and cos has its tightest bound.
         't' => (
             32,
@@ -225,6 +234,80 @@ impl<'a> Form<'a> {
     }
 }
 
+/// A kernel of one warp per block that multiplies fragments: 4 bytes per register in `from`, and in `to`.
+fn product(name: &str, [a, b, c]: [usize; 3], entry: &str) -> String {
+    let mut text = format!(
+        ".visible .entry {entry}(.param .u64 from, .param .u64 to)\n{{\n.reg .b32 %r<16>; .reg .b32 %i<5>; .reg .b64 %a<5>;\n\
+         ld.param.u64 %a1, [from]; ld.param.u64 %a2, [to];\n\
+         mov.u32 %i1, %tid.x; mov.u32 %i2, %ctaid.x; mad.lo.u32 %i4, %i2, 32, %i1;\n\
+         mad.wide.u32 %a1, %i4, {}, %a1; mad.wide.u32 %a2, %i4, {}, %a2;\n",
+        4 * (a + b + c),
+        4 * c
+    );
+    for index in 0..a + b + c {
+        writeln!(text, "ld.global.b32 %r{index}, [%a1+{}];", 4 * index).unwrap();
+    }
+    let list = |from: usize, count: usize| {
+        let names: Vec<String> = (from..from + count).map(|i| format!("%r{i}")).collect();
+        format!("{{{}}}", names.join(", "))
+    };
+    let (left, right, sum) = (list(0, a), list(a, b), list(a + b, c));
+    writeln!(text, "mma.sync.aligned.{name} {sum}, {left}, {right}, {sum};").unwrap();
+    for index in 0..c {
+        writeln!(text, "st.global.b32 [%a2+{}], %r{};", 4 * index, a + b + index).unwrap();
+    }
+    text + "ret;\n}\n"
+}
+
+/// Sums of products whose exact value needs rounding: how the tensor cores round is not documented, so the report's
+/// distribution is what this is for.
+#[test]
+fn tensor_cores() {
+    for &(name, k, letter, registers, half_sums) in forms::PRODUCTS {
+        let mut gpu = Gpu::new();
+        let title = format!("tensor cores: mma.{name}");
+        let module = gpu.load_text(
+            &title,
+            format!("{HEAD}{}", product(name, registers, "form")).as_bytes(),
+        );
+        let mut random = Random(0x5eed);
+        let warps = 64;
+        // Bit 40 asks for any exponent: without it factors and sums stay below 2.
+        let mut draw = |letter: char| {
+            let bits = u64::from(random.next()) << 32 | u64::from(random.next());
+            (kind(letter).draw)(bits & !(1 << 40)) as u32
+        };
+        let [a, b, c] = registers;
+        let mut table = Vec::new();
+        for _ in 0..32 * warps {
+            table.extend((0..a + b).map(|_| draw(letter)));
+            table.extend((0..c).map(|_| draw(if half_sums { 'x' } else { 'F' })));
+        }
+        let (from, to) = (gpu.upload(&table), gpu.zeros(4 * c * 32 * warps));
+        // Each of the two rounds or cuts off once for every eight products, of a magnitude below 4k + 2.
+        let magnitude = (4 * k + 2) as f64;
+        let rule = if half_sums {
+            Rule::absolute(Float::F16, magnitude * 2f64.powi(-10))
+        } else {
+            Rule::absolute(Float::F32, (k / 8 + 1) as f64 * magnitude * 2f64.powi(-22))
+        };
+        gpu.compare(to, 4 * c * 32 * warps, rule);
+        gpu.launch(
+            &module,
+            "form",
+            Shape::new(warps as u32, 32),
+            &Args::new().with(from).with(to),
+        );
+        let sums = gpu.download::<f32>(to, c * 32 * warps);
+        // Random sums: hardly any stays what it was, none is beyond its magnitude.
+        assert!(
+            half_sums || sums.iter().all(|sum| f64::from(sum.abs()) <= magnitude),
+            "{name}"
+        );
+        assert!(sums.iter().any(|&sum| sum != 0.0), "{name}");
+    }
+}
+
 const HEAD: &str = ".version 8.6\n.target sm_90\n.address_size 64\n";
 
 fn run(group: &Group) {
@@ -300,6 +383,10 @@ fn the_assembler_takes_every_form() {
             count += 1;
             text += &Form::parse(line).entry(&format!("form{count}"));
         }
+    }
+    for &(name, _, _, registers, _) in forms::PRODUCTS {
+        count += 1;
+        text += &product(name, registers, &format!("form{count}"));
     }
     let folder = crate::support::folder("forms");
     std::fs::write(folder.join("forms.ptx"), text).unwrap();
