@@ -159,6 +159,7 @@ macro_rules! pairs {
 
 pairs! {
     assertion
+    atomic_hides_write
     barrier_count
     cp_async_other_threads_copy
     cp_async_overwritten
@@ -183,6 +184,7 @@ pairs! {
     missing_fence
     more_threads_than_bounds
     null_pointer
+    read_before_own_write
     same_value_within_warp
     shared_misaligned
     shared_past_end

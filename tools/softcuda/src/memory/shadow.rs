@@ -128,8 +128,9 @@ mod stamp {
 
 /// Initialised bits and access stamps of a piece of memory. Offsets are in bytes from its start.
 ///
-/// Of every word the last write and the last read are kept; of reads by several threads that are not ordered the
-/// one with the greatest clock, in shared memory also one by another warp. A write that is ordered after these
+/// Of every word the last write and the last read are kept; of reads by several threads that are not ordered one by
+/// another thread than the last writer, the one with the greatest clock, in shared memory also one by another warp.
+/// A thread's strong write keeps the stamp of its weak one at the same clock. A write that is ordered after these
 /// but not after one forgotten is not reported. Halves of a word written by different warps share one record,
 /// that of the later one.
 ///
@@ -540,8 +541,14 @@ impl Shadow {
                 Err(hazard @ Hazard::AsyncPending { .. }) => return Err(hazard),
                 Err(hazard) => result = Err(hazard),
             }
-        } else if (written ^ mine) & (stamp::THREAD | stamp::KINDS) == 0 {
-            new |= written & stamp::MASKS;
+        } else if (written ^ mine) & stamp::THREAD == 0 {
+            if (written ^ mine) & stamp::KINDS == 0 {
+                new |= written & stamp::MASKS;
+            } else if (written ^ new) & stamp::MASKS == 0 && written & stamp::KINDS == stamp::WEAK {
+                // A strong write over the thread's own weak one, with no release between: who has to know of the
+                // weak one still has to.
+                new = written;
+            }
         }
         let read = self.reads[word].load(Relaxed);
         if self.is_open(read, mine, floor, who) {
@@ -745,11 +752,22 @@ impl Shadow {
         // Not ordered: what a writer has least chance to know of by accident, the greatest clock.
         match self.decode(old, who, lane) {
             Some(earlier) if !earlier.known && !earlier.own_agent => {
-                let (keep, other) = if earlier.clock >= who.clock {
-                    (old, new)
-                } else {
-                    (new, old)
+                // The last writer often writes again, and its own read says nothing about that.
+                let writer = self.decode(self.writes[word].load(Relaxed), who, lane);
+                let writes = |block, warp, lane| {
+                    writer.as_ref().is_some_and(|w| {
+                        (w.thread.block, w.thread.warp, w.thread.lane) == (block, warp, lane)
+                    })
                 };
+                let thread = earlier.thread;
+                let keep_old = if writes(who.block, who.agent, lane as u32) {
+                    true
+                } else if writes(thread.block, thread.warp, thread.lane) {
+                    false
+                } else {
+                    earlier.clock >= who.clock
+                };
+                let (keep, other) = if keep_old { (old, new) } else { (new, old) };
                 self.reads[word].store(keep, Relaxed);
                 if self.domain == Domain::Shared {
                     self.note_other(word, other, who, lane);
