@@ -387,6 +387,9 @@ fn orders(name: &str) -> bool {
     ])
 }
 
+/// File, line, column.
+type Position = (String, u32, u32);
+
 /// The kernel's sites in the order of its source, with the index of the line that opens its body.
 fn sites(case: &Case, text: &[u8]) -> (Vec<Site>, usize) {
     let module = ptx::parse_bytes(text).expect("nvcc's own text");
@@ -396,7 +399,7 @@ fn sites(case: &Case, text: &[u8]) -> (Vec<Site>, usize) {
         .iter()
         .find(|function| &*function.name == case.kernel)
         .expect("the kernel");
-    let mut found: Vec<(Vec<(String, u32, u32)>, Site)> = Vec::new();
+    let mut found: Vec<(Vec<Position>, Site)> = Vec::new();
     for instruction in &function.body.as_ref().expect("a kernel has a body").instructions {
         let opcode = instruction.name();
         if !orders(&opcode) {
@@ -411,7 +414,7 @@ fn sites(case: &Case, text: &[u8]) -> (Vec<Site>, usize) {
             case.kernel,
             line + 1
         );
-        let places: Vec<(String, u32, u32)> = places(&module, instruction.loc)
+        let places: Vec<Position> = places(&module, instruction.loc)
             .iter()
             .map(|place| (place.file.to_string(), place.line, place.column))
             .collect();
