@@ -280,7 +280,8 @@ fn shuffle(i: &Instruction, b: &mut Builder<'_>) -> Result<Code, Refused> {
 fn vote(i: &Instruction, b: &mut Builder<'_>) -> Result<Code, Refused> {
     needs_sync(i)?;
     only(i, &["sync", "all", "any", "uni", "ballot", "pred", "b32"])?;
-    let vote = match i.modifiers.get(1).map(|m| &**m) {
+    // CUB writes `vote.ballot.sync`, which ptxas takes too.
+    let vote = match i.modifiers.iter().map(|m| &**m).find(|m| *m != "sync") {
         Some("all") => Vote::All,
         Some("any") => Vote::Any,
         Some("uni") => Vote::Uniform,
