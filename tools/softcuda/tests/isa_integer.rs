@@ -946,6 +946,28 @@ fn carries_link_instructions_into_wide_arithmetic() {
                 }
             }
         }
+        // Sums after differences and differences after sums: a - b is a + !b + 1 with the carry of that.
+        for (head, tail) in [("sub.cc.u32", "addc.u32"), ("add.cc.u32", "subc.u32")] {
+            let code = instruction(head, vec![reg(8), reg(0), reg(4)]);
+            machine.run(&code, mask).unwrap();
+            let code = instruction(tail, vec![reg(9), Operand::Int(7), Operand::Int(3)]);
+            machine.run(&code, mask).unwrap();
+            for (lane, [a, b]) in numbers.into_iter().enumerate() {
+                if mask >> lane & 1 != 0 {
+                    let (a, b) = (a as u32, b as u32);
+                    let wanted = if tail == "addc.u32" {
+                        10 + u128::from(a >= b)
+                    } else {
+                        3 + u128::from(a.checked_add(b).is_none())
+                    };
+                    assert_eq!(
+                        machine.get(9, lane),
+                        wanted,
+                        "{tail} after {head} of {a:x} and {b:x}"
+                    );
+                }
+            }
+        }
         for (head, tail) in [("add.cc.u32", "addc"), ("sub.cc.s32", "subc")] {
             for r in 8..13 {
                 for lane in 0..32 {

@@ -16,7 +16,7 @@ pub const COVERED: &[Covered] = &[
     Covered {
         opcode: "sub",
         forms: "u16 s16 u32 s32 u64 s64; .sat for s32; .cc for u32 s32 u64 s64",
-        notes: "after sub.cc and subc.cc the carry flag is the borrow",
+        notes: "sub.cc and subc.cc set the flag where there is no borrow, as the hardware does: a - b is a + !b + 1",
     },
     Covered {
         opcode: "addc subc",
@@ -198,6 +198,9 @@ fn carried(mut form: Form<'_>, builder: &mut Builder<'_>, opcode: &str) -> Resul
 
 /// Sum or difference with the carry flag read, written or both. The flag is a predicate of the function; one
 /// that is not read is a constant, one that is not written a register that nobody reads.
+///
+/// The PTX ISA speaks of a borrow, but ptxas makes a - b from a + !b + 1 and hands the carry of that on, to `addc`
+/// and `madc` as well as to `subc`; nvcc's division of 128-bit integers counts on `addc` after `subc.cc`.
 fn sum_with_carry(
     mut form: Form<'_>,
     builder: &mut Builder<'_>,
@@ -215,13 +218,17 @@ fn sum_with_carry(
         }))
     } else {
         by_type!(ty, T in { U32 | S32 = u32, U64 | S64 = u64 }, alu!(|a: T, b: T, c: bool| -> (T, bool) {
-            let (difference, first) = a.overflowing_sub(b);
-            let (difference, second) = difference.overflowing_sub(T::from(c));
+            let (difference, first) = a.overflowing_add(!b);
+            let (difference, second) = difference.overflowing_add(T::from(c));
             (difference, first | second)
         }))
     };
     let run = run.ok_or_else(|| form.wrong_type(ty))?;
-    let carry = carry_in(builder, read);
+    let carry = if read || opcode.starts_with("add") {
+        carry_in(builder, read)
+    } else {
+        builder.constant(u32::MAX.into(), crate::regs::Width::Pred)
+    };
     let src = vec![builder.src(a, ty)?, builder.src(b, ty)?, carry];
     let dst = vec![builder.dst(d, ty)?, carry_out(builder, write)];
     Ok(Code::alu(run, Class::Integer, dst, src))
