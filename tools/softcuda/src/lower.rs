@@ -6,7 +6,8 @@ use std::fmt;
 
 use crate::flow;
 use crate::program::{
-    Builtin, Call, Class, Code, Converge, Function, Inst, Kernel, Op, Param, Ref, Special, Target,
+    Builtin, Call, Class, Code, Converge, Function, Inst, Kernel, Op, Param, RESERVED_SHARED, Ref, Special,
+    Target,
 };
 use crate::ptx::ast::{self, Guard, Instruction, Operand, Type};
 use crate::regs::{LANES, Slot, Width};
@@ -448,7 +449,12 @@ pub fn kernel(placed: &Placed<'_>, entry: u32) -> Result<Kernel, Refused> {
     // Shared memory: static variables first, then the dynamic part, which all `extern` arrays share.
     let mut shared_module = HashMap::new();
     let mut shared_local = HashMap::new();
-    let mut at = 0u64;
+    let asks = |f: &u32| {
+        let body = module.functions[*f as usize].body.as_ref();
+        body.is_some_and(|b| b.instructions.iter().any(|i| i.operands.iter().any(reserved)))
+    };
+    let reserved_shared = if list.iter().any(asks) { RESERVED_SHARED } else { 0 };
+    let mut at = u64::from(reserved_shared);
     let mut dense = 0u64;
     let mut dynamic_align = 0u64;
     let mut dynamic_module = Vec::new();
@@ -511,6 +517,7 @@ pub fn kernel(placed: &Placed<'_>, entry: u32) -> Result<Kernel, Refused> {
         params: Vec::new(),
         param_bytes: 0,
         static_shared: dense as u32,
+        reserved_shared,
         shared_end: at as u32,
         dynamic_align: dynamic_align as u32,
         dynamic_base: dynamic_base as u32,
@@ -538,6 +545,11 @@ fn names(operand: &Operand, variable: u32) -> bool {
         Operand::Vector(list) | Operand::List(list) => list.iter().any(|o| names(o, variable)),
         _ => false,
     }
+}
+
+/// Whether an operand asks where the shared memory of the system lies.
+fn reserved(operand: &Operand) -> bool {
+    matches!(operand, Operand::Special(name) if name.starts_with("reserved_smem_offset"))
 }
 
 struct FunctionLowering<'a> {

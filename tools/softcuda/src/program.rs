@@ -195,7 +195,8 @@ pub enum Special {
     DynamicSharedSize,
     TotalSharedSize,
     AggregateSharedSize,
-    ReservedShared(u8),
+    /// Offset in the shared memory that is the system's.
+    ReservedShared(u32),
     ClusterId(u8),
     NumClusters(u8),
     ClusterCtaId(u8),
@@ -223,6 +224,9 @@ pub enum LaneMask {
     Ge,
     Gt,
 }
+
+/// Bytes of shared memory that belong to the system, in kernels that ask where they are.
+pub const RESERVED_SHARED: u32 = 1024;
 
 /// Memory ordering of an access, as in the PTX memory model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -373,6 +377,8 @@ pub struct Kernel {
     pub param_bytes: u32,
     /// Bytes of static shared memory, and where dynamic shared memory may begin at the earliest.
     pub static_shared: u32,
+    /// Bytes at the beginning of shared memory that are the system's: [`RESERVED_SHARED`] or none.
+    pub reserved_shared: u32,
     /// Where static shared memory ends as laid out here.
     pub shared_end: u32,
     /// Declared alignment of the dynamic part (the greatest of its variables), 0 without one.

@@ -90,6 +90,10 @@ impl<'l> Block<'l> {
             &self.shadow,
             u64::from(run.shared_bytes),
         );
+        // The system's part holds something: programs clear bits in it that nobody has set.
+        if run.kernel.reserved_shared != 0 {
+            self.shadow.set_initialised(0, run.kernel.reserved_shared.into());
+        }
         // NaN in every float type, so that what nobody wrote shows.
         self.shared.as_mut()[..run.shared_bytes as usize].fill(0xff);
         for (index, warp) in self.warps.iter_mut().enumerate() {

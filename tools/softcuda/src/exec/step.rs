@@ -566,7 +566,7 @@ impl<'l> Block<'l> {
             Special::GlobalTimerHi => timer() >> 32,
             Special::DynamicSharedSize => run.dynamic_shared.into(),
             Special::TotalSharedSize | Special::AggregateSharedSize => run.shared_bytes.into(),
-            Special::ReservedShared(_) => 0,
+            Special::ReservedShared(offset) => offset.into(),
             // Every block is a cluster of its own until clusters come.
             Special::ClusterId(axis) => self.id[axis as usize].into(),
             Special::NumClusters(axis) => run.grid[axis as usize].into(),

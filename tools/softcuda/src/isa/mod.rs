@@ -56,7 +56,7 @@ pub const FAMILIES: &[(&str, Family, &[Covered])] = &[
 
 /// The special register of this name (without the percent sign).
 pub fn special(name: &str) -> Option<crate::program::Special> {
-    use crate::program::{LaneMask as Lanes, Special::*};
+    use crate::program::{LaneMask as Lanes, RESERVED_SHARED, Special::*};
     let (base, axis) = match name.rsplit_once('.') {
         Some((base, "x")) => (base, 0),
         Some((base, "y")) => (base, 1),
@@ -97,9 +97,11 @@ pub fn special(name: &str) -> Option<crate::program::Special> {
         ("total_smem_size", 3) => TotalSharedSize,
         ("aggr_smem_size", 3) => AggregateSharedSize,
         ("reserved_smem_offset_begin", 3) => ReservedShared(0),
-        ("reserved_smem_offset_end", 3) => ReservedShared(1),
-        ("reserved_smem_offset_cap", 3) => ReservedShared(2),
-        ("reserved_smem_offset_0" | "reserved_smem_offset_1", 3) => ReservedShared(3),
+        ("reserved_smem_offset_end", 3) => ReservedShared(RESERVED_SHARED),
+        ("reserved_smem_offset_cap", 3) => ReservedShared(RESERVED_SHARED),
+        ("reserved_smem_offset_0", 3) => ReservedShared(0),
+        // Where cooperative groups keep the barriers of tiles larger than a warp.
+        ("reserved_smem_offset_1", 3) => ReservedShared(RESERVED_SHARED / 2),
         ("envreg1", 3) => Workspace { high: true },
         ("envreg2", 3) => Workspace { high: false },
         _ => return None,
