@@ -44,6 +44,8 @@ pub struct Block<'l> {
     second_chance: bool,
     /// Changes that this block has made and not yet told the launch of.
     changes: u64,
+    /// Whether it has changed anything since its last slice began.
+    changed: bool,
     /// Rounds in which nobody did more than look at an mbarrier.
     idle_rounds: u32,
     /// The kernel's dependence on the launch before it has been waited for, by warp (lanes).
@@ -72,6 +74,7 @@ impl<'l> Block<'l> {
             last_change: (0, 0),
             second_chance: false,
             changes: 0,
+            changed: true,
             idle_rounds: 0,
             waited_for_previous: vec![0; warps],
             random: 0,
@@ -105,6 +108,7 @@ impl<'l> Block<'l> {
         self.mbarriers = Mbarriers::default();
         self.waited_for_previous.fill(0);
         self.last_change = (run.events.load(Ordering::Relaxed), self.executed);
+        self.changed = true;
         self.idle_rounds = 0;
         self.second_chance = false;
         self.random = run.settings.seed.map_or(0, |seed| mix(seed ^ linear) | 1);
@@ -125,8 +129,14 @@ impl<'l> Block<'l> {
         self.changes += 1;
     }
 
+    /// Whether the last slice changed nothing: the block may be spinning.
+    pub fn is_idle(&self) -> bool {
+        !self.changed
+    }
+
     /// Lets warps run, in turn, for about `budget` warp instructions.
     pub fn advance(&mut self, budget: u64) -> Slice {
+        self.changed = false;
         let until = self.executed.saturating_add(budget);
         let count = self.warps.len();
         loop {
@@ -150,11 +160,15 @@ impl<'l> Block<'l> {
             if self.warps.iter().flatten().all(|w| w.live == 0) {
                 return Slice::Done;
             }
-            if let Err(finding) = self.look_for_progress(ran) {
-                self.run.report(*finding);
-                return Slice::Done;
-            }
-            if self.executed >= until {
+            let asleep = match self.look_for_progress(ran) {
+                Ok(asleep) => asleep,
+                Err(finding) => {
+                    self.run.report(*finding);
+                    return Slice::Done;
+                }
+            };
+            // Who sleeps leaves the rest of the turn to other blocks, if there are any.
+            if self.executed >= until || asleep && budget != u64::MAX {
                 return Slice::More;
             }
         }
@@ -204,6 +218,7 @@ impl<'l> Block<'l> {
         };
         self.warps[w] = Some(warp);
         if self.changes != 0 {
+            self.changed = true;
             self.run
                 .events
                 .fetch_add(std::mem::take(&mut self.changes), Ordering::Relaxed);
@@ -238,7 +253,8 @@ impl<'l> Block<'l> {
     }
 
     /// After a round: wakes those that poll, frees lanes that wait for each other, and says so if nothing can go on.
-    fn look_for_progress(&mut self, ran: bool) -> Result<(), Box<Finding>> {
+    /// Whether all that could go on sleep.
+    fn look_for_progress(&mut self, ran: bool) -> Result<bool, Box<Finding>> {
         let events = self.run.events.load(Ordering::Relaxed);
         if events != self.last_change.0 {
             self.last_change = (events, self.executed);
@@ -263,7 +279,7 @@ impl<'l> Block<'l> {
             if !polls || self.idle_rounds > 64 {
                 if self.release_some() {
                     self.idle_rounds = 0;
-                    return Ok(());
+                    return Ok(false);
                 }
                 return Err(self.stuck(None));
             }
@@ -281,10 +297,11 @@ impl<'l> Block<'l> {
             self.release_some();
             self.last_change.1 += self.run.settings.spin_limit / 4;
         }
-        if sleeps && !ready {
+        let asleep = sleeps && !ready;
+        if asleep {
             std::thread::yield_now();
         }
-        Ok(())
+        Ok(asleep)
     }
 
     /// Releases lanes that wait at meeting points, in all warps; whether there were any.

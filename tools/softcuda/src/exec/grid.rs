@@ -116,6 +116,12 @@ impl Run<'_> {
 /// Warp instructions that a block of a cooperative grid runs before another has its turn.
 const TURN: u64 = 20_000;
 
+/// The same for one that changed nothing in its last turn: most likely it waits for another.
+const GLANCE: u64 = 500;
+
+/// Blocks among which a seed shuffles the order.
+const GROUP: u64 = 64;
+
 /// Runs every block and returns what was counted.
 pub fn run(run: &Run<'_>, cooperative: bool) -> Meter {
     let blocks = run.blocks();
@@ -150,7 +156,7 @@ pub fn run(run: &Run<'_>, cooperative: bool) -> Meter {
                     std::thread::yield_now();
                     continue;
                 };
-                let slice = block.advance(TURN);
+                let slice = block.advance(if block.is_idle() { GLANCE } else { TURN });
                 let mut queue = queue.lock().unwrap_or_else(|e| e.into_inner());
                 if slice == Slice::Done || run.stopped() {
                     meter.lock().unwrap_or_else(|e| e.into_inner()).add(&block.meter);
@@ -160,16 +166,38 @@ pub fn run(run: &Run<'_>, cooperative: bool) -> Meter {
                 at_work.fetch_sub(1, Ordering::Relaxed);
             }
         } else {
-            let mut block = Block::new(run);
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= blocks || run.stopped() {
-                    break;
+            // In order, a block runs to its end before the next one begins, for it can count on those before it
+            // alone. Shuffled, it may have to wait for one that begins later: blocks of a group take turns.
+            let (turn, most) = match run.settings.seed {
+                Some(_) => (TURN.min(run.settings.spin_limit / 4).max(1), GROUP as usize),
+                None => (u64::MAX, 1),
+            };
+            let mut resident: VecDeque<Box<Block>> = VecDeque::new();
+            let mut ended: Vec<Box<Block>> = Vec::new();
+            let mut more = true;
+            while !run.stopped() {
+                if more && resident.len() < most {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    more = i < blocks;
+                    if more {
+                        let mut block = ended.pop().unwrap_or_else(|| Box::new(Block::new(run)));
+                        block.begin(order.at(i));
+                        resident.push_front(block);
+                    }
                 }
-                block.begin(order.at(i));
-                while block.advance(u64::MAX) != Slice::Done && !run.stopped() {}
+                let Some(mut block) = resident.pop_front() else {
+                    break;
+                };
+                let turn = if block.is_idle() { turn.min(GLANCE) } else { turn };
+                match block.advance(turn) {
+                    Slice::Done => ended.push(block),
+                    Slice::More => resident.push_back(block),
+                }
             }
-            meter.lock().unwrap_or_else(|e| e.into_inner()).add(&block.meter);
+            let mut meter = meter.lock().unwrap_or_else(|e| e.into_inner());
+            for block in ended.iter().chain(&resident) {
+                meter.add(&block.meter);
+            }
         }
     };
     if workers == 1 {
@@ -195,12 +223,12 @@ impl Order {
         Self { blocks, seed }
     }
 
-    /// The i-th block to begin. A seed permutes within groups of 64: block k may wait for blocks before it in
+    /// The i-th block to begin. A seed permutes within groups of [`GROUP`]: block k may wait for blocks before it in
     /// programs that count on blocks beginning in order, so the groups themselves stay in order.
     fn at(&self, i: u64) -> u64 {
         let Some(seed) = self.seed else { return i };
-        let group = i / 64 * 64;
-        let size = (self.blocks - group).min(64);
+        let group = i / GROUP * GROUP;
+        let size = (self.blocks - group).min(GROUP);
         // i·step + shift is a permutation of the group when step and size have no common divisor.
         let hash = mix(seed ^ group);
         let mut step = (hash % size.max(1)) | 1;
