@@ -721,6 +721,7 @@ impl<'a> FunctionLowering<'a> {
                 *target = begins[*target];
             }
         }
+        note_unread(&mut drafts, virtuals.len());
         let blocks = blocks(&drafts);
         let meets = flow::post_dominators(&blocks);
         let effects: Vec<Effects> = drafts.iter().map(effects).collect();
@@ -816,6 +817,33 @@ impl<'a> FunctionLowering<'a> {
             local: self.local,
         });
         Ok(())
+    }
+}
+
+/// Tells loads which of their elements go to registers that the function never reads: they count as not loaded.
+fn note_unread(drafts: &mut [Draft], registers: usize) {
+    let mut read = vec![false; registers];
+    for draft in drafts.iter() {
+        for source in &draft.code.src {
+            if let Ref::Reg(r) = source {
+                read[*r as usize] = true;
+            }
+        }
+        if let Some(guard) = draft.guard {
+            read[guard.reg.0 as usize] = true;
+        }
+    }
+    for draft in drafts {
+        if let Op::Load(access) = &mut draft.code.op
+            && access.elements > 1
+        {
+            let wanted = |r: &Ref| matches!(r, Ref::Reg(r) if read[*r as usize]);
+            let dst = &draft.code.dst;
+            if let (Some(first), Some(last)) = (dst.iter().position(wanted), dst.iter().rposition(wanted)) {
+                let size = access.ty.size();
+                access.wanted = ((first * size) as u8, ((last + 1 - first) * size) as u8);
+            }
+        }
     }
 }
 

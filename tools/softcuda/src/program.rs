@@ -272,6 +272,9 @@ pub struct Access {
     pub elements: u8,
     /// Width of each element's register: a load extends to it (sign-extends signed types).
     pub register: Width,
+    /// The bytes of a load that anybody wants: the first, and how many. Compilers widen loads and leave registers
+    /// unread; what goes there is not checked to have been written.
+    pub wanted: (u8, u8),
     /// Bytes of the registers as declared: a load extends to them.
     pub register_bytes: u8,
     pub order: Order,

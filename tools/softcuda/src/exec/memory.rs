@@ -326,6 +326,7 @@ impl<'l> Block<'l> {
         addresses: &Addresses,
         bytes: usize,
         align: usize,
+        wanted: (u8, u8),
         deed: Deed,
         how: How,
         same: impl Fn(usize, *const u8) -> bool,
@@ -368,7 +369,13 @@ impl<'l> Block<'l> {
             let who = self.clocks.who(warp.index);
             let shadow = allocation.shadow();
             let result = match deed {
-                Deed::Read => shadow.read_lanes(&offsets, lanes, bytes, &who, how, at.pc),
+                Deed::Read => {
+                    let (skip, bytes) = (u64::from(wanted.0), usize::from(wanted.1));
+                    if skip != 0 {
+                        offsets = offsets.map(|o| o + skip);
+                    }
+                    shadow.read_lanes(&offsets, lanes, bytes, &who, how, at.pc)
+                }
                 Deed::Write => shadow.write_lanes(&offsets, lanes, bytes, &who, how, same_value, at.pc),
                 Deed::Atomic => unreachable!("atomics go lane by lane"),
             };
@@ -381,7 +388,7 @@ impl<'l> Block<'l> {
                     addresses[lane],
                     bytes,
                     &what,
-                    offsets[lane],
+                    allocation.offset(addresses[lane]),
                     hazard,
                 );
             }
@@ -408,6 +415,7 @@ impl<'l> Block<'l> {
         offsets: &Addresses,
         bytes: usize,
         align: usize,
+        wanted: (u8, u8),
         deed: Deed,
         how: How,
         same: impl Fn(usize, *const u8) -> bool,
@@ -432,7 +440,16 @@ impl<'l> Block<'l> {
         }
         let who = self.clocks.who(warp.index);
         let result = match deed {
-            Deed::Read => self.shadow.read_lanes(offsets, mask, bytes, &who, how, at.pc),
+            Deed::Read => {
+                let skip = u64::from(wanted.0);
+                let offsets = if skip == 0 {
+                    offsets
+                } else {
+                    &offsets.map(|o| o.wrapping_add(skip))
+                };
+                self.shadow
+                    .read_lanes(offsets, mask, usize::from(wanted.1), &who, how, at.pc)
+            }
             Deed::Write => self
                 .shadow
                 .write_lanes(offsets, mask, bytes, &who, how, same_value, at.pc),
@@ -594,6 +611,7 @@ impl<'l> Block<'l> {
                         &addresses,
                         bytes,
                         bytes,
+                        access.wanted,
                         Deed::Read,
                         how,
                         |_, _| false,
@@ -612,6 +630,7 @@ impl<'l> Block<'l> {
                         &addresses,
                         bytes,
                         bytes,
+                        access.wanted,
                         Deed::Read,
                         how,
                         |_, _| false,
@@ -777,6 +796,7 @@ impl<'l> Block<'l> {
                         &addresses,
                         bytes,
                         bytes,
+                        (0, 0),
                         Deed::Write,
                         how,
                         same,
@@ -792,6 +812,7 @@ impl<'l> Block<'l> {
                         &addresses,
                         bytes,
                         bytes,
+                        (0, 0),
                         Deed::Write,
                         how,
                         same,

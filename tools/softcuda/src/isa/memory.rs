@@ -260,6 +260,7 @@ fn access(instruction: &Instruction, builder: &mut Builder<'_>, load: bool) -> R
         ty,
         elements: count,
         register: register.expect("at least one element"),
+        wanted: (0, (ty.size() * usize::from(count)) as u8),
         register_bytes: register_bytes as u8,
         order: m.order.unwrap_or(Order::Weak),
         scope: m.scope.unwrap_or(Scope::Sys),
