@@ -76,6 +76,37 @@ pub(super) unsafe fn write(at: *mut u8, bytes: usize, value: u64) {
     }
 }
 
+/// Lanes that write what a lane before them writes to the same place: one of them does it, and it does not matter
+/// which.
+fn repeated(mask: u32, addresses: &Addresses, bytes: usize, equal: impl Fn(usize, usize) -> bool) -> u32 {
+    let mut repeated = 0;
+    let (mut least, mut end, mut before) = (u64::MAX, 0, 0u32);
+    for lane in each(mask) {
+        let address = addresses[lane];
+        // Outside of all before it, as it mostly is.
+        if address < end && address.saturating_add(bytes as u64) > least {
+            let same_place = each(before).filter(|&l| addresses[l] == address).last();
+            if same_place.is_some_and(|other| equal(other, lane)) {
+                repeated |= 1 << lane;
+            }
+        }
+        least = least.min(address);
+        end = end.max(address.saturating_add(bytes as u64));
+        before |= 1 << lane;
+    }
+    repeated
+}
+
+/// Held while 16 bytes are accessed strongly (shorter vectors go in one piece). To the PTX memory model a vector is
+/// scalars in any order, but GPUs move 16 aligned bytes at once, and CUB's look-back scan counts on it: status and value
+/// lie in one vector.
+fn whole(at: *const u8) -> MutexGuard<'static, ()> {
+    static LOCKS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
+    LOCKS[at as usize / 16 % LOCKS.len()]
+        .lock()
+        .unwrap_or_else(|e| e.into_inner())
+}
+
 impl<'l> Block<'l> {
     /// A finding with an address.
     pub(super) fn at_address(
@@ -327,6 +358,7 @@ impl<'l> Block<'l> {
         bytes: usize,
         align: usize,
         wanted: (u8, u8),
+        repeated: u32,
         deed: Deed,
         how: How,
         same: impl Fn(usize, *const u8) -> bool,
@@ -340,7 +372,7 @@ impl<'l> Block<'l> {
             let allocation = self.global(warp, at, first, addresses[first], bytes, deed)?;
             let mut lanes = 0;
             let mut offsets = [0u64; LANES];
-            let mut same_value = 0;
+            let mut same_value = repeated;
             for lane in each(rest) {
                 let address = addresses[lane];
                 if !address.is_multiple_of(align as u64) {
@@ -416,6 +448,7 @@ impl<'l> Block<'l> {
         bytes: usize,
         align: usize,
         wanted: (u8, u8),
+        repeated: u32,
         deed: Deed,
         how: How,
         same: impl Fn(usize, *const u8) -> bool,
@@ -424,7 +457,7 @@ impl<'l> Block<'l> {
     ) -> Result<(), Box<Finding>> {
         self.meter.shared(at.pc, mask, offsets, bytes);
         let memory = self.shared.ptr();
-        let mut same_value = 0;
+        let mut same_value = repeated;
         for lane in each(mask) {
             let offset = offsets[lane];
             self.shared_bounds(warp, at, lane, offset, bytes, deed)?;
@@ -612,6 +645,7 @@ impl<'l> Block<'l> {
                         bytes,
                         bytes,
                         access.wanted,
+                        0,
                         Deed::Read,
                         how,
                         |_, _| false,
@@ -631,6 +665,7 @@ impl<'l> Block<'l> {
                         bytes,
                         bytes,
                         access.wanted,
+                        0,
                         Deed::Read,
                         how,
                         |_, _| false,
@@ -769,6 +804,12 @@ impl<'l> Block<'l> {
             if mask == 0 {
                 continue;
             }
+            let repeated = repeated(mask, &addresses, bytes, |a, b| {
+                (0..elements).all(|e| {
+                    let (a, b) = (get(e, a), get(e, b));
+                    (a.0 ^ b.0) & mask_of(size) == 0 && a.1 == b.1
+                })
+            });
             let shared = space == Space::Shared;
             if access.order != Order::Weak {
                 for lane in each(mask) {
@@ -797,6 +838,7 @@ impl<'l> Block<'l> {
                         bytes,
                         bytes,
                         (0, 0),
+                        repeated,
                         Deed::Write,
                         how,
                         same,
@@ -813,6 +855,7 @@ impl<'l> Block<'l> {
                         bytes,
                         bytes,
                         (0, 0),
+                        repeated,
                         Deed::Write,
                         how,
                         same,
