@@ -1,6 +1,7 @@
 //! Loads, stores and atomics: where an address points, what is wrong with it, and the bytes.
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use super::block::Block;
 use super::step::{At, each};
@@ -619,12 +620,21 @@ impl<'l> Block<'l> {
             Order::Weak => How::Weak,
             _ => How::Strong(access.scope),
         };
+        let strong = access.order != Order::Weak;
         for (space, mask) in Self::spaces(access.space, at.mask, &mut addresses) {
             if mask == 0 {
                 continue;
             }
             // SAFETY (of `read` below): the lane's bytes were checked to exist and to be aligned.
             let visit = |lane: usize, from: *mut u8| {
+                if strong && elements > 1 && bytes <= 8 {
+                    let all = unsafe { read(from, bytes) };
+                    for e in 0..elements {
+                        put(e, lane, all >> (8 * size * e) & (u64::MAX >> (64 - 8 * size)), 0);
+                    }
+                    return;
+                }
+                let _whole = (strong && bytes == 16).then(|| whole(from));
                 for e in 0..elements {
                     let from = from.wrapping_add(e * size);
                     if size == 16 {
@@ -784,8 +794,21 @@ impl<'l> Block<'l> {
                 a.0 & mask_of(size) == b.0 & mask_of(size) && a.1 == b.1
             })
         };
+        let strong = access.order != Order::Weak;
         let changed = std::cell::Cell::new(false);
         let visit = |lane: usize, to: *mut u8| {
+            if strong && elements > 1 && bytes <= 8 {
+                let all = (0..elements).fold(0, |all, e| {
+                    all | (get(e, lane).0 & mask_of(size)) << (8 * size * e)
+                });
+                // SAFETY: as below.
+                unsafe {
+                    changed.set(changed.get() || read(to, bytes) != all);
+                    write(to, bytes, all);
+                }
+                return;
+            }
+            let _whole = (strong && bytes == 16).then(|| whole(to));
             for e in 0..elements {
                 let (low, high) = get(e, lane);
                 let to = to.wrapping_add(e * size);
