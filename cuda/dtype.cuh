@@ -7,12 +7,18 @@ struct Bf16 {
     static __device__ __forceinline__ float low(uint32_t pair) { return __uint_as_float(pair << 16); }
     static __device__ __forceinline__ float high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
     static __device__ __forceinline__ uint32_t pack(float low, float high) { return cvt_rn_bf16x2_f32(low, high); }
+    static __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+        mma_m16n8k16_bf16(d, a, b0, b1);
+    }
 };
 
 struct F16 {
     static __device__ __forceinline__ float low(uint32_t pair) { return cvt_f32_f16(static_cast<uint16_t>(pair)); }
     static __device__ __forceinline__ float high(uint32_t pair) { return cvt_f32_f16(static_cast<uint16_t>(pair >> 16)); }
     static __device__ __forceinline__ uint32_t pack(float low, float high) { return cvt_rn_f16x2_f32(low, high); }
+    static __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+        mma_m16n8k16_f16(d, a, b0, b1);
+    }
 };
 
 /// A 16-byte vector to the eight numbers it holds.

@@ -72,21 +72,22 @@ struct LoraColumn {
 SAME_SIZE(struct LoraColumn, 8);
 
 /// The down-projection of a row kernel's output for the linear layer that reads it: h = x Aᵀ for all
-/// resident adapters side by side, masked and scaled for the row, written behind the row as
-/// columns hidden_size .. hidden_size + columns of it.
+/// resident adapters side by side, masked and scaled for the row.
 struct LoraDown {
     /// [columns, hidden_size] numbers: A of every resident adapter; what padding columns hold does not
     /// matter.
     DEVICE(const uint16_t) a;
     /// [columns]: what each column belongs to.
     DEVICE(const struct LoraColumn) column;
+    /// [tokens, columns] numbers.
+    DEVICE(uint16_t) h;
     /// A multiple of LORA_COLUMN_STEP; 0 where the batch or the layer has no adapters, and the
     /// other fields are then not read.
     uint32_t columns;
     /// Zero.
     uint32_t reserved;
 };
-SAME_SIZE(struct LoraDown, 24);
+SAME_SIZE(struct LoraDown, 32);
 
 /// An adapter's factors of the embedding tables.
 struct EmbedAdapter {
@@ -123,7 +124,7 @@ struct EmbedParams {
     DEVICE(const uint16_t) beta;
     /// [slots], or null if no sequence of the batch uses an adapter; weight 0 keeps a slot unread.
     DEVICE(const struct EmbedAdapter) adapters;
-    /// [tokens, out_stride] numbers: hidden_size columns, then lora.columns.
+    /// [tokens, out_stride] numbers: hidden_size columns.
     DEVICE(uint16_t) out;
     /// Read if adapters is not null, lora.columns is not 0, or position is not null (the rows' sequences).
     struct Mixtures mixtures;
@@ -131,14 +132,14 @@ struct EmbedParams {
     struct LoraDown lora;
     /// A multiple of ROW_VECTOR, at most ROW_MAX_HIDDEN.
     uint32_t hidden_size;
-    /// Numbers between rows of out: a multiple of ROW_VECTOR, at least hidden_size + lora.columns.
+    /// Numbers between rows of out: a multiple of ROW_VECTOR.
     uint32_t out_stride;
     /// Row of position that a sequence's first token has.
     uint32_t position_offset;
     /// LayerNorm's epsilon.
     float eps;
 };
-SAME_SIZE(struct EmbedParams, 144);
+SAME_SIZE(struct EmbedParams, 152);
 
 /// layernorm_bf16, layernorm_f16.
 struct LayerNormParams {
@@ -152,8 +153,8 @@ struct LayerNormParams {
     DEVICE(const uint16_t) gamma;
     /// [hidden_size] numbers: the offset.
     DEVICE(const uint16_t) beta;
-    /// [tokens, out_stride] numbers: hidden_size columns, then lora.columns. May be x or y, if the
-    /// stride is the same: a row is read whole before it is written.
+    /// [tokens, out_stride] numbers. May be x or y, if the stride is the same: a row is read whole before
+    /// it is written.
     DEVICE(uint16_t) out;
     /// Read if lora.columns is not 0.
     struct Mixtures mixtures;
@@ -165,13 +166,188 @@ struct LayerNormParams {
     uint32_t x_stride;
     /// Numbers between rows of y: a multiple of ROW_VECTOR.
     uint32_t y_stride;
-    /// Numbers between rows of out: a multiple of ROW_VECTOR, at least hidden_size + lora.columns.
+    /// Numbers between rows of out: a multiple of ROW_VECTOR.
     uint32_t out_stride;
     /// Added to the variance.
     float eps;
     /// Zero.
     uint32_t reserved;
 };
-SAME_SIZE(struct LayerNormParams, 120);
+SAME_SIZE(struct LayerNormParams, 128);
+
+// ---- Rotary position embedding ----
+
+/// Rotates pairs (i, i + head_dim / 2) of every head of q and k by the angle of the row's position:
+/// (a, b) becomes (a·cos - b·sin, b·cos + a·sin), in float32 before the one rounding
+/// (arXiv 2104.09864, half-split pairs).
+struct Rope {
+    /// [positions, head_dim / 2] pairs of float32, cosine and sine; or null: nothing is rotated or scaled.
+    DEVICE(const float) table;
+    /// [tokens] uint32: the position of each row in its sequence.
+    DEVICE(const uint32_t) position_of_row;
+    /// Numbers per head: 32, 64 or 128.
+    uint32_t head_dim;
+    /// What q is multiplied by, after its rotation: head_dim^-0.5.
+    float q_scale;
+};
+SAME_SIZE(struct Rope, 24);
+
+// ---- Linear layers ----
+
+/// gemm_*: out = f(x Wᵀ + h Bᵀ + bias + residual), f the identity or GELU; q and k rotated, q scaled, if
+/// rope.table is not null. One sum per number of out, in float32: over k in ascending order in steps of
+/// 16, then over the columns of h likewise, whatever the tile. So every variant gives the same bits.
+struct GemmParams {
+    /// [1] uint32: rows; blocks past them exit.
+    DEVICE(const uint32_t) tokens;
+    /// [tokens, x_stride] numbers.
+    DEVICE(const uint16_t) x;
+    /// [n, k] numbers.
+    DEVICE(const uint16_t) w;
+    /// [tokens, columns] numbers: the down-projection, masked and scaled. Read if columns is not 0.
+    DEVICE(const uint16_t) h;
+    /// [n, columns] numbers: B of all resident adapters side by side, all finite. Read if columns is not 0.
+    DEVICE(const uint16_t) b;
+    /// [n] numbers, or null.
+    DEVICE(const uint16_t) bias;
+    /// [tokens, residual_stride] numbers, or null. May be out.
+    DEVICE(const uint16_t) residual;
+    /// [tokens, out_stride] numbers.
+    DEVICE(uint16_t) out;
+    /// For Wqkv, whose rows are q, k and v, n / 3 each.
+    struct Rope rope;
+    /// Columns of out: a multiple of 8.
+    uint32_t n;
+    /// Columns of x and w: a multiple of 8.
+    uint32_t k;
+    /// Columns of h and b: a multiple of LORA_COLUMN_STEP, or 0.
+    uint32_t columns;
+    /// Numbers between rows of x: a multiple of 8.
+    uint32_t x_stride;
+    /// Numbers between rows of residual: a multiple of 8.
+    uint32_t residual_stride;
+    /// Numbers between rows of out: a multiple of 8.
+    uint32_t out_stride;
+    /// 1: out is GELU, exact erf form, of the sum; 0: the sum.
+    uint32_t gelu;
+    /// Zero.
+    uint32_t reserved;
+};
+SAME_SIZE(struct GemmParams, 120);
+
+/// lora_down_*: h = (x Aᵀ) · weight · scale, masked, for linear layers whose x comes from no row kernel.
+struct LoraDownParams {
+    /// [1] uint32: rows; blocks past them exit.
+    DEVICE(const uint32_t) tokens;
+    /// [tokens, x_stride] numbers.
+    DEVICE(const uint16_t) x;
+    /// [columns, k] numbers: A of every resident adapter; what padding columns hold does not matter.
+    DEVICE(const uint16_t) a;
+    /// [columns]: what each column belongs to.
+    DEVICE(const struct LoraColumn) column;
+    /// [tokens, columns] numbers.
+    DEVICE(uint16_t) h;
+    /// The rows' adapters.
+    struct Mixtures mixtures;
+    /// Columns of x and a: a multiple of 8.
+    uint32_t k;
+    /// A multiple of LORA_COLUMN_STEP.
+    uint32_t columns;
+    /// Numbers between rows of x: a multiple of 8.
+    uint32_t x_stride;
+    /// Zero.
+    uint32_t reserved;
+};
+SAME_SIZE(struct LoraDownParams, 80);
+
+// ---- Attention ----
+
+/// Queries of one block: up to the entry's rows of one sequence.
+struct AttentionTile {
+    /// The sequence.
+    uint32_t sequence;
+    /// Its first query of the tile, counted from the sequence's first row: a multiple of the entry's rows.
+    uint32_t first;
+};
+SAME_SIZE(struct AttentionTile, 8);
+
+/// attention_*: softmax(q kᵀ · scale) v for every head of every sequence, not causal.
+struct AttentionParams {
+    /// [1] uint32: tiles. Blocks take (tile, head) pairs in turn until there are no more, so that any
+    /// grid does.
+    DEVICE(const uint32_t) tile_count;
+    /// [tiles], longest sequences first.
+    DEVICE(const struct AttentionTile) tiles;
+    /// [sequences + 1] uint32: first row of each sequence.
+    DEVICE(const uint32_t) cu_seqlens;
+    /// [tokens, qkv_stride] numbers: q of all heads, k of all heads, v of all heads.
+    DEVICE(const uint16_t) qkv;
+    /// [positions, head_dim / 2] pairs of float32, cosine and sine, to rotate q and k by; or null, if they
+    /// are rotated already or never.
+    DEVICE(const float) rope;
+    /// [tokens, out_stride] numbers: heads side by side.
+    DEVICE(uint16_t) out;
+    /// Heads.
+    uint32_t heads;
+    /// What scores are multiplied by: head_dim^-0.5, or 1 if q is scaled already.
+    float scale;
+    /// Numbers between rows of qkv: a multiple of 8.
+    uint32_t qkv_stride;
+    /// Numbers between rows of out: a multiple of 8.
+    uint32_t out_stride;
+};
+SAME_SIZE(struct AttentionParams, 64);
+
+// ---- Pooling ----
+
+/// PoolRow::encoding: float32.
+#define POOL_F32 0u
+/// PoolRow::encoding: float16.
+#define POOL_F16 1u
+/// PoolRow::encoding: round(127·x / max|x|), a byte each.
+#define POOL_INT8 2u
+/// PoolRow::encoding: x > 0, a bit each, most significant first.
+#define POOL_BINARY 3u
+/// PoolRow::flags: divide the sum of the rows by their number.
+#define POOL_MEAN 1u
+/// PoolRow::flags: divide by the Euclidean norm, after cutting.
+#define POOL_NORMALIZE 2u
+/// Bytes ahead of a record's numbers: uint32, 1 if all of them are finite and else 0; float32, the
+/// scale of POOL_INT8, max|x| / 127, and else 0.
+#define POOL_HEAD_BYTES 8
+
+/// One output vector.
+struct PoolRow {
+    /// First row of x.
+    uint32_t first;
+    /// Rows, at least 1.
+    uint32_t rows;
+    /// The first so many columns are kept.
+    uint32_t dimensions;
+    /// POOL_MEAN, POOL_NORMALIZE.
+    uint32_t flags;
+    /// POOL_F32, …
+    uint32_t encoding;
+    /// Where its record begins in out, in bytes: a multiple of 8.
+    uint32_t out;
+};
+SAME_SIZE(struct PoolRow, 24);
+
+/// pool_*.
+struct PoolParams {
+    /// [1] uint32: output vectors. Blocks take them in turn, so that any grid does.
+    DEVICE(const uint32_t) count;
+    /// [count]
+    DEVICE(const struct PoolRow) rows;
+    /// [tokens, x_stride] numbers.
+    DEVICE(const uint16_t) x;
+    /// The records.
+    DEVICE(uint8_t) out;
+    /// Columns of x: a multiple of 8.
+    uint32_t hidden_size;
+    /// Numbers between rows of x: a multiple of 8.
+    uint32_t x_stride;
+};
+SAME_SIZE(struct PoolParams, 40);
 
 #endif

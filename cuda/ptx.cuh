@@ -40,6 +40,71 @@ __device__ __forceinline__ void st_global_b16(void *p, uint16_t v) {
     asm volatile("st.global.b16 [%0], %1;" ::"l"(cvta_to_global(p)), "h"(v) : "memory");
 }
 
+// ---- Copies to shared memory that run beside the program ----
+
+__device__ __forceinline__ uint32_t cvta_to_shared(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+/// 16 bytes, past L1: the first `bytes` (0 to 16) from `from`, zeros for the rest. With 0 bytes nothing is
+/// read, but the address must be a good one all the same.
+__device__ __forceinline__ void cp_async_cg_shared_global_16(uint32_t to, const void *from, uint32_t bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(cvta_to_global(from)), "r"(bytes) : "memory");
+}
+
+/// All copies since the last one of these are a group.
+__device__ __forceinline__ void cp_async_commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+/// All but the last `Groups` groups of this thread have arrived. Other threads' are seen after a barrier.
+template <int Groups> __device__ __forceinline__ void cp_async_wait_group() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(Groups) : "memory");
+}
+
+// ---- Matrix instructions ----
+
+/// Four 8x8 matrices of 16-bit numbers; lane l gives the address of row l % 8 of matrix l / 8, and gets numbers
+/// 2·(l % 4) and the next of row l / 4 of each.
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&m)[4], uint32_t address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+/// The same, each matrix transposed.
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&m)[4], uint32_t address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+/// Two 8x8 matrices; lanes 0 to 15 give the addresses.
+__device__ __forceinline__ void ldmatrix_x2(uint32_t (&m)[2], uint32_t address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(m[0]), "=r"(m[1]) : "r"(address) : "memory");
+}
+
+/// d += a b, 16x8x16. a is row-major, b column-major; lane l holds columns 2·(l % 4) and the next of rows l / 4
+/// and l / 4 + 8 of d.
+__device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// ---- Arithmetic ----
+
+/// 2^x within 2 ulp; 2^-inf is 0.
+__device__ __forceinline__ float ex2_approx_ftz_f32(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // ---- Conversions, all to nearest, ties to even ----
 
 /// Two float32 to two bfloat16; `low` goes to the lower half, which is the lower address.

@@ -53,7 +53,7 @@ __device__ __forceinline__ float lora_factor(const LoraDown &lora, const Mixture
     return weight == 0.0f ? 0.0f : weight * of.scale;
 }
 
-/// out[row] = LN(x), then h behind it. `factor` is lora_factor for this lane's column, loaded ahead.
+/// out[row] = LN(x), and h of it. `factor` is lora_factor for this lane's column, loaded ahead.
 /// x past hidden_size must be 0.
 template <class T, class Params>
 __device__ __forceinline__ void norm_and_write(Place &place, Share &x, const Params &p, uint32_t sequence, float factor) {
@@ -149,7 +149,8 @@ __device__ __forceinline__ void norm_and_write(Place &place, Share &x, const Par
         // The mask is the select; the scale meets h in float32, before its one rounding.
         const float h = factor == 0.0f ? 0.0f : mine * factor;
         if (place.thread < 32 && base + lane < p.lora.columns) {
-            st_global_b16(out + hidden_size + base + lane, static_cast<uint16_t>(T::pack(h, 0.0f)));
+            const uint64_t start = static_cast<uint64_t>(place.row) * p.lora.columns;
+            st_global_b16(p.lora.h + start + base + lane, static_cast<uint16_t>(T::pack(h, 0.0f)));
         }
     }
 }

@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0xf069a7034c9e3cb6;
+pub const HEADER_FNV1A: u64 = 0x97d36633a712eb22;
 
 pub const ROW_VECTOR: u32 = 8;
 pub const ROW_LANE_VECTORS: u32 = 4;
@@ -12,6 +12,13 @@ pub const ROW_SHARED_BYTES: u32 = 256;
 pub const LORA_COLUMN_STEP: u32 = 16;
 pub const LORA_GROUP: u32 = 4;
 pub const LORA_NO_SLOT: u32 = 4294967295;
+pub const POOL_F32: u32 = 0;
+pub const POOL_F16: u32 = 1;
+pub const POOL_INT8: u32 = 2;
+pub const POOL_BINARY: u32 = 3;
+pub const POOL_MEAN: u32 = 1;
+pub const POOL_NORMALIZE: u32 = 2;
+pub const POOL_HEAD_BYTES: u32 = 8;
 #[doc = " Which adapters each sequence uses, and how much."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -51,7 +58,7 @@ const _: () = {
     ["Offset of field: LoraColumn::slot"][::core::mem::offset_of!(LoraColumn, slot) - 0usize];
     ["Offset of field: LoraColumn::scale"][::core::mem::offset_of!(LoraColumn, scale) - 4usize];
 };
-#[doc = " The down-projection of a row kernel's output for the linear layer that reads it: h = x Aᵀ for all\n resident adapters side by side, masked and scaled for the row, written behind the row as\n columns hidden_size .. hidden_size + columns of it."]
+#[doc = " The down-projection of a row kernel's output for the linear layer that reads it: h = x Aᵀ for all\n resident adapters side by side, masked and scaled for the row."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct LoraDown {
@@ -59,6 +66,8 @@ pub struct LoraDown {
     pub a: u64,
     #[doc = " [columns]: what each column belongs to."]
     pub column: u64,
+    #[doc = " [tokens, columns] numbers."]
+    pub h: u64,
     #[doc = " A multiple of LORA_COLUMN_STEP; 0 where the batch or the layer has no adapters, and the\n other fields are then not read."]
     pub columns: u32,
     #[doc = " Zero."]
@@ -66,12 +75,13 @@ pub struct LoraDown {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraDown"][::core::mem::size_of::<LoraDown>() - 24usize];
+    ["Size of LoraDown"][::core::mem::size_of::<LoraDown>() - 32usize];
     ["Alignment of LoraDown"][::core::mem::align_of::<LoraDown>() - 8usize];
     ["Offset of field: LoraDown::a"][::core::mem::offset_of!(LoraDown, a) - 0usize];
     ["Offset of field: LoraDown::column"][::core::mem::offset_of!(LoraDown, column) - 8usize];
-    ["Offset of field: LoraDown::columns"][::core::mem::offset_of!(LoraDown, columns) - 16usize];
-    ["Offset of field: LoraDown::reserved"][::core::mem::offset_of!(LoraDown, reserved) - 20usize];
+    ["Offset of field: LoraDown::h"][::core::mem::offset_of!(LoraDown, h) - 16usize];
+    ["Offset of field: LoraDown::columns"][::core::mem::offset_of!(LoraDown, columns) - 24usize];
+    ["Offset of field: LoraDown::reserved"][::core::mem::offset_of!(LoraDown, reserved) - 28usize];
 };
 #[doc = " An adapter's factors of the embedding tables."]
 #[repr(C)]
@@ -121,7 +131,7 @@ pub struct EmbedParams {
     pub beta: u64,
     #[doc = " [slots], or null if no sequence of the batch uses an adapter; weight 0 keeps a slot unread."]
     pub adapters: u64,
-    #[doc = " [tokens, out_stride] numbers: hidden_size columns, then lora.columns."]
+    #[doc = " [tokens, out_stride] numbers: hidden_size columns."]
     pub out: u64,
     #[doc = " Read if adapters is not null, lora.columns is not 0, or position is not null (the rows' sequences)."]
     pub mixtures: Mixtures,
@@ -129,7 +139,7 @@ pub struct EmbedParams {
     pub lora: LoraDown,
     #[doc = " A multiple of ROW_VECTOR, at most ROW_MAX_HIDDEN."]
     pub hidden_size: u32,
-    #[doc = " Numbers between rows of out: a multiple of ROW_VECTOR, at least hidden_size + lora.columns."]
+    #[doc = " Numbers between rows of out: a multiple of ROW_VECTOR."]
     pub out_stride: u32,
     #[doc = " Row of position that a sequence's first token has."]
     pub position_offset: u32,
@@ -138,7 +148,7 @@ pub struct EmbedParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of EmbedParams"][::core::mem::size_of::<EmbedParams>() - 144usize];
+    ["Size of EmbedParams"][::core::mem::size_of::<EmbedParams>() - 152usize];
     ["Alignment of EmbedParams"][::core::mem::align_of::<EmbedParams>() - 8usize];
     ["Offset of field: EmbedParams::tokens"][::core::mem::offset_of!(EmbedParams, tokens) - 0usize];
     ["Offset of field: EmbedParams::ids"][::core::mem::offset_of!(EmbedParams, ids) - 8usize];
@@ -153,11 +163,11 @@ const _: () = {
     ["Offset of field: EmbedParams::mixtures"][::core::mem::offset_of!(EmbedParams, mixtures) - 80usize];
     ["Offset of field: EmbedParams::lora"][::core::mem::offset_of!(EmbedParams, lora) - 104usize];
     ["Offset of field: EmbedParams::hidden_size"]
-        [::core::mem::offset_of!(EmbedParams, hidden_size) - 128usize];
-    ["Offset of field: EmbedParams::out_stride"][::core::mem::offset_of!(EmbedParams, out_stride) - 132usize];
+        [::core::mem::offset_of!(EmbedParams, hidden_size) - 136usize];
+    ["Offset of field: EmbedParams::out_stride"][::core::mem::offset_of!(EmbedParams, out_stride) - 140usize];
     ["Offset of field: EmbedParams::position_offset"]
-        [::core::mem::offset_of!(EmbedParams, position_offset) - 136usize];
-    ["Offset of field: EmbedParams::eps"][::core::mem::offset_of!(EmbedParams, eps) - 140usize];
+        [::core::mem::offset_of!(EmbedParams, position_offset) - 144usize];
+    ["Offset of field: EmbedParams::eps"][::core::mem::offset_of!(EmbedParams, eps) - 148usize];
 };
 #[doc = " layernorm_bf16, layernorm_f16."]
 #[repr(C)]
@@ -173,7 +183,7 @@ pub struct LayerNormParams {
     pub gamma: u64,
     #[doc = " [hidden_size] numbers: the offset."]
     pub beta: u64,
-    #[doc = " [tokens, out_stride] numbers: hidden_size columns, then lora.columns. May be x or y, if the\n stride is the same: a row is read whole before it is written."]
+    #[doc = " [tokens, out_stride] numbers. May be x or y, if the stride is the same: a row is read whole before\n it is written."]
     pub out: u64,
     #[doc = " Read if lora.columns is not 0."]
     pub mixtures: Mixtures,
@@ -185,7 +195,7 @@ pub struct LayerNormParams {
     pub x_stride: u32,
     #[doc = " Numbers between rows of y: a multiple of ROW_VECTOR."]
     pub y_stride: u32,
-    #[doc = " Numbers between rows of out: a multiple of ROW_VECTOR, at least hidden_size + lora.columns."]
+    #[doc = " Numbers between rows of out: a multiple of ROW_VECTOR."]
     pub out_stride: u32,
     #[doc = " Added to the variance."]
     pub eps: f32,
@@ -194,7 +204,7 @@ pub struct LayerNormParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LayerNormParams"][::core::mem::size_of::<LayerNormParams>() - 120usize];
+    ["Size of LayerNormParams"][::core::mem::size_of::<LayerNormParams>() - 128usize];
     ["Alignment of LayerNormParams"][::core::mem::align_of::<LayerNormParams>() - 8usize];
     ["Offset of field: LayerNormParams::tokens"][::core::mem::offset_of!(LayerNormParams, tokens) - 0usize];
     ["Offset of field: LayerNormParams::x"][::core::mem::offset_of!(LayerNormParams, x) - 8usize];
@@ -206,14 +216,257 @@ const _: () = {
         [::core::mem::offset_of!(LayerNormParams, mixtures) - 48usize];
     ["Offset of field: LayerNormParams::lora"][::core::mem::offset_of!(LayerNormParams, lora) - 72usize];
     ["Offset of field: LayerNormParams::hidden_size"]
-        [::core::mem::offset_of!(LayerNormParams, hidden_size) - 96usize];
+        [::core::mem::offset_of!(LayerNormParams, hidden_size) - 104usize];
     ["Offset of field: LayerNormParams::x_stride"]
-        [::core::mem::offset_of!(LayerNormParams, x_stride) - 100usize];
+        [::core::mem::offset_of!(LayerNormParams, x_stride) - 108usize];
     ["Offset of field: LayerNormParams::y_stride"]
-        [::core::mem::offset_of!(LayerNormParams, y_stride) - 104usize];
+        [::core::mem::offset_of!(LayerNormParams, y_stride) - 112usize];
     ["Offset of field: LayerNormParams::out_stride"]
-        [::core::mem::offset_of!(LayerNormParams, out_stride) - 108usize];
-    ["Offset of field: LayerNormParams::eps"][::core::mem::offset_of!(LayerNormParams, eps) - 112usize];
+        [::core::mem::offset_of!(LayerNormParams, out_stride) - 116usize];
+    ["Offset of field: LayerNormParams::eps"][::core::mem::offset_of!(LayerNormParams, eps) - 120usize];
     ["Offset of field: LayerNormParams::reserved"]
-        [::core::mem::offset_of!(LayerNormParams, reserved) - 116usize];
+        [::core::mem::offset_of!(LayerNormParams, reserved) - 124usize];
+};
+#[doc = " Rotates pairs (i, i + head_dim / 2) of every head of q and k by the angle of the row's position:\n (a, b) becomes (a·cos - b·sin, b·cos + a·sin), in float32 before the one rounding\n (arXiv 2104.09864, half-split pairs)."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct Rope {
+    #[doc = " [positions, head_dim / 2] pairs of float32, cosine and sine; or null: nothing is rotated or scaled."]
+    pub table: u64,
+    #[doc = " [tokens] uint32: the position of each row in its sequence."]
+    pub position_of_row: u64,
+    #[doc = " Numbers per head: 32, 64 or 128."]
+    pub head_dim: u32,
+    #[doc = " What q is multiplied by, after its rotation: head_dim^-0.5."]
+    pub q_scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Rope"][::core::mem::size_of::<Rope>() - 24usize];
+    ["Alignment of Rope"][::core::mem::align_of::<Rope>() - 8usize];
+    ["Offset of field: Rope::table"][::core::mem::offset_of!(Rope, table) - 0usize];
+    ["Offset of field: Rope::position_of_row"][::core::mem::offset_of!(Rope, position_of_row) - 8usize];
+    ["Offset of field: Rope::head_dim"][::core::mem::offset_of!(Rope, head_dim) - 16usize];
+    ["Offset of field: Rope::q_scale"][::core::mem::offset_of!(Rope, q_scale) - 20usize];
+};
+#[doc = " gemm_*: out = f(x Wᵀ + h Bᵀ + bias + residual), f the identity or GELU; q and k rotated, q scaled, if\n rope.table is not null. One sum per number of out, in float32: over k in ascending order in steps of\n 16, then over the columns of h likewise, whatever the tile. So every variant gives the same bits."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct GemmParams {
+    #[doc = " [1] uint32: rows; blocks past them exit."]
+    pub tokens: u64,
+    #[doc = " [tokens, x_stride] numbers."]
+    pub x: u64,
+    #[doc = " [n, k] numbers."]
+    pub w: u64,
+    #[doc = " [tokens, columns] numbers: the down-projection, masked and scaled. Read if columns is not 0."]
+    pub h: u64,
+    #[doc = " [n, columns] numbers: B of all resident adapters side by side, all finite. Read if columns is not 0."]
+    pub b: u64,
+    #[doc = " [n] numbers, or null."]
+    pub bias: u64,
+    #[doc = " [tokens, residual_stride] numbers, or null. May be out."]
+    pub residual: u64,
+    #[doc = " [tokens, out_stride] numbers."]
+    pub out: u64,
+    #[doc = " For Wqkv, whose rows are q, k and v, n / 3 each."]
+    pub rope: Rope,
+    #[doc = " Columns of out: a multiple of 8."]
+    pub n: u32,
+    #[doc = " Columns of x and w: a multiple of 8."]
+    pub k: u32,
+    #[doc = " Columns of h and b: a multiple of LORA_COLUMN_STEP, or 0."]
+    pub columns: u32,
+    #[doc = " Numbers between rows of x: a multiple of 8."]
+    pub x_stride: u32,
+    #[doc = " Numbers between rows of residual: a multiple of 8."]
+    pub residual_stride: u32,
+    #[doc = " Numbers between rows of out: a multiple of 8."]
+    pub out_stride: u32,
+    #[doc = " 1: out is GELU, exact erf form, of the sum; 0: the sum."]
+    pub gelu: u32,
+    #[doc = " Zero."]
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GemmParams"][::core::mem::size_of::<GemmParams>() - 120usize];
+    ["Alignment of GemmParams"][::core::mem::align_of::<GemmParams>() - 8usize];
+    ["Offset of field: GemmParams::tokens"][::core::mem::offset_of!(GemmParams, tokens) - 0usize];
+    ["Offset of field: GemmParams::x"][::core::mem::offset_of!(GemmParams, x) - 8usize];
+    ["Offset of field: GemmParams::w"][::core::mem::offset_of!(GemmParams, w) - 16usize];
+    ["Offset of field: GemmParams::h"][::core::mem::offset_of!(GemmParams, h) - 24usize];
+    ["Offset of field: GemmParams::b"][::core::mem::offset_of!(GemmParams, b) - 32usize];
+    ["Offset of field: GemmParams::bias"][::core::mem::offset_of!(GemmParams, bias) - 40usize];
+    ["Offset of field: GemmParams::residual"][::core::mem::offset_of!(GemmParams, residual) - 48usize];
+    ["Offset of field: GemmParams::out"][::core::mem::offset_of!(GemmParams, out) - 56usize];
+    ["Offset of field: GemmParams::rope"][::core::mem::offset_of!(GemmParams, rope) - 64usize];
+    ["Offset of field: GemmParams::n"][::core::mem::offset_of!(GemmParams, n) - 88usize];
+    ["Offset of field: GemmParams::k"][::core::mem::offset_of!(GemmParams, k) - 92usize];
+    ["Offset of field: GemmParams::columns"][::core::mem::offset_of!(GemmParams, columns) - 96usize];
+    ["Offset of field: GemmParams::x_stride"][::core::mem::offset_of!(GemmParams, x_stride) - 100usize];
+    ["Offset of field: GemmParams::residual_stride"]
+        [::core::mem::offset_of!(GemmParams, residual_stride) - 104usize];
+    ["Offset of field: GemmParams::out_stride"][::core::mem::offset_of!(GemmParams, out_stride) - 108usize];
+    ["Offset of field: GemmParams::gelu"][::core::mem::offset_of!(GemmParams, gelu) - 112usize];
+    ["Offset of field: GemmParams::reserved"][::core::mem::offset_of!(GemmParams, reserved) - 116usize];
+};
+#[doc = " lora_down_*: h = (x Aᵀ) · weight · scale, masked, for linear layers whose x comes from no row kernel."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct LoraDownParams {
+    #[doc = " [1] uint32: rows; blocks past them exit."]
+    pub tokens: u64,
+    #[doc = " [tokens, x_stride] numbers."]
+    pub x: u64,
+    #[doc = " [columns, k] numbers: A of every resident adapter; what padding columns hold does not matter."]
+    pub a: u64,
+    #[doc = " [columns]: what each column belongs to."]
+    pub column: u64,
+    #[doc = " [tokens, columns] numbers."]
+    pub h: u64,
+    #[doc = " The rows' adapters."]
+    pub mixtures: Mixtures,
+    #[doc = " Columns of x and a: a multiple of 8."]
+    pub k: u32,
+    #[doc = " A multiple of LORA_COLUMN_STEP."]
+    pub columns: u32,
+    #[doc = " Numbers between rows of x: a multiple of 8."]
+    pub x_stride: u32,
+    #[doc = " Zero."]
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraDownParams"][::core::mem::size_of::<LoraDownParams>() - 80usize];
+    ["Alignment of LoraDownParams"][::core::mem::align_of::<LoraDownParams>() - 8usize];
+    ["Offset of field: LoraDownParams::tokens"][::core::mem::offset_of!(LoraDownParams, tokens) - 0usize];
+    ["Offset of field: LoraDownParams::x"][::core::mem::offset_of!(LoraDownParams, x) - 8usize];
+    ["Offset of field: LoraDownParams::a"][::core::mem::offset_of!(LoraDownParams, a) - 16usize];
+    ["Offset of field: LoraDownParams::column"][::core::mem::offset_of!(LoraDownParams, column) - 24usize];
+    ["Offset of field: LoraDownParams::h"][::core::mem::offset_of!(LoraDownParams, h) - 32usize];
+    ["Offset of field: LoraDownParams::mixtures"]
+        [::core::mem::offset_of!(LoraDownParams, mixtures) - 40usize];
+    ["Offset of field: LoraDownParams::k"][::core::mem::offset_of!(LoraDownParams, k) - 64usize];
+    ["Offset of field: LoraDownParams::columns"][::core::mem::offset_of!(LoraDownParams, columns) - 68usize];
+    ["Offset of field: LoraDownParams::x_stride"]
+        [::core::mem::offset_of!(LoraDownParams, x_stride) - 72usize];
+    ["Offset of field: LoraDownParams::reserved"]
+        [::core::mem::offset_of!(LoraDownParams, reserved) - 76usize];
+};
+#[doc = " Queries of one block: up to the entry's rows of one sequence."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct AttentionTile {
+    #[doc = " The sequence."]
+    pub sequence: u32,
+    #[doc = " Its first query of the tile, counted from the sequence's first row: a multiple of the entry's rows."]
+    pub first: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionTile"][::core::mem::size_of::<AttentionTile>() - 8usize];
+    ["Alignment of AttentionTile"][::core::mem::align_of::<AttentionTile>() - 4usize];
+    ["Offset of field: AttentionTile::sequence"][::core::mem::offset_of!(AttentionTile, sequence) - 0usize];
+    ["Offset of field: AttentionTile::first"][::core::mem::offset_of!(AttentionTile, first) - 4usize];
+};
+#[doc = " attention_*: softmax(q kᵀ · scale) v for every head of every sequence, not causal."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct AttentionParams {
+    #[doc = " [1] uint32: tiles. Blocks take (tile, head) pairs in turn until there are no more, so that any\n grid does."]
+    pub tile_count: u64,
+    #[doc = " [tiles], longest sequences first."]
+    pub tiles: u64,
+    #[doc = " [sequences + 1] uint32: first row of each sequence."]
+    pub cu_seqlens: u64,
+    #[doc = " [tokens, qkv_stride] numbers: q of all heads, k of all heads, v of all heads."]
+    pub qkv: u64,
+    #[doc = " [positions, head_dim / 2] pairs of float32, cosine and sine, to rotate q and k by; or null, if they\n are rotated already or never."]
+    pub rope: u64,
+    #[doc = " [tokens, out_stride] numbers: heads side by side."]
+    pub out: u64,
+    #[doc = " Heads."]
+    pub heads: u32,
+    #[doc = " What scores are multiplied by: head_dim^-0.5, or 1 if q is scaled already."]
+    pub scale: f32,
+    #[doc = " Numbers between rows of qkv: a multiple of 8."]
+    pub qkv_stride: u32,
+    #[doc = " Numbers between rows of out: a multiple of 8."]
+    pub out_stride: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionParams"][::core::mem::size_of::<AttentionParams>() - 64usize];
+    ["Alignment of AttentionParams"][::core::mem::align_of::<AttentionParams>() - 8usize];
+    ["Offset of field: AttentionParams::tile_count"]
+        [::core::mem::offset_of!(AttentionParams, tile_count) - 0usize];
+    ["Offset of field: AttentionParams::tiles"][::core::mem::offset_of!(AttentionParams, tiles) - 8usize];
+    ["Offset of field: AttentionParams::cu_seqlens"]
+        [::core::mem::offset_of!(AttentionParams, cu_seqlens) - 16usize];
+    ["Offset of field: AttentionParams::qkv"][::core::mem::offset_of!(AttentionParams, qkv) - 24usize];
+    ["Offset of field: AttentionParams::rope"][::core::mem::offset_of!(AttentionParams, rope) - 32usize];
+    ["Offset of field: AttentionParams::out"][::core::mem::offset_of!(AttentionParams, out) - 40usize];
+    ["Offset of field: AttentionParams::heads"][::core::mem::offset_of!(AttentionParams, heads) - 48usize];
+    ["Offset of field: AttentionParams::scale"][::core::mem::offset_of!(AttentionParams, scale) - 52usize];
+    ["Offset of field: AttentionParams::qkv_stride"]
+        [::core::mem::offset_of!(AttentionParams, qkv_stride) - 56usize];
+    ["Offset of field: AttentionParams::out_stride"]
+        [::core::mem::offset_of!(AttentionParams, out_stride) - 60usize];
+};
+#[doc = " One output vector."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct PoolRow {
+    #[doc = " First row of x."]
+    pub first: u32,
+    #[doc = " Rows, at least 1."]
+    pub rows: u32,
+    #[doc = " The first so many columns are kept."]
+    pub dimensions: u32,
+    #[doc = " POOL_MEAN, POOL_NORMALIZE."]
+    pub flags: u32,
+    #[doc = " POOL_F32, …"]
+    pub encoding: u32,
+    #[doc = " Where its record begins in out, in bytes: a multiple of 8."]
+    pub out: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PoolRow"][::core::mem::size_of::<PoolRow>() - 24usize];
+    ["Alignment of PoolRow"][::core::mem::align_of::<PoolRow>() - 4usize];
+    ["Offset of field: PoolRow::first"][::core::mem::offset_of!(PoolRow, first) - 0usize];
+    ["Offset of field: PoolRow::rows"][::core::mem::offset_of!(PoolRow, rows) - 4usize];
+    ["Offset of field: PoolRow::dimensions"][::core::mem::offset_of!(PoolRow, dimensions) - 8usize];
+    ["Offset of field: PoolRow::flags"][::core::mem::offset_of!(PoolRow, flags) - 12usize];
+    ["Offset of field: PoolRow::encoding"][::core::mem::offset_of!(PoolRow, encoding) - 16usize];
+    ["Offset of field: PoolRow::out"][::core::mem::offset_of!(PoolRow, out) - 20usize];
+};
+#[doc = " pool_*."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct PoolParams {
+    #[doc = " [1] uint32: output vectors. Blocks take them in turn, so that any grid does."]
+    pub count: u64,
+    #[doc = " [count]"]
+    pub rows: u64,
+    #[doc = " [tokens, x_stride] numbers."]
+    pub x: u64,
+    #[doc = " The records."]
+    pub out: u64,
+    #[doc = " Columns of x: a multiple of 8."]
+    pub hidden_size: u32,
+    #[doc = " Numbers between rows of x: a multiple of 8."]
+    pub x_stride: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PoolParams"][::core::mem::size_of::<PoolParams>() - 40usize];
+    ["Alignment of PoolParams"][::core::mem::align_of::<PoolParams>() - 8usize];
+    ["Offset of field: PoolParams::count"][::core::mem::offset_of!(PoolParams, count) - 0usize];
+    ["Offset of field: PoolParams::rows"][::core::mem::offset_of!(PoolParams, rows) - 8usize];
+    ["Offset of field: PoolParams::x"][::core::mem::offset_of!(PoolParams, x) - 16usize];
+    ["Offset of field: PoolParams::out"][::core::mem::offset_of!(PoolParams, out) - 24usize];
+    ["Offset of field: PoolParams::hidden_size"][::core::mem::offset_of!(PoolParams, hidden_size) - 32usize];
+    ["Offset of field: PoolParams::x_stride"][::core::mem::offset_of!(PoolParams, x_stride) - 36usize];
 };
