@@ -1,0 +1,76 @@
+//! What a GPU computes with, as the user chooses it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// The 16-bit type of weights and activations on a GPU; sums and statistics are float32 with either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// bfloat16: float32's range, 8 bits of precision. What jina-embeddings-v3 is published in.
+    #[default]
+    Bf16,
+    /// float16: 11 bits of precision, numbers up to 65504.
+    F16,
+}
+
+impl Precision {
+    /// What ends the names of the kernels for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Precision::Bf16 => "bf16",
+            Precision::F16 => "f16",
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Precision> {
+        match s {
+            "bf16" => Ok(Precision::Bf16),
+            "f16" => Ok(Precision::F16),
+            _ => Err(Error::request(format!("`{s}` is not one of bf16, f16"))),
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a result may depend on beside its own input, on a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Numerics {
+    /// On nothing: a text gives the same bits alone and in any company.
+    #[default]
+    Invariant,
+    /// On the rest of the batch as well, where that is faster: a batch of one task alone runs on weights
+    /// that its adapter was merged into.
+    Fastest,
+}
+
+impl FromStr for Numerics {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Numerics> {
+        match s {
+            "invariant" => Ok(Numerics::Invariant),
+            "fastest" => Ok(Numerics::Fastest),
+            _ => Err(Error::request(format!("`{s}` is not one of invariant, fastest"))),
+        }
+    }
+}
+
+impl fmt::Display for Numerics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Numerics::Invariant => "invariant",
+            Numerics::Fastest => "fastest",
+        })
+    }
+}
