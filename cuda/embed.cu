@@ -1,8 +1,8 @@
-// out[t] = LN(word[ids[t]] + token_type (+ position[t - cu_seqlens[s] + offset]) + Σ_k w[s,k]·(scale_k·A_k[ids[t]] B_k + type_k)), and h behind it: [tokens, hidden_size + columns], 16-bit, sums in float32.
+// out[t] = LN(word[ids[t]] + token_type (+ position[t - cu_seqlens[s] + offset]) + Σ_k w[s,k]·(scale_k·A_k[ids[t]] B_k + type_k)), [tokens, hidden_size], and h = (out Aᵀ)·weight·scale, [tokens, columns]; 16-bit, sums in float32.
 // Grid ⌈tokens of the bucket / rows per block⌉; a block is up to 8 rows of one warp (hidden_size ≤ 1024), or one row of ⌈hidden_size / 1024⌉ warps.
 // Every warp alike: a row in registers (row.cuh). Shared memory: none for one warp per row, else ROW_SHARED_BYTES.
-// Bound by bytes: 4·hidden_size per token (a gathered row in, a row out; tables of types, gains and B stay in L1 and L2), 2·hidden_size·rank FLOP per adapter used.
-// Needs ids < vocab_size, pointers and strides aligned to 16 bytes; rows past tokens and columns past hidden_size + lora.columns are never written.
+// Bound by bytes: 4·hidden_size + 2·columns per token (a gathered row in, a row out; tables of types, gains and B stay in L1 and L2), 2·hidden_size·rank FLOP per adapter used.
+// Needs ids < vocab_size, pointers and strides aligned to 16 bytes; rows past tokens and columns past hidden_size are never written.
 // gate: registers <= 96, stack = 0, static shared = 0
 #include "row.cuh"
 

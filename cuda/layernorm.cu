@@ -1,8 +1,8 @@
-// out[t] = LN(x[t] + y[t])·gamma + beta, and h = (out Aᵀ)·weight·scale behind it: [tokens, hidden_size + columns], 16-bit, sums in float32.
+// out[t] = LN(x[t] + y[t])·gamma + beta, [tokens, hidden_size], and h = (out Aᵀ)·weight·scale, [tokens, columns]; 16-bit, sums in float32.
 // Grid ⌈tokens of the bucket / rows per block⌉; a block is up to 8 rows of one warp (hidden_size ≤ 1024), or one row of ⌈hidden_size / 1024⌉ warps.
 // Every warp alike: a row in registers (row.cuh). Shared memory: none for one warp per row, else ROW_SHARED_BYTES.
 // Bound by bytes: 6·hidden_size + 2·columns per token (two rows in, one out; gains and A stay in L1 and L2), 2·hidden_size FLOP per column used.
-// Needs pointers and strides aligned to 16 bytes; rows past tokens and columns past hidden_size + lora.columns are never written.
+// Needs pointers and strides aligned to 16 bytes; rows past tokens and columns past hidden_size are never written.
 // gate: registers <= 80, stack = 0, static shared = 0
 #include "row.cuh"
 

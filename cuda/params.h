@@ -312,9 +312,15 @@ SAME_SIZE(struct AttentionParams, 64);
 #define POOL_MEAN 1u
 /// PoolRow::flags: divide by the Euclidean norm, after cutting.
 #define POOL_NORMALIZE 2u
-/// Bytes ahead of a record's numbers: uint32, 1 if all of them are finite and else 0; float32, the
-/// scale of POOL_INT8, max|x| / 127, and else 0.
+/// Bytes ahead of a record's numbers: uint32, 1 if all of them are finite in float32 and else 0 (what
+/// they are encoded to then does not say); float32, the scale of POOL_INT8, max|x| / 127, and else 0.
 #define POOL_HEAD_BYTES 8
+/// Threads of a block.
+#define POOL_THREADS 512
+/// Groups of rows that are summed side by side, at most: narrow rows leave threads for many.
+#define POOL_MAX_GROUPS 32
+/// Dynamic shared memory of a block: the largest record, and what its warps tell each other.
+#define POOL_SHARED_BYTES 32912
 
 /// One output vector.
 struct PoolRow {

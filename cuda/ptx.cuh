@@ -36,8 +36,16 @@ __device__ __forceinline__ void st_global_v4_b32(void *p, uint4 v) {
                  : "memory");
 }
 
+__device__ __forceinline__ void st_global_v2_b32(void *p, uint2 v) {
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(cvta_to_global(p)), "r"(v.x), "r"(v.y) : "memory");
+}
+
 __device__ __forceinline__ void st_global_b16(void *p, uint16_t v) {
     asm volatile("st.global.b16 [%0], %1;" ::"l"(cvta_to_global(p)), "h"(v) : "memory");
+}
+
+__device__ __forceinline__ void st_global_b8(void *p, uint8_t v) {
+    asm volatile("st.global.b8 [%0], %1;" ::"l"(cvta_to_global(p)), "r"(static_cast<uint32_t>(v)) : "memory");
 }
 
 // ---- Copies to shared memory that run beside the program ----

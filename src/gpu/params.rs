@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0x97d36633a712eb22;
+pub const HEADER_FNV1A: u64 = 0x1ce488a1bb7b298c;
 
 pub const ROW_VECTOR: u32 = 8;
 pub const ROW_LANE_VECTORS: u32 = 4;
@@ -19,6 +19,9 @@ pub const POOL_BINARY: u32 = 3;
 pub const POOL_MEAN: u32 = 1;
 pub const POOL_NORMALIZE: u32 = 2;
 pub const POOL_HEAD_BYTES: u32 = 8;
+pub const POOL_THREADS: u32 = 512;
+pub const POOL_MAX_GROUPS: u32 = 32;
+pub const POOL_SHARED_BYTES: u32 = 32912;
 #[doc = " Which adapters each sequence uses, and how much."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]

@@ -7,7 +7,7 @@ use crate::layernorm::part;
 use crate::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
 use crate::params::{EmbedAdapter, EmbedParams};
 use crate::rows::{
-    BATCHES, Down, Grid, HIDDEN, Placed, RANKS, Weights, cu_seqlens, down_project, layer_norm,
+    BATCHES, Down, Grid, HIDDEN, Placed, RANKS, Weights, beside, cu_seqlens, down_project, layer_norm,
     sequence_of_row,
 };
 use crate::{Case, exhaustive};
@@ -177,7 +177,7 @@ impl<T: Number> Inputs<T> {
         picked
     }
 
-    /// Columns of a row that are written.
+    /// Numbers that become of a row: itself, and its h.
     fn width(&self) -> usize {
         self.shape.hidden + self.down.columns.len()
     }
@@ -233,7 +233,7 @@ impl<T: Number> Inputs<T> {
     /// The same of the first rows, as if there were no more.
     fn run_first<'d>(&self, device: &'d Device, tokens: usize, grid: Grid) -> Vec<T> {
         let Shape { hidden, gap, .. } = self.shape;
-        let (width, stride) = (self.width(), self.width() + gap);
+        let stride = hidden + gap;
 
         let count = device.upload(&[tokens as u32]);
         let (ids, cu_seqlens) = (
@@ -279,7 +279,7 @@ impl<T: Number> Inputs<T> {
         let learned = self.shape.position.is_some();
         let sequenced = learned || self.shape.tables || !self.down.columns.is_empty();
         let rows = sequence_of_row(&self.shape.lengths);
-        let placed = Placed::new(device, &rows, &self.weights, &self.down, sequenced);
+        let placed = Placed::new(device, grid.bucket, &rows, &self.weights, &self.down, sequenced);
         let written = device.output::<T>(grid.bucket * stride);
 
         let kernel = device.kernel::<EmbedParams>("embed", &format!("embed_{}", T::NAME));
@@ -309,10 +309,10 @@ impl<T: Number> Inputs<T> {
         assert_untouched("rows past the tokens", rest);
         let mut inside = Vec::new();
         for row in rows.chunks(stride) {
-            assert_untouched("columns past the row", &row[width..]);
-            inside.extend_from_slice(&row[..width]);
+            assert_untouched("columns past the row", &row[hidden..]);
+            inside.extend_from_slice(&row[..hidden]);
         }
-        inside
+        beside(&inside, hidden, &placed.h(tokens), placed.lora.columns as usize)
     }
 
     /// Asserts that each part of the rows is as exact as it can be.

@@ -6,7 +6,7 @@ use crate::device::Device;
 use crate::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
 use crate::params::LayerNormParams;
 use crate::rows::{
-    BATCHES, Down, Grid, HIDDEN, Placed, RANKS, Weights, down_project, layer_norm, sequence_of_row,
+    BATCHES, Down, Grid, HIDDEN, Placed, RANKS, Weights, beside, down_project, layer_norm, sequence_of_row,
 };
 use crate::{Case, exhaustive};
 
@@ -126,7 +126,7 @@ impl<T: Number> Inputs<T> {
         }
     }
 
-    /// Columns of a row that are written.
+    /// Numbers that become of a row: itself, and its h.
     fn width(&self) -> usize {
         self.shape.hidden + self.down.columns.len()
     }
@@ -155,24 +155,29 @@ impl<T: Number> Inputs<T> {
     /// The same of the first rows, as if there were no more.
     fn run_first(&self, device: &Device, tokens: usize, grid: Grid) -> Vec<T> {
         let Shape { hidden, gap, out, .. } = self.shape;
-        let width = self.width();
-        // Over an input there is room for h behind each of its rows.
-        let stride = |over: bool| if over { width } else { hidden } + gap;
-        let out_stride = width + gap;
+        // An input that is written over has the output's stride; where all is apart, each has its own.
+        let apart = |more: usize| hidden + gap + if out == Out::Apart { more } else { 0 };
+        let (x_stride, y_stride, out_stride) = (apart(8), apart(24), apart(0));
         let padded = |numbers: &[T], stride: usize| -> Vec<T> {
             let row = |row: &[T]| [row, &vec![T::NAN; stride - hidden]].concat();
             numbers.chunks(hidden).flat_map(row).collect()
         };
 
         let count = device.upload(&[tokens as u32]);
-        let (x_stride, y_stride) = (stride(out == Out::OverX), stride(out == Out::OverY));
         let (x, y) = (
             device.upload(&padded(&self.x, x_stride)),
             device.upload(&padded(&self.y, y_stride)),
         );
         let (gamma, beta) = (device.upload(&self.gamma), device.upload(&self.beta));
         let sequenced = !self.down.columns.is_empty();
-        let placed = Placed::new(device, &self.rows, &self.weights, &self.down, sequenced);
+        let placed = Placed::new(
+            device,
+            grid.bucket,
+            &self.rows,
+            &self.weights,
+            &self.down,
+            sequenced,
+        );
         let written = device.output::<T>(grid.bucket * out_stride);
         if out != Out::Apart {
             let over = if out == Out::OverX { &self.x } else { &self.y };
@@ -214,10 +219,10 @@ impl<T: Number> Inputs<T> {
         assert_untouched("rows past the tokens", rest);
         let mut inside = Vec::new();
         for row in rows.chunks(out_stride) {
-            assert_untouched("columns past the row", &row[width..]);
-            inside.extend_from_slice(&row[..width]);
+            assert_untouched("columns past the row", &row[hidden..]);
+            inside.extend_from_slice(&row[..hidden]);
         }
-        inside
+        beside(&inside, hidden, &placed.h(tokens), placed.lora.columns as usize)
     }
 
     /// Asserts that each part of the rows is as exact as it can be.

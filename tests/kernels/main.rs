@@ -16,7 +16,7 @@
 //! | `device` | the driver API: modules, launches, buffers, guards around outputs |
 //! | `numbers` | 16-bit types, random numbers, the tolerance |
 //! | `rows` | what the row kernels have in common: shapes, adapters, LayerNorm and down-projection written plainly |
-//! | `embed`, `layernorm` | a kernel each: its reference, its table of cases, its tests |
+//! | `embed`, `layernorm`, `pool` | a kernel each: its reference, its table of cases, its tests |
 
 mod device;
 mod embed;
@@ -26,6 +26,7 @@ mod numbers;
 #[path = "../../src/gpu/params.rs"]
 #[rustfmt::skip] // As bindgen writes it.
 mod params;
+mod pool;
 mod rows;
 
 /// Whether every shape and more seeds are wanted.

@@ -1,8 +1,8 @@
 //! What the row kernels have in common (`cuda/row.cuh`): how they are launched, the adapters of a batch, and
 //! LayerNorm and down-projection written plainly.
 
-use crate::device::{Buffer, Device, WILD};
-use crate::numbers::{Number, Random, Real};
+use crate::device::{Buffer, Device, Output, WILD};
+use crate::numbers::{Number, Random, Real, assert_untouched};
 use crate::params::{
     LORA_COLUMN_STEP, LORA_NO_SLOT, LoraColumn, LoraDown, Mixtures, ROW_MAX_WARPS, ROW_SHARED_BYTES,
     ROW_WARP_COLUMNS,
@@ -164,27 +164,30 @@ impl<T: Number> Down<T> {
 }
 
 /// On the device: the buffers behind `Mixtures` and `LoraDown`.
-pub struct Placed<'d> {
+pub struct Placed<'d, T> {
     pub mixtures: Mixtures,
     pub lora: LoraDown,
+    h: Output<'d, T>,
     _buffers: [Buffer<'d>; 4],
 }
 
-impl<'d> Placed<'d> {
-    /// `sequenced`: whether the kernel may read which sequence a row belongs to.
-    pub fn new<T: Number>(
+impl<'d, T: Number> Placed<'d, T> {
+    /// `bucket`: rows that h has room for. `sequenced`: whether the kernel may read which sequence a row belongs to.
+    pub fn new(
         device: &'d Device,
+        bucket: usize,
         rows: &[u32],
         weights: &Weights,
         down: &Down<T>,
         sequenced: bool,
-    ) -> Placed<'d> {
+    ) -> Placed<'d, T> {
         let buffers = [
             device.upload(rows),
             device.upload(&weights.weights),
             device.upload(&down.a),
             device.upload(&down.columns),
         ];
+        let h = device.output(bucket * down.columns.len());
         let none = down.columns.is_empty();
         let unless = |wild: bool, buffer: &Buffer| if wild { WILD } else { buffer.address() };
         Placed {
@@ -197,11 +200,21 @@ impl<'d> Placed<'d> {
             lora: LoraDown {
                 a: unless(none, &buffers[2]),
                 column: unless(none, &buffers[3]),
+                h: if none { WILD } else { h.address() },
                 columns: down.columns.len() as u32,
                 reserved: 0,
             },
+            h,
             _buffers: buffers,
         }
+    }
+
+    /// h of the first rows. Panics if anything else was written.
+    pub fn h(&self, tokens: usize) -> Vec<T> {
+        let mut h = self.h.download();
+        let rest = h.split_off(tokens * self.lora.columns as usize);
+        assert_untouched("rows of h past the tokens", &rest);
+        h
     }
 }
 
@@ -221,6 +234,17 @@ pub fn layer_norm<R: Real, T: Number>(x: &[R], gamma: &[T], beta: &[T], eps: f32
         y.written::<T>()
     };
     x.iter().zip(gamma).zip(beta).map(affine).collect()
+}
+
+/// Rows of `left` and of `right` side by side: what a batch's rows became, with their h.
+pub fn beside<T: Number>(left: &[T], left_width: usize, right: &[T], right_width: usize) -> Vec<T> {
+    let rows = left.len() / left_width;
+    assert_eq!(right.len(), rows * right_width);
+    let row = |row: usize| {
+        let (left, right) = (&left[row * left_width..], &right[row * right_width..]);
+        [&left[..left_width], &right[..right_width]].concat()
+    };
+    (0..rows).flat_map(row).collect()
 }
 
 /// Σ row·A · (weight · scale) by column, 0 for what the sequence does not use.

@@ -8,13 +8,14 @@ use std::path::Path;
 use std::sync::Once;
 
 use super::{KernelModule, kernels};
-use crate::gpu::params::{EmbedParams, LayerNormParams};
+use crate::gpu::params::{EmbedParams, LayerNormParams, PoolParams};
 
 /// The size of a parameter struct by its name in the kernel's signature.
 fn size_of_params(name: &str) -> usize {
     match name {
         "EmbedParams" => size_of::<EmbedParams>(),
         "LayerNormParams" => size_of::<LayerNormParams>(),
+        "PoolParams" => size_of::<PoolParams>(),
         _ => panic!("{name} is not in this test's list of parameter structs"),
     }
 }
