@@ -262,11 +262,24 @@ SAME_SIZE(struct LoraDownParams, 80);
 
 // ---- Attention ----
 
+/// Threads of a block. It needs 2·head_dim·(rows + 4·keys) bytes of shared memory: its queries, and two stages of
+/// keys and values; keys = min(ATTENTION_MAX_KEYS, ATTENTION_TILE_NUMBERS / head_dim).
+#define ATTENTION_THREADS 128
+/// Queries of a tile of attention_*_large.
+#define ATTENTION_LARGE_ROWS 128
+/// Queries of a tile of attention_*_small.
+#define ATTENTION_SMALL_ROWS 64
+/// Keys of one step of the softmax at most: the same in both variants of a head_dim, and so are the bits.
+#define ATTENTION_MAX_KEYS 64
+/// Numbers of the keys of one step at most: head_dim 128 has registers for 32 keys.
+#define ATTENTION_TILE_NUMBERS 4096
+
 /// Queries of one block: up to the entry's rows of one sequence.
 struct AttentionTile {
     /// The sequence.
     uint32_t sequence;
-    /// Its first query of the tile, counted from the sequence's first row: a multiple of the entry's rows.
+    /// Its first query of the tile, counted from the sequence's first row: a multiple of the entry's rows, below
+    /// the sequence's length.
     uint32_t first;
 };
 SAME_SIZE(struct AttentionTile, 8);
@@ -289,7 +302,7 @@ struct AttentionParams {
     DEVICE(uint16_t) out;
     /// Heads.
     uint32_t heads;
-    /// What scores are multiplied by: head_dim^-0.5, or 1 if q is scaled already.
+    /// What scores are multiplied by, above 0: head_dim^-0.5, or 1 if q is scaled already.
     float scale;
     /// Numbers between rows of qkv: a multiple of 8.
     uint32_t qkv_stride;

@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0x1ce488a1bb7b298c;
+pub const HEADER_FNV1A: u64 = 0x3a80d1bad01e3458;
 
 pub const ROW_VECTOR: u32 = 8;
 pub const ROW_LANE_VECTORS: u32 = 4;
@@ -12,6 +12,11 @@ pub const ROW_SHARED_BYTES: u32 = 256;
 pub const LORA_COLUMN_STEP: u32 = 16;
 pub const LORA_GROUP: u32 = 4;
 pub const LORA_NO_SLOT: u32 = 4294967295;
+pub const ATTENTION_THREADS: u32 = 128;
+pub const ATTENTION_LARGE_ROWS: u32 = 128;
+pub const ATTENTION_SMALL_ROWS: u32 = 64;
+pub const ATTENTION_MAX_KEYS: u32 = 64;
+pub const ATTENTION_TILE_NUMBERS: u32 = 4096;
 pub const POOL_F32: u32 = 0;
 pub const POOL_F16: u32 = 1;
 pub const POOL_INT8: u32 = 2;
@@ -363,7 +368,7 @@ const _: () = {
 pub struct AttentionTile {
     #[doc = " The sequence."]
     pub sequence: u32,
-    #[doc = " Its first query of the tile, counted from the sequence's first row: a multiple of the entry's rows."]
+    #[doc = " Its first query of the tile, counted from the sequence's first row: a multiple of the entry's rows, below\n the sequence's length."]
     pub first: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -391,7 +396,7 @@ pub struct AttentionParams {
     pub out: u64,
     #[doc = " Heads."]
     pub heads: u32,
-    #[doc = " What scores are multiplied by: head_dim^-0.5, or 1 if q is scaled already."]
+    #[doc = " What scores are multiplied by, above 0: head_dim^-0.5, or 1 if q is scaled already."]
     pub scale: f32,
     #[doc = " Numbers between rows of qkv: a multiple of 8."]
     pub qkv_stride: u32,

@@ -164,6 +164,21 @@ pub struct Kernel<'d, Params> {
 impl<Params: Pod> Kernel<'_, Params> {
     /// Runs it to its end. Panics if the device says that it failed.
     pub fn launch(&self, blocks: u32, threads: u32, shared_bytes: u32, params: &Params) {
+        // Above 48 KB a kernel must be told.
+        // SAFETY: the function is a loaded module's.
+        unsafe {
+            result::function::set_function_attribute(
+                self.function,
+                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                shared_bytes as i32,
+            )
+        }
+        .unwrap_or_else(|e| {
+            panic!(
+                "{} cannot have {shared_bytes} bytes of shared memory: {e:?}",
+                self.entry
+            )
+        });
         let mut params = *params;
         let mut arguments = [(&raw mut params).cast::<c_void>()];
         // SAFETY: the one argument has the size that the kernel takes (see `Device::kernel`). What its pointers

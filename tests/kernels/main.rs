@@ -16,8 +16,9 @@
 //! | `device` | the driver API: modules, launches, buffers, guards around outputs |
 //! | `numbers` | 16-bit types, random numbers, the tolerance |
 //! | `rows` | what the row kernels have in common: shapes, adapters, LayerNorm and down-projection written plainly |
-//! | `embed`, `layernorm`, `pool` | a kernel each: its reference, its table of cases, its tests |
+//! | `attention`, `embed`, `layernorm`, `pool` | a kernel each: its reference, its table of cases, its tests |
 
+mod attention;
 mod device;
 mod embed;
 mod layernorm;

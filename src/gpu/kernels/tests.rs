@@ -8,13 +8,18 @@ use std::path::Path;
 use std::sync::Once;
 
 use super::{KernelModule, kernels};
-use crate::gpu::params::{EmbedParams, LayerNormParams, PoolParams};
+use crate::gpu::params::{
+    AttentionParams, EmbedParams, GemmParams, LayerNormParams, LoraDownParams, PoolParams,
+};
 
 /// The size of a parameter struct by its name in the kernel's signature.
 fn size_of_params(name: &str) -> usize {
     match name {
+        "AttentionParams" => size_of::<AttentionParams>(),
         "EmbedParams" => size_of::<EmbedParams>(),
+        "GemmParams" => size_of::<GemmParams>(),
         "LayerNormParams" => size_of::<LayerNormParams>(),
+        "LoraDownParams" => size_of::<LoraDownParams>(),
         "PoolParams" => size_of::<PoolParams>(),
         _ => panic!("{name} is not in this test's list of parameter structs"),
     }

@@ -1,0 +1,306 @@
+// out[t, h] = softmax(q[t, h] k[s, h]ᵀ·scale) v[s, h] over the keys of t's sequence s: [tokens, heads·head_dim] of [tokens, 3·heads·head_dim], 16-bit, sums in float32.
+// Any grid: blocks take (tile, head) items in turn; a tile is up to 128 (large) or 64 (small) queries of one sequence, against 64 keys at a time (head_dim 128: 32).
+// 4 warps of 32 (large) or 16 (small) queries each; shared memory: the queries, later the output, and two stages of keys and values: one is copied while the other is used.
+// Bound by the matrix units: 4·head_dim·length FLOP per query and head; bytes: 8·heads·head_dim per token, keys and values again from L2 for every tile of the sequence.
+// Needs lengths ≥ 1 for sequences with tiles, tiles within them, scale > 0, pointers aligned to 16 bytes, strides multiples of 8; only the tiles' rows, heads·head_dim columns each, are written.
+// gate: registers <= 255, stack = 0, static shared = 0
+#include "params.h"
+#include "rope.cuh"
+#include "softmax.cuh"
+#include "tile.cuh"
+
+constexpr int THREADS = ATTENTION_THREADS;
+constexpr int WARPS = THREADS / 32;
+
+/// Rows of one head in shared memory: HEAD_DIM numbers each, in chunks of 16 bytes. Chunks are exchanged within a row so
+/// that any 8 rows have any one chunk in 8 different groups of banks.
+///
+/// A thread copies, and rotates, the same two chunks of a row: the chunk and its partner in the upper half of the head. So
+/// it needs no barrier between the two, and no warp rotates what another one has rotated.
+template <int HEAD_DIM> struct Rows {
+    static constexpr int BYTES = 2 * HEAD_DIM;
+    static constexpr int CHUNKS = HEAD_DIM / 8;
+    static constexpr int PAIRS = CHUNKS / 2;
+    /// Rows between those of one thread: a multiple of 8, so that all have their chunks exchanged alike.
+    static constexpr int STEP = THREADS / PAIRS;
+
+    /// Rows that share one line of all 32 banks.
+    static constexpr int PER_LINE = BYTES < 128 ? 128 / BYTES : 1;
+    static constexpr int MASK = CHUNKS < 8 ? CHUNKS - 1 : 7;
+
+    static __device__ __forceinline__ uint32_t offset(uint32_t row, uint32_t chunk) {
+        return row * BYTES + (chunk ^ (row / PER_LINE & MASK)) * 16;
+    }
+
+    /// This thread's first row and chunk.
+    uint32_t row, chunk;
+    /// Where its two chunks lie. In every other line the upper one comes first: 8 threads, which access memory
+    /// together, then meet no bank twice.
+    uint32_t column[2], place[2];
+    bool swapped;
+
+    __device__ __forceinline__ Rows() {
+        row = threadIdx.x / PAIRS;
+        chunk = threadIdx.x % PAIRS;
+        swapped = (row / PER_LINE & 1) != 0;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const uint32_t mine = chunk + ((i == 1) != swapped ? PAIRS : 0);
+            column[i] = 8 * mine;
+            place[i] = offset(row, mine);
+        }
+    }
+
+    /// Starts the copy of COUNT rows from `first` on to smem + to; zeros for those past `length`.
+    template <int COUNT>
+    __device__ __forceinline__ void copy(uint32_t to, const uint16_t *from, uint32_t stride, uint32_t first, uint32_t length) const {
+        static_assert(COUNT % STEP == 0 && STEP % 8 == 0, "every thread has as many rows");
+#pragma unroll
+        for (int i = 0; i < COUNT / STEP; i++) {
+            const uint32_t at = first + row + i * STEP;
+            const bool inside = at < length;
+            // Past the end lie other sequences or nothing: the address is row 0's, and no byte of it is read.
+            const uint16_t *numbers = from + static_cast<uint64_t>(inside ? at : 0) * stride;
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                cp_async_cg_shared_global_16(cvta_to_shared(smem + to + place[j] + i * STEP * BYTES), numbers + column[j], inside ? 16 : 0);
+            }
+        }
+    }
+
+    /// Rotates what this thread has copied and waited for.
+    template <class T, int COUNT>
+    __device__ __forceinline__ void turn(uint32_t at, const float *table, uint32_t first, uint32_t length) const {
+#pragma unroll
+        for (int i = 0; i < COUNT / STEP; i++) {
+            const uint32_t position = first + row + i * STEP;
+            if (position < length) { // The table may end there.
+                uint4 &a = *reinterpret_cast<uint4 *>(smem + at + place[0] + i * STEP * BYTES);
+                uint4 &b = *reinterpret_cast<uint4 *>(smem + at + place[1] + i * STEP * BYTES);
+                uint4 lower = a, upper = b;
+                const float *turns = table + static_cast<uint64_t>(position) * HEAD_DIM + 16 * chunk;
+                rotate<T>(lower, upper, turns, swapped ? -1.0f : 1.0f);
+                a = lower;
+                b = upper;
+            }
+        }
+    }
+};
+
+template <class T, int HEAD_DIM, int ROWS> __device__ __forceinline__ void attention(const AttentionParams &p) {
+    using Head = Rows<HEAD_DIM>;
+    constexpr int BY_NUMBERS = ATTENTION_TILE_NUMBERS / HEAD_DIM;
+    constexpr int KEYS = BY_NUMBERS < ATTENTION_MAX_KEYS ? BY_NUMBERS : ATTENTION_MAX_KEYS;
+    /// 16-row blocks of a warp. Two share each fragment of keys and values: half the reads of shared memory per product.
+    constexpr int M = ROWS / WARPS / 16;
+    /// Fragments of queries stay in registers where there is room for them; else each step reads them again.
+    constexpr bool RESIDENT = HEAD_DIM * M <= 128;
+
+    constexpr uint32_t STAGE_BYTES = 2 * KEYS * Head::BYTES;
+    constexpr uint32_t Q = 0, K = ROWS * Head::BYTES, V = K + KEYS * Head::BYTES;
+
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const uint32_t warp_row = warp * 16 * M;
+    const Head mine;
+    const float factor = p.scale * 1.44269504f; // log2 e
+    // Where this lane's rows of matrices begin, in the order that each instruction takes them.
+    const uint32_t q_lane = cvta_to_shared(smem + Q) + Head::offset(warp_row + lane % 16, lane / 16);
+    const uint32_t k_lane = cvta_to_shared(smem + K) + Head::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    const uint32_t v_lane = cvta_to_shared(smem + V) + Head::offset(lane % 16, lane / 16);
+
+    // Heads of one tile are neighbours: items keep the order of the tiles, longest first, so that blocks that take every
+    // gridDim-th have equal loads, and a row of all heads is read from DRAM at about one time. Tiles of one
+    // head need not be: those that run at once begin with the same keys and go on at one pace, and L2 holds those.
+    const uint32_t items = *p.tile_count * p.heads;
+#pragma unroll 1
+    for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
+        const AttentionTile tile = p.tiles[item / p.heads];
+        const uint32_t column = item % p.heads * HEAD_DIM;
+        const uint32_t start = p.cu_seqlens[tile.sequence];
+        const uint32_t length = p.cu_seqlens[tile.sequence + 1] - start;
+        const uint16_t *q = p.qkv + static_cast<uint64_t>(start) * p.qkv_stride + column;
+        const uint16_t *k = q + p.heads * HEAD_DIM, *v = k + p.heads * HEAD_DIM;
+
+        __syncthreads(); // All have done with the item before.
+        mine.template copy<ROWS>(Q, q, p.qkv_stride, tile.first, length);
+        mine.template copy<KEYS>(K, k, p.qkv_stride, 0, length);
+        mine.template copy<KEYS>(V, v, p.qkv_stride, 0, length);
+        cp_async_commit_group();
+
+        // A warp whose queries are all past the end copies and rotates, no more.
+        const bool active = tile.first + warp_row < length;
+        uint32_t queries[RESIDENT ? HEAD_DIM / 16 : 1][M][4];
+        float out[M][HEAD_DIM / 8][4] = {};
+        OnlineSoftmax softmax[M];
+
+#pragma unroll 1
+        for (uint32_t first = 0, stage = 0; first < length; first += KEYS, stage ^= STAGE_BYTES) {
+            cp_async_wait_group<0>();
+            if (p.rope != nullptr) {
+                if (first == 0) {
+                    mine.template turn<T, ROWS>(Q, p.rope, tile.first, length);
+                }
+                mine.template turn<T, KEYS>(K + stage, p.rope, first, length);
+            }
+            __syncthreads(); // This stage is there for all, and all have done with the other one.
+            if (first + KEYS < length) {
+                mine.template copy<KEYS>(K + (stage ^ STAGE_BYTES), k, p.qkv_stride, first + KEYS, length);
+                mine.template copy<KEYS>(V + (stage ^ STAGE_BYTES), v, p.qkv_stride, first + KEYS, length);
+                cp_async_commit_group();
+            }
+            if (!active) {
+                continue;
+            }
+            if (RESIDENT && first == 0) {
+#pragma unroll
+                for (int step = 0; step < HEAD_DIM / 16; step++) {
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+                        ldmatrix_x4(queries[RESIDENT ? step : 0][m], (q_lane ^ step * 32) + m * 16 * Head::BYTES);
+                    }
+                }
+            }
+
+            // Scores, in order of the head's numbers.
+            float score[M][KEYS / 8][4] = {};
+#pragma unroll
+            for (int step = 0; step < HEAD_DIM / 16; step++) {
+                if (!RESIDENT) {
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+                        ldmatrix_x4(queries[0][m], (q_lane ^ step * 32) + m * 16 * Head::BYTES);
+                    }
+                }
+#pragma unroll
+                for (int n = 0; n < KEYS / 16; n++) {
+                    uint32_t keys[4];
+                    ldmatrix_x4(keys, ((k_lane + stage) ^ step * 32) + n * 16 * Head::BYTES);
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+                        T::mma(score[m][2 * n], queries[RESIDENT ? step : 0][m], keys[0], keys[1]);
+                        T::mma(score[m][2 * n + 1], queries[RESIDENT ? step : 0][m], keys[2], keys[3]);
+                    }
+                }
+            }
+            if (length - first < KEYS) { // The last tile alone.
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; n++) {
+#pragma unroll
+                    for (int i = 0; i < 2; i++) {
+                        const bool inside = first + 8 * n + lane % 4 * 2 + i < length;
+#pragma unroll
+                        for (int m = 0; m < M; m++) {
+                            score[m][n][i] = inside ? score[m][n][i] : -INFINITY;
+                            score[m][n][i + 2] = inside ? score[m][n][i + 2] : -INFINITY;
+                        }
+                    }
+                }
+            }
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                softmax[m].step(score[m], out[m], factor);
+            }
+
+            // Weighted values, in order of the keys. Accumulators of two products lie as the next one's operand does.
+#pragma unroll
+            for (int step = 0; step < KEYS / 16; step++) {
+                uint32_t weights[M][4];
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        const float(&of)[4] = score[m][2 * step + i / 2];
+                        weights[m][i] = T::pack(of[i % 2 * 2], of[i % 2 * 2 + 1]);
+                    }
+                }
+#pragma unroll
+                for (int n = 0; n < HEAD_DIM / 16; n++) {
+                    uint32_t values[4];
+                    ldmatrix_x4_trans(values, ((v_lane + stage) ^ n * 32) + step * 16 * Head::BYTES);
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+                        T::mma(out[m][2 * n], weights[m], values[0], values[1]);
+                        T::mma(out[m][2 * n + 1], weights[m], values[2], values[3]);
+                    }
+                }
+            }
+        }
+        if (!active) {
+            continue;
+        }
+
+        // Through the warp's own queries, which nobody reads any more, to whole chunks.
+        __syncwarp();
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const float inverse = softmax[m].inverse(half);
+                const uint32_t row = warp_row + 16 * m + 8 * half + lane / 4;
+#pragma unroll
+                for (int n = 0; n < HEAD_DIM / 8; n++) {
+                    const float(&of)[4] = out[m][n];
+                    uint32_t *pair = reinterpret_cast<uint32_t *>(smem + Q + Head::offset(row, n)) + lane % 4;
+                    *pair = T::pack(of[2 * half] * inverse, of[2 * half + 1] * inverse);
+                }
+            }
+        }
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < 16 * M * Head::CHUNKS / 32; i++) {
+            const uint32_t row = warp_row + (lane + 32 * i) / Head::CHUNKS, chunk = lane % Head::CHUNKS;
+            if (tile.first + row < length) {
+                uint16_t *to = p.out + static_cast<uint64_t>(start + tile.first + row) * p.out_stride + column;
+                st_global_v4_b32(to + 8 * chunk, *reinterpret_cast<const uint4 *>(smem + Q + Head::offset(row, chunk)));
+            }
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bf16_hd32_large(const __grid_constant__ AttentionParams p) {
+    attention<Bf16, 32, ATTENTION_LARGE_ROWS>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_f16_hd32_large(const __grid_constant__ AttentionParams p) {
+    attention<F16, 32, ATTENTION_LARGE_ROWS>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bf16_hd32_small(const __grid_constant__ AttentionParams p) {
+    attention<Bf16, 32, ATTENTION_SMALL_ROWS>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_f16_hd32_small(const __grid_constant__ AttentionParams p) {
+    attention<F16, 32, ATTENTION_SMALL_ROWS>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bf16_hd64_large(const __grid_constant__ AttentionParams p) {
+    attention<Bf16, 64, ATTENTION_LARGE_ROWS>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_f16_hd64_large(const __grid_constant__ AttentionParams p) {
+    attention<F16, 64, ATTENTION_LARGE_ROWS>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bf16_hd64_small(const __grid_constant__ AttentionParams p) {
+    attention<Bf16, 64, ATTENTION_SMALL_ROWS>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_f16_hd64_small(const __grid_constant__ AttentionParams p) {
+    attention<F16, 64, ATTENTION_SMALL_ROWS>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bf16_hd128_large(const __grid_constant__ AttentionParams p) {
+    attention<Bf16, 128, ATTENTION_LARGE_ROWS>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_f16_hd128_large(const __grid_constant__ AttentionParams p) {
+    attention<F16, 128, ATTENTION_LARGE_ROWS>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bf16_hd128_small(const __grid_constant__ AttentionParams p) {
+    attention<Bf16, 128, ATTENTION_SMALL_ROWS>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_f16_hd128_small(const __grid_constant__ AttentionParams p) {
+    attention<F16, 128, ATTENTION_SMALL_ROWS>(p);
+}
