@@ -8,12 +8,13 @@ use std::path::Path;
 use std::sync::Once;
 
 use super::{KernelModule, kernels};
-use crate::gpu::params::{EmbedParams, LayerNormParams};
+use crate::gpu::params::{EmbedParams, GemmParams, LayerNormParams};
 
 /// The size of a parameter struct by its name in the kernel's signature.
 fn size_of_params(name: &str) -> usize {
     match name {
         "EmbedParams" => size_of::<EmbedParams>(),
+        "GemmParams" => size_of::<GemmParams>(),
         "LayerNormParams" => size_of::<LayerNormParams>(),
         _ => panic!("{name} is not in this test's list of parameter structs"),
     }
