@@ -194,6 +194,30 @@ SAME_SIZE(struct Rope, 24);
 
 // ---- Linear layers ----
 
+/// Tiles of the linear layers' kernels. A grid is (⌈n / COLUMNS⌉, ⌈rows / ROWS⌉) blocks of THREADS, with SHARED bytes of
+/// dynamic shared memory each. Rows of the bucket, not of the batch: blocks past tokens exit.
+///
+/// Many tokens: the least bytes per product.
+#define GEMM_LARGE_ROWS 128
+#define GEMM_LARGE_COLUMNS 128
+#define GEMM_LARGE_THREADS 128
+#define GEMM_LARGE_SHARED 69632
+/// A few hundred tokens: enough blocks for all multiprocessors.
+#define GEMM_MEDIUM_ROWS 64
+#define GEMM_MEDIUM_COLUMNS 64
+#define GEMM_MEDIUM_THREADS 128
+#define GEMM_MEDIUM_SHARED 49152
+/// Up to 64 tokens: weights stream through narrow tiles, most of the stages are under way at once.
+#define GEMM_SMALL64_ROWS 32
+#define GEMM_SMALL64_COLUMNS 32
+#define GEMM_SMALL64_THREADS 128
+#define GEMM_SMALL64_SHARED 65536
+/// Up to 16 tokens: narrower still.
+#define GEMM_SMALL16_ROWS 16
+#define GEMM_SMALL16_COLUMNS 16
+#define GEMM_SMALL16_THREADS 64
+#define GEMM_SMALL16_SHARED 65536
+
 /// gemm_*: out = f(x Wᵀ + h Bᵀ + bias + residual), f the identity or GELU; q and k rotated, q scaled, if
 /// rope.table is not null. One sum per number of out, in float32: over k in ascending order in steps of
 /// 16, then over the columns of h likewise, whatever the tile. So every variant gives the same bits.
@@ -210,11 +234,11 @@ struct GemmParams {
     DEVICE(const uint16_t) b;
     /// [n] numbers, or null.
     DEVICE(const uint16_t) bias;
-    /// [tokens, residual_stride] numbers, or null. May be out.
+    /// [tokens, residual_stride] numbers, or null. May be out, if the stride is the same.
     DEVICE(const uint16_t) residual;
     /// [tokens, out_stride] numbers.
     DEVICE(uint16_t) out;
-    /// For Wqkv, whose rows are q, k and v, n / 3 each.
+    /// For Wqkv, whose rows are q, k and v, n / 3 each, whole heads. With a table there is no residual and no GELU.
     struct Rope rope;
     /// Columns of out: a multiple of 8.
     uint32_t n;

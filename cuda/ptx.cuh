@@ -48,9 +48,19 @@ __device__ __forceinline__ void st_global_b8(void *p, uint8_t v) {
     asm volatile("st.global.b8 [%0], %1;" ::"l"(cvta_to_global(p)), "r"(static_cast<uint32_t>(v)) : "memory");
 }
 
-// ---- Copies to shared memory that run beside the program ----
-
 __device__ __forceinline__ uint32_t cvta_to_shared(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+__device__ __forceinline__ void st_shared_v2_f32(uint32_t to, float x, float y) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(x), "f"(y) : "memory");
+}
+
+__device__ __forceinline__ float4 ld_shared_v4_f32(uint32_t from) {
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(from) : "memory");
+    return v;
+}
+
+// ---- Copies to shared memory that run beside the program ----
 
 /// 16 bytes, past L1: the first `bytes` (0 to 16) from `from`, zeros for the rest. With 0 bytes nothing is
 /// read, but the address must be a good one all the same.
@@ -110,6 +120,13 @@ __device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (
 __device__ __forceinline__ float ex2_approx_ftz_f32(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/// 1/x within 1 ulp; of infinity 0.
+__device__ __forceinline__ float rcp_approx_ftz_f32(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 

@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0x3a80d1bad01e3458;
+pub const HEADER_FNV1A: u64 = 0xefc79f105a4907cf;
 
 pub const ROW_VECTOR: u32 = 8;
 pub const ROW_LANE_VECTORS: u32 = 4;
@@ -12,6 +12,22 @@ pub const ROW_SHARED_BYTES: u32 = 256;
 pub const LORA_COLUMN_STEP: u32 = 16;
 pub const LORA_GROUP: u32 = 4;
 pub const LORA_NO_SLOT: u32 = 4294967295;
+pub const GEMM_LARGE_ROWS: u32 = 128;
+pub const GEMM_LARGE_COLUMNS: u32 = 128;
+pub const GEMM_LARGE_THREADS: u32 = 128;
+pub const GEMM_LARGE_SHARED: u32 = 69632;
+pub const GEMM_MEDIUM_ROWS: u32 = 64;
+pub const GEMM_MEDIUM_COLUMNS: u32 = 64;
+pub const GEMM_MEDIUM_THREADS: u32 = 128;
+pub const GEMM_MEDIUM_SHARED: u32 = 49152;
+pub const GEMM_SMALL64_ROWS: u32 = 32;
+pub const GEMM_SMALL64_COLUMNS: u32 = 32;
+pub const GEMM_SMALL64_THREADS: u32 = 128;
+pub const GEMM_SMALL64_SHARED: u32 = 65536;
+pub const GEMM_SMALL16_ROWS: u32 = 16;
+pub const GEMM_SMALL16_COLUMNS: u32 = 16;
+pub const GEMM_SMALL16_THREADS: u32 = 64;
+pub const GEMM_SMALL16_SHARED: u32 = 65536;
 pub const ATTENTION_THREADS: u32 = 128;
 pub const ATTENTION_LARGE_ROWS: u32 = 128;
 pub const ATTENTION_SMALL_ROWS: u32 = 64;
@@ -273,11 +289,11 @@ pub struct GemmParams {
     pub b: u64,
     #[doc = " [n] numbers, or null."]
     pub bias: u64,
-    #[doc = " [tokens, residual_stride] numbers, or null. May be out."]
+    #[doc = " [tokens, residual_stride] numbers, or null. May be out, if the stride is the same."]
     pub residual: u64,
     #[doc = " [tokens, out_stride] numbers."]
     pub out: u64,
-    #[doc = " For Wqkv, whose rows are q, k and v, n / 3 each."]
+    #[doc = " For Wqkv, whose rows are q, k and v, n / 3 each, whole heads. With a table there is no residual and no GELU."]
     pub rope: Rope,
     #[doc = " Columns of out: a multiple of 8."]
     pub n: u32,

@@ -164,21 +164,17 @@ pub struct Kernel<'d, Params> {
 impl<Params: Pod> Kernel<'_, Params> {
     /// Runs it to its end. Panics if the device says that it failed.
     pub fn launch(&self, blocks: u32, threads: u32, shared_bytes: u32, params: &Params) {
-        // Above 48 KB a kernel must be told.
-        // SAFETY: the function is a loaded module's.
-        unsafe {
-            result::function::set_function_attribute(
-                self.function,
-                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                shared_bytes as i32,
-            )
-        }
-        .unwrap_or_else(|e| {
-            panic!(
-                "{} cannot have {shared_bytes} bytes of shared memory: {e:?}",
-                self.entry
-            )
-        });
+        self.launch_grid((blocks, 1), threads, shared_bytes, params);
+    }
+
+    /// The same on a grid of two dimensions.
+    pub fn launch_grid(&self, blocks: (u32, u32), threads: u32, shared_bytes: u32, params: &Params) {
+        // More than 48 KB has to be asked for.
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is the module's; the driver refuses what the device does not have.
+        unsafe { sys::cuFuncSetAttribute(self.function, attribute, shared_bytes as i32) }
+            .result()
+            .unwrap_or_else(|e| panic!("{} with {shared_bytes} bytes of shared memory: {e:?}", self.entry));
         let mut params = *params;
         let mut arguments = [(&raw mut params).cast::<c_void>()];
         // SAFETY: the one argument has the size that the kernel takes (see `Device::kernel`). What its pointers
@@ -186,7 +182,7 @@ impl<Params: Pod> Kernel<'_, Params> {
         let launched = unsafe {
             result::launch_kernel(
                 self.function,
-                (blocks, 1, 1),
+                (blocks.0, blocks.1, 1),
                 (threads, 1, 1),
                 shared_bytes,
                 result::stream::null(),
@@ -195,7 +191,7 @@ impl<Params: Pod> Kernel<'_, Params> {
         };
         launched
             .and_then(|()| result::ctx::synchronize())
-            .unwrap_or_else(|e| panic!("{}, {blocks} blocks of {threads} threads: {e:?}", self.entry));
+            .unwrap_or_else(|e| panic!("{}, {blocks:?} blocks of {threads} threads: {e:?}", self.entry));
     }
 }
 

@@ -1,0 +1,415 @@
+//! `gemm_{bf16,f16}_{large,medium,small64,small16}`.
+
+use half::{bf16, f16};
+
+use crate::device::{Device, WILD};
+use crate::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
+use crate::params::*;
+use crate::{Case, exhaustive};
+
+/// A tile. Numbers of out do not follow from it.
+#[derive(Debug)]
+struct Variant {
+    name: &'static str,
+    rows: u32,
+    columns: u32,
+    threads: u32,
+    shared: u32,
+}
+
+const VARIANTS: [Variant; 4] = [
+    Variant {
+        name: "small16",
+        rows: GEMM_SMALL16_ROWS,
+        columns: GEMM_SMALL16_COLUMNS,
+        threads: GEMM_SMALL16_THREADS,
+        shared: GEMM_SMALL16_SHARED,
+    },
+    Variant {
+        name: "small64",
+        rows: GEMM_SMALL64_ROWS,
+        columns: GEMM_SMALL64_COLUMNS,
+        threads: GEMM_SMALL64_THREADS,
+        shared: GEMM_SMALL64_SHARED,
+    },
+    Variant {
+        name: "medium",
+        rows: GEMM_MEDIUM_ROWS,
+        columns: GEMM_MEDIUM_COLUMNS,
+        threads: GEMM_MEDIUM_THREADS,
+        shared: GEMM_MEDIUM_SHARED,
+    },
+    Variant {
+        name: "large",
+        rows: GEMM_LARGE_ROWS,
+        columns: GEMM_LARGE_COLUMNS,
+        threads: GEMM_LARGE_THREADS,
+        shared: GEMM_LARGE_SHARED,
+    },
+];
+
+/// What becomes of the sums.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Then {
+    Nothing,
+    Residual,
+    /// It lies where out goes.
+    ResidualInPlace,
+    Gelu,
+    ResidualGelu,
+    /// Of heads of so many numbers; n is a multiple of three.
+    Rope(usize),
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    tokens: usize,
+    n: usize,
+    k: usize,
+    /// Of h.
+    columns: usize,
+    bias: bool,
+    then: Then,
+    /// Numbers between the end of a row and the next.
+    gap: usize,
+    seed: u64,
+}
+
+const TOKENS: [usize; 9] = [1, 7, 16, 17, 63, 64, 65, 129, 200];
+/// n and k: no more than a vector; parts of a tile, of a stage and of a step; several of each.
+const SIZES: [(usize, usize); 9] = [
+    (8, 8),
+    (24, 24),
+    (64, 128),
+    (128, 64),
+    (384, 40),
+    (136, 384),
+    (1024, 8),
+    (16, 1024),
+    (48, 3072),
+];
+const COLUMNS: [usize; 4] = [0, 16, 32, 80];
+const THENS: [Then; 5] = [
+    Then::Nothing,
+    Then::Residual,
+    Then::Gelu,
+    Then::ResidualInPlace,
+    Then::ResidualGelu,
+];
+
+impl Shape {
+    /// All values of every dimension, the dear ones with few tokens; all products of them if `exhaustive`.
+    fn all() -> Vec<Shape> {
+        let mut shapes = Vec::new();
+        for (t, &tokens) in TOKENS.iter().enumerate() {
+            for (s, &(n, k)) in SIZES.iter().enumerate() {
+                let dear = tokens.next_multiple_of(128) * n.next_multiple_of(128) * k > 1 << 21;
+                if !exhaustive() && (dear && t != s || (t + s) % 3 != 0) {
+                    continue;
+                }
+                for (c, &columns) in COLUMNS.iter().enumerate() {
+                    for (f, &then) in THENS.iter().enumerate() {
+                        let turn = t + 2 * s + c + f;
+                        if !exhaustive() && (c != (t + s / 3) % COLUMNS.len() || f != (t + s) % THENS.len()) {
+                            continue;
+                        }
+                        shapes.push(Shape {
+                            tokens,
+                            n,
+                            k,
+                            columns,
+                            bias: turn % 3 != 0,
+                            then,
+                            gap: [0, 8, 24][turn % 3],
+                            seed: turn as u64,
+                        });
+                    }
+                }
+            }
+        }
+        shapes
+    }
+
+    /// Of Wqkv: heads narrower and wider than the tiles.
+    fn rotated() -> Vec<Shape> {
+        let mut shapes = Vec::new();
+        for (t, &tokens) in [17, 1, 70, 150].iter().enumerate() {
+            for (d, &head_dim) in [32, 64, 128].iter().enumerate() {
+                for heads in [1, 2, 3] {
+                    if !exhaustive() && (tokens > 17 && heads > 1 || heads == 3 && head_dim > 32) {
+                        continue;
+                    }
+                    shapes.push(Shape {
+                        tokens,
+                        n: 3 * heads * head_dim,
+                        k: [64, 24, 136][(t + d) % 3],
+                        columns: COLUMNS[(t + d + heads) % 3],
+                        bias: (d + heads) % 3 != 0,
+                        then: Then::Rope(head_dim),
+                        gap: [0, 8, 24][(t + d) % 3],
+                        seed: (t + d + heads) as u64,
+                    });
+                }
+            }
+        }
+        shapes
+    }
+}
+
+/// What a shape's kernel gets; rows without their gaps.
+#[derive(Clone)]
+struct Inputs<T> {
+    shape: Shape,
+    /// [tokens, k]
+    x: Vec<T>,
+    /// [n, k]
+    w: Vec<T>,
+    /// [tokens, columns]
+    h: Vec<T>,
+    /// [n, columns]
+    b: Vec<T>,
+    /// [n]
+    bias: Vec<T>,
+    /// [tokens, n]
+    residual: Vec<T>,
+    /// [positions, head_dim / 2] cosines and sines.
+    table: Vec<[f32; 2]>,
+    /// [tokens]
+    positions: Vec<u32>,
+}
+
+const POSITIONS: usize = 300;
+const Q_SCALE: f32 = 0.17;
+
+impl<T: Number> Inputs<T> {
+    fn new(shape: &Shape) -> Inputs<T> {
+        let Shape { tokens, n, k, columns, then, .. } = *shape;
+        let random = &mut Random::new(shape.seed);
+        let half = if let Then::Rope(head_dim) = then { head_dim / 2 } else { 0 };
+        // Sums between -3 and 3 or so: GELU bends there.
+        let spread = 3.0 / ((k + columns) as f32).sqrt();
+        let table = (0..POSITIONS * half).map(|at| {
+            let (position, i) = (at / half, at % half);
+            let angle = position as f64 * 10_000_f64.powf(-(i as f64) / half as f64);
+            [angle.cos() as f32, angle.sin() as f32]
+        });
+        Inputs {
+            shape: *shape,
+            x: random.numbers(tokens * k, 0.0, 1.0),
+            w: random.numbers(n * k, 0.0, spread),
+            h: random.numbers(tokens * columns, 0.0, 1.0),
+            b: random.numbers(n * columns, 0.0, spread),
+            bias: random.numbers(n, 0.0, 1.0),
+            residual: random.numbers(tokens * n, 0.0, 2.0),
+            table: table.collect(),
+            positions: (0..tokens).map(|_| random.below(POSITIONS) as u32).collect(),
+        }
+    }
+
+    /// The rows from `first` on, as a batch of their own.
+    fn rows(&self, first: usize, tokens: usize) -> Inputs<T> {
+        let Shape { n, k, columns, .. } = self.shape;
+        let of = |numbers: &[T], width: usize| numbers[first * width..][..tokens * width].to_vec();
+        Inputs {
+            shape: Shape { tokens, ..self.shape },
+            x: of(&self.x, k),
+            h: of(&self.h, columns),
+            residual: of(&self.residual, n),
+            positions: self.positions[first..][..tokens].to_vec(),
+            ..self.clone()
+        }
+    }
+
+    /// [tokens, n]
+    fn reference<R: Real>(&self) -> Vec<R> {
+        let Shape { tokens, n, k, columns, then, .. } = self.shape;
+        let number = |number: T| R::from(number.to_f32());
+        let mut out = Vec::new();
+        for row in 0..tokens {
+            let mut sums: Vec<R> = Vec::new();
+            for column in 0..n {
+                let mut sum = R::from(0.0);
+                for (&x, &w) in self.x[row * k..][..k].iter().zip(&self.w[column * k..]) {
+                    sum += number(x) * number(w);
+                }
+                for (&h, &b) in self.h[row * columns..][..columns].iter().zip(&self.b[column * columns..]) {
+                    sum += number(h) * number(b);
+                }
+                if self.shape.bias {
+                    sum += number(self.bias[column]);
+                }
+                if matches!(then, Then::Residual | Then::ResidualInPlace | Then::ResidualGelu) {
+                    sum += number(self.residual[row * n + column]);
+                }
+                if matches!(then, Then::Gelu | Then::ResidualGelu) {
+                    sum = sum * R::from(normal_cdf(sum.into()) as f32);
+                }
+                sums.push(sum);
+            }
+            if let Then::Rope(head_dim) = then {
+                let half = head_dim / 2;
+                for (head, pairs) in sums[..n / 3 * 2].chunks_mut(head_dim).enumerate() {
+                    let scale = if head < n / 3 / head_dim { Q_SCALE } else { 1.0 };
+                    for i in 0..half {
+                        let [cos, sin] = self.table[self.positions[row] as usize * half + i].map(R::from);
+                        let (a, b) = (pairs[i], pairs[i + half]);
+                        pairs[i] = (a * cos - b * sin) * R::from(scale);
+                        pairs[i + half] = (b * cos + a * sin) * R::from(scale);
+                    }
+                }
+            }
+            out.extend(sums.into_iter().map(R::written::<T>));
+        }
+        out
+    }
+
+    /// [tokens, n]. Panics if anything else was written.
+    fn run(&self, device: &Device, variant: &Variant) -> Vec<T> {
+        // A grid for more tokens than there are: blocks have part of their rows, and none.
+        let bucket = (self.shape.tokens + 1).next_multiple_of(16) + variant.rows as usize;
+        self.run_first(device, variant, self.shape.tokens, bucket)
+    }
+
+    /// The same of the first rows, as if there were no more, on a grid for `bucket` rows.
+    fn run_first(&self, device: &Device, variant: &Variant, tokens: usize, bucket: usize) -> Vec<T> {
+        let Shape { n, k, columns, bias, then, gap, .. } = self.shape;
+        // The gap behind the last row is not there.
+        let padded = |numbers: &[T], width: usize| -> Vec<T> {
+            let mut rows: Vec<T> = Vec::new();
+            for row in numbers.chunks(width) {
+                rows.resize(rows.len().next_multiple_of(width + gap), T::NAN);
+                rows.extend(row);
+            }
+            rows
+        };
+        let count = device.upload(&[tokens as u32]);
+        let (x, w) = (device.upload(&padded(&self.x, k)), device.upload(&self.w));
+        let (h, b) = (device.upload(&self.h), device.upload(&self.b));
+        let bias_numbers = device.upload(&self.bias);
+        let residual = device.upload(&padded(&self.residual, n));
+        let (table, positions) = (device.upload(&self.table), device.upload(&self.positions));
+        let written = device.output::<T>(bucket * (n + gap));
+        if then == Then::ResidualInPlace {
+            for (row, numbers) in self.residual.chunks(n).take(tokens).enumerate() {
+                written.write(row * (n + gap), numbers);
+            }
+        }
+        let head_dim = if let Then::Rope(head_dim) = then { head_dim } else { 0 };
+        let kernel = device.kernel::<GemmParams>("gemm", &format!("gemm_{}_{}", T::NAME, variant.name));
+        let params = GemmParams {
+            tokens: count.address(),
+            x: x.address(),
+            w: w.address(),
+            h: if columns > 0 { h.address() } else { WILD },
+            b: if columns > 0 { b.address() } else { WILD },
+            bias: if bias { bias_numbers.address() } else { 0 },
+            residual: match then {
+                Then::Residual | Then::ResidualGelu => residual.address(),
+                Then::ResidualInPlace => written.address(),
+                _ => 0,
+            },
+            out: written.address(),
+            rope: Rope {
+                table: if head_dim > 0 { table.address() } else { 0 },
+                position_of_row: if head_dim > 0 { positions.address() } else { WILD },
+                head_dim: head_dim as u32,
+                q_scale: Q_SCALE,
+            },
+            n: n as u32,
+            k: k as u32,
+            columns: columns as u32,
+            x_stride: (k + gap) as u32,
+            residual_stride: (n + gap) as u32,
+            out_stride: (n + gap) as u32,
+            gelu: u32::from(matches!(then, Then::Gelu | Then::ResidualGelu)),
+            reserved: 0,
+        };
+        let blocks = ((n as u32).div_ceil(variant.columns), (bucket as u32).div_ceil(variant.rows));
+        kernel.launch_grid(blocks, variant.threads, variant.shared, &params);
+
+        let mut got = Vec::new();
+        for (row, numbers) in written.download().chunks(n + gap).enumerate() {
+            let inside = if row < tokens { n } else { 0 };
+            got.extend(&numbers[..inside]);
+            assert_untouched(&format!("row {row} past its end"), &numbers[inside..]);
+        }
+        got
+    }
+
+    /// What all variants make of it; panics if they do not agree.
+    fn run_all(&self, device: &Device) -> Vec<T> {
+        let first = self.run(device, &VARIANTS[0]);
+        for variant in &VARIANTS[1..] {
+            let what = format!("{}, and not as {} has it", variant.name, VARIANTS[0].name);
+            assert_same(&what, &self.run(device, variant), &first);
+        }
+        first
+    }
+
+    fn check(&self, got: &[T]) {
+        let (plain, exact) = (self.reference::<f32>(), self.reference::<f64>());
+        assert_close("out", got, &plain, &exact);
+    }
+}
+
+/// Φ: by its Taylor series (Marsaglia 2004), and where that cancels by the continued fraction of the tail.
+fn normal_cdf(x: f64) -> f64 {
+    let density = (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt();
+    if x < -3.0 {
+        let fraction = (1..200).rev().fold(-x, |below, i| -x + f64::from(i) / below);
+        return density / fraction;
+    }
+    if x > 3.0 {
+        return 1.0 - normal_cdf(-x);
+    }
+    let (mut sum, mut term, mut odd) = (x, x, 1.0);
+    while term != 0.0 && sum + term != sum {
+        odd += 2.0;
+        term *= x * x / odd;
+        sum += term;
+    }
+    0.5 + density * sum
+}
+
+fn table<T: Number>(shapes: &[Shape]) {
+    let Some(device) = Device::open() else { return };
+    for shape in shapes {
+        let _case = Case(shape);
+        let inputs = Inputs::<T>::new(shape);
+        inputs.check(&inputs.run_all(&device));
+    }
+}
+
+#[test]
+fn gemm_bf16_is_the_formula_in_every_variant() {
+    table::<bf16>(&Shape::all());
+}
+
+#[test]
+fn gemm_f16_is_the_formula_in_every_variant() {
+    table::<f16>(&Shape::all());
+}
+
+#[test]
+fn gemm_rotates_q_and_k_in_every_variant() {
+    let shapes = Shape::rotated();
+    table::<bf16>(&shapes);
+    table::<f16>(&shapes[..if exhaustive() { shapes.len() } else { 5 }]);
+}
+
+#[test]
+fn gemm_sums_a_long_k() {
+    let shape = Shape {
+        tokens: 3,
+        n: 16,
+        k: 4096,
+        columns: 16,
+        bias: true,
+        then: Then::Nothing,
+        gap: 0,
+        seed: 0,
+    };
+    table::<bf16>(&[shape]);
+    table::<f16>(&[shape]);
+}
