@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use crate::batch::{Batch, cut};
 use crate::cost::Cost;
 use crate::cpu::{self, Cpu};
+use crate::devices::UuidPrefix;
 use crate::error::{Error, Result};
 use crate::model::adapter::{Adapter, AdapterTable, Site};
 use crate::model::{Model, ModelConfig, hub};
@@ -30,6 +31,8 @@ pub enum Device {
     Cpu,
     /// The CUDA device of this index.
     Cuda(usize),
+    /// The CUDA device whose UUID begins so.
+    CudaUuid(UuidPrefix),
 }
 
 impl FromStr for Device {
@@ -42,9 +45,15 @@ impl FromStr for Device {
             "cuda" => Ok(Device::Cuda(0)),
             _ => s
                 .strip_prefix("cuda:")
-                .and_then(|index| index.parse().ok())
-                .map(Device::Cuda)
-                .ok_or_else(|| Error::Device(format!("`{s}` is not one of auto, cpu, cuda, cuda:N"))),
+                .and_then(|which| match which.parse() {
+                    Ok(index) => Some(Device::Cuda(index)),
+                    Err(_) => which.parse().ok().map(Device::CudaUuid),
+                })
+                .ok_or_else(|| {
+                    Error::Device(format!(
+                        "`{s}` is not one of auto, cpu, cuda, cuda:N, cuda:GPU-UUID"
+                    ))
+                }),
         }
     }
 }
@@ -55,6 +64,7 @@ impl fmt::Display for Device {
             Device::Auto => f.write_str("auto"),
             Device::Cpu => f.write_str("cpu"),
             Device::Cuda(index) => write!(f, "cuda:{index}"),
+            Device::CudaUuid(prefix) => write!(f, "cuda:{prefix}"),
         }
     }
 }
@@ -130,7 +140,7 @@ impl EngineBuilder {
         let threads = bounded("threads", self.threads, cores, 1024)?;
         let lanes = bounded("lanes", self.lanes, 1, threads)?;
         let batch_tokens = bounded("batch_tokens", self.batch_tokens, DEFAULT_BATCH_TOKENS, 1 << 24)?;
-        if let Device::Cuda(_) = self.device {
+        if let Device::Cuda(_) | Device::CudaUuid(_) = self.device {
             return Err(Error::Device(
                 "this version does not compute on GPUs yet; use `cpu`, or `auto`, which takes the CPU where there is no GPU".into(),
             ));

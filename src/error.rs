@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::gpu::driver::DriverError;
+
 /// `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -65,6 +67,19 @@ pub enum Error {
     /// The requested device cannot be used.
     #[error("device: {0}")]
     Device(String),
+    /// The GPU failed.
+    #[error("{step}: {source}")]
+    Gpu {
+        /// What was being done: a step of the plan, or of opening the engine.
+        step: String,
+        /// The driver's call and what it said.
+        source: DriverError,
+    },
+    /// The GPU failed earlier in a way that this engine does not survive.
+    #[error(
+        "the device failed earlier ({0}): open the engine anew; if that fails too, start the process anew"
+    )]
+    DeviceLost(String),
     /// A bug in ropeway: a worker panicked. The engine stays usable.
     #[error("internal error, please report it: {0}")]
     Internal(String),

@@ -65,9 +65,10 @@ mod request;
 mod text;
 
 pub use cost::Cost;
-pub use devices::{DeviceInfo, devices};
+pub use devices::{DeviceInfo, Uuid, UuidPrefix, devices};
 pub use engine::{Device, Engine, EngineBuilder, Memory};
 pub use error::{Error, Result};
+pub use gpu::driver::DriverError;
 pub use gpu::kernels::{KernelModule, Kernels, kernels};
 pub use model::{ModelConfig, hub};
 pub use output::{Chunk, Embedding, Output, Vector};

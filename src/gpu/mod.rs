@@ -3,13 +3,16 @@
 //!
 //! | | |
 //! |---|---|
-//! | `kernels` | the table of compiled kernels, empty where the build had no nvcc |
+//! | `driver` | the CUDA driver: whether there is one, devices, memory, streams, graphs; all that sees cudarc |
+//! | `kernels` | the table of compiled kernels, empty where the build had no nvcc; kernels to be launched |
 //! | `params` | the kernels' parameter structs and tile constants, made from `cuda/params.h` by `tools/bindgen` |
 //!
-//! Nothing here launches anything yet. What will is to be the one place that calls the driver; the
-//! structs below it stay plain data, checked against the header when they are compiled and against the
-//! kernels' own parameter sizes by the tests.
+//! The structs stay plain data, checked against the header when they are compiled, against the kernels' own
+//! parameter sizes by the tests, and once more against the module when a kernel is loaded.
 
+#[allow(dead_code)] // What runs a plan on the GPU will call all of it; today `devices` and the tests do.
+pub mod driver;
+#[allow(dead_code)] // As above: launches.
 pub mod kernels;
 #[allow(dead_code)] // What launches kernels will fill them in; the tests measure them.
 #[rustfmt::skip] // As bindgen writes it.

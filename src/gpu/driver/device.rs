@@ -1,0 +1,135 @@
+//! The devices that the driver has.
+
+use std::ffi::CStr;
+
+use cudarc::driver::sys::{CUdevice, CUdevice_attribute};
+
+use super::{DriverError, Unavailable, call, library};
+use crate::devices::Uuid;
+use crate::engine::Device;
+use crate::gpu::kernels::kernels;
+
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceFacts {
+    /// Its number, from 0, as `CUDA_VISIBLE_DEVICES` leaves it.
+    pub index: usize,
+    pub name: String,
+    pub uuid: Uuid,
+    /// Compute capability: (9, 0).
+    pub capability: (u32, u32),
+    pub multiprocessors: u32,
+    /// Bytes.
+    pub memory: u64,
+    /// Bytes of shared memory that a block can have, if its kernel asks for it.
+    pub shared_per_block: u32,
+    /// Bytes of shared memory that the blocks of one multiprocessor share.
+    pub shared_per_multiprocessor: u32,
+    /// Bytes of L2.
+    pub l2: u64,
+}
+
+impl DeviceFacts {
+    /// Whether this is softcuda, which computes on the CPU, to check and not to serve.
+    pub fn simulated(&self) -> bool {
+        self.name.starts_with("softcuda")
+    }
+}
+
+/// All devices, at least one.
+pub fn devices() -> Result<Vec<DeviceFacts>, Unavailable> {
+    library::start()?;
+    let mut count = 0;
+    // SAFETY: the driver is started; the place for the result is good.
+    unsafe { call!(cuDeviceGetCount(&mut count)) }.map_err(Unavailable::Failed)?;
+    if count == 0 {
+        return Err(library::no_device());
+    }
+    let facts = (0..count as usize).map(|index| facts(index, ordinal(index)?));
+    facts.collect::<Result<_, _>>().map_err(Unavailable::Failed)
+}
+
+/// The driver's name for a device.
+pub(super) fn ordinal(index: usize) -> Result<CUdevice, DriverError> {
+    let mut device = 0;
+    // SAFETY: the place for the result is good; the driver refuses a number that there is not.
+    unsafe { call!(cuDeviceGet(&mut device, index.try_into().unwrap_or(i32::MAX))) }
+        .map_err(|e| e.of(format!("cuda:{index}")))?;
+    Ok(device)
+}
+
+fn facts(index: usize, device: CUdevice) -> Result<DeviceFacts, DriverError> {
+    use CUdevice_attribute::*;
+    let attribute = |which| {
+        let mut value = 0;
+        // SAFETY: the device is the driver's; the place for the result is good.
+        unsafe { call!(cuDeviceGetAttribute(&mut value, which, device)) }?;
+        Ok(u32::try_from(value).unwrap_or(0))
+    };
+    let mut name = [0; 256];
+    // SAFETY: the place for the name has the length that is said.
+    unsafe { call!(cuDeviceGetName(name.as_mut_ptr(), name.len() as i32, device)) }?;
+    // SAFETY: the driver ends the name with NUL.
+    let name = unsafe { CStr::from_ptr(name.as_ptr()) };
+    let mut uuid = cudarc::driver::sys::CUuuid { bytes: [0; 16] };
+    // SAFETY: the place for the result is good.
+    unsafe { call!(cuDeviceGetUuid_v2(&mut uuid, device)) }?;
+    let mut memory = 0;
+    // SAFETY: the place for the result is good.
+    unsafe { call!(cuDeviceTotalMem_v2(&mut memory, device)) }?;
+    Ok(DeviceFacts {
+        index,
+        name: name.to_string_lossy().into_owned(),
+        uuid: Uuid(uuid.bytes.map(|byte| byte as u8)),
+        capability: (
+            attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        multiprocessors: attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        memory: memory as u64,
+        shared_per_block: attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        shared_per_multiprocessor: attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?,
+        l2: attribute(CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
+    })
+}
+
+/// The index of the device that is meant, of which this build has kernels; or why there is none. For
+/// [`Device::Auto`] it is the first that is a GPU.
+pub fn find(device: Device) -> Result<usize, String> {
+    kernels()
+        .compiler
+        .map_err(|reason| format!("this build has no GPU kernels: {reason}"))?;
+    let devices = devices().map_err(|reason| reason.to_string())?;
+    choose(device, &devices, |facts| kernels().check(facts.capability))
+}
+
+pub(super) fn choose(
+    device: Device,
+    devices: &[DeviceFacts],
+    check: impl Fn(&DeviceFacts) -> Result<(), String>,
+) -> Result<usize, String> {
+    let named = |facts: &&DeviceFacts| match device {
+        Device::Auto => !facts.simulated() && check(facts).is_ok(),
+        Device::Cpu => false,
+        Device::Cuda(index) => facts.index == index,
+        Device::CudaUuid(prefix) => prefix.matches(facts.uuid),
+    };
+    let mut found = devices.iter().filter(named);
+    let why = match (device, found.next(), found.next()) {
+        (Device::Auto, Some(first), _) => return Ok(first.index),
+        (_, Some(only), None) => match check(only) {
+            Ok(()) => return Ok(only.index),
+            Err(problem) => return Err(format!("cuda:{} ({}): {problem}", only.index, only.name)),
+        },
+        (_, Some(_), Some(_)) => "is several devices",
+        (Device::Auto, None, _) => "finds no GPU that this build has kernels for",
+        (_, None, _) => "is no CUDA device here",
+    };
+    let list = devices
+        .iter()
+        .map(|facts| format!("cuda:{} ({}, {})", facts.index, facts.name, facts.uuid));
+    Err(format!(
+        "`{device}` {why}; there are: {}",
+        list.collect::<Vec<_>>().join(", ")
+    ))
+}

@@ -1,0 +1,179 @@
+//! The driver's library. cudarc panics where it or a function of it is missing, so all that is checked once,
+//! before anything is called.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use cudarc::driver::sys::{self, CUresult};
+
+use super::{DriverError, call};
+
+/// The CUDA that kernels are compiled with: the oldest driver that is known to take them.
+const WANTED: i32 = 13000;
+
+/// Every function that is called, by the name it has in the library. (A test compares this with the calls.)
+pub(super) const FUNCTIONS: &[&str] = &[
+    "cuCtxPopCurrent_v2",
+    "cuCtxPushCurrent_v2",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDeviceGetUuid_v2",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuFuncGetParamInfo",
+    "cuFuncSetAttribute",
+    "cuGetErrorString",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAlloc_v2",
+    "cuMemFreeHost",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
+    "cuStreamSynchronize",
+];
+
+/// Why there is no CUDA here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// The loader finds no libcuda.
+    NoLibrary,
+    /// The toolkit's library to link with, which can do nothing.
+    Stub,
+    /// Functions that the library does not have.
+    Missing(Vec<&'static str>),
+    /// The driver is for this CUDA, older than [`WANTED`].
+    Old(i32),
+    /// The driver runs, and has no device.
+    NoDevice {
+        /// `CUDA_VISIBLE_DEVICES`, where it is set.
+        visible: Option<String>,
+    },
+    /// The driver does not start, or does not say what devices there are.
+    Failed(DriverError),
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wanted = Version(WANTED);
+        match self {
+            Unavailable::NoLibrary => write!(
+                f,
+                "no CUDA driver: the loader finds neither libcuda.so nor libcuda.so.1; install NVIDIA's driver 580 or \
+                 newer (in a container: run it with the GPU, as by --gpus all)"
+            ),
+            Unavailable::Stub => write!(
+                f,
+                "the libcuda found is the CUDA toolkit's stub, which only serves linking; take its folder off \
+                 LD_LIBRARY_PATH"
+            ),
+            Unavailable::Missing(functions) => write!(
+                f,
+                "the libcuda found lacks {}; is it NVIDIA's, for CUDA {wanted} or later?",
+                functions.join(", ")
+            ),
+            Unavailable::Old(found) => write!(
+                f,
+                "the driver is for CUDA {}; {wanted} or later is needed: install driver 580 or newer",
+                Version(*found)
+            ),
+            Unavailable::NoDevice { visible: None } => write!(f, "the CUDA driver finds no GPU"),
+            Unavailable::NoDevice { visible: Some(list) } => {
+                write!(
+                    f,
+                    "the CUDA driver finds no GPU, with CUDA_VISIBLE_DEVICES={list}"
+                )
+            }
+            Unavailable::Failed(error) => write!(f, "the CUDA driver does not start: {error}"),
+        }
+    }
+}
+
+/// 13000 is 13.0.
+struct Version(i32);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0 / 1000, self.0 % 1000 / 10)
+    }
+}
+
+/// The CUDA that the driver is for, `13.0`.
+pub fn version() -> Result<String, Unavailable> {
+    start().map(|version| Version(version).to_string())
+}
+
+/// Starts the driver, once. Nothing else may be called before this has been well.
+pub(super) fn start() -> Result<i32, Unavailable> {
+    static STARTED: OnceLock<Result<i32, Unavailable>> = OnceLock::new();
+    STARTED.get_or_init(try_start).clone()
+}
+
+fn try_start() -> Result<i32, Unavailable> {
+    // SAFETY: what the loader finds under this name is the driver; what it does when loaded is on it.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Unavailable::NoLibrary);
+    }
+    // These, since there is CUDA; the rest only after the version, which says more than a missing name does.
+    require(&["cuInit", "cuDriverGetVersion", "cuGetErrorString"])?;
+    // SAFETY: the functions are there.
+    let started = unsafe { sys::cuInit(0) };
+    let mut version = 0;
+    // SAFETY: the place for the result is good.
+    unsafe { call!(cuDriverGetVersion(&mut version)) }.map_err(Unavailable::Failed)?;
+    judge(started, version)?;
+    require(FUNCTIONS)?;
+    Ok(version)
+}
+
+/// Whether a driver will do, by what `cuInit` said and the CUDA that it is for.
+pub(super) fn judge(started: CUresult, version: i32) -> Result<(), Unavailable> {
+    match started {
+        CUresult::CUDA_ERROR_STUB_LIBRARY => Err(Unavailable::Stub),
+        // Before what may well come of it.
+        _ if version < WANTED => Err(Unavailable::Old(version)),
+        CUresult::CUDA_SUCCESS => Ok(()),
+        CUresult::CUDA_ERROR_NO_DEVICE => Err(no_device()),
+        code => Err(Unavailable::Failed(DriverError::new("cuInit", code))),
+    }
+}
+
+pub(super) fn no_device() -> Unavailable {
+    Unavailable::NoDevice {
+        visible: std::env::var("CUDA_VISIBLE_DEVICES").ok(),
+    }
+}
+
+/// Whether the library has all of these.
+fn require(functions: &[&'static str]) -> Result<(), Unavailable> {
+    // SAFETY: the library is there, so that this does not panic; no function is called through the type.
+    let there = |name: &str| unsafe { sys::culib().get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_ok();
+    let missing: Vec<_> = functions.iter().copied().filter(|name| !there(name)).collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Unavailable::Missing(missing))
+    }
+}

@@ -1,0 +1,101 @@
+//! Memory: the device's, and the host's that the device can reach.
+
+use std::ffi::c_void;
+use std::ops::{Deref, DerefMut};
+
+use super::{Context, DriverError, Handle, call, log};
+
+/// Memory of the device, freed when this is dropped. What it holds at first is undefined.
+#[derive(Debug)]
+pub struct DeviceMemory {
+    address: u64,
+    len: usize,
+    context: Context,
+}
+
+/// Page-locked memory of the host, freed when this is dropped: copies to and from it go on by themselves.
+#[derive(Debug)]
+pub struct Pinned {
+    start: Handle<*mut c_void>,
+    len: usize,
+    context: Context,
+}
+
+impl Context {
+    /// Memory aligned to 256 bytes at least.
+    pub fn allocate(&self, bytes: usize) -> Result<DeviceMemory, DriverError> {
+        let _entered = self.enter()?;
+        let mut address = 0;
+        // An allocation of nothing is an error; memory of length 0 is none.
+        // SAFETY: the place for the result is good.
+        unsafe { call!(cuMemAlloc_v2(&mut address, bytes.max(1))) }
+            .map_err(|e| e.of(format!("{bytes} bytes")))?;
+        Ok(DeviceMemory {
+            address,
+            len: bytes,
+            context: self.clone(),
+        })
+    }
+
+    /// Zeros.
+    pub fn pinned(&self, bytes: usize) -> Result<Pinned, DriverError> {
+        let _entered = self.enter()?;
+        let mut start = std::ptr::null_mut();
+        // SAFETY: the place for the result is good.
+        unsafe { call!(cuMemHostAlloc(&mut start, bytes.max(1), 0)) }
+            .map_err(|e| e.of(format!("{bytes} bytes")))?;
+        // SAFETY: it has this many bytes, and nobody else knows of it.
+        unsafe { start.cast::<u8>().write_bytes(0, bytes) };
+        Ok(Pinned {
+            start: Handle(start),
+            len: bytes,
+            context: self.clone(),
+        })
+    }
+}
+
+impl DeviceMemory {
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        log(self.context.enter().and_then(|_entered| {
+            // SAFETY: allocated by `allocate`, freed once. Whoever gave its address to a kernel promised that it
+            // is done.
+            unsafe { call!(cuMemFree_v2(self.address)) }
+        }));
+    }
+}
+
+impl Deref for Pinned {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: it has this many bytes, all of them written, and is freed after `self`. Whoever lets the
+        // device write to it promised that nobody looks meanwhile.
+        unsafe { std::slice::from_raw_parts(self.start.0.cast(), self.len) }
+    }
+}
+
+impl DerefMut for Pinned {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `self` is borrowed by nobody else.
+        unsafe { std::slice::from_raw_parts_mut(self.start.0.cast(), self.len) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        log(self.context.enter().and_then(|_entered| {
+            // SAFETY: allocated by `pinned`, freed once. Whoever began a copy promised that it is done.
+            unsafe { call!(cuMemFreeHost(self.start.0)) }
+        }));
+    }
+}
