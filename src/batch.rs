@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::model::adapter::AdapterTable;
+use crate::request::Encoding;
 
 /// Sequences packed for one pass. Everything a pass needs beside the weights.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +37,8 @@ pub struct Pool {
     pub dimensions: usize,
     /// Divide each output row by its Euclidean norm, after cutting it.
     pub normalize: bool,
+    /// As what each output row is wanted.
+    pub encoding: Encoding,
 }
 
 /// How token rows become output rows.

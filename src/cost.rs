@@ -2,7 +2,8 @@
 //! time beside it, and for choosing between variants.
 
 use crate::model::ModelConfig;
-use crate::plan::{Op, Plan, Site, Step};
+use crate::gpu::params;
+use crate::plan::{Op, Plan, Site, Step, Tile};
 
 /// The least work of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,7 +62,7 @@ pub fn step(
             }
             Op::Embed => cost.bytes += (tokens * config.hidden_size * weight) as u64,
             Op::LoraDown(site) => {
-                let h = step.writes.first().map_or(0, |&id| plan.buffers[id].columns);
+                let h = step.writes.last().map_or(0, |&id| plan.buffers[id].columns);
                 let (_, k) = site.shape(config);
                 cost.flops += (2 * tokens * h * k) as u64;
                 cost.bytes += (h * k * number) as u64;
@@ -79,6 +80,32 @@ pub fn plan(config: &ModelConfig, plan: &Plan, lengths: &[usize], number: usize,
         total += step(config, plan, each, lengths, number, weight);
     }
     total
+}
+
+/// The tile of a product of `rows` rows with `columns` columns. All tiles give the same bits, so this is
+/// about time alone: the smallest that holds all rows where there are few, since the pass then streams
+/// weights; else the large one where its tiles are enough to give every multiprocessor one.
+pub fn gemm_tile(rows: usize, columns: usize, multiprocessors: usize) -> Tile {
+    let large = rows.div_ceil(params::GEMM_LARGE_ROWS as usize) * columns.div_ceil(params::GEMM_LARGE_COLUMNS as usize);
+    match rows {
+        0..=16 => Tile::GemmSmall16,
+        17..=64 => Tile::GemmSmall64,
+        _ if large >= multiprocessors => Tile::GemmLarge,
+        _ => Tile::GemmMedium,
+    }
+}
+
+/// The attention's tile for sequences of these lengths: the one whose query rows, those of cut tiles
+/// included, cost less. The large one reads keys and values half as often.
+pub fn attention_tile(lengths: impl Iterator<Item = usize> + Clone) -> Tile {
+    let work = |rows: usize| -> usize { lengths.clone().map(|length| length.div_ceil(rows) * rows * length).sum() };
+    let (large, small) = (params::ATTENTION_LARGE_ROWS as usize, params::ATTENTION_SMALL_ROWS as usize);
+    // An eighth: what the loads of keys and values are of a tile's time, roughly; not measured yet.
+    if work(large) <= work(small) + work(small) / 8 {
+        Tile::AttentionLarge
+    } else {
+        Tile::AttentionSmall
+    }
 }
 
 #[cfg(test)]
@@ -162,6 +189,7 @@ mod tests {
                 "layer 0 Fc2",
                 "layer 0 AddLayerNorm(Mlp)",
                 "Pool",
+                "numerics",
                 "arena",
             ]
         );

@@ -1,41 +1,29 @@
 //! One plan, two runs, step by step: which step is the first that disagrees?
 //!
-//! The plan is made for the right-hand side, and both sides run it. Buffers are compared in the
-//! order they are written, so the first that is off names the step that is wrong and not one that
-//! inherits it. Both executors there are write every buffer in its plain form (queries and keys
-//! not rotated, queries not scaled).
+//! The plan is made for the side on a GPU, or else the right-hand one, and both sides run it. Buffers are
+//! compared in the order they are written, so the first that is off names the step that is wrong and not
+//! one that inherits it. They are compared in their plain form (queries and keys not rotated, queries not
+//! scaled), whatever form the plan gives them on a GPU; the CPU's executors write the plain form alone.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::str::FromStr;
 
 use crate::batch::Batch;
 use crate::cpu::naive;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::plan::{BufferId, Plan, Site, Variant};
+use crate::plan::{BufferId, Name, Plan, Site, Variant};
+use crate::precision::Precision;
 use crate::request::Request;
 
 /// What runs the plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Executor {
-    /// The CPU executor, float32.
+    /// The engine's own, on its device.
     #[default]
-    Cpu,
+    Device,
     /// Every step written plainly in float64: the reference. Slow.
     Naive,
-}
-
-impl FromStr for Executor {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Executor> {
-        match s {
-            "cpu" => Ok(Executor::Cpu),
-            "naive" => Ok(Executor::Naive),
-            _ => Err(Error::Device(format!("`{s}` is not one of cpu, naive"))),
-        }
-    }
 }
 
 /// One side of a comparison.
@@ -135,15 +123,19 @@ pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
     }
     // Adapters of either side need their steps.
     shape.adapted |= left_shape.adapted;
-    let plan = Plan::cpu(
-        right.engine.model(),
-        shape,
-        columns(&right_batch).map(|(_, total)| total),
-    );
+    let on_gpu = |side: &Side<'_>| side.executor == Executor::Device && side.engine.on_gpu();
+    let plan = match (on_gpu(right), on_gpu(left)) {
+        (true, _) => right.engine.plan(&right_batch, shape),
+        (false, true) => left.engine.plan(&left_batch, shape),
+        (false, false) => {
+            let columns = columns(&right_batch).map(|(_, total)| total);
+            Plan::cpu(right.engine.model(), shape, columns)
+        }
+    };
     let mut wanted: HashMap<(usize, BufferId), Vec<f64>> = HashMap::new();
     run(right, &plan, &right_batch, &mut |step, id, data| {
         wanted.insert((step, id), data);
-    });
+    })?;
     let mut differences = Vec::new();
     run(left, &plan, &left_batch, &mut |step, id, data| {
         let right = &wanted[&(step, id)];
@@ -164,7 +156,7 @@ pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
                 .fold(0.0, |max, x| max.max(x.abs())),
             tolerance: tolerance(plan.steps[step].variant),
         });
-    });
+    })?;
     Ok(differences)
 }
 
@@ -174,31 +166,46 @@ pub fn trace(side: &Side<'_>, seen: &mut dyn FnMut(&str, &[f64])) -> Result<()> 
     let (plan, batch) = side.engine.plan_of(side.requests)?;
     run(side, &plan, &batch, &mut |_, id, data| {
         seen(&plan.buffers[id].to_string(), &data)
-    });
-    Ok(())
+    })
 }
 
-/// How far a variant may be from the reference, relative to the buffer's largest number. Float32
-/// rounds at 6e-8; sums of some thousand terms and the layers before lose one to two digits more,
-/// and any real mistake is far above.
+/// How far a variant may be from the reference, relative to the buffer's largest number. A type rounds at
+/// 6e-8 (float32), 5e-4 (float16), 4e-3 (bfloat16); the layers before lose one to two digits more, and any
+/// real mistake is far above.
 fn tolerance(variant: Variant) -> f64 {
     match variant {
         Variant::Float32 => 1e-4,
+        Variant::Kernel { precision, .. } => match precision {
+            Precision::F16 => 1e-2,
+            Precision::Bf16 => 5e-2,
+        },
     }
 }
 
-fn run(side: &Side<'_>, plan: &Plan, batch: &Batch, after: &mut dyn FnMut(usize, BufferId, Vec<f64>)) {
+fn run(
+    side: &Side<'_>,
+    plan: &Plan,
+    batch: &Batch,
+    after: &mut dyn FnMut(usize, BufferId, Vec<f64>),
+) -> Result<()> {
     let model = side.engine.opened();
     match side.executor {
-        Executor::Cpu => {
+        Executor::Device => {
+            let on_gpu = side.engine.on_gpu();
             side.engine.trace(plan, batch, &mut |step, id, data: &[f32]| {
-                after(step, id, data.iter().map(|&x| f64::from(x)).collect());
-            });
+                let mut data: Vec<f64> = data.iter().map(|&x| f64::from(x)).collect();
+                let buffer = &plan.buffers[id];
+                if on_gpu && buffer.name == Name::Qkv {
+                    naive::plain_qkv(model, batch, buffer.form, &mut data);
+                }
+                after(step, id, data);
+            })
         }
         Executor::Naive => {
             naive::run(model, plan, batch, &mut |step, id, data| {
                 after(step, id, data.to_vec())
             });
+            Ok(())
         }
     }
 }

@@ -85,6 +85,33 @@ impl Vector {
         }
     }
 
+    /// A vector from its encoded numbers as a device writes them (float32 for base64).
+    pub(crate) fn from_record(encoding: Encoding, bytes: &[u8], dimensions: usize, scale: f32) -> Vector {
+        let floats = || -> Vec<f32> {
+            let numbers = bytes[..4 * dimensions].chunks_exact(4);
+            numbers.map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect()
+        };
+        match encoding {
+            Encoding::F32 => Vector::F32(floats()),
+            Encoding::Base64 => Vector::encode(&floats(), encoding),
+            Encoding::F16 => {
+                let numbers = bytes[..2 * dimensions].chunks_exact(2);
+                Vector::F16(numbers.map(|b| f16::from_le_bytes(b.try_into().expect("two bytes"))).collect())
+            }
+            Encoding::Int8 => Vector::Int8 {
+                values: bytes[..dimensions].iter().map(|&b| b as i8).collect(),
+                scale,
+            },
+            Encoding::Binary => Vector::Binary(bytes[..dimensions / 8].to_vec()),
+        }
+    }
+
+    /// Encodes a vector, unless a number of it is not finite.
+    pub(crate) fn encode_finite(values: &[f32], encoding: Encoding) -> Option<Vector> {
+        let finite = values.iter().all(|x| x.is_finite());
+        finite.then(|| Vector::encode(values, encoding))
+    }
+
     /// Encodes a finished (truncated, normalised) vector. Formulas: see [`Encoding`].
     pub fn encode(values: &[f32], encoding: Encoding) -> Vector {
         match encoding {

@@ -1,13 +1,15 @@
 //! The plan: which steps a pass runs, on which buffers, as plain data.
 //!
-//! A plan follows from the model's configuration and the batch's sizes alone. It can be printed,
-//! tested and compared without a device. Executors ([`crate::cpu`]) walk over it with one `match`,
+//! A plan follows from the model's configuration, the batch's sizes and the device alone. It can be printed,
+//! tested and compared without a device. Executors ([`crate::cpu`], [`crate::gpu`]) walk over it with one `match`,
 //! one arm per op; nothing about the order of work is decided anywhere else.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::batch::BatchShape;
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, Positions};
+use crate::precision::{Numerics, Precision};
 pub use crate::model::adapter::Site;
 
 /// One operation of the network. The list is closed: every executor knows every op.
@@ -88,6 +90,9 @@ pub struct Buffer {
     pub rows: usize,
     /// Numbers per row.
     pub columns: usize,
+    /// Numbers of the arena that are its own, from `offset` on: `rows · columns`, or more where an
+    /// executor writes something wider.
+    pub room: usize,
     /// First number in the arena.
     pub offset: usize,
 }
@@ -99,7 +104,7 @@ impl Buffer {
     }
 
     /// Its place in the arena.
-    pub fn range(&self) -> std::ops::Range<usize> {
+    pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.len()
     }
 }
@@ -110,15 +115,16 @@ pub type BufferId = usize;
 /// One launch: the ops it covers (more than one where they are fused) and the buffers it touches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// In order.
+    /// In order. The first reads `reads`, the others what the first wrote; op number i writes
+    /// `writes[i]`, and belongs to the layer of that buffer.
     pub ops: Vec<Op>,
-    /// The layer, for the ops of a layer.
+    /// The layer of the first op, if it is one of a layer.
     pub layer: Option<usize>,
     /// Which implementation; executors with a single one ignore it.
     pub variant: Variant,
     /// Buffers read.
     pub reads: Vec<BufferId>,
-    /// Buffers written.
+    /// Buffers written, one per op.
     pub writes: Vec<BufferId>,
 }
 
@@ -128,6 +134,46 @@ pub enum Variant {
     /// Float32 on the CPU: every sum over k in one chain, in order, whatever the batch.
     #[default]
     Float32,
+    /// A kernel over 16-bit numbers with float32 sums.
+    Kernel {
+        /// The numbers.
+        precision: Precision,
+        /// Which of the op's kernels.
+        tile: Tile,
+        /// Where a linear layer gets its adapters from.
+        fusion: Fusion,
+    },
+}
+
+/// Which of an op's kernels: what a block works on. All tiles of an op give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tile {
+    /// There is one kernel.
+    Only,
+    /// A product's for throughput.
+    GemmLarge,
+    /// A product's for some hundred rows.
+    GemmMedium,
+    /// A product's for up to 64 rows: narrow columns, the weights streamed.
+    GemmSmall64,
+    /// The same for up to 16 rows.
+    GemmSmall16,
+    /// Attention's for long sequences.
+    AttentionLarge,
+    /// Attention's for short ones.
+    AttentionSmall,
+}
+
+/// How a linear layer on a GPU gets its adapters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Fusion {
+    /// `[x | h] [W | B]ᵀ`: the product goes on over the down-projection's columns, in the same sums.
+    #[default]
+    Extended,
+    /// `x Wᵀ` first, rounded, then `h Bᵀ` added to it by a launch of its own.
+    Separate,
+    /// The adapter of this slot is part of the weights.
+    Merged(usize),
 }
 
 /// The steps of one pass.
@@ -139,51 +185,46 @@ pub struct Plan {
     pub buffers: Vec<Buffer>,
     /// Numbers the arena must hold.
     pub arena_len: usize,
+    /// What results may depend on.
+    pub numerics: Numerics,
+}
+
+/// What a plan for a GPU follows from, beside the model and the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Gpu {
+    /// Of weights and activations.
+    pub precision: Precision,
+    /// What results may depend on.
+    pub numerics: Numerics,
+    /// How linear layers get their adapters.
+    pub fusion: Fusion,
+    /// The attention's tile: it follows from the lengths of the batch ([`crate::cost::attention_tile`]).
+    pub attention: Tile,
+    /// The device's multiprocessors.
+    pub multiprocessors: usize,
 }
 
 impl Plan {
     /// The plan of the CPU executor. `lora_columns` are the columns of the down-projection at
     /// each site ([`crate::model::adapter::AdapterTable::columns`]).
     pub fn cpu(config: &ModelConfig, shape: BatchShape, lora_columns: [usize; 4]) -> Plan {
-        let mut plan = Builder {
-            shape,
-            lora_columns,
-            steps: Vec::new(),
-            buffers: Vec::new(),
+        Builder::new(config, shape, lora_columns, None).plan(config)
+    }
+
+    /// The plan of the GPU executor: down-projections of what a row kernel writes are its own second
+    /// result, and queries and keys are rotated by the product that makes them.
+    pub fn gpu(config: &ModelConfig, shape: BatchShape, lora_columns: [usize; 4], gpu: Gpu) -> Plan {
+        Builder::new(config, shape, lora_columns, Some(gpu)).plan(config)
+    }
+
+    /// The attention's tile and the way of the adapters, which all steps of a plan for a GPU have in common.
+    pub fn attention_and_fusion(&self) -> (Tile, Fusion) {
+        let of = |step: &Step| match step.variant {
+            Variant::Kernel { tile, fusion, .. } => Some((tile, fusion)),
+            Variant::Float32 => None,
         };
-        let (h, f) = (config.hidden_size, config.intermediate_size);
-        let mut hidden = plan.buffer(Name::Hidden, 0, shape.tokens, h);
-        plan.step(Op::Embed, None, &[], &[hidden]);
-        for layer in 0..config.num_hidden_layers {
-            let tokens = |plan: &mut Builder, name, columns| plan.buffer(name, layer, shape.tokens, columns);
-            let qkv = tokens(&mut plan, Name::Qkv, 3 * h);
-            plan.linear(Op::Qkv, Site::Qkv, layer, hidden, qkv);
-            let context = tokens(&mut plan, Name::Context, h);
-            plan.step(Op::Attention, Some(layer), &[qkv], &[context]);
-            let projected = tokens(&mut plan, Name::Projected, h);
-            plan.linear(Op::OutProj, Site::OutProj, layer, context, projected);
-            let middle = tokens(&mut plan, Name::Middle, h);
-            plan.step(
-                Op::AddLayerNorm(NormSite::Attention),
-                Some(layer),
-                &[hidden, projected],
-                &[middle],
-            );
-            let activated = tokens(&mut plan, Name::Activated, f);
-            plan.linear(Op::Fc1, Site::Fc1, layer, middle, activated);
-            let fed = tokens(&mut plan, Name::Fed, h);
-            plan.linear(Op::Fc2, Site::Fc2, layer, activated, fed);
-            hidden = plan.buffer(Name::Hidden, layer + 1, shape.tokens, h);
-            plan.step(
-                Op::AddLayerNorm(NormSite::Mlp),
-                Some(layer),
-                &[middle, fed],
-                &[hidden],
-            );
-        }
-        let pooled = plan.buffer(Name::Pooled, config.num_hidden_layers, shape.output_rows, h);
-        plan.step(Op::Pool, None, &[hidden], &[pooled]);
-        plan.finish()
+        let attention = self.steps.iter().find(|step| step.ops[0] == Op::Attention);
+        attention.and_then(of).unwrap_or((Tile::AttentionLarge, Fusion::Extended))
     }
 
     /// The buffer of the outputs.
@@ -197,12 +238,67 @@ impl Plan {
 
 struct Builder {
     shape: BatchShape,
+    layers: usize,
     lora_columns: [usize; 4],
+    /// None for the CPU.
+    gpu: Option<Gpu>,
     steps: Vec<Step>,
     buffers: Vec<Buffer>,
 }
 
 impl Builder {
+    fn new(config: &ModelConfig, shape: BatchShape, lora_columns: [usize; 4], gpu: Option<Gpu>) -> Builder {
+        let merged = matches!(gpu, Some(Gpu { fusion: Fusion::Merged(_), .. }));
+        let none = !shape.adapted || merged;
+        Builder {
+            shape,
+            layers: config.num_hidden_layers,
+            lora_columns: if none { [0; 4] } else { lora_columns },
+            gpu,
+            steps: Vec::new(),
+            buffers: Vec::new(),
+        }
+    }
+
+    /// The network.
+    fn plan(mut self, config: &ModelConfig) -> Plan {
+        let (h, f) = (config.hidden_size, config.intermediate_size);
+        let mut hidden = self.tokens(Name::Hidden, 0, h);
+        let mut down = self.rows(Op::Embed, None, &[], hidden, (0, Site::Qkv));
+        for layer in 0..config.num_hidden_layers {
+            let qkv = self.tokens(Name::Qkv, layer, 3 * h);
+            self.buffers[qkv].form = self.qkv_form(config);
+            self.linear(Op::Qkv, Site::Qkv, layer, (hidden, down), qkv);
+            let context = self.tokens(Name::Context, layer, h);
+            self.step(vec![Op::Attention], Some(layer), &[qkv], &[context]);
+            let projected = self.tokens(Name::Projected, layer, h);
+            self.linear(Op::OutProj, Site::OutProj, layer, (context, None), projected);
+            let middle = self.tokens(Name::Middle, layer, h);
+            let op = Op::AddLayerNorm(NormSite::Attention);
+            let down_fc1 = self.rows(op, Some(layer), &[hidden, projected], middle, (layer, Site::Fc1));
+            let activated = self.tokens(Name::Activated, layer, f);
+            self.linear(Op::Fc1, Site::Fc1, layer, (middle, down_fc1), activated);
+            let fed = self.tokens(Name::Fed, layer, h);
+            self.linear(Op::Fc2, Site::Fc2, layer, (activated, None), fed);
+            hidden = self.tokens(Name::Hidden, layer + 1, h);
+            let op = Op::AddLayerNorm(NormSite::Mlp);
+            down = self.rows(op, Some(layer), &[middle, fed], hidden, (layer + 1, Site::Qkv));
+        }
+        let pooled = self.buffer(Name::Pooled, config.num_hidden_layers, self.shape.output_rows, h);
+        if self.gpu.is_some() {
+            // Records: at most float32 numbers and a head, in units of 16 bits.
+            self.buffers[pooled].room = self.shape.output_rows * (2 * h + crate::gpu::RECORD_HEAD);
+        }
+        self.step(vec![Op::Pool], None, &[hidden], &[pooled]);
+        let arena_len = place(&self.steps, &mut self.buffers);
+        Plan {
+            steps: self.steps,
+            buffers: self.buffers,
+            arena_len,
+            numerics: self.gpu.map(|gpu| gpu.numerics).unwrap_or_default(),
+        }
+    }
+
     fn buffer(&mut self, name: Name, layer: usize, rows: usize, columns: usize) -> BufferId {
         self.buffers.push(Buffer {
             name,
@@ -210,45 +306,89 @@ impl Builder {
             form: Form::default(),
             rows,
             columns,
+            room: rows * columns,
             offset: 0,
         });
         self.buffers.len() - 1
     }
 
-    fn step(&mut self, op: Op, layer: Option<usize>, reads: &[BufferId], writes: &[BufferId]) {
+    fn tokens(&mut self, name: Name, layer: usize, columns: usize) -> BufferId {
+        self.buffer(name, layer, self.shape.tokens, columns)
+    }
+
+    fn step(&mut self, ops: Vec<Op>, layer: Option<usize>, reads: &[BufferId], writes: &[BufferId]) {
+        let variant = self.gpu.map_or(Variant::Float32, |gpu| {
+            let shape = |id: BufferId| (self.buffers[id].rows, self.buffers[id].columns);
+            let tile = match ops[0] {
+                Op::Qkv | Op::OutProj | Op::Fc1 | Op::Fc2 => {
+                    let (rows, columns) = shape(writes[0]);
+                    crate::cost::gemm_tile(rows, columns, gpu.multiprocessors)
+                }
+                Op::Attention => gpu.attention,
+                Op::Embed | Op::LoraDown(_) | Op::AddLayerNorm(_) | Op::Pool => Tile::Only,
+            };
+            Variant::Kernel {
+                precision: gpu.precision,
+                tile,
+                fusion: gpu.fusion,
+            }
+        });
         self.steps.push(Step {
-            ops: vec![op],
+            ops,
             layer,
-            variant: Variant::default(),
+            variant,
             reads: reads.to_vec(),
             writes: writes.to_vec(),
         });
     }
 
-    /// A linear layer, with its down-projection ahead where the batch uses adapters.
-    fn linear(&mut self, op: Op, site: Site, layer: usize, x: BufferId, y: BufferId) {
-        let columns = self.lora_columns[site as usize];
-        if self.shape.adapted && columns > 0 {
-            let h = self.buffer(Name::Lora(site), layer, self.shape.tokens, columns);
-            self.step(Op::LoraDown(site), Some(layer), &[x], &[h]);
-            self.step(op, Some(layer), &[x, h], &[y]);
-        } else {
-            self.step(op, Some(layer), &[x], &[y]);
+    /// A step that writes whole rows, and, on a GPU, the down-projection of them for the linear layer at
+    /// `next` as well: it has them at hand.
+    fn rows(
+        &mut self,
+        op: Op,
+        layer: Option<usize>,
+        reads: &[BufferId],
+        out: BufferId,
+        next: (usize, Site),
+    ) -> Option<BufferId> {
+        let columns = self.lora_columns[next.1 as usize];
+        // The last layer's rows are pooled.
+        if self.gpu.is_none() || columns == 0 || next.0 == self.layers {
+            self.step(vec![op], layer, reads, &[out]);
+            return None;
         }
+        let h = self.tokens(Name::Lora(next.1), next.0, columns);
+        self.step(vec![op, Op::LoraDown(next.1)], layer, reads, &[out, h]);
+        Some(h)
     }
 
-    fn finish(mut self) -> Plan {
-        let arena_len = place(&self.steps, &mut self.buffers);
-        Plan {
-            steps: self.steps,
-            buffers: self.buffers,
-            arena_len,
+    /// A linear layer of `x`, with its down-projection ahead where the batch uses adapters and `x` came
+    /// without.
+    fn linear(&mut self, op: Op, site: Site, layer: usize, x: (BufferId, Option<BufferId>), y: BufferId) {
+        let columns = self.lora_columns[site as usize];
+        let (x, mut down) = x;
+        if down.is_none() && columns > 0 {
+            let h = self.tokens(Name::Lora(site), layer, columns);
+            self.step(vec![Op::LoraDown(site)], Some(layer), &[x], &[h]);
+            down = Some(h);
+        }
+        let reads: Vec<BufferId> = [x].into_iter().chain(down).collect();
+        self.step(vec![op], Some(layer), &reads, &[y]);
+    }
+
+    /// Queries and keys are rotated once, where they are made, and not again by every tile that reads them.
+    fn qkv_form(&self, config: &ModelConfig) -> Form {
+        let rotated = self.gpu.is_some() && matches!(config.positions, Positions::Rotary { .. });
+        Form {
+            rotated,
+            q_scaled: rotated,
         }
     }
 }
 
-/// Numbers that buffers are aligned to: 64 bytes of f32.
-const ALIGN: usize = 16;
+/// Numbers that buffers are aligned to: 256 bytes where a number has two.
+const ALIGN: usize = 128;
 
 /// Gives every buffer a place: buffers that live at the same time do not overlap. First fit, in
 /// order of first use; good because a transformer's buffers come and go like a stack.
@@ -270,7 +410,7 @@ fn place(steps: &[Step], buffers: &mut [Buffer]) -> usize {
         let (first, last) = lives[id];
         placed.retain(|&(until, _, _)| until >= first);
         placed.sort_by_key(|&(_, start, _)| start);
-        let len = buffers[id].len().next_multiple_of(ALIGN);
+        let len = buffers[id].room.next_multiple_of(ALIGN);
         let mut offset = 0;
         for &(_, start, end) in &placed {
             if offset + len <= start {
@@ -315,7 +455,26 @@ impl fmt::Display for Step {
                 op => write!(f, "{plus}{op:?}")?,
             }
         }
-        Ok(())
+        match self.variant {
+            Variant::Float32 => Ok(()),
+            Variant::Kernel { precision, tile, fusion } => {
+                write!(f, " [{precision}")?;
+                match tile {
+                    Tile::Only => {}
+                    Tile::GemmLarge | Tile::AttentionLarge => f.write_str(" large")?,
+                    Tile::GemmMedium => f.write_str(" medium")?,
+                    Tile::GemmSmall64 => f.write_str(" small64")?,
+                    Tile::GemmSmall16 => f.write_str(" small16")?,
+                    Tile::AttentionSmall => f.write_str(" small")?,
+                }
+                match fusion {
+                    Fusion::Extended => {}
+                    Fusion::Separate => f.write_str(" separate adapters")?,
+                    Fusion::Merged(slot) => write!(f, " adapter {slot} merged")?,
+                }
+                f.write_str("]")
+            }
+        }
     }
 }
 
@@ -331,7 +490,12 @@ impl fmt::Display for Plan {
             };
             writeln!(f, "{step}: {} -> {}", names(&step.reads), names(&step.writes))?;
         }
-        write!(f, "arena: {} bytes", self.arena_len * 4)
+        let number = match self.steps.first().map(|step| step.variant) {
+            Some(Variant::Kernel { .. }) => 2,
+            _ => 4,
+        };
+        writeln!(f, "numerics: {}", self.numerics)?;
+        write!(f, "arena: {} bytes", self.arena_len * number)
     }
 }
 
@@ -350,7 +514,7 @@ mod tests {
             let mut buffers: Vec<Buffer> = sizes
                 .iter()
                 .map(|&columns| Buffer {
-                    name: Name::Hidden, layer: 0, form: Form::default(), rows: 1, columns, offset: 0,
+                    name: Name::Hidden, layer: 0, form: Form::default(), rows: 1, columns, room: columns, offset: 0,
                 })
                 .collect();
             let steps: Vec<Step> = uses

@@ -97,6 +97,7 @@ impl Preparer<'_> {
                 kind,
                 dimensions,
                 normalize,
+                encoding: options.encoding,
             };
             let sequences = vec![Sequence {
                 ids: tokens.ids,
@@ -129,8 +130,12 @@ impl Preparer<'_> {
             )));
         }
         let windows = self.windows(options, tokens.ids.len())?;
-        let (sequences, pieces) =
-            chunk_sequences(&tokens.ids, &mixture, &spans, &windows, dimensions, normalize);
+        let wanted = Wanted {
+            dimensions,
+            normalize,
+            encoding: options.encoding,
+        };
+        let (sequences, pieces) = chunk_sequences(&tokens.ids, &mixture, &spans, &windows, &wanted);
         let count = tokens.ids.len();
         let shape = Shape::Chunks {
             spans,
@@ -306,14 +311,20 @@ impl Preparer<'_> {
     }
 }
 
+/// What every chunk is to become.
+struct Wanted {
+    dimensions: usize,
+    normalize: bool,
+    encoding: Encoding,
+}
+
 /// The sequences of a chunked document, and which rows make which chunk.
 fn chunk_sequences(
     ids: &[u32],
     mixture: &Mixture,
     spans: &[Span],
     windows: &[Window],
-    dimensions: usize,
-    normalize: bool,
+    wanted: &Wanted,
 ) -> (Vec<Sequence>, Vec<Piece>) {
     let mut pieces = Vec::new();
     let mut sequences = Vec::new();
@@ -328,17 +339,18 @@ fn chunk_sequences(
             let whole = (start..end) == span.tokens;
             let tokens = start - window.tokens.start..end - window.tokens.start;
             // Parts are put together, cut and normalised when all windows are through.
-            let (kind, normalize) = if whole {
-                (PoolKind::Mean, normalize)
+            let (kind, normalize, encoding) = if whole {
+                (PoolKind::Mean, wanted.normalize, wanted.encoding)
             } else {
-                (PoolKind::Sum, false)
+                (PoolKind::Sum, false, Encoding::F32)
             };
             pools.push(crate::batch::Pool {
                 sequence: 0,
                 tokens,
                 kind,
-                dimensions,
+                dimensions: wanted.dimensions,
                 normalize,
+                encoding,
             });
             pieces.push(Piece { chunk, whole });
         }
@@ -353,46 +365,55 @@ fn chunk_sequences(
 }
 
 impl Prepared {
-    /// Puts the result together from the rows of all its sequences' pools, in order.
-    pub fn finish(self, mut rows: Vec<Vec<f32>>) -> Result<Embedding> {
-        if rows.iter().flatten().any(|x| !x.is_finite()) {
-            return Err(Error::request(
+    /// Puts the result together from the rows of all its sequences' pools, in order; `None` is a row with
+    /// numbers that are not finite.
+    pub fn finish(self, rows: Vec<Option<Vector>>) -> Result<Embedding> {
+        let broken = || {
+            Error::request(
                 "the embedding has numbers that are not finite: the model's weights or an adapter's are broken (`ropeway \
                  models verify` checks a model's) or the adapters' weights too large",
-            ));
-        }
-        let encode = |row: &Vec<f32>| Vector::encode(row, self.encoding);
+            )
+        };
+        let rows: Vec<Vector> = rows.into_iter().collect::<Option<_>>().ok_or_else(broken)?;
+        let mut rows = rows.into_iter();
         let output = match self.shape {
-            Shape::Vector => Output::Vector(encode(&rows[0])),
-            Shape::Tokens => Output::Tokens(rows.iter().map(encode).collect()),
+            Shape::Vector => Output::Vector(rows.next().expect("one row was asked for")),
+            Shape::Tokens => Output::Tokens(rows.collect()),
             Shape::Chunks {
                 spans,
                 pieces,
                 dimensions,
                 normalize,
             } => {
-                let mut vectors: Vec<Vec<f32>> = vec![Vec::new(); spans.len()];
-                for (piece, row) in pieces.iter().zip(&mut rows) {
-                    let vector = &mut vectors[piece.chunk];
+                let mut vectors: Vec<Option<Vector>> = vec![None; spans.len()];
+                let mut sums: Vec<Vec<f32>> = vec![Vec::new(); spans.len()];
+                for (piece, row) in pieces.iter().zip(rows) {
                     if piece.whole {
-                        *vector = std::mem::take(row);
-                    } else {
-                        vector.resize(dimensions, 0.0);
-                        vector.iter_mut().zip(&*row).for_each(|(sum, x)| *sum += x);
+                        vectors[piece.chunk] = Some(row);
+                        continue;
                     }
+                    let sum = &mut sums[piece.chunk];
+                    sum.resize(dimensions, 0.0);
+                    let row = row.as_f32().expect("sums are float32");
+                    sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
                 }
-                let mut summed: Vec<usize> = pieces.iter().filter(|p| !p.whole).map(|p| p.chunk).collect();
-                summed.sort_unstable();
-                summed.dedup();
-                for chunk in summed {
-                    finish_sum(&mut vectors[chunk], spans[chunk].tokens.len(), normalize);
-                }
-                let chunk = |(span, vector): (&Span, &Vec<f32>)| Chunk {
-                    start: span.bounds.0,
-                    end: span.bounds.1,
-                    embedding: encode(vector),
+                let vector = |(chunk, whole): (usize, Option<Vector>)| {
+                    whole.or_else(|| {
+                        let sum = &mut sums[chunk];
+                        finish_sum(sum, spans[chunk].tokens.len(), normalize);
+                        Vector::encode_finite(sum, self.encoding)
+                    })
                 };
-                Output::Chunks(spans.iter().zip(&vectors).map(chunk).collect())
+                let vectors = vectors.into_iter().enumerate().map(vector);
+                let chunk = |(span, vector): (&Span, Option<Vector>)| {
+                    Ok(Chunk {
+                        start: span.bounds.0,
+                        end: span.bounds.1,
+                        embedding: vector.ok_or_else(broken)?,
+                    })
+                };
+                let vectors: Vec<Option<Vector>> = vectors.collect();
+                Output::Chunks(spans.iter().zip(vectors).map(chunk).collect::<Result<_>>()?)
             }
         };
         Ok(Embedding {

@@ -79,7 +79,7 @@ fn agrees_with_float64(engine: &Engine, requests: &[Request<'_>]) {
         executor,
         requests,
     };
-    for difference in compare(&side(Executor::Cpu), &side(Executor::Naive)).unwrap() {
+    for difference in compare(&side(Executor::Device), &side(Executor::Naive)).unwrap() {
         // 3e-6 of the largest number: 50 times float32's rounding, for sums of up to 1,000 terms.
         assert!(difference.max_abs <= 3e-6 * difference.scale, "{difference}");
     }
@@ -186,7 +186,7 @@ fn random_shapes_agree_with_float64_and_with_themselves() {
             executor,
             requests: &requests,
         };
-        for difference in compare(&side(Executor::Cpu), &side(Executor::Naive)).unwrap() {
+        for difference in compare(&side(Executor::Device), &side(Executor::Naive)).unwrap() {
             // Narrow rows can be nearly constant, and LayerNorm then divides by next to nothing: up to
             // ten times the error that wide ones have.
             assert!(
@@ -528,7 +528,7 @@ fn a_difference_on_either_side_is_found() {
     let (base, task) = (mixed_requests(&base, &[20]), mixed_requests(&task, &[20]));
     let side = |requests| Side {
         engine: &engine,
-        executor: Executor::Cpu,
+        executor: Executor::Device,
         requests,
     };
     for (left, right) in [(&base, &task), (&task, &base)] {
@@ -556,7 +556,7 @@ fn a_difference_on_either_side_is_found() {
     // Engines with different adapters loaded cannot be compared on inputs that use any.
     let left = Side {
         engine: &other,
-        executor: Executor::Cpu,
+        executor: Executor::Device,
         requests: &base,
     };
     assert!(

@@ -180,7 +180,7 @@ fn check_layers(name: &str, fixture: &Fixture, engine: &Engine) {
         let requests = [request(case, false)];
         let side = Side {
             engine,
-            executor: Executor::Cpu,
+            executor: Executor::Device,
             requests: &requests,
         };
         let per_layer = want.len() / layers;

@@ -1,20 +1,23 @@
 //! `ropeway diff`: one plan on two executors, or with two sets of options.
 
+use std::str::FromStr;
+
 use ropeway::diff::{Difference, Executor, Side, compare};
-use ropeway::{Embed, Engine, Request, Weights};
+use ropeway::{Device, Embed, Engine, Request, Weights};
 
 use super::exit::Exit;
 use super::options::{Mixture, RunOptions, mixture, positive};
 use super::terminal;
 
 const EXAMPLES: &str = "\
-The plan is made for the right side. Both sides run it, and every buffer is compared as soon as it is
+The plan is made for the side on a GPU, or else the right one. Both sides run it, and every buffer is compared as soon as it is
 written, so that the first step that disagrees is the one at fault. Exit code 1 if any does.
 
 Examples:
   ropeway diff                                     the CPU against the float64 reference
   ropeway diff --task separation --length 500      with an adapter, on 500 token ids
   ropeway diff --left-task separation --prompt \"\"  where does a task begin to matter?
+  ropeway diff --left cpu --right cuda             the CPU against a GPU's kernels
   ropeway diff --right-model other/copy --right cpu --all";
 
 #[derive(clap::Args)]
@@ -28,13 +31,13 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "texts")]
     length: Option<usize>,
 
-    /// What runs the left side: cpu, or naive (float64, slow)
+    /// What runs the left side: cpu, cuda, cuda:N, or naive (float64 on the CPU, slow)
     #[arg(long, default_value = "cpu", value_name = "EXECUTOR")]
-    left: Executor,
+    left: On,
 
     /// What runs the right side
     #[arg(long, default_value = "naive", value_name = "EXECUTOR")]
-    right: Executor,
+    right: On,
 
     /// The right side's model, if it is another
     #[arg(long, value_name = "FOLDER_OR_ID")]
@@ -81,6 +84,42 @@ pub struct Args {
     all: bool,
 }
 
+/// What runs a side.
+#[derive(Clone, Copy, PartialEq)]
+enum On {
+    Device(Device),
+    Naive,
+}
+
+impl FromStr for On {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<On, String> {
+        match (s, s.parse()) {
+            ("naive", _) => Ok(On::Naive),
+            (_, Ok(device)) if device != Device::Auto => Ok(On::Device(device)),
+            _ => Err(format!("`{s}` is not one of cpu, cuda, cuda:N, naive")),
+        }
+    }
+}
+
+impl On {
+    fn executor(self) -> Executor {
+        match self {
+            On::Device(_) => Executor::Device,
+            On::Naive => Executor::Naive,
+        }
+    }
+
+    /// The device that an engine for it is opened on.
+    fn device(self) -> Device {
+        match self {
+            On::Device(device) => device,
+            On::Naive => Device::Cpu,
+        }
+    }
+}
+
 impl Args {
     /// A side's options: its own, and where it has none those of both.
     fn options(&self, task: &Option<String>, adapters: &Option<Mixture>, prompt: &Option<String>) -> Embed {
@@ -119,16 +158,17 @@ impl Args {
 }
 
 pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
-    let left = run.open()?;
+    let open = |model: Option<&String>, on: On| {
+        let mut run = run.clone();
+        run.device = on.device();
+        run.model = model.cloned().or(run.model);
+        run.open()
+    };
+    let left = open(None, args.left)?;
     let other = match &args.right_model {
-        Some(model) => Some(
-            RunOptions {
-                model: Some(model.clone()),
-                ..run.clone()
-            }
-            .open()?,
-        ),
-        None => None,
+        // One engine does for both sides.
+        None if args.left.device() == args.right.device() => None,
+        model => Some(open(model.as_ref(), args.right)?),
     };
     let right = other.as_ref().unwrap_or(&left);
     let left_options = args.options(&args.left_task, &args.left_adapters, &args.left_prompt);
@@ -138,12 +178,12 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     let differences = compare(
         &Side {
             engine: &left,
-            executor: args.left,
+            executor: args.left.executor(),
             requests: &left_requests,
         },
         &Side {
             engine: right,
-            executor: args.right,
+            executor: args.right.executor(),
             requests: &right_requests,
         },
     )?;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::ArgAction;
 use ropeway::jsonl::{ENCODINGS, POOLINGS, check_mixture};
-use ropeway::{Chunking, Device, Embed, Encoding, Engine, Pooling, Request, Weights, Windows};
+use ropeway::{
+    Chunking, Device, Embed, Encoding, Engine, Numerics, Pooling, Precision, Request, Weights, Windows,
+};
 
 use super::exit::Exit;
 use super::terminal::Progress;
@@ -23,9 +25,17 @@ pub struct RunOptions {
     )]
     pub model: Option<String>,
 
-    /// Where to compute: auto, cpu, cuda or cuda:N
+    /// Where to compute: auto, cpu, cuda, cuda:N or cuda:GPU-UUID
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub device: Device,
+
+    /// On a GPU, the 16-bit type of weights and activations: bf16 or f16
+    #[arg(long, global = true, default_value_t, value_name = "TYPE")]
+    pub precision: Precision,
+
+    /// On a GPU, what a result may depend on beside its own input: invariant (nothing), or fastest
+    #[arg(long, global = true, default_value_t, value_name = "CLASS")]
+    pub numerics: Numerics,
 
     /// CPU threads (all cores)
     #[arg(long, global = true, value_name = "N", value_parser = positive)]
@@ -66,7 +76,11 @@ impl RunOptions {
     /// Opens the engine and adds the adapters.
     pub fn open(&self) -> Result<Engine, Exit> {
         let model = self.model()?;
-        let mut builder = Engine::builder().device(self.device).offline(self.offline);
+        let mut builder = Engine::builder()
+            .device(self.device)
+            .precision(self.precision)
+            .numerics(self.numerics)
+            .offline(self.offline);
         if let Some(threads) = self.threads {
             builder = builder.threads(threads);
         }

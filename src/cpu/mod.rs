@@ -16,11 +16,11 @@ use std::ops::Range;
 use crate::batch::{Batch, Pool, PoolKind};
 use crate::model::adapter::Site;
 use crate::model::{Linear, Model, Norm, Positions};
-use crate::plan::{Buffer, BufferId, NormSite, Op, Plan, Step};
+use crate::plan::{Buffer, BufferId, NormSite, Op, Plan};
 use attention::attention;
 use gemm::{PackedMatrix, SendPtr, gemm};
 pub use isa::Isa;
-use math::RopeTable;
+pub(crate) use math::RopeTable;
 use team::Team;
 
 /// Called with step, buffer and contents after each step's write.
@@ -147,16 +147,18 @@ impl Cpu {
         arena.reserve(plan.arena_len);
         let layout = Layout::new(batch);
         for (number, step) in plan.steps.iter().enumerate() {
-            let (reads, out) = arena.borrow(plan, step);
-            let mut pass = Pass {
-                cpu: self,
-                model,
-                batch,
-                layout: &layout,
-                team,
-                layer: step.layer,
-            };
-            for &op in &step.ops {
+            for (i, (&op, &write)) in step.ops.iter().zip(&step.writes).enumerate() {
+                // What is fused to an op reads what it wrote.
+                let reads = if i == 0 { &step.reads } else { &step.writes[..1] };
+                let (reads, out) = arena.borrow(plan, reads, write);
+                let mut pass = Pass {
+                    cpu: self,
+                    model,
+                    batch,
+                    layout: &layout,
+                    team,
+                    layer: plan.buffers[write].layer,
+                };
                 match op {
                     Op::Embed => pass.embed(out),
                     Op::LoraDown(site) => pass.lora_down(site, reads[0], out),
@@ -165,12 +167,12 @@ impl Cpu {
                     Op::OutProj => pass.linear(Site::OutProj, &reads, out),
                     Op::Fc1 => pass.linear(Site::Fc1, &reads, out),
                     Op::Fc2 => pass.linear(Site::Fc2, &reads, out),
-                    Op::AddLayerNorm(site) => pass.add_layer_norm(site, reads[0], reads[1], out),
+                    Op::AddLayerNorm(site) => pass.add_layer_norm(step.layer, site, reads[0], reads[1], out),
                     Op::Pool => pass.pool(reads[0], out),
                 }
-            }
-            if let Some(after) = &mut after {
-                after(number, step.writes[0], out);
+                if let Some(after) = &mut after {
+                    after(number, write, out);
+                }
             }
         }
         arena.get(plan.output())
@@ -204,13 +206,13 @@ struct Pass<'a> {
     batch: &'a Batch,
     layout: &'a Layout,
     team: &'a mut Team,
-    layer: Option<usize>,
+    /// Of the buffer that is written.
+    layer: usize,
 }
 
 impl<'a> Pass<'a> {
     fn layer(&self) -> (usize, &'a Layer) {
-        let layer = self.layer.expect("the op belongs to a layer");
-        (layer, &self.cpu.layers[layer])
+        (self.layer, &self.cpu.layers[self.layer])
     }
 
     /// x[row] = LN(word[id] + type[0] (+ position) + Σ adapters).
@@ -325,8 +327,9 @@ impl<'a> Pass<'a> {
         );
     }
 
-    fn add_layer_norm(&mut self, site: NormSite, x: &[f32], y: &[f32], out: &mut [f32]) {
-        let (_, weights) = self.layer();
+    /// The norm that ends a layer writes the next one's input, so the layer is the step's.
+    fn add_layer_norm(&mut self, layer: Option<usize>, site: NormSite, x: &[f32], y: &[f32], out: &mut [f32]) {
+        let weights = &self.cpu.layers[layer.expect("the op belongs to a layer")];
         let norm = match site {
             NormSite::Attention => &weights.norm1,
             NormSite::Mlp => &weights.norm2,
@@ -432,15 +435,12 @@ impl Arena {
         }
     }
 
-    /// What a step reads and what it writes.
-    fn borrow(&mut self, plan: &Plan, step: &Step) -> (Vec<&[f32]>, &mut [f32]) {
+    /// What an op reads and what it writes.
+    fn borrow(&mut self, plan: &Plan, reads: &[BufferId], write: BufferId) -> (Vec<&[f32]>, &mut [f32]) {
         let start: *mut f32 = self.lines.as_mut_ptr().cast();
         let length = self.lines.len() * 16;
-        let [write] = step.writes[..] else {
-            unreachable!("every op writes one buffer")
-        };
         let write = plan.buffers[write].range();
-        let reads: Vec<Range<usize>> = step.reads.iter().map(|&id| plan.buffers[id].range()).collect();
+        let reads: Vec<Range<usize>> = reads.iter().map(|&id| plan.buffers[id].range()).collect();
         assert!(write.end <= length && reads.iter().all(|read| read.end <= length));
         assert!(
             reads

@@ -5,7 +5,7 @@ use crate::batch::{Batch, PoolKind};
 use crate::model::adapter::Site;
 use crate::model::weights::Tensor;
 use crate::model::{Linear, Model, Norm, Positions};
-use crate::plan::{BufferId, NormSite, Op, Plan, Step};
+use crate::plan::{BufferId, Form, NormSite, Op, Plan};
 
 /// A matrix of a step, row-major.
 type Matrix = Vec<f64>;
@@ -20,12 +20,16 @@ pub fn run(
     let mut buffers: Vec<Matrix> = vec![Vec::new(); plan.buffers.len()];
     let naive = Naive { model, batch };
     for (number, step) in plan.steps.iter().enumerate() {
-        for &op in &step.ops {
-            let written = naive.op(op, step, &buffers);
-            for (id, matrix) in written {
-                after(number, id, &matrix);
-                buffers[id] = matrix;
-            }
+        for (i, (&op, &id)) in step.ops.iter().zip(&step.writes).enumerate() {
+            // What is fused to an op reads what it wrote.
+            let reads = if i == 0 { &step.reads } else { &step.writes[..1] };
+            let layer = match op {
+                Op::LoraDown(_) => plan.buffers[id].layer,
+                _ => step.layer.unwrap_or(0),
+            };
+            let matrix = naive.op(op, layer, reads, &buffers);
+            after(number, id, &matrix);
+            buffers[id] = matrix;
         }
     }
     buffers.pop().expect("the outputs are the last buffer")
@@ -37,13 +41,12 @@ struct Naive<'a> {
 }
 
 impl Naive<'_> {
-    fn op(&self, op: Op, step: &Step, buffers: &[Matrix]) -> Vec<(BufferId, Matrix)> {
-        let layer = step.layer.unwrap_or(0);
+    fn op(&self, op: Op, layer: usize, reads: &[BufferId], buffers: &[Matrix]) -> Matrix {
         let weights = self.model.encoder.layers.get(layer);
         let weights = || weights.expect("plans name layers of the model");
-        let read = |i: usize| buffers[step.reads[i]].as_slice();
-        let h = step.reads.get(1).map(|&id| buffers[id].as_slice());
-        let result = match op {
+        let read = |i: usize| buffers[reads[i]].as_slice();
+        let h = reads.get(1).map(|&id| buffers[id].as_slice());
+        match op {
             Op::Embed => self.embed(),
             Op::LoraDown(site) => self.lora_down(read(0), layer, site),
             Op::Qkv => self.linear(read(0), h, &weights().qkv, layer, Site::Qkv),
@@ -65,8 +68,7 @@ impl Naive<'_> {
                 x
             }
             Op::Pool => self.pool(read(0)),
-        };
-        vec![(step.writes[0], result)]
+        }
     }
 
     fn embed(&self) -> Matrix {
@@ -244,6 +246,28 @@ pub(crate) fn rotate(x: &mut [f64], position: usize, base: f32) {
         let (a, b) = (x[i], x[i + half]);
         x[i] = a * angle.cos() - b * angle.sin();
         x[i + half] = b * angle.cos() + a * angle.sin();
+    }
+}
+
+/// Brings queries, keys and values in this form to the plain one: not rotated, not scaled.
+pub(crate) fn plain_qkv(model: &Model, batch: &Batch, form: Form, qkv: &mut [f64]) {
+    let config = &model.config;
+    let (hidden, d) = (config.hidden_size, config.head_dim);
+    for sequence in 0..batch.sequences() {
+        for (position, row) in batch.rows(sequence).enumerate() {
+            let row = &mut qkv[row * 3 * hidden..][..3 * hidden];
+            if form.q_scaled {
+                row[..hidden].iter_mut().for_each(|q| *q *= (d as f64).sqrt());
+            }
+            if let (Positions::Rotary { base }, true) = (config.positions, form.rotated) {
+                for head in row[..2 * hidden].chunks_mut(d) {
+                    // Rotating (a, -b) and turning the sign again is rotating back.
+                    head[d / 2..].iter_mut().for_each(|b| *b = -*b);
+                    rotate(head, position, base);
+                    head[d / 2..].iter_mut().for_each(|b| *b = -*b);
+                }
+            }
+        }
     }
 }
 

@@ -1,22 +1,39 @@
-//! The GPU side: the kernels of `cuda/`, compiled into this library by `build.rs`, and what the host
-//! must know to launch them.
+//! The GPU side: the kernels of `cuda/`, compiled into this library by `build.rs`, and the runtime that
+//! launches them. [`Gpu::run`] is the way of one batch.
 //!
 //! | | |
 //! |---|---|
-//! | `driver` | the CUDA driver: whether there is one, devices, memory, streams, graphs; all that sees cudarc |
-//! | `kernels` | the table of compiled kernels, empty where the build had no nvcc; kernels to be launched |
+//! | `backend` | a model on a device: open, run a batch, trace a plan |
+//! | `lane` | a stream, the memory of a pass, the CUDA graphs made so far |
+//! | `packed` | what a batch sends up, and the output vectors that come back |
+//! | `exec` | from a plan's steps to launches: one arm per op, as data |
+//! | `entries` | the kernels of one model, and their launch |
+//! | `weights`, `adapters`, `merged`, `upload` | a model's numbers on the device |
+//! | `kernels` | the table of compiled kernels, empty where the build had no nvcc; which of them a device runs |
 //! | `params` | the kernels' parameter structs and tile constants, made from `cuda/params.h` by `tools/bindgen` |
-//!
-//! The structs stay plain data, checked against the header when they are compiled, against the kernels' own
-//! parameter sizes by the tests, and once more against the module when a kernel is loaded.
+//! | `driver` | the CUDA driver; nothing else calls it |
 
-#[allow(dead_code)] // What runs a plan on the GPU will call all of it; today `devices` and the tests do.
-pub mod driver;
-#[allow(dead_code)] // As above: launches.
+pub(crate) mod adapters;
+mod backend;
+pub(crate) mod driver;
+mod entries;
+mod exec;
 pub mod kernels;
-#[allow(dead_code)] // What launches kernels will fill them in; the tests measure them.
+mod lane;
+mod merged;
+mod packed;
+#[allow(dead_code)] // Some constants are for the kernels alone.
 #[rustfmt::skip] // As bindgen writes it.
-mod params;
+pub(crate) mod params;
+mod upload;
+mod weights;
+
+pub(crate) use backend::{Failure, Gpu, Options};
+pub(crate) use entries::check;
+pub(crate) use lane::Lane;
+
+/// What stands ahead of a record of an output vector, in units of 16 bits.
+pub(crate) const RECORD_HEAD: usize = params::POOL_HEAD_BYTES as usize / 2;
 
 #[cfg(test)]
 mod tests {

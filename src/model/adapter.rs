@@ -109,6 +109,36 @@ impl EmbeddingLora {
         }
     }
 
+    /// Columns of A.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// `alpha / rank`.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// B, `[rank, hidden_size]`.
+    pub fn b(&self) -> &[f32] {
+        &self.b
+    }
+
+    /// Rows of A.
+    pub fn rows(&self) -> usize {
+        self.a.shape()[usize::from(self.transposed)]
+    }
+
+    /// Reads `out.len()` numbers of A as `[rows, rank]`, whatever the file's layout, from number `start` on.
+    pub(crate) fn read_a(&self, start: usize, out: &mut [f32]) {
+        if !self.transposed {
+            return self.a.read_into(start, out);
+        }
+        for (index, x) in (start..).zip(out) {
+            *x = self.factor(index / self.rank, index % self.rank);
+        }
+    }
+
     fn factor(&self, row: usize, r: usize) -> f32 {
         let index = if self.transposed {
             r * self.a.shape()[1] + row
@@ -541,47 +571,72 @@ fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
         .collect()
 }
 
-/// The adapters of an engine. A slot is given when an adapter is added and kept until it is
-/// dropped, so that nothing about an adapter's arithmetic changes when others come and go.
+/// The adapters of an engine. A slot, and a range of columns in every site's down-projection, are given
+/// when an adapter is added and kept until it is dropped, so that nothing about an adapter's arithmetic
+/// changes when others come and go.
 #[derive(Clone, Debug, Default)]
 pub struct AdapterTable {
-    slots: Vec<Option<std::sync::Arc<Adapter>>>,
+    slots: Vec<Option<Slot>>,
+}
+
+/// A loaded adapter and its columns.
+#[derive(Clone, Debug)]
+struct Slot {
+    adapter: std::sync::Arc<Adapter>,
+    /// First column per site.
+    starts: [usize; 4],
+}
+
+impl Slot {
+    fn columns(&self, site: Site) -> std::ops::Range<usize> {
+        let start = self.starts[site as usize];
+        start..start + self.adapter.rank(site)
+    }
 }
 
 impl AdapterTable {
     /// A table that starts with the model's own adapters.
     pub fn new(adapters: Vec<Adapter>) -> AdapterTable {
-        AdapterTable {
-            slots: adapters
-                .into_iter()
-                .map(|a| Some(std::sync::Arc::new(a)))
-                .collect(),
-        }
+        let mut table = AdapterTable::default();
+        adapters.into_iter().for_each(|adapter| table.insert(adapter));
+        table
     }
 
     /// The slot of `name`.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.slots
             .iter()
-            .position(|slot| slot.as_ref().is_some_and(|a| a.name == name))
+            .position(|slot| slot.as_ref().is_some_and(|s| s.adapter.name == name))
     }
 
     /// The adapter in `slot`.
     ///
     /// Panics if it is empty: slots come from [`find`](Self::find) on the same table.
-    pub fn get(&self, slot: usize) -> &Adapter {
-        self.slots[slot]
-            .as_ref()
-            .expect("slots come from find on the same table")
+    pub fn get(&self, slot: usize) -> &std::sync::Arc<Adapter> {
+        let slot = self.slots[slot].as_ref();
+        &slot.expect("slots come from find on the same table").adapter
+    }
+
+    /// How many slots there are, empty ones included.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// By slot.
+    pub fn by_slot(&self) -> Vec<Option<std::sync::Arc<Adapter>>> {
+        let adapter = |slot: &Option<Slot>| slot.as_ref().map(|slot| slot.adapter.clone());
+        self.slots.iter().map(adapter).collect()
+    }
+
+    /// The adapters that are loaded, with their slots.
+    pub fn loaded(&self) -> impl Iterator<Item = (usize, &std::sync::Arc<Adapter>)> {
+        let slots = self.slots.iter().enumerate();
+        slots.filter_map(|(number, slot)| Some((number, &slot.as_ref()?.adapter)))
     }
 
     /// The names, by slot.
     pub fn names(&self) -> Vec<String> {
-        self.slots
-            .iter()
-            .flatten()
-            .map(|adapter| adapter.name.clone())
-            .collect()
+        self.loaded().map(|(_, adapter)| adapter.name.clone()).collect()
     }
 
     /// Puts an adapter into the first free slot.
@@ -592,12 +647,24 @@ impl AdapterTable {
                 "the name is taken; drop it first or choose another",
             ));
         }
-        let adapter = Some(std::sync::Arc::new(adapter));
-        match self.slots.iter_mut().find(|slot| slot.is_none()) {
-            Some(slot) => *slot = adapter,
-            None => self.slots.push(adapter),
-        }
+        self.insert(adapter);
         Ok(())
+    }
+
+    fn insert(&mut self, adapter: Adapter) {
+        let starts = Site::ALL.map(|site| {
+            let mut taken: Vec<_> = self.slots.iter().flatten().map(|slot| slot.columns(site)).collect();
+            taken.sort_unstable_by_key(|range| range.start);
+            first_gap(&taken, adapter.rank(site))
+        });
+        let slot = Some(Slot {
+            adapter: adapter.into(),
+            starts,
+        });
+        match self.slots.iter_mut().find(|slot| slot.is_none()) {
+            Some(free) => *free = slot,
+            None => self.slots.push(slot),
+        }
     }
 
     /// Empties the slot of `name`. Batches that use it keep it until they are done.
@@ -609,20 +676,29 @@ impl AdapterTable {
         Ok(())
     }
 
-    /// First column of each slot's part of the down-projection at `site`, and the columns in all.
+    /// First column of each slot's part of the down-projection at `site`, and the columns in all, a
+    /// multiple of [`COLUMN_STEP`]; columns between and behind the parts are zero.
     pub fn columns(&self, site: Site) -> (Vec<usize>, usize) {
-        let mut total = 0;
-        let starts = self
-            .slots
-            .iter()
-            .map(|slot| {
-                let start = total;
-                total += slot.as_ref().map_or(0, |adapter| adapter.rank(site));
-                start
-            })
-            .collect();
-        (starts, total)
+        let start = |slot: &Option<Slot>| slot.as_ref().map_or(0, |slot| slot.columns(site).start);
+        let ends = self.slots.iter().flatten().map(|slot| slot.columns(site).end);
+        let total = ends.max().unwrap_or(0).next_multiple_of(COLUMN_STEP);
+        (self.slots.iter().map(start).collect(), total)
     }
+}
+
+/// Columns of a down-projection are padded to a multiple of this.
+pub const COLUMN_STEP: usize = crate::gpu::params::LORA_COLUMN_STEP as usize;
+
+/// The first place for `width` columns beside the ranges that are taken, which ascend and do not overlap.
+fn first_gap(taken: &[std::ops::Range<usize>], width: usize) -> usize {
+    let mut start = 0;
+    for range in taken {
+        if start + width <= range.start {
+            break;
+        }
+        start = start.max(range.end);
+    }
+    start
 }
 
 /// `a, b and c`, for messages; `none` if there are none.
