@@ -65,7 +65,7 @@ mod request;
 mod text;
 
 pub use cost::Cost;
-pub use devices::{DeviceInfo, Uuid, UuidPrefix, devices};
+pub use devices::{CudaInfo, DeviceInfo, Uuid, UuidPrefix, devices};
 pub use engine::{Device, Engine, EngineBuilder, Memory};
 pub use error::{Error, Result};
 pub use gpu::driver::DriverError;

@@ -29,10 +29,18 @@ pub fn run(args: Args) -> Result<(), Exit> {
             name,
             detail,
             usable,
+            cuda,
         } in &devices
         {
             let mut device = json!({"kind": kind, "name": name, "detail": detail, "usable": usable});
-            if *kind == "cuda" {
+            if let Some(cuda) = cuda {
+                device["uuid"] = cuda.uuid.to_string().into();
+                device["capability"] = format!("{}.{}", cuda.capability.0, cuda.capability.1).into();
+                device["memory"] = cuda.memory.into();
+                device["multiprocessors"] = cuda.multiprocessors.into();
+                device["simulated"] = cuda.simulated.into();
+            }
+            if kind.starts_with("cuda") {
                 device["kernels"] = embedded(kernels);
             }
             text += &format!("{device}\n");
@@ -41,19 +49,20 @@ pub fn run(args: Args) -> Result<(), Exit> {
     }
     // The kernels as one more line of the table.
     devices.push(DeviceInfo {
-        kind: "kernels",
+        kind: "kernels".into(),
         name: kernels.compiler.unwrap_or("none").into(),
         detail: match kernels.compiler {
             Ok(_) => summary(kernels),
             Err(reason) => reason.into(),
         },
         usable: false,
+        cuda: None,
     });
     let width = |text: fn(&DeviceInfo) -> &str| {
         let widths = devices.iter().map(|device| text(device).chars().count());
         widths.max().unwrap_or(0)
     };
-    let (kinds, names) = (width(|device| device.kind), width(|device| &device.name));
+    let (kinds, names) = (width(|device| &device.kind), width(|device| &device.name));
     for DeviceInfo {
         kind, name, detail, ..
     } in &devices

@@ -26,9 +26,12 @@ use cudarc::driver::sys::{self, CUresult};
 use crate::error::Error;
 
 pub use context::{Context, Function, Module};
+#[allow(unused_imports)] // `find` is what opening an engine on a GPU begins with.
 pub use device::{DeviceFacts, devices, find};
 pub use library::{Unavailable, version};
+#[allow(unused_imports)] // As above: its types.
 pub use memory::{DeviceMemory, Pinned};
+#[allow(unused_imports)] // As above.
 pub use stream::{Event, Graph, Stream};
 
 /// A call of the driver that failed.

@@ -184,9 +184,20 @@ const Q_SCALE: f32 = 0.17;
 
 impl<T: Number> Inputs<T> {
     fn new(shape: &Shape) -> Inputs<T> {
-        let Shape { tokens, n, k, columns, then, .. } = *shape;
+        let Shape {
+            tokens,
+            n,
+            k,
+            columns,
+            then,
+            ..
+        } = *shape;
         let random = &mut Random::new(shape.seed);
-        let half = if let Then::Rope(head_dim) = then { head_dim / 2 } else { 0 };
+        let half = if let Then::Rope(head_dim) = then {
+            head_dim / 2
+        } else {
+            0
+        };
         // Sums between -3 and 3 or so: GELU bends there.
         let spread = 3.0 / ((k + columns) as f32).sqrt();
         let table = (0..POSITIONS * half).map(|at| {
@@ -223,7 +234,14 @@ impl<T: Number> Inputs<T> {
 
     /// [tokens, n]
     fn reference<R: Real>(&self) -> Vec<R> {
-        let Shape { tokens, n, k, columns, then, .. } = self.shape;
+        let Shape {
+            tokens,
+            n,
+            k,
+            columns,
+            then,
+            ..
+        } = self.shape;
         let number = |number: T| R::from(number.to_f32());
         let mut out = Vec::new();
         for row in 0..tokens {
@@ -233,7 +251,10 @@ impl<T: Number> Inputs<T> {
                 for (&x, &w) in self.x[row * k..][..k].iter().zip(&self.w[column * k..]) {
                     sum += number(x) * number(w);
                 }
-                for (&h, &b) in self.h[row * columns..][..columns].iter().zip(&self.b[column * columns..]) {
+                for (&h, &b) in self.h[row * columns..][..columns]
+                    .iter()
+                    .zip(&self.b[column * columns..])
+                {
                     sum += number(h) * number(b);
                 }
                 if self.shape.bias {
@@ -273,7 +294,15 @@ impl<T: Number> Inputs<T> {
 
     /// The same of the first rows, as if there were no more, on a grid for `bucket` rows.
     fn run_first(&self, device: &Device, variant: &Variant, tokens: usize, bucket: usize) -> Vec<T> {
-        let Shape { n, k, columns, bias, then, gap, .. } = self.shape;
+        let Shape {
+            n,
+            k,
+            columns,
+            bias,
+            then,
+            gap,
+            ..
+        } = self.shape;
         // The gap behind the last row is not there.
         let padded = |numbers: &[T], width: usize| -> Vec<T> {
             let mut rows: Vec<T> = Vec::new();
@@ -295,7 +324,11 @@ impl<T: Number> Inputs<T> {
                 written.write(row * (n + gap), numbers);
             }
         }
-        let head_dim = if let Then::Rope(head_dim) = then { head_dim } else { 0 };
+        let head_dim = if let Then::Rope(head_dim) = then {
+            head_dim
+        } else {
+            0
+        };
         let kernel = device.kernel::<GemmParams>("gemm", &format!("gemm_{}_{}", T::NAME, variant.name));
         let params = GemmParams {
             tokens: count.address(),
@@ -325,7 +358,10 @@ impl<T: Number> Inputs<T> {
             gelu: u32::from(matches!(then, Then::Gelu | Then::ResidualGelu)),
             reserved: 0,
         };
-        let blocks = ((n as u32).div_ceil(variant.columns), (bucket as u32).div_ceil(variant.rows));
+        let blocks = (
+            (n as u32).div_ceil(variant.columns),
+            (bucket as u32).div_ceil(variant.rows),
+        );
         kernel.launch_grid(blocks, variant.threads, variant.shared, &params);
 
         let mut got = Vec::new();

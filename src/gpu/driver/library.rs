@@ -89,11 +89,18 @@ impl fmt::Display for Unavailable {
                 "the libcuda found is the CUDA toolkit's stub, which only serves linking; take its folder off \
                  LD_LIBRARY_PATH"
             ),
-            Unavailable::Missing(functions) => write!(
-                f,
-                "the libcuda found lacks {}; is it NVIDIA's, for CUDA {wanted} or later?",
-                functions.join(", ")
-            ),
+            Unavailable::Missing(functions) => {
+                let (named, more) = functions.split_at(functions.len().min(3));
+                let more = match more.len() {
+                    0 => String::new(),
+                    more => format!(" and {more} functions more"),
+                };
+                write!(
+                    f,
+                    "the libcuda found lacks {}{more}; is it NVIDIA's, for CUDA {wanted} or later?",
+                    named.join(", ")
+                )
+            }
             Unavailable::Old(found) => write!(
                 f,
                 "the driver is for CUDA {}; {wanted} or later is needed: install driver 580 or newer",

@@ -1,1 +1,792 @@
+//! The driver's layer: what can be known without a device, then what a device does.
+//!
+//! ```sh
+//! cargo test --lib gpu::                       # on a GPU
+//! tools/softcuda/run cargo test --lib gpu::    # without one
+//! ```
+//!
+//! What breaks a context, or needs another driver, runs in a process of its own: this program again, with the
+//! name of one of the ignored tests.
 
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Once;
+
+use half::bf16;
+
+use super::library::{self, FUNCTIONS};
+use super::*;
+use crate::devices::Uuid;
+use crate::engine::Device;
+use crate::gpu::kernels::{Kernel, Loader, kernels};
+use crate::gpu::params::{LayerNormParams, Mixtures};
+
+// ---- Without a device ----
+
+#[test]
+fn every_function_that_is_called_is_looked_for() {
+    let sources = [
+        include_str!("../driver.rs"),
+        include_str!("context.rs"),
+        include_str!("device.rs"),
+        include_str!("library.rs"),
+        include_str!("memory.rs"),
+        include_str!("stream.rs"),
+    ];
+    let mut called = BTreeSet::new();
+    for source in sources {
+        for before in ["call!(cu", "sys::cu"] {
+            for rest in source.split(before).skip(1) {
+                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap();
+                // `sys::culib` is cudarc's own.
+                if rest[end..].starts_with('(') && !rest.starts_with("lib") {
+                    called.insert(format!("cu{}", &rest[..end]));
+                }
+            }
+        }
+    }
+    let listed: BTreeSet<String> = FUNCTIONS.iter().map(|&name| name.to_owned()).collect();
+    assert_eq!(listed, called);
+    assert!(FUNCTIONS.is_sorted());
+}
+
+#[test]
+fn an_unusable_driver_says_what_to_do() {
+    let said = |code, version| library::judge(code, version).map_err(|reason| reason.to_string());
+    use CUresult::*;
+    assert_eq!(said(CUDA_SUCCESS, 13000), Ok(()));
+    assert_eq!(said(CUDA_SUCCESS, 13020), Ok(()));
+    assert_eq!(
+        said(CUDA_SUCCESS, 12040).unwrap_err(),
+        "the driver is for CUDA 12.4; 13.0 or later is needed: install driver 580 or newer"
+    );
+    // An old driver may find no device, or not start, for being old.
+    assert!(matches!(
+        library::judge(CUDA_ERROR_NO_DEVICE, 12090),
+        Err(Unavailable::Old(12090))
+    ));
+    assert!(matches!(
+        library::judge(CUDA_ERROR_NO_DEVICE, 13000),
+        Err(Unavailable::NoDevice { .. })
+    ));
+    assert!(
+        said(CUDA_ERROR_STUB_LIBRARY, 0)
+            .unwrap_err()
+            .contains("LD_LIBRARY_PATH")
+    );
+    assert!(Unavailable::NoLibrary.to_string().contains("libcuda.so.1"));
+    let visible = Some("7".to_owned());
+    assert_eq!(
+        Unavailable::NoDevice { visible }.to_string(),
+        "the CUDA driver finds no GPU, with CUDA_VISIBLE_DEVICES=7"
+    );
+    let missing = |count: usize| Unavailable::Missing(FUNCTIONS[..count].to_vec()).to_string();
+    assert_eq!(
+        missing(1),
+        "the libcuda found lacks cuCtxPopCurrent_v2; is it NVIDIA's, for CUDA 13.0 or later?"
+    );
+    assert!(
+        missing(5).contains("cuCtxPopCurrent_v2, cuCtxPushCurrent_v2, cuDeviceGet and 2 functions more;")
+    );
+}
+
+#[test]
+fn a_failed_call_says_what_failed_and_whether_the_context_is_lost() {
+    let error = |code| DriverError {
+        call: "cuMemAlloc_v2",
+        of: "512 bytes".into(),
+        code,
+        meaning: "what it means".into(),
+    };
+    use CUresult::*;
+    let memory = error(CUDA_ERROR_OUT_OF_MEMORY);
+    assert!(memory.out_of_memory() && !memory.sticky());
+    assert_eq!(
+        memory.to_string(),
+        "cuMemAlloc of 512 bytes failed: CUDA_ERROR_OUT_OF_MEMORY (what it means); use fewer batch_tokens or \
+         lanes, or another device (nvidia-smi shows who uses its memory)"
+    );
+    for code in [
+        CUDA_ERROR_INVALID_VALUE,
+        CUDA_ERROR_NOT_FOUND,
+        CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,
+    ] {
+        assert!(!error(code).sticky());
+        assert!(error(code).to_string().ends_with("(what it means)"));
+    }
+    for code in [
+        CUDA_ERROR_ILLEGAL_ADDRESS,
+        CUDA_ERROR_MISALIGNED_ADDRESS,
+        CUDA_ERROR_LAUNCH_FAILED,
+        CUDA_ERROR_ASSERT,
+        CUDA_ERROR_ECC_UNCORRECTABLE,
+        CUDA_ERROR_HARDWARE_STACK_ERROR,
+    ] {
+        assert!(error(code).sticky(), "{code:?}");
+    }
+    let placed = error(CUDA_ERROR_LAUNCH_FAILED).at("layer 3, fc1").to_string();
+    assert!(placed.starts_with("layer 3, fc1: cuMemAlloc of 512 bytes failed: CUDA_ERROR_LAUNCH_FAILED"));
+}
+
+#[test]
+fn a_device_is_chosen_by_number_and_uuid() {
+    let facts = |index: usize, name: &str, capability| DeviceFacts {
+        index,
+        name: name.into(),
+        uuid: Uuid([index as u8 + 0x10; 16]),
+        capability,
+        multiprocessors: 1,
+        memory: 1,
+        shared_per_block: 1,
+        shared_per_multiprocessor: 1,
+        l2: 1,
+    };
+    let mut all = vec![
+        facts(0, "softcuda sm_90", (9, 0)),
+        facts(1, "an old one", (7, 5)),
+        facts(2, "a good one", (9, 0)),
+        facts(3, "another", (8, 0)),
+    ];
+    let check = |facts: &DeviceFacts| match facts.capability {
+        (7, _) => Err("too old".to_owned()),
+        _ => Ok(()),
+    };
+    let choose = |name: &str, all: &[DeviceFacts]| device::choose(name.parse().unwrap(), all, check);
+    assert_eq!(choose("auto", &all), Ok(2));
+    assert_eq!(choose("cuda", &all), Ok(0));
+    assert_eq!(choose("cuda:3", &all), Ok(3));
+    assert_eq!(choose("cuda:GPU-12", &all), Ok(2));
+    assert_eq!(
+        choose("cuda:GPU-13131313-1313-1313-1313-131313131313", &all),
+        Ok(3)
+    );
+    assert_eq!(
+        choose("cuda:1", &all).unwrap_err(),
+        "cuda:1 (an old one): too old"
+    );
+    let problem = choose("cuda:GPU-1", &all).unwrap_err();
+    assert!(
+        problem
+            .starts_with("`cuda:GPU-1` is several devices; there are: cuda:0 (softcuda sm_90, GPU-10101010-")
+    );
+    for name in ["cuda:4", "cuda:GPU-2", "cpu"] {
+        let problem = choose(name, &all).unwrap_err();
+        assert!(
+            problem.starts_with(&format!("`{name}` is no CUDA device here; there are: ")),
+            "{problem}"
+        );
+    }
+    all.truncate(2);
+    let problem = choose("auto", &all).unwrap_err();
+    assert!(
+        problem.contains("finds no GPU that this build has kernels for"),
+        "{problem}"
+    );
+}
+
+// ---- On a device ----
+
+/// The first device, unless there is none, which is said; with `ROPEWAY_GPU_TESTS=require` it is a failure.
+fn context() -> Option<Context> {
+    let reason = match (kernels().compiler, devices()) {
+        (Err(reason), _) => format!("no GPU kernels in this build: {reason}; tools/setup gets nvcc"),
+        (_, Err(reason)) => format!("{reason}; without a GPU: tools/softcuda/run cargo test --lib gpu::"),
+        (Ok(_), Ok(_)) => return Some(Context::open(0).expect("the first device can be opened")),
+    };
+    let required = std::env::var("ROPEWAY_GPU_TESTS").is_ok_and(|value| value == "require");
+    assert!(!required, "ROPEWAY_GPU_TESTS=require, and {reason}");
+    static SAID: Once = Once::new();
+    SAID.call_once(|| say(&format!("SKIPPED: {reason}")));
+    None
+}
+
+/// Not by eprintln: that is shown for failing tests alone.
+fn say(line: &str) {
+    let _ = std::io::stderr().write_all(format!("\n{line}\n").as_bytes());
+}
+
+/// `out = LN(x + y)` of a few rows, and what is needed to launch it. All inputs lie in one upload.
+struct Rows {
+    kernel: Kernel<LayerNormParams>,
+    params: LayerNormParams,
+    host: Pinned,
+    back: Pinned,
+    device: DeviceMemory,
+    out: DeviceMemory,
+}
+
+const ROWS: usize = 3;
+const HIDDEN: usize = 64;
+/// Where in the upload are: the number of tokens, x, y, gamma, beta.
+const PARTS: [usize; 6] = {
+    let row = 2 * HIDDEN;
+    let x = 16;
+    let y = x + ROWS * row;
+    let gamma = y + ROWS * row;
+    [0, x, y, gamma, gamma + row, gamma + 2 * row]
+};
+
+impl Rows {
+    fn new(context: &Context) -> Rows {
+        let kernel = Loader::new(context).kernel("layernorm", "layernorm_bf16", 0);
+        let device = context.allocate(PARTS[5]).unwrap();
+        let out = context.allocate(2 * ROWS * HIDDEN).unwrap();
+        let address = |part: usize| device.address() + PARTS[part] as u64;
+        let params = LayerNormParams {
+            tokens: address(0),
+            x: address(1),
+            y: address(2),
+            gamma: address(3),
+            beta: address(4),
+            out: out.address(),
+            hidden_size: HIDDEN as u32,
+            x_stride: HIDDEN as u32,
+            y_stride: HIDDEN as u32,
+            out_stride: HIDDEN as u32,
+            eps: 1e-5,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        Rows {
+            kernel: kernel.unwrap(),
+            params,
+            host: context.pinned(PARTS[5]).unwrap(),
+            back: context.pinned(2 * ROWS * HIDDEN).unwrap(),
+            device,
+            out,
+        }
+    }
+
+    /// Other numbers for every `seed`.
+    fn fill(&mut self, tokens: u32, seed: usize) {
+        self.host[..4].copy_from_slice(&tokens.to_le_bytes());
+        let numbers: &mut [bf16] = bytemuck::cast_slice_mut(&mut self.host[PARTS[1]..]);
+        for (at, number) in numbers.iter_mut().enumerate() {
+            *number = bf16::from_f32(((at * 37 + seed * 11) % 29) as f32 / 8.0 - 1.5);
+        }
+    }
+
+    /// Gives all of it: zeros the output, uploads, launches, downloads.
+    fn give(&mut self, stream: &Stream) -> Result<(), DriverError> {
+        // SAFETY: the kernel's memory is laid out as `params` says; it all lives until the test has waited.
+        unsafe {
+            stream.zero(self.out.address(), self.out.len())?;
+            stream.upload(self.device.address(), &self.host, 0..PARTS[5])?;
+            self.kernel
+                .launch(stream, [1, 1, 1], 32 * ROWS as u32, 0, &self.params)?;
+            stream.download(&mut self.back, 0..2 * ROWS * HIDDEN, self.out.address())
+        }
+    }
+
+    /// Compares what came back with the formula in float64; rows past the tokens are zero.
+    fn check(&self) {
+        let part = |part: usize| -> Vec<f64> {
+            let numbers: &[bf16] = bytemuck::cast_slice(&self.host[PARTS[part]..PARTS[part + 1]]);
+            numbers.iter().map(|number| number.to_f64()).collect()
+        };
+        let (x, y, gamma, beta) = (part(1), part(2), part(3), part(4));
+        let got: &[bf16] = bytemuck::cast_slice(&self.back);
+        let tokens = u32::from_le_bytes(self.host[..4].try_into().unwrap()) as usize;
+        for row in 0..ROWS {
+            let sum: Vec<f64> = (0..HIDDEN)
+                .map(|i| x[row * HIDDEN + i] + y[row * HIDDEN + i])
+                .collect();
+            let mean = sum.iter().sum::<f64>() / HIDDEN as f64;
+            let variance = sum.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / HIDDEN as f64;
+            for i in 0..HIDDEN {
+                let wanted = match row < tokens {
+                    true => (sum[i] - mean) / (variance + 1e-5).sqrt() * gamma[i] + beta[i],
+                    false => 0.0,
+                };
+                let got = got[row * HIDDEN + i].to_f64();
+                // One rounding to 8 bits.
+                assert!(
+                    (got - wanted).abs() <= wanted.abs() / 128.0,
+                    "row {row}, {i}: {got}, not {wanted}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_is_copied_and_zeroed() {
+    let Some(context) = context() else { return };
+    let stream = context.stream().unwrap();
+    let device = context.allocate(1000).unwrap();
+    let mut host = context.pinned(2000).unwrap();
+    assert_eq!((device.len(), host.len()), (1000, 2000));
+    assert!(host.iter().all(|byte| *byte == 0));
+    for (at, byte) in host[..1000].iter_mut().enumerate() {
+        *byte = at as u8 | 1;
+    }
+    // SAFETY: all of it lives until the stream is waited for.
+    unsafe {
+        stream.upload(device.address(), &host, 0..1000).unwrap();
+        stream.zero(device.address() + 100, 10).unwrap();
+        stream
+            .download(&mut host, 1001..2000, device.address() + 1)
+            .unwrap();
+    }
+    stream.synchronize().unwrap();
+    for at in 1..1000 {
+        let wanted = if (100..110).contains(&at) { 0 } else { at as u8 | 1 };
+        assert_eq!(host[1000 + at], wanted, "byte {at}");
+    }
+    assert_eq!(host[1000], 0);
+}
+
+#[test]
+fn nothing_can_be_allocated_and_copied() {
+    let Some(context) = context() else { return };
+    let stream = context.stream().unwrap();
+    let (device, mut host) = (context.allocate(0).unwrap(), context.pinned(0).unwrap());
+    assert!(device.len() == 0 && host.is_empty());
+    // SAFETY: there is nothing to touch.
+    unsafe {
+        stream.upload(device.address(), &host, 0..0).unwrap();
+        stream.download(&mut host, 0..0, device.address()).unwrap();
+        stream.zero(device.address(), 0).unwrap();
+    }
+    stream.synchronize().unwrap();
+}
+
+#[test]
+fn a_kernel_is_launched_with_its_struct() {
+    let Some(context) = context() else { return };
+    let (stream, mut rows) = (context.stream().unwrap(), Rows::new(&context));
+    for (seed, tokens) in [3, 1, 0].into_iter().enumerate() {
+        rows.fill(tokens, seed);
+        rows.give(&stream).unwrap();
+        stream.synchronize().unwrap();
+        rows.check();
+    }
+}
+
+#[test]
+fn a_graph_does_again_what_was_captured() {
+    let Some(context) = context() else { return };
+    let (stream, mut rows) = (context.stream().unwrap(), Rows::new(&context));
+    rows.fill(3, 0);
+    rows.back.fill(0xff);
+    let graph = stream.capture(|stream| rows.give(stream)).unwrap();
+    stream.synchronize().unwrap();
+    assert!(
+        rows.back.iter().all(|byte| *byte == 0xff),
+        "a capture does nothing yet"
+    );
+    // On any stream of the context, with whatever the memory holds then.
+    let other = context.stream().unwrap();
+    for (seed, tokens) in [3, 2, 1].into_iter().enumerate() {
+        rows.fill(tokens, seed + 1);
+        let stream = if seed % 2 == 0 { &stream } else { &other };
+        // SAFETY: all that was captured lives in `rows`.
+        unsafe { stream.launch_graph(&graph) }.unwrap();
+        stream.synchronize().unwrap();
+        rows.check();
+    }
+}
+
+#[test]
+fn a_capture_that_fails_leaves_the_stream_as_it_was() {
+    let Some(context) = context() else { return };
+    let (stream, mut rows) = (context.stream().unwrap(), Rows::new(&context));
+    rows.fill(3, 0);
+    // The work's own failure, after some of it was captured.
+    let own = stream.capture(|stream| {
+        rows.give(stream)
+            .and(Err(DriverError::new("own", CUresult::CUDA_ERROR_TIMEOUT)))
+    });
+    assert_eq!(own.unwrap_err().call, "own");
+    // Waiting ends a capture; the work hides it.
+    let hidden: Result<Graph, DriverError> = stream.capture(|stream| {
+        assert!(stream.synchronize().is_err());
+        Ok(())
+    });
+    assert!(
+        hidden
+            .unwrap_err()
+            .to_string()
+            .contains("CUDA_ERROR_STREAM_CAPTURE")
+    );
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _: Result<Graph, DriverError> = stream.capture(|_| panic!("in a capture, on purpose"));
+    }));
+    assert!(panicked.is_err());
+    rows.give(&stream).unwrap();
+    stream.synchronize().unwrap();
+    rows.check();
+}
+
+#[test]
+fn everything_may_be_used_and_dropped_on_another_thread() {
+    let Some(context) = context() else { return };
+    let (stream, mut rows) = (context.stream().unwrap(), Rows::new(&context));
+    rows.fill(2, 5);
+    let graph = stream.capture(|stream| rows.give(stream)).unwrap();
+    let event = context.event().unwrap();
+    event.synchronize().expect("what was never recorded is over");
+    drop(context);
+    std::thread::spawn(move || {
+        // SAFETY: all that was captured lives in `rows`.
+        unsafe { stream.launch_graph(&graph) }.unwrap();
+        event.record(&stream).unwrap();
+        event.synchronize().unwrap();
+        rows.check();
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn threads_compute_at_the_same_time() {
+    let Some(context) = context() else { return };
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let context = context.clone();
+            scope.spawn(move || {
+                let (stream, mut rows) = (context.stream().unwrap(), Rows::new(&context));
+                let mut fresh = |seed| {
+                    rows.fill(3, seed);
+                    rows.give(&stream).unwrap();
+                    stream.synchronize().unwrap();
+                    rows.check();
+                };
+                (0..3).for_each(|turn| fresh(thread * 10 + turn));
+                // Captures at the same time.
+                let graph = stream.capture(|stream| rows.give(stream)).unwrap();
+                rows.fill(2, thread);
+                // SAFETY: all that was captured lives in `rows`.
+                unsafe { stream.launch_graph(&graph) }.unwrap();
+                stream.synchronize().unwrap();
+                rows.check();
+            });
+        }
+    });
+}
+
+#[test]
+fn anothers_context_stays_the_threads() {
+    let Some(context) = context() else { return };
+    let current = || {
+        let mut current = std::ptr::null_mut();
+        // SAFETY: the place for the result is good.
+        unsafe { sys::cuCtxGetCurrent(&mut current) }.result().unwrap();
+        current
+    };
+    assert!(current().is_null());
+    let mut theirs = std::ptr::null_mut();
+    // SAFETY: the place for the result is good; no parameters are no affinity and no graphics.
+    unsafe { sys::cuCtxCreate_v4(&mut theirs, std::ptr::null_mut(), 0, 0) }
+        .result()
+        .unwrap();
+    {
+        let (stream, mut rows) = (context.stream().unwrap(), Rows::new(&context));
+        rows.fill(3, 1);
+        rows.give(&stream).unwrap();
+        assert_eq!(current(), theirs);
+        stream.synchronize().unwrap();
+        rows.check();
+        let entered = context.enter().unwrap();
+        assert_ne!(current(), theirs);
+        drop(entered);
+    }
+    assert_eq!(current(), theirs);
+    // SAFETY: made above, used by nobody.
+    unsafe { sys::cuCtxDestroy_v2(theirs) }.result().unwrap();
+}
+
+#[test]
+fn too_much_memory_is_an_error_that_one_survives() {
+    let Some(context) = context() else { return };
+    let before = context.free_memory().unwrap();
+    assert!(before > 0 && before <= context.facts().memory);
+    let error = context.allocate(1 << 50).unwrap_err();
+    assert!(error.out_of_memory() && !error.sticky(), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("cuMemAlloc of 1125899906842624 bytes failed: "),
+        "{error}"
+    );
+    let some = context.allocate(1 << 20).unwrap();
+    drop(some);
+}
+
+#[test]
+fn a_kernel_that_is_not_as_thought_is_refused() {
+    let Some(context) = context() else { return };
+    let mut loader = Loader::new(&context);
+    let stale = loader
+        .kernel::<Mixtures>("layernorm", "layernorm_bf16", 0)
+        .unwrap_err()
+        .to_string();
+    let (size, wrong) = (size_of::<LayerNormParams>(), size_of::<Mixtures>());
+    let wanted = format!(
+        "module layernorm, kernel layernorm_bf16 takes {size} bytes of parameters, the host has {wrong}: is \
+         src/gpu/params.rs stale?"
+    );
+    assert!(stale.contains(&wanted), "{stale}");
+    let entry = loader
+        .kernel::<LayerNormParams>("layernorm", "layernorm_f64", 0)
+        .unwrap_err()
+        .to_string();
+    let wanted = "module layernorm, kernel layernorm_f64: cuModuleGetFunction failed: CUDA_ERROR_NOT_FOUND";
+    assert!(entry.starts_with(wanted), "{entry}");
+    let module = loader
+        .kernel::<LayerNormParams>("layernorms", "layernorm_bf16", 0)
+        .unwrap_err()
+        .to_string();
+    assert!(module.contains("no module layernorms"), "{module}");
+    let shared = loader
+        .kernel::<LayerNormParams>("layernorm", "layernorm_bf16", 1 << 24)
+        .unwrap_err()
+        .to_string();
+    let wanted = "cuFuncSetAttribute of layernorm_bf16 to 16777216 bytes of shared memory failed: ";
+    assert!(shared.contains(wanted), "{shared}");
+}
+
+#[test]
+fn shared_memory_is_allowed_up_to_what_the_device_has() {
+    let Some(context) = context() else { return };
+    let (stream, mut rows) = (context.stream().unwrap(), Rows::new(&context));
+    rows.fill(3, 0);
+    let most = context.facts().shared_per_block;
+    assert!(most > 48 << 10);
+    let kernel = Loader::new(&context)
+        .kernel("layernorm", "layernorm_bf16", most)
+        .unwrap();
+    rows.give(&stream).unwrap();
+    // SAFETY: as `Rows::give`.
+    unsafe { kernel.launch(&stream, [1, 1, 1], 96, most, &rows.params) }.unwrap();
+    stream.synchronize().unwrap();
+    rows.check();
+    // SAFETY: as above.
+    let refused = unsafe { kernel.launch(&stream, [1, 1, 1], 1 << 20, 0, &rows.params) }.unwrap_err();
+    let said = refused.to_string();
+    let wanted =
+        "cuLaunchKernel of layernorm_bf16, 1×1×1 blocks of 1048576 threads with 0 bytes of shared memory";
+    assert!(said.starts_with(wanted), "{said}");
+}
+
+#[test]
+fn a_device_is_opened_by_its_number_alone() {
+    let Some(context) = context() else { return };
+    let (all, facts) = (devices().unwrap(), context.facts());
+    assert_eq!(&all[0], facts);
+    assert!(facts.multiprocessors > 0 && facts.memory > 0 && facts.l2 > 0);
+    assert!(facts.shared_per_multiprocessor > facts.shared_per_block);
+    assert_eq!(find(Device::Cuda(0)), Ok(0));
+    assert_eq!(find(format!("cuda:{}", facts.uuid).parse().unwrap()), Ok(0));
+    assert!(find(Device::Cuda(all.len())).is_err());
+    if all.iter().all(DeviceFacts::simulated) {
+        assert!(find(Device::Auto).is_err());
+    }
+    let beyond = Context::open(all.len()).unwrap_err().to_string();
+    assert_eq!(beyond, format!("device: there is no cuda:{}", all.len()));
+}
+
+// ---- In a process of its own ----
+
+/// Runs one of the ignored tests below in another process, and gives what it said. It has to pass.
+fn child(test: &str, environment: &[(&str, &str)]) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([
+        &format!("gpu::driver::tests::{test}"),
+        "--exact",
+        "--ignored",
+        "--nocapture",
+    ]);
+    command.envs(environment.iter().copied());
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
+    let said = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
+    assert!(status.success() && said.contains("1 passed"), "{said}");
+    said
+}
+
+#[test]
+#[ignore = "other tests run it in a process of its own"]
+fn child_starts_the_driver() {
+    match version() {
+        Ok(version) => println!("started for CUDA {version}"),
+        Err(reason) => println!("not started: {reason}"),
+    }
+    // The same again, and no panic.
+    assert_eq!(version().is_ok(), devices().is_ok());
+}
+
+#[test]
+fn a_driver_that_does_not_start_is_told_from_none() {
+    let none = child("child_starts_the_driver", &[("LD_LIBRARY_PATH", "")]);
+    if none.contains("started for CUDA") {
+        say("SKIPPED: how a missing driver is told; one is installed");
+    } else {
+        assert!(none.contains(&Unavailable::NoLibrary.to_string()), "{none}");
+    }
+    if !context().is_some_and(|context| context.facts().simulated()) {
+        return;
+    }
+    let table = [
+        (
+            "CUDA_ERROR_NO_DEVICE",
+            "not started: the CUDA driver finds no GPU",
+        ),
+        (
+            "CUDA_ERROR_STUB_LIBRARY",
+            "not started: the libcuda found is the CUDA toolkit's stub",
+        ),
+        (
+            "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
+            "not started: the CUDA driver does not start: cuInit failed: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (",
+        ),
+    ];
+    for (code, wanted) in table {
+        let said = child(
+            "child_starts_the_driver",
+            &[("SOFTCUDA_FAULTS", &format!("cuInit:*={code}"))],
+        );
+        assert!(said.contains(wanted), "{said}");
+    }
+    let said = child(
+        "child_starts_the_driver",
+        &[("SOFTCUDA_FAULTS", "cuDeviceGetName:*=CUDA_ERROR_INVALID_DEVICE")],
+    );
+    assert!(
+        said.contains("started for CUDA 13.") || said.contains("test result: FAILED"),
+        "{said}"
+    );
+}
+
+/// A library of this name that has a few functions, for this CUDA.
+fn other_driver(folder: &Path, version: i32) -> bool {
+    let source = format!(
+        "int cuInit(unsigned flags) {{ return 0; }}\n\
+         int cuDriverGetVersion(int *version) {{ *version = {version}; return 0; }}\n\
+         int cuGetErrorString(int code, const char **text) {{ *text = \"an error\"; return 0; }}\n"
+    );
+    let (c, library) = (folder.join("driver.c"), folder.join("libcuda.so"));
+    std::fs::write(&c, source).unwrap();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&c)
+        .status();
+    compiled.is_ok_and(|status| status.success())
+}
+
+#[test]
+fn an_old_driver_and_one_that_lacks_functions_are_refused() {
+    let table = [
+        (
+            12040,
+            "not started: the driver is for CUDA 12.4; 13.0 or later is needed",
+        ),
+        (
+            13000,
+            "not started: the libcuda found lacks cuCtxPopCurrent_v2, cuCtxPushCurrent_v2, cuDeviceGet and 3",
+        ),
+    ];
+    for (version, wanted) in table {
+        let folder = tempfile::tempdir().unwrap();
+        if !other_driver(folder.path(), version) {
+            say("SKIPPED: how an old driver is told; there is no C compiler");
+            return;
+        }
+        let path = folder.path().to_str().unwrap();
+        let said = child("child_starts_the_driver", &[("LD_LIBRARY_PATH", path)]);
+        assert!(said.contains(wanted), "{said}");
+    }
+}
+
+#[test]
+#[ignore = "other tests run it in a process of its own"]
+fn child_loses_its_context() {
+    let context = context().unwrap();
+    let (stream, mut rows) = (context.stream().unwrap(), Rows::new(&context));
+    rows.fill(3, 0);
+    rows.params.tokens = 0xdead_0000;
+    let lost = rows
+        .give(&stream)
+        .and_then(|()| stream.synchronize())
+        .unwrap_err();
+    assert!(lost.sticky(), "{lost}");
+    println!("lost: {lost}");
+    // All fails from then on, and says so.
+    assert!(context.allocate(16).unwrap_err().sticky());
+    assert!(stream.capture(|stream| rows.give(stream)).unwrap_err().sticky());
+    drop((rows, stream, context));
+    match Context::open(0).and_then(|context| context.allocate(16).map(drop).map_err(|e| e.at("after it"))) {
+        Ok(()) => println!("opened anew"),
+        Err(error) => println!("not opened anew: {error}"),
+    }
+}
+
+#[test]
+fn a_kernel_that_fails_loses_the_context_and_nothing_panics() {
+    if context().is_none() {
+        return;
+    }
+    let said = child("child_loses_its_context", &[]);
+    assert!(
+        said.contains("lost: cu") && said.contains("the device's context is lost"),
+        "{said}"
+    );
+    assert!(said.contains("opened anew"), "{said}");
+}
+
+#[test]
+#[ignore = "other tests run it in a process of its own"]
+fn child_uses_everything() {
+    let context = context().unwrap();
+    let (stream, mut rows) = (context.stream().unwrap(), Rows::new(&context));
+    rows.fill(3, 0);
+    let graph = stream.capture(|stream| rows.give(stream)).unwrap();
+    let event = context.event().unwrap();
+    // SAFETY: all that was captured lives in `rows`.
+    unsafe { stream.launch_graph(&graph) }.unwrap();
+    event.record(&stream).unwrap();
+    event.synchronize().unwrap();
+    rows.check();
+}
+
+#[test]
+fn nothing_is_left_when_all_is_dropped() {
+    let Some(context) = context() else { return };
+    if !context.facts().simulated() {
+        return;
+    }
+    let calls = tempfile::NamedTempFile::new().unwrap();
+    let path = calls.path().to_str().unwrap();
+    // Work is done as late as can be: what is not waited for shows.
+    let said = child(
+        "child_uses_everything",
+        &[("SOFTCUDA_CALLS", path), ("SOFTCUDA_ASYNC", "lazy")],
+    );
+    assert!(!said.contains("softcuda: "), "{said}");
+    let calls = std::fs::read_to_string(path).unwrap();
+    let count = |name: &str| -> usize {
+        let line = calls
+            .lines()
+            .find(|line| line.split_whitespace().any(|word| word == name));
+        let number = line.and_then(|line| line.split_whitespace().find_map(|word| word.parse().ok()));
+        number.unwrap_or_else(|| panic!("{name} was not called:\n{calls}"))
+    };
+    for (made, gone) in [
+        ("cuMemAlloc_v2", "cuMemFree_v2"),
+        ("cuMemHostAlloc", "cuMemFreeHost"),
+        ("cuStreamCreate", "cuStreamDestroy_v2"),
+        ("cuEventCreate", "cuEventDestroy_v2"),
+        ("cuModuleLoadData", "cuModuleUnload"),
+        ("cuStreamEndCapture", "cuGraphDestroy"),
+        ("cuGraphInstantiateWithFlags", "cuGraphExecDestroy"),
+        ("cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease_v2"),
+        ("cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"),
+    ] {
+        assert_eq!(count(made), count(gone), "{made}, {gone}");
+    }
+}

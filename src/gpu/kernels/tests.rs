@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::Once;
 
-use super::{KernelModule, kernels};
+use super::{KernelModule, Kernels, kernels};
 use crate::gpu::params::{
     AttentionParams, EmbedParams, GemmParams, LayerNormParams, LoraDownParams, PoolParams,
 };
@@ -300,4 +300,95 @@ fn a_log_is_read_as_ptxas_writes_it() {
     let figures = figures(log);
     let of = &figures[&("embed_f16", "sm_80")];
     assert_eq!((of.registers, of.stack, of.spills, of.shared), (64, 80, 256, 512));
+}
+
+const ANY: &[&str] = &["sm_80", "sm_90", "compute_80"];
+const HOPPER: &[&str] = &["sm_90a", "compute_90a"];
+
+fn module(architectures: &'static [&'static str]) -> KernelModule {
+    KernelModule {
+        name: "some",
+        architectures,
+        image: &[],
+        log: "",
+    }
+}
+
+#[test]
+fn a_device_runs_the_machine_code_or_ptx_that_fits_it() {
+    // Compute capability, what it runs of modules for all and for Hopper, of PTX alone, of machine code alone.
+    let table = [
+        ((7, 0), None, None, None, None),
+        ((7, 5), None, None, None, None),
+        ((8, 0), Some("sm_80"), None, Some("compute_80"), Some("sm_80")),
+        ((8, 6), Some("sm_80"), None, Some("compute_80"), Some("sm_86")),
+        ((8, 7), Some("sm_80"), None, Some("compute_80"), Some("sm_86")),
+        ((8, 9), Some("sm_80"), None, Some("compute_80"), Some("sm_86")),
+        ((9, 0), Some("sm_90"), Some("sm_90a"), Some("compute_90"), None),
+        ((10, 0), Some("compute_80"), None, Some("compute_90"), None),
+        ((10, 3), Some("compute_80"), None, Some("compute_90"), None),
+        ((11, 0), Some("compute_80"), None, Some("compute_90"), None),
+        (
+            (12, 0),
+            Some("compute_80"),
+            None,
+            Some("compute_90"),
+            Some("sm_120"),
+        ),
+        (
+            (12, 1),
+            Some("compute_80"),
+            None,
+            Some("compute_90"),
+            Some("sm_120"),
+        ),
+    ];
+    for (capability, any, hopper, ptx, machine_code) in table {
+        assert_eq!(module(ANY).fit(capability), any, "{capability:?}");
+        assert_eq!(module(HOPPER).fit(capability), hopper, "{capability:?}");
+        let ptx_alone = module(&["compute_90", "compute_80"]);
+        assert_eq!(ptx_alone.fit(capability), ptx, "{capability:?}");
+        let code_alone = module(&["sm_80", "sm_86", "sm_120"]);
+        assert_eq!(code_alone.fit(capability), machine_code, "{capability:?}");
+    }
+    // PTX for one GPU serves where its machine code is left out, and no other GPU.
+    assert_eq!(module(&["compute_90a"]).fit((9, 0)), Some("compute_90a"));
+    assert_eq!(module(&["compute_90a"]).fit((10, 0)), None);
+}
+
+#[test]
+fn a_device_is_served_by_all_modules_that_are_not_for_another_alone() {
+    static MODULES: [KernelModule; 2] = [
+        KernelModule {
+            name: "gemm",
+            architectures: ANY,
+            image: &[],
+            log: "",
+        },
+        KernelModule {
+            name: "sm90/gemm",
+            architectures: HOPPER,
+            image: &[],
+            log: "",
+        },
+    ];
+    let build = Kernels {
+        compiler: Ok("nvcc 13.0"),
+        modules: &MODULES,
+    };
+    for capability in [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)] {
+        assert_eq!(build.check(capability), Ok(()));
+    }
+    assert_eq!(
+        build.check((7, 5)).unwrap_err(),
+        "compute capability 7.5, and the kernels of this build are for sm_80, sm_90, compute_80"
+    );
+    let none = Kernels {
+        compiler: Err("nvcc was not found"),
+        modules: &[],
+    };
+    assert_eq!(
+        none.check((9, 0)).unwrap_err(),
+        "this build has no GPU kernels: nvcc was not found"
+    );
 }
