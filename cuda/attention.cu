@@ -32,24 +32,18 @@ template <int HEAD_DIM> struct Rows {
         return row * BYTES + (chunk ^ (row / PER_LINE & MASK)) * 16;
     }
 
-    /// This thread's first row and chunk.
-    uint32_t row, chunk;
-    /// Where its two chunks lie. In every other line the upper one comes first: 8 threads, which access memory
-    /// together, then meet no bank twice.
-    uint32_t column[2], place[2];
-    bool swapped;
+    /// This thread's first row, the first of its two chunks there, and where that lies. In every other line of banks the
+    /// upper chunk comes first: 8 threads, which access memory together, then meet no bank twice.
+    uint32_t row, chunk, place;
 
     __device__ __forceinline__ Rows() {
         row = threadIdx.x / PAIRS;
-        chunk = threadIdx.x % PAIRS;
-        swapped = (row / PER_LINE & 1) != 0;
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const uint32_t mine = chunk + ((i == 1) != swapped ? PAIRS : 0);
-            column[i] = 8 * mine;
-            place[i] = offset(row, mine);
-        }
+        chunk = threadIdx.x % PAIRS + row / PER_LINE % 2 * PAIRS;
+        place = offset(row, chunk);
     }
+
+    /// Where its chunk `j`, 0 or 1, of its row `i` lies: the partner's number differs in one bit.
+    __device__ __forceinline__ uint32_t place_of(int i, int j) const { return (place ^ j * PAIRS * 16) + i * STEP * BYTES; }
 
     /// Starts the copy of COUNT rows from `first` on to smem + to; zeros for those past `length`.
     template <int COUNT>
@@ -63,7 +57,8 @@ template <int HEAD_DIM> struct Rows {
             const uint16_t *numbers = from + static_cast<uint64_t>(inside ? at : 0) * stride;
 #pragma unroll
             for (int j = 0; j < 2; j++) {
-                cp_async_cg_shared_global_16(cvta_to_shared(smem + to + place[j] + i * STEP * BYTES), numbers + column[j], inside ? 16 : 0);
+                const uint16_t *eight = numbers + (chunk ^ j * PAIRS) * 8;
+                cp_async_cg_shared_global_16(cvta_to_shared(smem + to + place_of(i, j)), eight, inside ? 16 : 0);
             }
         }
     }
@@ -75,13 +70,13 @@ template <int HEAD_DIM> struct Rows {
         for (int i = 0; i < COUNT / STEP; i++) {
             const uint32_t position = first + row + i * STEP;
             if (position < length) { // The table may end there.
-                uint4 &a = *reinterpret_cast<uint4 *>(smem + at + place[0] + i * STEP * BYTES);
-                uint4 &b = *reinterpret_cast<uint4 *>(smem + at + place[1] + i * STEP * BYTES);
-                uint4 lower = a, upper = b;
-                const float *turns = table + static_cast<uint64_t>(position) * HEAD_DIM + 16 * chunk;
-                rotate<T>(lower, upper, turns, swapped ? -1.0f : 1.0f);
-                a = lower;
-                b = upper;
+                uint4 &a = *reinterpret_cast<uint4 *>(smem + at + place_of(i, 0));
+                uint4 &b = *reinterpret_cast<uint4 *>(smem + at + place_of(i, 1));
+                uint4 first_chunk = a, second_chunk = b;
+                const float *turns = table + static_cast<uint64_t>(position) * HEAD_DIM + chunk % PAIRS * 16;
+                rotate<T>(first_chunk, second_chunk, turns, chunk < PAIRS ? 1.0f : -1.0f);
+                a = first_chunk;
+                b = second_chunk;
             }
         }
     }
@@ -257,19 +252,21 @@ template <class T, int HEAD_DIM, int ROWS> __device__ __forceinline__ void atten
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bf16_hd32_large(const __grid_constant__ AttentionParams p) {
+// Blocks that a multiprocessor of 64 K registers is to hold: as many as there are registers for without spills.
+
+extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_bf16_hd32_large(const __grid_constant__ AttentionParams p) {
     attention<Bf16, 32, ATTENTION_LARGE_ROWS>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_f16_hd32_large(const __grid_constant__ AttentionParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_f16_hd32_large(const __grid_constant__ AttentionParams p) {
     attention<F16, 32, ATTENTION_LARGE_ROWS>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bf16_hd32_small(const __grid_constant__ AttentionParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_bf16_hd32_small(const __grid_constant__ AttentionParams p) {
     attention<Bf16, 32, ATTENTION_SMALL_ROWS>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_f16_hd32_small(const __grid_constant__ AttentionParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_f16_hd32_small(const __grid_constant__ AttentionParams p) {
     attention<F16, 32, ATTENTION_SMALL_ROWS>(p);
 }
 
@@ -281,11 +278,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_f16_hd64_larg
     attention<F16, 64, ATTENTION_LARGE_ROWS>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bf16_hd64_small(const __grid_constant__ AttentionParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_bf16_hd64_small(const __grid_constant__ AttentionParams p) {
     attention<Bf16, 64, ATTENTION_SMALL_ROWS>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_f16_hd64_small(const __grid_constant__ AttentionParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_f16_hd64_small(const __grid_constant__ AttentionParams p) {
     attention<F16, 64, ATTENTION_SMALL_ROWS>(p);
 }
 
