@@ -259,6 +259,16 @@ struct GemmParams {
 };
 SAME_SIZE(struct GemmParams, 120);
 
+/// Rows of a block of lora_down, the M of one MMA.
+#define LORA_DOWN_ROWS 16
+/// Threads of a block.
+#define LORA_DOWN_THREADS 256
+/// Columns whose sums a block takes in one pass over its rows of x; if they use more, it makes more passes.
+#define LORA_DOWN_COLUMNS 32
+/// Dynamic shared memory of a block: LORA_DOWN_ROWS by LORA_DOWN_COLUMNS float32 per warp, and which columns are
+/// in use.
+#define LORA_DOWN_SHARED_BYTES 16448
+
 /// lora_down_*: h = (x Aᵀ) · weight · scale, masked, for linear layers whose x comes from no row kernel.
 struct LoraDownParams {
     /// [1] uint32: rows; blocks past them exit.

@@ -31,6 +31,16 @@ __device__ __forceinline__ uint4 ld_global_v4_b32(const void *p) {
     return v;
 }
 
+/// Activations, past L1, which is left to what others read again.
+__device__ __forceinline__ uint4 ld_global_cg_v4_b32(const void *p) {
+    uint4 v;
+    asm volatile("ld.global.cg.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(cvta_to_global(p))
+                 : "memory");
+    return v;
+}
+
 __device__ __forceinline__ void st_global_v4_b32(void *p, uint4 v) {
     asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(cvta_to_global(p)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                  : "memory");

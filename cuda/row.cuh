@@ -41,9 +41,10 @@ struct Place {
 /// Numbers of a row that one thread holds.
 typedef float Share[ROW_LANE_VECTORS][ROW_VECTOR];
 
-/// The factor of column `column` for a sequence: weight · scale, 0 where the row does not use it.
-__device__ __forceinline__ float lora_factor(const LoraDown &lora, const Mixtures &mixtures, uint32_t sequence,
-                                             uint32_t column) {
+/// The factor of column `column` for a sequence: weight · scale, 0 where the row does not use it. Lora is LoraDown, or
+/// has the same fields.
+template <class Lora>
+__device__ __forceinline__ float lora_factor(const Lora &lora, const Mixtures &mixtures, uint32_t sequence, uint32_t column) {
     if (column >= lora.columns) {
         return 0.0f;
     }

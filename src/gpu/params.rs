@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0xefc79f105a4907cf;
+pub const HEADER_FNV1A: u64 = 0x189691c313551c05;
 
 pub const ROW_VECTOR: u32 = 8;
 pub const ROW_LANE_VECTORS: u32 = 4;
@@ -28,6 +28,10 @@ pub const GEMM_SMALL16_ROWS: u32 = 16;
 pub const GEMM_SMALL16_COLUMNS: u32 = 16;
 pub const GEMM_SMALL16_THREADS: u32 = 64;
 pub const GEMM_SMALL16_SHARED: u32 = 65536;
+pub const LORA_DOWN_ROWS: u32 = 16;
+pub const LORA_DOWN_THREADS: u32 = 256;
+pub const LORA_DOWN_COLUMNS: u32 = 32;
+pub const LORA_DOWN_SHARED_BYTES: u32 = 16448;
 pub const ATTENTION_THREADS: u32 = 128;
 pub const ATTENTION_LARGE_ROWS: u32 = 128;
 pub const ATTENTION_SMALL_ROWS: u32 = 64;
