@@ -16,13 +16,14 @@
 //! | `device` | the driver API: modules, launches, buffers, guards around outputs |
 //! | `numbers` | 16-bit types, random numbers, the tolerance |
 //! | `rows` | what the row kernels have in common: shapes, adapters, LayerNorm and down-projection written plainly |
-//! | `attention`, `embed`, `gemm`, `layernorm`, `pool` | a kernel each: its reference, its table of cases, its tests |
+//! | `attention`, `embed`, `gemm`, `layernorm`, `lora_down`, `pool` | a kernel each: its reference, its table of cases, its tests |
 
 mod attention;
 mod device;
 mod embed;
 mod gemm;
 mod layernorm;
+mod lora_down;
 mod numbers;
 #[allow(dead_code)] // The build's hash of the header is another test's.
 #[path = "../../src/gpu/params.rs"]
