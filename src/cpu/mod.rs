@@ -20,7 +20,7 @@ use crate::plan::{Buffer, BufferId, NormSite, Op, Plan, Step};
 use attention::attention;
 use gemm::{PackedMatrix, SendPtr, gemm};
 pub use isa::Isa;
-use math::RopeTable;
+pub(crate) use math::RopeTable;
 use team::Team;
 
 /// Called with step, buffer and contents after each step's write.

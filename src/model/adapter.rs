@@ -109,6 +109,36 @@ impl EmbeddingLora {
         }
     }
 
+    /// Columns of A.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// `alpha / rank`.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// B, `[rank, hidden_size]`.
+    pub fn b(&self) -> &[f32] {
+        &self.b
+    }
+
+    /// Rows of A.
+    pub fn rows(&self) -> usize {
+        self.a.shape()[usize::from(self.transposed)]
+    }
+
+    /// Reads `out.len()` numbers of A as `[rows, rank]`, whatever the file's layout, from number `start` on.
+    pub(crate) fn read_a(&self, start: usize, out: &mut [f32]) {
+        if !self.transposed {
+            return self.a.read_into(start, out);
+        }
+        for (index, x) in (start..).zip(out) {
+            *x = self.factor(index / self.rank, index % self.rank);
+        }
+    }
+
     fn factor(&self, row: usize, r: usize) -> f32 {
         let index = if self.transposed {
             r * self.a.shape()[1] + row
@@ -573,6 +603,11 @@ impl AdapterTable {
         self.slots[slot]
             .as_ref()
             .expect("slots come from find on the same table")
+    }
+
+    /// All slots, the empty ones too.
+    pub(crate) fn slots(&self) -> &[Option<std::sync::Arc<Adapter>>] {
+        &self.slots
     }
 
     /// The names, by slot.

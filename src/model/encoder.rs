@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 
+use super::adapter::Site;
 use super::config::{Family, ModelConfig, Positions};
 use super::weights::{Checkpoint, Tensor};
 
@@ -190,6 +191,18 @@ impl Encoder {
             }
         }
         all
+    }
+}
+
+impl Layer {
+    /// The linear layer at a site.
+    pub fn linear(&self, site: Site) -> &Linear {
+        match site {
+            Site::Qkv => &self.qkv,
+            Site::OutProj => &self.out_proj,
+            Site::Fc1 => &self.fc1,
+            Site::Fc2 => &self.fc2,
+        }
     }
 }
 
