@@ -1,0 +1,437 @@
+//! The loaded adapters on the device.
+//!
+//! At every linear layer the factors of all of them lie side by side: rows of A and columns of B, `columns` in
+//! all, in which each adapter has a range of its own. `h = x Aᵀ`, masked for the row's adapters, then `h Bᵀ`
+//! beside `x Wᵀ`: rows with any mixtures go through one product together.
+//!
+//! An adapter keeps its slot and its range as long as it is loaded, so that nothing about its arithmetic, the
+//! order of sums included, changes when others come and go. What it holds never reaches rows that do not use
+//! it: see [`Column::new`].
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytemuck::Zeroable as _;
+
+use crate::error::Result;
+use crate::model::adapter::{AdapterTable, LoraPart, Site};
+use crate::model::{Adapter, ModelConfig};
+use crate::precision::Precision;
+
+use super::driver::{Context, DeviceMemory};
+use super::params::{EmbedAdapter, LORA_COLUMN_STEP, LORA_NO_SLOT, LoraColumn};
+use super::upload::{Image, Piece, Places, upload};
+
+/// The adapters of an [`AdapterTable`] as it was once; made anew when one comes or goes. Batches keep the one
+/// that they began with.
+#[derive(Debug)]
+pub struct Resident {
+    generation: u64,
+    /// By slot, as in the table.
+    adapters: Vec<Option<Arc<Adapter>>>,
+    /// By slot: what is large and stays the same.
+    embeddings: Vec<Option<Arc<EmbeddingFactors>>>,
+    /// Per [`Site`].
+    ranges: [Ranges; 4],
+    at: Layout,
+    memory: Option<DeviceMemory>,
+}
+
+/// Where a linear layer's factors are; nulls where no adapter has any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoraAt {
+    /// `[columns, in_features]` numbers: A.
+    pub a: u64,
+    /// `[out_features, columns]` numbers: B, all finite.
+    pub b: u64,
+    /// `[columns]` [`LoraColumn`].
+    pub column: u64,
+}
+
+impl Resident {
+    /// Uploads the adapters of `table`, on the threads of the current rayon pool. Those that `previous` has as
+    /// well stay where they are in it, and share with it what does not change.
+    ///
+    /// # Errors
+    /// A call of the driver that failed. `previous` is as it was, and nothing new is on the device.
+    pub fn new(
+        context: &Context,
+        config: &ModelConfig,
+        precision: Precision,
+        table: &AdapterTable,
+        previous: Option<&Resident>,
+    ) -> Result<Resident> {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+        let adapters = table.slots().to_vec();
+        // The same adapter, not one of the same name: the latter has other numbers, and its own place.
+        let kept = |slot: usize| {
+            let adapter = adapters[slot].as_ref()?;
+            previous.filter(
+                |p| matches!(p.adapters.get(slot), Some(Some(before)) if Arc::ptr_eq(before, adapter)),
+            )
+        };
+        let ranges = Site::ALL.map(|site| {
+            let before = |slot| Some(kept(slot)?.ranges[site as usize].of(slot));
+            let rank = |adapter: &Option<Arc<Adapter>>| adapter.as_ref().map_or(0, |a| a.rank(site));
+            let ranks: Vec<usize> = adapters.iter().map(rank).collect();
+            Ranges::assign(&ranks, before)
+        });
+        let embedding = |(slot, adapter): (usize, &Option<Arc<Adapter>>)| match (kept(slot), adapter) {
+            (Some(previous), _) => Ok(previous.embeddings[slot].clone()),
+            (None, Some(adapter)) => EmbeddingFactors::upload(context, config, precision, adapter),
+            (None, None) => Ok(None),
+        };
+        let embeddings: Vec<_> = adapters
+            .iter()
+            .enumerate()
+            .map(embedding)
+            .collect::<Result<_>>()?;
+
+        let contents = Contents {
+            config,
+            precision,
+            adapters: &adapters,
+            embeddings: embeddings.iter().map(|e| e.as_ref().map(|e| e.entry)).collect(),
+            ranges: &ranges,
+        };
+        let offsets = contents.layout(0);
+        let memory = match offsets.bytes {
+            0 => None,
+            _ => Some(upload(context, &contents.image(&offsets), "the adapters")?),
+        };
+        let at = memory
+            .as_ref()
+            .map_or(offsets, |memory| contents.layout(memory.address()));
+        Ok(Resident {
+            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+            adapters,
+            embeddings,
+            ranges,
+            at,
+            memory,
+        })
+    }
+
+    /// A number that no other has: what was made for one is not good for another.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether these are the adapters of `table`, each in its slot.
+    pub fn is_of(&self, table: &AdapterTable) -> bool {
+        let same = |(a, b): (&Option<Arc<Adapter>>, &Option<Arc<Adapter>>)| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        self.adapters.len() == table.slots().len() && self.adapters.iter().zip(table.slots()).all(same)
+    }
+
+    /// Slots, gaps included: what a row of mixture weights has.
+    pub fn slots(&self) -> usize {
+        self.adapters.len()
+    }
+
+    /// Columns of the down-projection at a site, the same in every layer: a multiple of
+    /// [`LORA_COLUMN_STEP`], 0 where no adapter has any.
+    pub fn columns(&self, site: Site) -> usize {
+        self.ranges[site as usize].total()
+    }
+
+    /// Where the factors of a linear layer are.
+    pub fn linear(&self, layer: usize, site: Site) -> LoraAt {
+        self.at.linear[layer][site as usize]
+    }
+
+    /// `[slots]` [`EmbedAdapter`], or null if none adapts the embedding tables.
+    pub fn embed(&self) -> u64 {
+        self.at.embed
+    }
+
+    /// Bytes on the device, those that it shares included.
+    pub fn bytes(&self) -> u64 {
+        let shared = self.embeddings.iter().flatten().map(|e| e.memory.len());
+        let own = self.memory.as_ref().map_or(0, DeviceMemory::len);
+        (own + shared.sum::<usize>()) as u64
+    }
+}
+
+/// Which columns of a site's down-projection each slot has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Ranges {
+    /// By slot; empty where the slot is, or its adapter has nothing at the site.
+    ranges: Vec<Range<usize>>,
+}
+
+impl Ranges {
+    /// So many columns for each slot: those that it has already, else in the first gap that is large enough.
+    fn assign(ranks: &[usize], before: impl Fn(usize) -> Option<Range<usize>>) -> Ranges {
+        let mut ranges: Vec<Range<usize>> = (0..ranks.len()).map(|s| before(s).unwrap_or(0..0)).collect();
+        for (slot, &rank) in ranks.iter().enumerate() {
+            if rank == 0 || before(slot).is_some() {
+                continue;
+            }
+            let mut taken: Vec<&Range<usize>> = ranges.iter().filter(|range| !range.is_empty()).collect();
+            taken.sort_by_key(|range| range.start);
+            let mut start = 0;
+            for range in taken {
+                if range.start >= start + rank {
+                    break;
+                }
+                start = range.end;
+            }
+            ranges[slot] = start..start + rank;
+        }
+        Ranges { ranges }
+    }
+
+    fn of(&self, slot: usize) -> Range<usize> {
+        self.ranges[slot].clone()
+    }
+
+    /// Columns in all.
+    fn total(&self) -> usize {
+        let end = self.ranges.iter().map(|range| range.end).max().unwrap_or(0);
+        end.next_multiple_of(LORA_COLUMN_STEP as usize)
+    }
+}
+
+/// One column of a layer's factors: row `r` of a part's A, and of its Bᵀ.
+#[derive(Clone, Copy)]
+struct Column<'a> {
+    slot: u32,
+    part: &'a LoraPart,
+    r: usize,
+    /// Whether all of B fits the 16-bit type.
+    finite: bool,
+}
+
+impl<'a> Column<'a> {
+    /// B must be finite in the device's type. The product runs over all columns for every row, and the zeros
+    /// that h has in columns of adapters that the row does not use only help against finite numbers: 0·∞ and
+    /// 0·NaN are NaN. A column whose B does not fit is therefore zeros, and its scale is NaN: its h is NaN for the
+    /// rows that use it, and so are their sums, since NaN·0 is NaN; for all others h is 0, the scale being
+    /// masked by a select. A needs no such care: a sum of x·A goes to its own column alone, masked as well.
+    fn new(slot: usize, part: &'a LoraPart, r: usize, precision: Precision) -> Column<'a> {
+        let bt = &part.bt[r * part.width..][..part.width];
+        Column {
+            slot: slot as u32,
+            part,
+            r,
+            finite: bt.iter().all(|&b| precision.fits(b)),
+        }
+    }
+
+    /// What the kernels learn of it.
+    fn entry(&self) -> LoraColumn {
+        LoraColumn {
+            slot: self.slot,
+            scale: if self.finite { self.part.scale } else { f32::NAN },
+        }
+    }
+
+    /// B of output column `row`: zero outside of the part's, as for a part of q, k or v alone.
+    fn b(&self, row: usize) -> f32 {
+        match row.checked_sub(self.part.column) {
+            Some(at) if at < self.part.width && self.finite => self.part.bt[self.r * self.part.width + at],
+            _ => 0.0,
+        }
+    }
+}
+
+/// Addresses, or offsets while there is no memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Layout {
+    /// Per layer, per [`Site`].
+    linear: Vec<[LoraAt; 4]>,
+    embed: u64,
+    bytes: u64,
+}
+
+/// What a [`Resident`] holds, before it is on the device.
+struct Contents<'a> {
+    config: &'a ModelConfig,
+    precision: Precision,
+    adapters: &'a [Option<Arc<Adapter>>],
+    embeddings: Vec<Option<EmbedAdapter>>,
+    ranges: &'a [Ranges; 4],
+}
+
+impl Contents<'_> {
+    fn layout(&self, start: u64) -> Layout {
+        let mut places = Places::new(start);
+        let mut at = |site: Site| {
+            let columns = self.ranges[site as usize].total();
+            let (n, k) = site.shape(self.config);
+            match columns {
+                0 => LoraAt::default(),
+                _ => LoraAt {
+                    a: places.take(columns * k * self.precision.bytes()),
+                    b: places.take(n * columns * self.precision.bytes()),
+                    column: places.take(columns * size_of::<LoraColumn>()),
+                },
+            }
+        };
+        let linear = (0..self.config.num_hidden_layers)
+            .map(|_| Site::ALL.map(&mut at))
+            .collect();
+        let embed = match self.embeddings.iter().any(Option::is_some) {
+            true => places.take(self.embeddings.len() * size_of::<EmbedAdapter>()),
+            false => 0,
+        };
+        Layout {
+            linear,
+            embed,
+            bytes: places.end() - start,
+        }
+    }
+
+    /// What goes there, if `at` is of offsets. Padding columns of A and B are zeros, as is all that no piece covers.
+    fn image(&self, at: &Layout) -> Image<'_> {
+        let precision = self.precision;
+        // Without an adapter of the embeddings there is no place for their table, and offset 0 is another's.
+        let has_embed = self.embeddings.iter().any(Option::is_some);
+        let mut pieces = Vec::new();
+        if has_embed {
+            let entry = |e: &Option<EmbedAdapter>| e.unwrap_or_else(EmbedAdapter::zeroed);
+            pieces.push(Piece::plain(
+                at.embed,
+                self.embeddings.iter().map(entry).collect(),
+            ));
+        }
+        for (layer, at) in at.linear.iter().enumerate() {
+            for site in Site::ALL {
+                let at = at[site as usize];
+                let columns = self.columns(layer, site);
+                if columns.is_empty() {
+                    continue;
+                }
+                let (n, k) = site.shape(self.config);
+                for (index, column) in columns.iter().enumerate() {
+                    let Some(Column { part, r, .. }) = *column else {
+                        continue;
+                    };
+                    let a = &part.a[r * k..][..k];
+                    let place = at.a + (index * k * precision.bytes()) as u64;
+                    let read = |start: usize, x: &mut [f32]| x.copy_from_slice(&a[start..][..x.len()]);
+                    pieces.push(Piece::numbers(place, k, precision, read, |_, _| Ok(())));
+                }
+                let entry = |column: &Option<Column<'_>>| match column {
+                    Some(column) => column.entry(),
+                    None => LoraColumn {
+                        slot: LORA_NO_SLOT,
+                        scale: 0.0,
+                    },
+                };
+                pieces.push(Piece::plain(at.column, columns.iter().map(entry).collect()));
+                let count = n * columns.len();
+                let read = move |start: usize, x: &mut [f32]| {
+                    let (mut row, mut index) = (start / columns.len(), start % columns.len());
+                    for x in x {
+                        *x = columns[index].as_ref().map_or(0.0, |column| column.b(row));
+                        index += 1;
+                        if index == columns.len() {
+                            (row, index) = (row + 1, 0);
+                        }
+                    }
+                };
+                pieces.push(Piece::numbers(at.b, count, precision, read, |_, _| Ok(())));
+            }
+        }
+        Image::new(at.bytes, pieces)
+    }
+
+    /// What each column of a layer is made of; none for padding, and where an adapter has less in this layer
+    /// than in another.
+    fn columns(&self, layer: usize, site: Site) -> Vec<Option<Column<'_>>> {
+        let ranges = &self.ranges[site as usize];
+        let mut columns = vec![None; ranges.total()];
+        for (slot, adapter) in self.adapters.iter().enumerate() {
+            let parts = adapter.iter().flat_map(|adapter| adapter.parts(layer, site));
+            let rows = parts.flat_map(|part| (0..part.rank).map(move |r| (part, r)));
+            for (index, (part, r)) in ranges.of(slot).zip(rows) {
+                columns[index] = Some(Column::new(slot, part, r, self.precision));
+            }
+            let lost = |column: &Option<Column<'_>>| column.is_some_and(|column| !column.finite);
+            if let (Some(adapter), true) = (adapter, columns[ranges.of(slot)].iter().any(lost)) {
+                let (adapter, precision) = (&adapter.name, self.precision);
+                let problem = "B holds a number that does not fit: inputs that use the adapter become NaN";
+                tracing::warn!(%adapter, %precision, layer, ?site, problem);
+            }
+        }
+        columns
+    }
+}
+
+/// An adapter's factors of the embedding tables. Rows that do not use it never read them, whatever they hold.
+#[derive(Debug)]
+struct EmbeddingFactors {
+    entry: EmbedAdapter,
+    memory: DeviceMemory,
+}
+
+impl EmbeddingFactors {
+    fn upload(
+        context: &Context,
+        config: &ModelConfig,
+        precision: Precision,
+        adapter: &Adapter,
+    ) -> Result<Option<Arc<EmbeddingFactors>>> {
+        let (offsets, image) = embedding_image(config, precision, adapter);
+        if image.bytes() == 0 {
+            return Ok(None);
+        }
+        let memory = upload(context, &image, &format!("adapter `{}`", adapter.name))?;
+        let address = |offset: Option<u64>| offset.map_or(0, |offset| memory.address() + offset);
+        let word = adapter.word.as_ref();
+        let entry = EmbedAdapter {
+            a: address(offsets.a),
+            b: address(offsets.b),
+            token_type: address(offsets.token_type),
+            scale: word.map_or(0.0, |lora| lora.scale()),
+            rank: word.map_or(0, |lora| lora.rank() as u32),
+        };
+        Ok(Some(Arc::new(EmbeddingFactors { entry, memory })))
+    }
+}
+
+/// Offsets of what an adapter has.
+#[derive(Clone, Copy, Debug, Default)]
+struct EmbeddingOffsets {
+    a: Option<u64>,
+    b: Option<u64>,
+    token_type: Option<u64>,
+}
+
+fn embedding_image<'a>(
+    config: &ModelConfig,
+    precision: Precision,
+    adapter: &'a Adapter,
+) -> (EmbeddingOffsets, Image<'a>) {
+    let hidden = config.hidden_size;
+    let mut places = Places::new(0);
+    let mut pieces = Vec::new();
+    let mut offsets = EmbeddingOffsets::default();
+    if let Some(lora) = &adapter.word {
+        let (a, b) = (lora.rows() * lora.rank(), lora.rank() * hidden);
+        let [a_at, b_at] = [a, b].map(|count| places.take(count * precision.bytes()));
+        let read_a = |start: usize, x: &mut [f32]| lora.read_a(start, x);
+        let read_b = |start: usize, x: &mut [f32]| x.copy_from_slice(&lora.b()[start..][..x.len()]);
+        pieces.push(Piece::numbers(a_at, a, precision, read_a, |_, _| Ok(())));
+        pieces.push(Piece::numbers(b_at, b, precision, read_b, |_, _| Ok(())));
+        (offsets.a, offsets.b) = (Some(a_at), Some(b_at));
+    }
+    if let Some(lora) = &adapter.token_type {
+        // Every token has type 0, so that its row is all there is to it.
+        let mut row = vec![0.0; hidden];
+        lora.add_row(0, 1.0, &mut row);
+        let at = places.take(size_of_val(row.as_slice()));
+        pieces.push(Piece::plain(at, row));
+        offsets.token_type = Some(at);
+    }
+    (offsets, Image::new(places.end(), pieces))
+}
+
+#[cfg(test)]
+mod tests;

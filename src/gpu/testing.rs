@@ -1,0 +1,90 @@
+//! What the tests beside this have in common: a device, models, and reading back.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Once;
+
+use crate::Precision;
+use crate::model::Model;
+
+use super::driver::Context;
+
+/// A GPU, or `tools/softcuda/run` in its place. `None`, and a line that says so, where there is neither; with
+/// `ROPEWAY_GPU_TESTS=require` that is a failure.
+pub fn context() -> Option<Context> {
+    match Context::open(0) {
+        Ok(context) => Some(context),
+        Err(reason) => {
+            let required = std::env::var("ROPEWAY_GPU_TESTS").is_ok_and(|value| value == "require");
+            assert!(!required, "ROPEWAY_GPU_TESTS=require, and {reason}");
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                // Not by eprintln: that is shown for failing tests alone.
+                let line = format!(
+                    "\nSKIPPED: {reason}; without a GPU: tools/softcuda/run cargo test --lib gpu::\n"
+                );
+                let _ = std::io::stderr().write_all(line.as_bytes());
+            });
+            None
+        }
+    }
+}
+
+/// What the device holds there.
+pub fn download(context: &Context, address: u64, bytes: usize) -> Vec<u8> {
+    let stream = context.stream().unwrap();
+    let mut host = context.pinned(bytes).unwrap();
+    // SAFETY: the tests ask for what their allocations have; both live until the copy is done, below.
+    unsafe { stream.download(&mut host, 0..bytes, address) }.unwrap();
+    stream.synchronize().unwrap();
+    host.to_vec()
+}
+
+/// The bytes of little-endian 16-bit numbers as such.
+pub fn numbers(bytes: &[u8]) -> Vec<u16> {
+    bytes
+        .chunks_exact(2)
+        .map(|b| u16::from_le_bytes([b[0], b[1]]))
+        .collect()
+}
+
+/// Numbers rounded one by one.
+pub fn rounded(precision: Precision, x: &[f32]) -> Vec<u16> {
+    x.iter().map(|&x| precision.round(x)).collect()
+}
+
+pub fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(path)
+}
+
+pub fn model(name: &str) -> Model {
+    Model::open(&golden(name)).unwrap()
+}
+
+/// Says to a test that it is the one that a test has started.
+const CHILD: &str = "ROPEWAY_TEST_CHILD";
+
+pub fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// Runs a test of this library once more, alone in a process with these settings of softcuda. Panics if it fails.
+pub fn in_a_child(test: &str, settings: &[(&str, &str)]) -> Output {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(CHILD, "1")
+        .envs(settings.iter().copied())
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success() && text(&output.stdout).contains("1 passed"),
+        "{settings:?}:\n{}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    output
+}
