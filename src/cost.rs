@@ -1,8 +1,8 @@
 //! What a step must compute and move, by arithmetic on the plan: for benches, which show every
 //! time beside it, and for choosing between variants.
 
-use crate::model::ModelConfig;
 use crate::gpu::params;
+use crate::model::ModelConfig;
 use crate::plan::{Op, Plan, Site, Step, Tile};
 
 /// The least work of a step.
@@ -86,7 +86,8 @@ pub fn plan(config: &ModelConfig, plan: &Plan, lengths: &[usize], number: usize,
 /// about time alone: the smallest that holds all rows where there are few, since the pass then streams
 /// weights; else the large one where its tiles are enough to give every multiprocessor one.
 pub fn gemm_tile(rows: usize, columns: usize, multiprocessors: usize) -> Tile {
-    let large = rows.div_ceil(params::GEMM_LARGE_ROWS as usize) * columns.div_ceil(params::GEMM_LARGE_COLUMNS as usize);
+    let large = rows.div_ceil(params::GEMM_LARGE_ROWS as usize)
+        * columns.div_ceil(params::GEMM_LARGE_COLUMNS as usize);
     match rows {
         0..=16 => Tile::GemmSmall16,
         17..=64 => Tile::GemmSmall64,
@@ -98,8 +99,16 @@ pub fn gemm_tile(rows: usize, columns: usize, multiprocessors: usize) -> Tile {
 /// The attention's tile for sequences of these lengths: the one whose query rows, those of cut tiles
 /// included, cost less. The large one reads keys and values half as often.
 pub fn attention_tile(lengths: impl Iterator<Item = usize> + Clone) -> Tile {
-    let work = |rows: usize| -> usize { lengths.clone().map(|length| length.div_ceil(rows) * rows * length).sum() };
-    let (large, small) = (params::ATTENTION_LARGE_ROWS as usize, params::ATTENTION_SMALL_ROWS as usize);
+    let work = |rows: usize| -> usize {
+        lengths
+            .clone()
+            .map(|length| length.div_ceil(rows) * rows * length)
+            .sum()
+    };
+    let (large, small) = (
+        params::ATTENTION_LARGE_ROWS as usize,
+        params::ATTENTION_SMALL_ROWS as usize,
+    );
     // An eighth: what the loads of keys and values are of a tile's time, roughly; not measured yet.
     if work(large) <= work(small) + work(small) / 8 {
         Tile::AttentionLarge

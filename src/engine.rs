@@ -221,8 +221,14 @@ pub struct Engine {
 
 /// What computes.
 enum Backend {
-    Cpu { cpu: Cpu, lanes: Lanes<cpu::Lane> },
-    Gpu { gpu: Box<gpu::Gpu>, lanes: Lanes<gpu::Lane> },
+    Cpu {
+        cpu: Cpu,
+        lanes: Lanes<cpu::Lane>,
+    },
+    Gpu {
+        gpu: Box<gpu::Gpu>,
+        lanes: Lanes<gpu::Lane>,
+    },
 }
 
 /// The loaded adapters; on a GPU, with their copies there.
@@ -286,7 +292,10 @@ impl Engine {
         let mut model = tokenizers.install(|| Model::open(folder))?;
         let text = TextPipeline::open(folder)?;
         let table = AdapterTable::new(std::mem::take(&mut model.adapters));
-        let mut adapters = Adapters { table, resident: None };
+        let mut adapters = Adapters {
+            table,
+            resident: None,
+        };
         // A model that the kernels cannot run is one that `auto` runs on the CPU.
         let gpu = gpu.and_then(|index| match (gpu::check(&model.config), settings.device) {
             (Err(reason), Device::Auto) => Err(format!("no GPU is used: {reason}")),
@@ -303,7 +312,9 @@ impl Engine {
                 };
                 let open = || gpu::Gpu::open(&model, &adapters.table, index, options);
                 let (gpu, resident) = tokenizers.install(open)?;
-                let lanes = (0..lanes).map(|_| gpu.lane(&model.config, &adapters.table, &resident)).collect::<Result<_>>()?;
+                let lanes = (0..lanes)
+                    .map(|_| gpu.lane(&model.config, &adapters.table, &resident))
+                    .collect::<Result<_>>()?;
                 adapters.resident = Some(resident);
                 let (gpu, lanes) = (Box::new(gpu), Lanes::new(lanes));
                 (Backend::Gpu { gpu, lanes }, None)
@@ -311,7 +322,10 @@ impl Engine {
             Err(reason) => {
                 let cpu = Cpu::new(&model, threads);
                 let lanes = Lanes::new((0..lanes).map(|_| cpu::Lane::new(threads / lanes)).collect());
-                (Backend::Cpu { cpu, lanes }, Some(reason).filter(|reason| !reason.is_empty()))
+                (
+                    Backend::Cpu { cpu, lanes },
+                    Some(reason).filter(|reason| !reason.is_empty()),
+                )
             }
         };
         if let Some(reason) = &fallback {
@@ -449,7 +463,9 @@ impl Engine {
         let Adapters { mut table, resident } = self.loaded();
         change(&mut table)?;
         let resident = match (&self.backend, resident) {
-            (Backend::Gpu { gpu, .. }, Some(before)) => Some(gpu.resident(&self.model.config, &table, &before)?),
+            (Backend::Gpu { gpu, .. }, Some(before)) => {
+                Some(gpu.resident(&self.model.config, &table, &before)?)
+            }
             _ => None,
         };
         *self.adapters.write().unwrap_or_else(PoisonError::into_inner) = Adapters { table, resident };
@@ -527,7 +543,13 @@ impl Engine {
             Backend::Cpu { .. } => size_of::<f32>(),
             Backend::Gpu { .. } => size_of::<u16>(),
         };
-        Ok(crate::cost::plan(&self.model.config, &plan, &lengths, number, number))
+        Ok(crate::cost::plan(
+            &self.model.config,
+            &plan,
+            &lengths,
+            number,
+            number,
+        ))
     }
 
     /// The plan and the batch these requests make if they all fit one pass, for comparisons.
@@ -550,7 +572,10 @@ impl Engine {
                 cpu.run(&self.model, plan, batch, &mut lanes.take(), Some(after));
             }
             Backend::Gpu { gpu, lanes } => {
-                let resident = self.loaded().resident.expect("a GPU has its copy of the adapters");
+                let resident = self
+                    .loaded()
+                    .resident
+                    .expect("a GPU has its copy of the adapters");
                 gpu.trace(&mut lanes.take(), &self.model, plan, batch, &resident, after)?;
             }
         }
@@ -626,7 +651,8 @@ impl Engine {
             Backend::Gpu { gpu, lanes } => {
                 let resident = resident.expect("a GPU has its copy of the adapters");
                 let mut lane = lanes.take();
-                gpu.run(&mut lane, &self.model, batch, resident).map_err(Failure::Gpu)
+                gpu.run(&mut lane, &self.model, batch, resident)
+                    .map_err(Failure::Gpu)
             }
         };
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {

@@ -89,14 +89,20 @@ impl Vector {
     pub(crate) fn from_record(encoding: Encoding, bytes: &[u8], dimensions: usize, scale: f32) -> Vector {
         let floats = || -> Vec<f32> {
             let numbers = bytes[..4 * dimensions].chunks_exact(4);
-            numbers.map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect()
+            numbers
+                .map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")))
+                .collect()
         };
         match encoding {
             Encoding::F32 => Vector::F32(floats()),
             Encoding::Base64 => Vector::encode(&floats(), encoding),
             Encoding::F16 => {
                 let numbers = bytes[..2 * dimensions].chunks_exact(2);
-                Vector::F16(numbers.map(|b| f16::from_le_bytes(b.try_into().expect("two bytes"))).collect())
+                Vector::F16(
+                    numbers
+                        .map(|b| f16::from_le_bytes(b.try_into().expect("two bytes")))
+                        .collect(),
+                )
             }
             Encoding::Int8 => Vector::Int8 {
                 values: bytes[..dimensions].iter().map(|&b| b as i8).collect(),

@@ -8,9 +8,9 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::batch::BatchShape;
+pub use crate::model::adapter::Site;
 use crate::model::{ModelConfig, Positions};
 use crate::precision::{Numerics, Precision};
-pub use crate::model::adapter::Site;
 
 /// One operation of the network. The list is closed: every executor knows every op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -224,7 +224,9 @@ impl Plan {
             Variant::Float32 => None,
         };
         let attention = self.steps.iter().find(|step| step.ops[0] == Op::Attention);
-        attention.and_then(of).unwrap_or((Tile::AttentionLarge, Fusion::Extended))
+        attention
+            .and_then(of)
+            .unwrap_or((Tile::AttentionLarge, Fusion::Extended))
     }
 
     /// The buffer of the outputs.
@@ -248,7 +250,13 @@ struct Builder {
 
 impl Builder {
     fn new(config: &ModelConfig, shape: BatchShape, lora_columns: [usize; 4], gpu: Option<Gpu>) -> Builder {
-        let merged = matches!(gpu, Some(Gpu { fusion: Fusion::Merged(_), .. }));
+        let merged = matches!(
+            gpu,
+            Some(Gpu {
+                fusion: Fusion::Merged(_),
+                ..
+            })
+        );
         let none = !shape.adapted || merged;
         Builder {
             shape,
@@ -457,7 +465,11 @@ impl fmt::Display for Step {
         }
         match self.variant {
             Variant::Float32 => Ok(()),
-            Variant::Kernel { precision, tile, fusion } => {
+            Variant::Kernel {
+                precision,
+                tile,
+                fusion,
+            } => {
                 write!(f, " [{precision}")?;
                 match tile {
                     Tile::Only => {}

@@ -328,7 +328,14 @@ impl<'a> Pass<'a> {
     }
 
     /// The norm that ends a layer writes the next one's input, so the layer is the step's.
-    fn add_layer_norm(&mut self, layer: Option<usize>, site: NormSite, x: &[f32], y: &[f32], out: &mut [f32]) {
+    fn add_layer_norm(
+        &mut self,
+        layer: Option<usize>,
+        site: NormSite,
+        x: &[f32],
+        y: &[f32],
+        out: &mut [f32],
+    ) {
         let weights = &self.cpu.layers[layer.expect("the op belongs to a layer")];
         let norm = match site {
             NormSite::Attention => &weights.norm1,

@@ -10,7 +10,8 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytemuck::Zeroable as _;
 
 use crate::error::Result;
 use crate::model::adapter::{AdapterTable, LoraPart, Site};
@@ -25,12 +26,12 @@ use super::upload::{Image, Piece, Places, upload};
 /// that they began with.
 #[derive(Debug)]
 pub struct Resident {
-    generation: u64,
     /// By slot, as in the table.
     adapters: Vec<Option<Arc<Adapter>>>,
     /// By slot: what is large and stays the same.
     embeddings: Vec<Option<Arc<EmbeddingFactors>>>,
     /// Per [`Site`].
+    #[cfg(test)]
     ranges: [Ranges; 4],
     at: Layout,
     memory: Option<DeviceMemory>,
@@ -60,14 +61,13 @@ impl Resident {
         table: &AdapterTable,
         previous: Option<&Resident>,
     ) -> Result<Resident> {
-        static GENERATION: AtomicU64 = AtomicU64::new(1);
         let adapters = table.by_slot();
         // The same adapter, not one of the same name: the latter has other numbers, and its own place.
         let kept = |slot: usize| {
             let adapter = adapters[slot].as_ref()?;
-            previous.filter(|p| {
-                matches!(p.adapters.get(slot), Some(Some(before)) if Arc::ptr_eq(before, adapter))
-            })
+            previous.filter(
+                |p| matches!(p.adapters.get(slot), Some(Some(before)) if Arc::ptr_eq(before, adapter)),
+            )
         };
         let ranges = Site::ALL.map(|site| Ranges::new(table, site));
         let embedding = |(slot, adapter): (usize, &Option<Arc<Adapter>>)| match (kept(slot), adapter) {
@@ -75,7 +75,11 @@ impl Resident {
             (None, Some(adapter)) => EmbeddingFactors::upload(context, config, precision, adapter),
             (None, None) => Ok(None),
         };
-        let embeddings: Vec<_> = adapters.iter().enumerate().map(embedding).collect::<Result<_>>()?;
+        let embeddings: Vec<_> = adapters
+            .iter()
+            .enumerate()
+            .map(embedding)
+            .collect::<Result<_>>()?;
 
         let contents = Contents {
             config,
@@ -93,29 +97,18 @@ impl Resident {
             .as_ref()
             .map_or(offsets, |memory| contents.layout(memory.address()));
         Ok(Resident {
-            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             adapters,
             embeddings,
+            #[cfg(test)]
             ranges,
             at,
             memory,
         })
     }
 
-    /// A number that no other has: what was made for one is not good for another.
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
     /// Slots, gaps included: what a row of mixture weights has.
     pub fn slots(&self) -> usize {
         self.adapters.len()
-    }
-
-    /// Columns of the down-projection at a site, the same in every layer: a multiple of
-    /// [`LORA_COLUMN_STEP`], 0 where no adapter has any.
-    pub fn columns(&self, site: Site) -> usize {
-        self.ranges[site as usize].total
     }
 
     /// Where the factors of a linear layer are.
@@ -258,16 +251,14 @@ impl Contents<'_> {
         let precision = self.precision;
         // Without an adapter of the embeddings there is no place for their table, and offset 0 is another's.
         let has_embed = self.embeddings.iter().any(Option::is_some);
-        let null = EmbedAdapter {
-            a: 0,
-            b: 0,
-            token_type: 0,
-            scale: 0.0,
-            rank: 0,
-        };
-        let embed = self.embeddings.iter().map(|e| e.unwrap_or(null));
-        let embed = has_embed.then(|| Piece::plain(at.embed, embed.collect()));
-        let mut pieces: Vec<Piece<'_>> = embed.into_iter().collect();
+        let mut pieces = Vec::new();
+        if has_embed {
+            let entry = |e: &Option<EmbedAdapter>| e.unwrap_or_else(EmbedAdapter::zeroed);
+            pieces.push(Piece::plain(
+                at.embed,
+                self.embeddings.iter().map(entry).collect(),
+            ));
+        }
         for (layer, at) in at.linear.iter().enumerate() {
             for site in Site::ALL {
                 let at = at[site as usize];
@@ -320,6 +311,12 @@ impl Contents<'_> {
             let rows = parts.flat_map(|part| (0..part.rank).map(move |r| (part, r)));
             for (index, (part, r)) in ranges.of(slot).zip(rows) {
                 columns[index] = Some(Column::new(slot, part, r, self.precision));
+            }
+            let lost = |column: &Option<Column<'_>>| column.is_some_and(|column| !column.finite);
+            if let (Some(adapter), true) = (adapter, columns[ranges.of(slot)].iter().any(lost)) {
+                let (adapter, precision) = (&adapter.name, self.precision);
+                let problem = "B holds a number that does not fit: inputs that use the adapter become NaN";
+                tracing::warn!(%adapter, %precision, layer, ?site, problem);
             }
         }
         columns
@@ -376,14 +373,13 @@ fn embedding_image<'a>(
     let mut pieces = Vec::new();
     let mut offsets = EmbeddingOffsets::default();
     if let Some(lora) = &adapter.word {
-        let mut numbers = |count: usize, read: Box<dyn Fn(usize, &mut [f32]) + Send + Sync + 'a>| {
-            let at = places.take(count * precision.bytes());
-            pieces.push(Piece::numbers(at, count, precision, read, |_, _| Ok(())));
-            Some(at)
-        };
         let (a, b) = (lora.rows() * lora.rank(), lora.rank() * hidden);
-        offsets.a = numbers(a, Box::new(|start, x| lora.read_a(start, x)));
-        offsets.b = numbers(b, Box::new(|start, x| x.copy_from_slice(&lora.b()[start..][..x.len()])));
+        let [a_at, b_at] = [a, b].map(|count| places.take(count * precision.bytes()));
+        let read_a = |start: usize, x: &mut [f32]| lora.read_a(start, x);
+        let read_b = |start: usize, x: &mut [f32]| x.copy_from_slice(&lora.b()[start..][..x.len()]);
+        pieces.push(Piece::numbers(a_at, a, precision, read_a, |_, _| Ok(())));
+        pieces.push(Piece::numbers(b_at, b, precision, read_b, |_, _| Ok(())));
+        (offsets.a, offsets.b) = (Some(a_at), Some(b_at));
     }
     if let Some(lora) = &adapter.token_type {
         // Every token has type 0, so that its row is all there is to it.

@@ -7,8 +7,8 @@ use super::driver::{self, Context, DriverError};
 use super::entries::Entries;
 use super::exec::{Launch, Places, launches};
 use super::lane::{Key, Lane, Pass, Sizes, bucket};
-use super::packed::{Layout, Round};
 use super::merged::Merged;
+use super::packed::{Layout, Round};
 use super::weights::Weights;
 use crate::batch::{Batch, BatchShape};
 use crate::cost::attention_tile;
@@ -18,8 +18,8 @@ use crate::model::adapter::{AdapterTable, Site};
 use crate::model::{Model, ModelConfig};
 use crate::output::Vector;
 use crate::plan::{self, Fusion, Name, Plan, Tile};
-use crate::request::Encoding;
 use crate::precision::{Numerics, Precision};
+use crate::request::Encoding;
 
 /// Bytes of an activation.
 const NUMBER: usize = 2;
@@ -108,7 +108,10 @@ impl Gpu {
         for name in &options.merged {
             let slot = table.find(name).ok_or_else(|| {
                 let names = crate::model::adapter::list(&table.names());
-                Error::adapter(name, format!("cannot be merged: it is not one of the model's; there are {names}"))
+                Error::adapter(
+                    name,
+                    format!("cannot be merged: it is not one of the model's; there are {names}"),
+                )
             })?;
             let copy = Merged::upload(&context, model, table.get(slot), options.precision)?;
             merged.push((name.clone(), copy));
@@ -129,7 +132,10 @@ impl Gpu {
     /// For people: `cuda:0 (NVIDIA H200, bf16)`.
     pub fn name(&self) -> String {
         let facts = self.context.facts();
-        format!("cuda:{} ({}, {})", facts.index, facts.name, self.options.precision)
+        format!(
+            "cuda:{} ({}, {})",
+            facts.index, facts.name, self.options.precision
+        )
     }
 
     /// Bytes of the weights there, merged copies included.
@@ -165,18 +171,38 @@ impl Gpu {
     }
 
     /// The adapters of a table, with those that are there already left in place.
-    pub fn resident(&self, config: &ModelConfig, table: &AdapterTable, before: &Resident) -> Result<Arc<Resident>> {
+    pub fn resident(
+        &self,
+        config: &ModelConfig,
+        table: &AdapterTable,
+        before: &Resident,
+    ) -> Result<Arc<Resident>> {
         self.alive().map_err(Error::from)?;
         let precision = self.options.precision;
-        Resident::new(&self.context, config, precision, table, Some(before)).map(Arc::new)
+        let resident = Resident::new(&self.context, config, precision, table, Some(before))?;
+        tracing::debug!(bytes = resident.bytes(), "adapters");
+        Ok(Arc::new(resident))
     }
 
     /// The plan of a batch, for this shape of it.
     pub fn plan(&self, config: &ModelConfig, batch: &Batch, shape: BatchShape) -> Plan {
-        self.plan_for(config, &batch.adapters, shape, self.tile(batch), self.fusion(batch))
+        self.plan_for(
+            config,
+            &batch.adapters,
+            shape,
+            self.tile(batch),
+            self.fusion(batch),
+        )
     }
 
-    fn plan_for(&self, config: &ModelConfig, table: &AdapterTable, shape: BatchShape, attention: Tile, fusion: Fusion) -> Plan {
+    fn plan_for(
+        &self,
+        config: &ModelConfig,
+        table: &AdapterTable,
+        shape: BatchShape,
+        attention: Tile,
+        fusion: Fusion,
+    ) -> Plan {
         let columns = Site::ALL.map(|site| table.columns(site).1);
         let gpu = plan::Gpu {
             precision: self.options.precision,
@@ -209,7 +235,10 @@ impl Gpu {
 
     fn merged(&self, slot: usize, table: &AdapterTable) -> Option<&Merged> {
         let name = &table.get(slot).name;
-        self.merged.iter().find(|(of, _)| of == name).map(|(_, copy)| copy)
+        self.merged
+            .iter()
+            .find(|(of, _)| of == name)
+            .map(|(_, copy)| copy)
     }
 
     /// Fails if the device was lost earlier.
@@ -268,7 +297,14 @@ impl Gpu {
             let pass = self.capture(lane, model, batch, resident, &key)?;
             lane.passes.insert(key, pass);
         }
-        let Lane { stream, sent, received, upload, passes, .. } = lane;
+        let Lane {
+            stream,
+            sent,
+            received,
+            upload,
+            passes,
+            ..
+        } = lane;
         let pass = passes.get(&key).expect("it was made just now");
         let rounds = Round::all(batch, key.bucket);
         let mut vectors = Vec::new();
@@ -300,7 +336,13 @@ impl Gpu {
         Ok(vectors)
     }
 
-    fn adapt(&self, lane: &mut Lane, model: &Model, batch: &Batch, resident: &Arc<Resident>) -> Result<(), Failure> {
+    fn adapt(
+        &self,
+        lane: &mut Lane,
+        model: &Model,
+        batch: &Batch,
+        resident: &Arc<Resident>,
+    ) -> Result<(), Failure> {
         let sizes = || self.sizes(&model.config, &batch.adapters);
         let adapted = lane.adapt(&self.context, sizes, resident);
         adapted.map_err(at("the memory of a lane"))
@@ -348,16 +390,22 @@ impl Gpu {
             adapted: key.adapted,
         };
         let plan = self.plan_for(&model.config, &batch.adapters, shape, key.attention, key.fusion);
-        let layout = Layout::new(key.bucket, if key.adapted { batch.adapters.slots() } else { 0 });
+        let layout = Layout::new(key.bucket, if key.adapted { resident.slots() } else { 0 });
         let launches = self.launches(lane, model, batch, resident, &plan, &layout, key.fusion);
         let graph = lane.stream.capture(|stream| {
             for launch in &launches {
                 // SAFETY: captured, not run; what its addresses are good for is said where the graph is launched.
-                unsafe { self.entries.launch(stream, launch) }.map_err(at(plan.steps[launch.step].to_string()))?;
+                unsafe { self.entries.launch(stream, launch) }
+                    .map_err(at(plan.steps[launch.step].to_string()))?;
             }
             Ok::<_, Failure>(())
         })?;
-        tracing::debug!(bucket = key.bucket, adapted = key.adapted, launches = launches.len(), "graph");
+        tracing::debug!(
+            bucket = key.bucket,
+            adapted = key.adapted,
+            launches = launches.len(),
+            "graph"
+        );
         Ok(Pass {
             graph,
             layout,
@@ -381,11 +429,18 @@ impl Gpu {
     ) -> Result<()> {
         self.alive()?;
         let mut batch = batch.clone();
-        batch.pools.iter_mut().for_each(|pool| pool.encoding = Encoding::F32);
+        batch
+            .pools
+            .iter_mut()
+            .for_each(|pool| pool.encoding = Encoding::F32);
         let adapted = self.adapt(lane, model, &batch, resident);
         self.settle(lane, adapted)?;
         let rows = batch.tokens().max(batch.output_rows());
-        let slots = if batch.shape().adapted { batch.adapters.slots() } else { 0 };
+        let slots = if batch.shape().adapted {
+            resident.slots()
+        } else {
+            0
+        };
         let layout = Layout::new(rows, slots);
         if plan.arena_len * NUMBER > lane.arena.len() || layout.bytes > lane.upload.len() {
             return Err(Error::request(format!(
@@ -413,7 +468,8 @@ impl Gpu {
         let round = &Round::all(batch, layout.tokens)[0];
         let end = layout.write(batch, tile, round, &mut lane.sent);
         // SAFETY: as in `pass`; the stream is drained after every step.
-        unsafe { lane.stream.upload(lane.upload.address(), &lane.sent, 0..end) }.map_err(at("upload of a batch"))?;
+        unsafe { lane.stream.upload(lane.upload.address(), &lane.sent, 0..end) }
+            .map_err(at("upload of a batch"))?;
         let launches = self.launches(lane, model, batch, resident, plan, layout, fusion);
         for (number, step) in plan.steps.iter().enumerate() {
             for launch in launches.iter().filter(|launch| launch.step == number) {
@@ -451,7 +507,10 @@ impl Gpu {
         while bytes.len() < count {
             let part = (count - bytes.len()).min(lane.received.len());
             // SAFETY: the bytes are the lane's and nothing runs; the stream is drained before they are looked at.
-            unsafe { lane.stream.download(&mut lane.received, 0..part, address + bytes.len() as u64) }?;
+            unsafe {
+                lane.stream
+                    .download(&mut lane.received, 0..part, address + bytes.len() as u64)
+            }?;
             lane.stream.synchronize()?;
             bytes.extend_from_slice(&lane.received[..part]);
         }

@@ -41,11 +41,14 @@ pub struct Entries {
 pub fn check(config: &ModelConfig) -> Result<(), String> {
     let head = config.head_dim;
     if ![32, 64, 128].contains(&head) {
-        return Err(format!("the GPU kernels are for heads of 32, 64 or 128 numbers, and the model has {head}"));
+        return Err(format!(
+            "the GPU kernels are for heads of 32, 64 or 128 numbers, and the model has {head}"
+        ));
     }
     let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
     let step = ROW_VECTOR as usize;
-    if !hidden.is_multiple_of(step) || !intermediate.is_multiple_of(step) || hidden > ROW_MAX_HIDDEN as usize {
+    if !hidden.is_multiple_of(step) || !intermediate.is_multiple_of(step) || hidden > ROW_MAX_HIDDEN as usize
+    {
         return Err(format!(
             "the GPU kernels are for sizes that are multiples of {step} and a hidden size of at most {ROW_MAX_HIDDEN}, and \
              the model has {hidden} and {intermediate}"
@@ -78,11 +81,31 @@ impl Entries {
             layernorm: loader.kernel("layernorm", entry!(precision, "layernorm"), ROW_SHARED_BYTES)?,
             gemm_large: loader.kernel("gemm", entry!(precision, "gemm", "_large"), GEMM_LARGE_SHARED)?,
             gemm_medium: loader.kernel("gemm", entry!(precision, "gemm", "_medium"), GEMM_MEDIUM_SHARED)?,
-            gemm_small64: loader.kernel("gemm", entry!(precision, "gemm", "_small64"), GEMM_SMALL64_SHARED)?,
-            gemm_small16: loader.kernel("gemm", entry!(precision, "gemm", "_small16"), GEMM_SMALL16_SHARED)?,
-            lora_down: loader.kernel("lora_down", entry!(precision, "lora_down"), LORA_DOWN_SHARED_BYTES)?,
-            attention_large: loader.kernel("attention", large, attention_shared(Tile::AttentionLarge, head))?,
-            attention_small: loader.kernel("attention", small, attention_shared(Tile::AttentionSmall, head))?,
+            gemm_small64: loader.kernel(
+                "gemm",
+                entry!(precision, "gemm", "_small64"),
+                GEMM_SMALL64_SHARED,
+            )?,
+            gemm_small16: loader.kernel(
+                "gemm",
+                entry!(precision, "gemm", "_small16"),
+                GEMM_SMALL16_SHARED,
+            )?,
+            lora_down: loader.kernel(
+                "lora_down",
+                entry!(precision, "lora_down"),
+                LORA_DOWN_SHARED_BYTES,
+            )?,
+            attention_large: loader.kernel(
+                "attention",
+                large,
+                attention_shared(Tile::AttentionLarge, head),
+            )?,
+            attention_small: loader.kernel(
+                "attention",
+                small,
+                attention_shared(Tile::AttentionSmall, head),
+            )?,
             pool: loader.kernel("pool", entry!(precision, "pool"), POOL_SHARED_BYTES)?,
         })
     }
@@ -92,7 +115,13 @@ impl Entries {
     /// # Safety
     /// The addresses in the launch must be good for what its kernel does with them, until it is done.
     pub unsafe fn launch(&self, stream: &Stream, launch: &Launch) -> Result<(), DriverError> {
-        let &Launch { grid, block, shared, params, .. } = launch;
+        let &Launch {
+            grid,
+            block,
+            shared,
+            params,
+            ..
+        } = launch;
         // SAFETY: the caller's promise; each struct goes to the kernel that it is for.
         unsafe {
             match &params {

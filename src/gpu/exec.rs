@@ -4,9 +4,9 @@
 //! a CUDA graph or launched step by step for a comparison.
 
 use super::adapters::LoraAt;
+use super::merged::Merged;
 use super::packed::{Header, Layout};
 use super::params::*;
-use super::merged::Merged;
 use super::weights;
 use crate::model::adapter::Site;
 use crate::model::{ModelConfig, Positions};
@@ -178,7 +178,13 @@ impl Arm<'_> {
     }
 
     fn embed(&self) -> Launch {
-        let Places { config, weights, embedding_adapters, layout, .. } = *self.places;
+        let Places {
+            config,
+            weights,
+            embedding_adapters,
+            layout,
+            ..
+        } = *self.places;
         let params = EmbedParams {
             tokens: self.tokens(),
             ids: self.upload(layout.ids),
@@ -246,7 +252,12 @@ impl Arm<'_> {
             reserved: 0,
         };
         let blocks = self.rows().div_ceil(LORA_DOWN_ROWS as usize) as u32;
-        self.launch([blocks, 1, 1], LORA_DOWN_THREADS, LORA_DOWN_SHARED_BYTES, Params::LoraDown(params))
+        self.launch(
+            [blocks, 1, 1],
+            LORA_DOWN_THREADS,
+            LORA_DOWN_SHARED_BYTES,
+            Params::LoraDown(params),
+        )
     }
 
     /// A linear layer; two launches where its adapters are added by one of their own.
@@ -295,20 +306,64 @@ impl Arm<'_> {
         let b = (self.places.adapters)(layer, site).b;
         if fusion == Fusion::Separate {
             let none: Rope = bytemuck::Zeroable::zeroed();
-            launches.push(self.gemm(tile, GemmParams { bias: 0, rope: none, gelu: 0, ..plain }));
+            launches.push(self.gemm(
+                tile,
+                GemmParams {
+                    bias: 0,
+                    rope: none,
+                    gelu: 0,
+                    ..plain
+                },
+            ));
             let (residual, residual_stride) = (plain.out, plain.out_stride);
-            let added = GemmParams { x: h, w: b, k: columns, x_stride: columns, residual, residual_stride, ..plain };
+            let added = GemmParams {
+                x: h,
+                w: b,
+                k: columns,
+                x_stride: columns,
+                residual,
+                residual_stride,
+                ..plain
+            };
             return launches.push(self.gemm(tile, added));
         }
-        launches.push(self.gemm(tile, GemmParams { h, b, columns, ..plain }));
+        launches.push(self.gemm(
+            tile,
+            GemmParams {
+                h,
+                b,
+                columns,
+                ..plain
+            },
+        ));
     }
 
     fn gemm(&self, tile: Tile, params: GemmParams) -> Launch {
         let (rows, columns, block, shared) = match tile {
-            Tile::GemmLarge => (GEMM_LARGE_ROWS, GEMM_LARGE_COLUMNS, GEMM_LARGE_THREADS, GEMM_LARGE_SHARED),
-            Tile::GemmMedium => (GEMM_MEDIUM_ROWS, GEMM_MEDIUM_COLUMNS, GEMM_MEDIUM_THREADS, GEMM_MEDIUM_SHARED),
-            Tile::GemmSmall64 => (GEMM_SMALL64_ROWS, GEMM_SMALL64_COLUMNS, GEMM_SMALL64_THREADS, GEMM_SMALL64_SHARED),
-            _ => (GEMM_SMALL16_ROWS, GEMM_SMALL16_COLUMNS, GEMM_SMALL16_THREADS, GEMM_SMALL16_SHARED),
+            Tile::GemmLarge => (
+                GEMM_LARGE_ROWS,
+                GEMM_LARGE_COLUMNS,
+                GEMM_LARGE_THREADS,
+                GEMM_LARGE_SHARED,
+            ),
+            Tile::GemmMedium => (
+                GEMM_MEDIUM_ROWS,
+                GEMM_MEDIUM_COLUMNS,
+                GEMM_MEDIUM_THREADS,
+                GEMM_MEDIUM_SHARED,
+            ),
+            Tile::GemmSmall64 => (
+                GEMM_SMALL64_ROWS,
+                GEMM_SMALL64_COLUMNS,
+                GEMM_SMALL64_THREADS,
+                GEMM_SMALL64_SHARED,
+            ),
+            _ => (
+                GEMM_SMALL16_ROWS,
+                GEMM_SMALL16_COLUMNS,
+                GEMM_SMALL16_THREADS,
+                GEMM_SMALL16_SHARED,
+            ),
         };
         let grid = [params.n.div_ceil(columns), (self.rows() as u32).div_ceil(rows), 1];
         self.launch(grid, block, shared, Params::Gemm(tile, params))
@@ -323,7 +378,11 @@ impl Arm<'_> {
             tiles: self.upload(layout.tiles),
             cu_seqlens: self.upload(layout.cu_seqlens),
             qkv: self.address(qkv),
-            rope: if form.rotated { 0 } else { self.places.weights.rope.unwrap_or(0) },
+            rope: if form.rotated {
+                0
+            } else {
+                self.places.weights.rope.unwrap_or(0)
+            },
             out: self.address(out),
             heads: config.num_attention_heads as u32,
             scale: if form.q_scaled { 1.0 } else { scale(config) },
@@ -349,7 +408,12 @@ impl Arm<'_> {
             x_stride: self.columns(x),
         };
         let most = (self.rows() as u32).max(1);
-        self.launch([most.min(self.places.in_turn), 1, 1], POOL_THREADS, POOL_SHARED_BYTES, Params::Pool(params))
+        self.launch(
+            [most.min(self.places.in_turn), 1, 1],
+            POOL_THREADS,
+            POOL_SHARED_BYTES,
+            Params::Pool(params),
+        )
     }
 
     fn variant(&self) -> (Tile, Fusion) {

@@ -97,7 +97,11 @@ impl Lane {
 pub fn bucket(tokens: usize, capacity: usize) -> usize {
     let mut room = 16;
     while room < tokens {
-        room = if room + room / 2 >= tokens { room + room / 2 } else { 2 * room };
+        room = if room + room / 2 >= tokens {
+            room + room / 2
+        } else {
+            2 * room
+        };
     }
     room.min(capacity)
 }
@@ -111,7 +115,10 @@ mod tests {
         assert_eq!(super::bucket(8194, 8194), 8194);
         for tokens in 1..5000 {
             let room = super::bucket(tokens, 1 << 20);
-            assert!(room >= tokens && (room <= 16 || 2 * room < 3 * tokens + 2), "{tokens} in {room}");
+            assert!(
+                room >= tokens && (room <= 16 || 2 * room < 3 * tokens + 2),
+                "{tokens} in {room}"
+            );
         }
     }
 }

@@ -11,6 +11,7 @@
 //! | `weights`, `adapters`, `merged`, `upload` | a model's numbers on the device |
 //! | `kernels` | the table of compiled kernels, empty where the build had no nvcc; which of them a device runs |
 //! | `params` | the kernels' parameter structs and tile constants, made from `cuda/params.h` by `tools/bindgen` |
+//! | `numbers` | float32 to the 16-bit types |
 //! | `driver` | the CUDA driver; nothing else calls it |
 
 pub(crate) mod adapters;
@@ -21,10 +22,13 @@ mod exec;
 pub mod kernels;
 mod lane;
 mod merged;
+mod numbers;
 mod packed;
 #[allow(dead_code)] // Some constants are for the kernels alone.
 #[rustfmt::skip] // As bindgen writes it.
 pub(crate) mod params;
+#[cfg(test)]
+mod testing;
 mod upload;
 mod weights;
 

@@ -157,12 +157,12 @@ impl Round {
         let mut rounds = vec![Round::default()];
         for pool in &batch.pools {
             let tokens = batch.pool_rows(pool);
-            let ranges: Vec<_> = match pool.kind {
-                PoolKind::Mean | PoolKind::Sum => vec![tokens],
-                PoolKind::First => vec![tokens.start..tokens.start + 1],
-                PoolKind::Rows => tokens.map(|row| row..row + 1).collect(),
+            // So many vectors of so many rows each.
+            let rows = match pool.kind {
+                PoolKind::Mean | PoolKind::Sum => tokens.len(),
+                PoolKind::First | PoolKind::Rows => 1,
             };
-            for range in ranges {
+            for first in tokens.step_by(rows.max(1)).take(pool.rows()) {
                 if rounds.last().is_some_and(|round| round.rows.len() == limit) {
                     rounds.push(Round::default());
                 }
@@ -176,8 +176,8 @@ impl Round {
                 let mean = if pool.kind == PoolKind::Sum { 0 } else { POOL_MEAN };
                 let normalize = if pool.normalize { POOL_NORMALIZE } else { 0 };
                 round.rows.push(PoolRow {
-                    first: range.start as u32,
-                    rows: range.len() as u32,
+                    first: first as u32,
+                    rows: rows as u32,
                     dimensions: pool.dimensions as u32,
                     flags: mean | normalize,
                     encoding,
@@ -266,7 +266,10 @@ mod tests {
         assert_eq!(rounds.iter().map(|r| r.rows.len()).collect::<Vec<_>>(), [4, 2]);
         let firsts: Vec<(u32, u32)> = rounds[0].rows.iter().map(|r| (r.first, r.rows)).collect();
         assert_eq!(firsts, [(1, 2), (0, 1), (1, 1), (2, 1)]);
-        assert_eq!(rounds[0].rows.iter().map(|r| r.out).collect::<Vec<_>>(), [0, 104, 136, 168]);
+        assert_eq!(
+            rounds[0].rows.iter().map(|r| r.out).collect::<Vec<_>>(),
+            [0, 104, 136, 168]
+        );
         assert_eq!(rounds[0].bytes, 200);
         assert_eq!((rounds[1].rows[0].first, rounds[1].rows[0].rows), (3, 1));
         assert_eq!((rounds[1].rows[1].first, rounds[1].rows[1].rows), (13, 10));

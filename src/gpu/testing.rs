@@ -21,7 +21,9 @@ pub fn context() -> Option<Context> {
             static SAID: Once = Once::new();
             SAID.call_once(|| {
                 // Not by eprintln: that is shown for failing tests alone.
-                let line = format!("\nSKIPPED: {reason}; without a GPU: tools/softcuda/run cargo test --lib gpu::\n");
+                let line = format!(
+                    "\nSKIPPED: {reason}; without a GPU: tools/softcuda/run cargo test --lib gpu::\n"
+                );
                 let _ = std::io::stderr().write_all(line.as_bytes());
             });
             None
@@ -41,7 +43,10 @@ pub fn download(context: &Context, address: u64, bytes: usize) -> Vec<u8> {
 
 /// The bytes of little-endian 16-bit numbers as such.
 pub fn numbers(bytes: &[u8]) -> Vec<u16> {
-    bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect()
+    bytes
+        .chunks_exact(2)
+        .map(|b| u16::from_le_bytes([b[0], b[1]]))
+        .collect()
 }
 
 /// Numbers rounded one by one.
@@ -50,7 +55,9 @@ pub fn rounded(precision: Precision, x: &[f32]) -> Vec<u16> {
 }
 
 pub fn golden(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(path)
 }
 
 pub fn model(name: &str) -> Model {

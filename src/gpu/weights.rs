@@ -204,7 +204,8 @@ impl Pieces {
     /// Tensors, stacked without gaps.
     fn tensors<'t>(&mut self, mut at: u64, tensors: impl IntoIterator<Item = &'t Tensor>) {
         for tensor in tensors {
-            self.pieces.push(Piece::tensor(at, tensor.clone(), self.precision));
+            self.pieces
+                .push(Piece::tensor(at, tensor.clone(), self.precision));
             at += (tensor.len() * self.precision.bytes()) as u64;
         }
     }
@@ -290,10 +291,20 @@ mod tests {
                 let rope = (model.config.max_tokens * model.config.head_dim * 4) as u64;
                 ranges.extend(at.rope.map(|at| (at, at + rope)));
                 ranges.sort_unstable();
-                assert!(ranges.iter().all(|(start, _)| start.is_multiple_of(ALIGN)), "{name}");
-                assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{name} overlaps");
+                assert!(
+                    ranges.iter().all(|(start, _)| start.is_multiple_of(ALIGN)),
+                    "{name}"
+                );
+                assert!(
+                    ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0),
+                    "{name} overlaps"
+                );
                 let end = ranges.last().unwrap().1;
-                assert!(at.bytes >= end && at.bytes - end < ALIGN, "{name}: {} of {end}", at.bytes);
+                assert!(
+                    at.bytes >= end && at.bytes - end < ALIGN,
+                    "{name}: {} of {end}",
+                    at.bytes
+                );
                 // What lies between places is padding alone.
                 let used: u64 = ranges.iter().map(|(start, end)| end - start).sum();
                 assert!(at.bytes - used < ALIGN * ranges.len() as u64, "{name}");
@@ -356,7 +367,10 @@ mod tests {
                 for i in 0..half {
                     let at = 2 * (position * half + i);
                     let (cos, sin) = (cpu.at(position).0[i], cpu.at(position).1[i]);
-                    assert_eq!((number(at).to_bits(), number(at + 1).to_bits()), (cos.to_bits(), sin.to_bits()));
+                    assert_eq!(
+                        (number(at).to_bits(), number(at + 1).to_bits()),
+                        (cos.to_bits(), sin.to_bits())
+                    );
                 }
             }
         }
@@ -369,7 +383,10 @@ mod tests {
         let path = folder.path().join("model/model.safetensors");
         let mut file = std::fs::read(&path).unwrap();
         let bytes = tensor.bytes();
-        let at = file.windows(bytes.len()).position(|window| window == bytes).unwrap();
+        let at = file
+            .windows(bytes.len())
+            .position(|window| window == bytes)
+            .unwrap();
         file[at + 4 * 77..][..4].copy_from_slice(&70000f32.to_le_bytes());
         let broken = folder.path().join("broken.safetensors");
         std::fs::write(&broken, file).unwrap();
@@ -379,7 +396,8 @@ mod tests {
         let model = Model::open(&folder.path().join("model")).unwrap();
         let write = |precision| {
             let at = Layout::new(&model.config, precision, 0);
-            at.image(&model, precision).write(0, &mut vec![0; at.bytes as usize])
+            at.image(&model, precision)
+                .write(0, &mut vec![0; at.bytes as usize])
         };
         write(Precision::Bf16).unwrap();
         let error = write(Precision::F16).unwrap_err().to_string();

@@ -653,7 +653,12 @@ impl AdapterTable {
 
     fn insert(&mut self, adapter: Adapter) {
         let starts = Site::ALL.map(|site| {
-            let mut taken: Vec<_> = self.slots.iter().flatten().map(|slot| slot.columns(site)).collect();
+            let mut taken: Vec<_> = self
+                .slots
+                .iter()
+                .flatten()
+                .map(|slot| slot.columns(site))
+                .collect();
             taken.sort_unstable_by_key(|range| range.start);
             first_gap(&taken, adapter.rank(site))
         });
@@ -709,6 +714,69 @@ pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
         [init @ .., last] => {
             let init: Vec<&str> = init.iter().map(AsRef::as_ref).collect();
             format!("{} and {}", init.join(", "), last.as_ref())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// An adapter of one layer with this rank at every site.
+    fn adapter(name: &str, rank: usize) -> Adapter {
+        let part = LoraPart {
+            rank,
+            scale: 1.0,
+            a: vec![0.0; rank],
+            bt: vec![0.0; rank],
+            column: 0,
+            width: 1,
+        };
+        Adapter {
+            name: name.into(),
+            word: None,
+            token_type: None,
+            layers: vec![[(); 4].map(|()| vec![part.clone()])],
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn columns_keep_their_place(steps in prop::collection::vec((0usize..8, 0usize..20, any::<bool>()), 1..40)) {
+            let mut table = AdapterTable::default();
+            let mut before: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+            for (number, (victim, rank, add)) in steps.into_iter().enumerate() {
+                let names = table.names();
+                if add {
+                    table.add(adapter(&number.to_string(), rank)).unwrap();
+                } else if let Some(name) = names.get(victim) {
+                    table.remove(name).unwrap();
+                }
+                let (starts, total) = table.columns(Site::Fc1);
+                let mut uses = vec![0; total];
+                let mut now = BTreeMap::new();
+                for (slot, adapter) in table.loaded() {
+                    let columns = starts[slot]..starts[slot] + adapter.rank(Site::Fc1);
+                    uses[columns].iter_mut().for_each(|uses| *uses += 1);
+                    now.insert(adapter.name.clone(), (slot, starts[slot]));
+                }
+                prop_assert!(uses.iter().all(|&uses| uses <= 1), "two have the same column");
+                prop_assert_eq!(total % COLUMN_STEP, 0);
+                prop_assert!(uses.iter().rev().take_while(|&&uses| uses == 0).count() < COLUMN_STEP);
+                for (name, place) in &now {
+                    prop_assert!(before.get(name).is_none_or(|before| before == place), "{} moved", name);
+                }
+                // The one that came could not begin any earlier.
+                if let Some((slot, adapter)) = table.loaded().find(|(_, a)| !before.contains_key(&a.name)) {
+                    let own = starts[slot]..starts[slot] + adapter.rank(Site::Fc1);
+                    let free = |first: usize| (first..first + own.len()).all(|column| {
+                        uses.get(column).is_none_or(|&uses| uses == 0) || own.contains(&column)
+                    });
+                    prop_assert!(own.is_empty() || (0..own.start).all(|first| !free(first)));
+                }
+                before = now;
+            }
         }
     }
 }

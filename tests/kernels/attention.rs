@@ -257,10 +257,9 @@ impl<T: Number> Inputs<T> {
                     let q = self.head(row, row - rows.start, 0, head);
                     let scores: Vec<R> = k.iter().map(|k| dot(&q, k) * R::from(self.scale)).collect();
                     let mut most = scores[0];
-                    scores
-                        .iter()
-                        .filter(|&&score| score > most)
-                        .for_each(|&score| most = score);
+                    for &score in &scores {
+                        most = if score > most { score } else { most };
+                    }
                     let weights: Vec<R> = scores.iter().map(|&score| (score - most).exp()).collect();
                     let mut total = R::from(0.0);
                     weights.iter().for_each(|&weight| total += weight);

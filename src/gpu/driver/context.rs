@@ -55,6 +55,7 @@ impl Context {
     }
 
     /// Bytes that are not allocated, by nobody.
+    #[cfg(test)]
     pub fn free_memory(&self) -> Result<u64, DriverError> {
         let _entered = self.enter()?;
         let (mut free, mut total) = (0, 0);

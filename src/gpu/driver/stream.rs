@@ -164,6 +164,7 @@ impl Stream {
     /// # Safety
     /// It has this many bytes at `address`, and lives until this is done (in a capture: whenever the graph
     /// is launched).
+    #[cfg(test)]
     pub unsafe fn zero(&self, address: u64, bytes: usize) -> Result<(), DriverError> {
         let _entered = self.context.enter()?;
         // SAFETY: the caller's.
