@@ -36,8 +36,8 @@
 //! # The way of a batch
 //!
 //! strings → `text` (prefix, tokenise, cut at the limit, chunk spans) → `prepare` (a request becomes
-//! sequences) → `batch` (packed end to end, no padding) → `plan` (the steps, as plain data) → `cpu`
-//! (one `match`, one arm per step, each arm one kernel) → `output` (the encoding asked for). The
+//! sequences) → `batch` (packed end to end, no padding) → `plan` (the steps, as plain data) → `cpu` or
+//! `gpu` (one `match`, one arm per step, each arm one kernel) → `output` (the encoding asked for). The
 //! plan is the seam: whatever runs it, it is the same plan, and [`diff`] compares two runs of it
 //! step by step.
 #![warn(missing_docs)]

@@ -438,3 +438,150 @@ pub fn attention_shared(tile: Tile, head_dim: usize) -> u32 {
 fn scale(config: &ModelConfig) -> f32 {
     (1.0 / (config.head_dim as f64).sqrt()) as f32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::BatchShape;
+    use crate::model::Family;
+    use crate::plan::Gpu;
+    use crate::precision::{Numerics, Precision};
+    use crate::request::Pooling;
+    use proptest::prelude::*;
+
+    const ARENA: u64 = 1 << 40;
+    const UPLOAD: u64 = 2 << 40;
+    const WEIGHTS: u64 = 3 << 40;
+    const ADAPTERS: u64 = 4 << 40;
+
+    fn model(hidden: usize, head_dim: usize, layers: usize, rotary: bool) -> ModelConfig {
+        ModelConfig {
+            family: Family::JinaV3,
+            vocab_size: 100,
+            hidden_size: hidden,
+            num_hidden_layers: layers,
+            num_attention_heads: hidden / head_dim,
+            head_dim,
+            intermediate_size: 4 * hidden,
+            type_vocab_size: 1,
+            layer_norm_eps: 1e-5,
+            positions: match rotary {
+                true => Positions::Rotary { base: 20000.0 },
+                false => Positions::Learned { rows: 514, offset: 2 },
+            },
+            max_tokens: 512,
+            pad_token_id: 1,
+            matryoshka: vec![32, hidden],
+            tasks: Vec::new(),
+            lora_rank: 4,
+            lora_alpha: 1.0,
+            default_prompt: String::new(),
+            pooling: Pooling::Mean,
+            normalize: true,
+        }
+    }
+
+    proptest! {
+        /// Every step has its launches, each of which works on the step's buffers and on nothing else of the arena,
+        /// with a grid that covers them.
+        #[test]
+        fn launches_are_what_the_plan_says(
+            (hidden, head_dim) in prop::sample::select(vec![(128, 32), (128, 64), (384, 32), (1024, 64), (2048, 128)]),
+            layers in 0usize..4,
+            rotary: bool,
+            tokens in 1usize..3000,
+            adapted: bool,
+            columns in prop::sample::select(vec![[0; 4], [32; 4], [16, 0, 48, 0], [0, 16, 0, 320]]),
+            fusion in prop::sample::select(vec![Fusion::Extended, Fusion::Separate]),
+            attention in prop::sample::select(vec![Tile::AttentionLarge, Tile::AttentionSmall]),
+        ) {
+            let config = model(hidden, head_dim, layers, rotary);
+            let shape = BatchShape { tokens, output_rows: tokens, adapted };
+            let gpu = Gpu {
+                precision: Precision::Bf16,
+                numerics: Numerics::Invariant,
+                fusion,
+                attention,
+                multiprocessors: 132,
+            };
+            let plan = Plan::gpu(&config, shape, columns, gpu);
+            let weights = weights::Layout::new(&config, Precision::Bf16, WEIGHTS);
+            let layout = Layout::new(tokens, if adapted { 5 } else { 0 });
+            let at = |layer: usize, site: Site| {
+                let place = ADAPTERS + ((layer * 4 + site as usize) << 20) as u64;
+                LoraAt { a: place, b: place + (1 << 18), column: place + (1 << 19) }
+            };
+            let places = Places {
+                config: &config,
+                weights: &weights,
+                merged: None,
+                adapters: &at,
+                embedding_adapters: ADAPTERS,
+                arena: ARENA,
+                upload: UPLOAD,
+                layout: &layout,
+                in_turn: 528,
+            };
+            let address = |id: BufferId| ARENA + (plan.buffers[id].offset * NUMBER) as u64;
+            let launches = launches(&places, &plan);
+            prop_assert!(launches.windows(2).all(|pair| pair[0].step <= pair[1].step));
+            for (number, step) in plan.steps.iter().enumerate() {
+                let own: Vec<&Launch> = launches.iter().filter(|launch| launch.step == number).collect();
+                let reads: Vec<u64> = step.reads.iter().map(|&id| address(id)).collect();
+                let writes: Vec<u64> = step.writes.iter().map(|&id| address(id)).collect();
+                let linear = matches!(step.ops[0], Op::Qkv | Op::OutProj | Op::Fc1 | Op::Fc2);
+                let separate = linear && fusion == Fusion::Separate && reads.len() == 2;
+                prop_assert_eq!(own.len(), if separate { 2 } else { 1 }, "{}", step);
+                for launch in own {
+                    prop_assert!(launch.shared <= 99 * 1024 && launch.block <= 1024 && launch.grid.iter().all(|&g| g > 0));
+                    let rows = plan.buffers[step.writes[0]].rows as u32;
+                    match launch.params {
+                        Params::Embed(p) => {
+                            prop_assert_eq!(p.out, writes[0]);
+                            prop_assert_eq!(p.lora.h, writes.get(1).copied().unwrap_or(0));
+                            prop_assert_eq!(p.adapters != 0, adapted);
+                            prop_assert_eq!(p.position != 0, !rotary);
+                        }
+                        Params::LayerNorm(p) => {
+                            prop_assert_eq!((p.x, p.y, p.out), (reads[0], reads[1], writes[0]));
+                            prop_assert_eq!(p.lora.h, writes.get(1).copied().unwrap_or(0));
+                            if let Some(&id) = step.writes.get(1) {
+                                let Op::LoraDown(site) = step.ops[1] else { panic!("{step}") };
+                                let of = at(plan.buffers[id].layer, site);
+                                prop_assert_eq!((p.lora.a, p.lora.column), (of.a, of.column));
+                            }
+                        }
+                        Params::LoraDown(p) => {
+                            prop_assert_eq!((p.x, p.h), (reads[0], writes[0]));
+                            prop_assert!(launch.grid[0] * LORA_DOWN_ROWS >= rows);
+                        }
+                        Params::Gemm(tile, p) => {
+                            prop_assert_eq!(p.out, writes[0]);
+                            let second = separate && p.residual != 0;
+                            prop_assert_eq!(p.x, reads[usize::from(second)]);
+                            let fused = reads.len() == 2 && !separate;
+                            prop_assert_eq!(p.h, if fused { reads[1] } else { 0 });
+                            let (tile_rows, tile_columns) = match tile {
+                                Tile::GemmLarge => (GEMM_LARGE_ROWS, GEMM_LARGE_COLUMNS),
+                                Tile::GemmMedium => (GEMM_MEDIUM_ROWS, GEMM_MEDIUM_COLUMNS),
+                                Tile::GemmSmall64 => (GEMM_SMALL64_ROWS, GEMM_SMALL64_COLUMNS),
+                                _ => (GEMM_SMALL16_ROWS, GEMM_SMALL16_COLUMNS),
+                            };
+                            prop_assert!(launch.grid[0] * tile_columns >= p.n && launch.grid[1] * tile_rows >= rows);
+                            // Bias, GELU and rotation once, by the last.
+                            let last = !separate || second;
+                            prop_assert_eq!(p.bias != 0, last);
+                            prop_assert_eq!(p.gelu != 0, last && step.ops[0] == Op::Fc1);
+                            prop_assert_eq!(p.rope.table != 0, last && rotary && step.ops[0] == Op::Qkv);
+                        }
+                        Params::Attention(tile, p) => {
+                            prop_assert_eq!((p.qkv, p.out, tile), (reads[0], writes[0], attention));
+                            prop_assert_eq!((p.rope, p.scale == 1.0), (0, rotary));
+                        }
+                        Params::Pool(p) => prop_assert_eq!((p.x, p.out), (reads[0], writes[0])),
+                    }
+                }
+            }
+        }
+    }
+}
