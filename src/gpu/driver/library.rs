@@ -71,7 +71,7 @@ pub enum Unavailable {
         /// `CUDA_VISIBLE_DEVICES`, where it is set.
         visible: Option<String>,
     },
-    /// The driver does not start, or does not say what devices there are.
+    /// The driver does not start, or does not say what devices there are and what they are.
     Failed(DriverError),
 }
 
@@ -113,7 +113,7 @@ impl fmt::Display for Unavailable {
                     "the CUDA driver finds no GPU, with CUDA_VISIBLE_DEVICES={list}"
                 )
             }
-            Unavailable::Failed(error) => write!(f, "the CUDA driver does not start: {error}"),
+            Unavailable::Failed(error) => write!(f, "the CUDA driver does not work: {error}"),
         }
     }
 }

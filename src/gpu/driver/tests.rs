@@ -612,12 +612,10 @@ fn child(test: &str, environment: &[(&str, &str)]) -> String {
 #[test]
 #[ignore = "other tests run it in a process of its own"]
 fn child_starts_the_driver() {
-    match version() {
-        Ok(version) => println!("started for CUDA {version}"),
+    match devices() {
+        Ok(_) => println!("started for CUDA {}", version().unwrap()),
         Err(reason) => println!("not started: {reason}"),
     }
-    // The same again, and no panic.
-    assert_eq!(version().is_ok(), devices().is_ok());
 }
 
 #[test]
@@ -633,33 +631,26 @@ fn a_driver_that_does_not_start_is_told_from_none() {
     }
     let table = [
         (
-            "CUDA_ERROR_NO_DEVICE",
+            "cuInit:*=CUDA_ERROR_NO_DEVICE",
             "not started: the CUDA driver finds no GPU",
         ),
         (
-            "CUDA_ERROR_STUB_LIBRARY",
+            "cuInit:*=CUDA_ERROR_STUB_LIBRARY",
             "not started: the libcuda found is the CUDA toolkit's stub",
         ),
         (
-            "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
-            "not started: the CUDA driver does not start: cuInit failed: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (",
+            "cuInit:*=CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
+            "not started: the CUDA driver does not work: cuInit failed: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (",
+        ),
+        (
+            "cuDeviceGetName:*=CUDA_ERROR_INVALID_DEVICE",
+            "not started: the CUDA driver does not work: cuDeviceGetName failed: CUDA_ERROR_INVALID_DEVICE (",
         ),
     ];
-    for (code, wanted) in table {
-        let said = child(
-            "child_starts_the_driver",
-            &[("SOFTCUDA_FAULTS", &format!("cuInit:*={code}"))],
-        );
+    for (fault, wanted) in table {
+        let said = child("child_starts_the_driver", &[("SOFTCUDA_FAULTS", fault)]);
         assert!(said.contains(wanted), "{said}");
     }
-    let said = child(
-        "child_starts_the_driver",
-        &[("SOFTCUDA_FAULTS", "cuDeviceGetName:*=CUDA_ERROR_INVALID_DEVICE")],
-    );
-    assert!(
-        said.contains("started for CUDA 13.") || said.contains("test result: FAILED"),
-        "{said}"
-    );
 }
 
 /// A library of this name that has a few functions, for this CUDA.
@@ -728,15 +719,16 @@ fn child_loses_its_context() {
 
 #[test]
 fn a_kernel_that_fails_loses_the_context_and_nothing_panics() {
-    if context().is_none() {
-        return;
-    }
+    let Some(context) = context() else { return };
     let said = child("child_loses_its_context", &[]);
     assert!(
         said.contains("lost: cu") && said.contains("the device's context is lost"),
         "{said}"
     );
-    assert!(said.contains("opened anew"), "{said}");
+    // A GPU's driver may want a new process for that.
+    if context.facts().simulated() {
+        assert!(said.lines().any(|line| line == "opened anew"), "{said}");
+    }
 }
 
 #[test]
@@ -768,13 +760,11 @@ fn nothing_is_left_when_all_is_dropped() {
         &[("SOFTCUDA_CALLS", path), ("SOFTCUDA_ASYNC", "lazy")],
     );
     assert!(!said.contains("softcuda: "), "{said}");
-    let calls = std::fs::read_to_string(path).unwrap();
-    let count = |name: &str| -> usize {
-        let line = calls
-            .lines()
-            .find(|line| line.split_whitespace().any(|word| word == name));
-        let number = line.and_then(|line| line.split_whitespace().find_map(|word| word.parse().ok()));
-        number.unwrap_or_else(|| panic!("{name} was not called:\n{calls}"))
+    let calls: serde_json::Value = serde_json::from_reader(calls.reopen().unwrap()).unwrap();
+    let count = |name: &str| {
+        calls["calls"][name]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{name} was not called"))
     };
     for (made, gone) in [
         ("cuMemAlloc_v2", "cuMemFree_v2"),
