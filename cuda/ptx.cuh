@@ -8,10 +8,11 @@ __device__ __forceinline__ uint64_t cvta_to_global(const void *p) { return __cvt
 
 // ---- Memory ----
 
-/// Weights: read-only, through L1, where the next row's block may find them.
+/// Weights: read-only, through L1, where the next row's block may find them. Volatile, because what is not may be moved
+/// in front of the condition that it depends on, a null pointer's too.
 __device__ __forceinline__ uint4 ld_global_nc_v4_b32(const void *p) {
     uint4 v;
-    asm("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(cvta_to_global(p)));
+    asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(cvta_to_global(p)));
     return v;
 }
 
