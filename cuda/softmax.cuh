@@ -27,12 +27,13 @@ struct OnlineSoftmax {
     /// Scores become weights; what was summed with the weights so far, `out`, shrinks to the new maximum. `factor`:
     /// scale·log2 e, above 0. The maximum is kept for every tile: its weight is then exactly 1 and
     /// survives the rounding to 16 bits (a stale maximum would save the products, and cost the one-hot rows a rounding).
-    template <int S, int O> __device__ __forceinline__ void step(float (&score)[S][4], float (&out)[O][4], float factor) {
+    template <int Scores, int Outs> __device__ __forceinline__ void step(float (&score)[Scores][4], float (&out)[Outs][4], float factor) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float most = score[0][2 * half]; // fmaxf passes NaN by; the weight of that score is NaN all the same.
+            // fmaxf passes NaN by; the weight of that score is NaN all the same.
+            float most = fmaxf(score[0][2 * half], score[0][2 * half + 1]);
 #pragma unroll
-            for (int n = 0; n < S; n++) {
+            for (int n = 1; n < Scores; n++) {
                 most = fmaxf(most, fmaxf(score[n][2 * half], score[n][2 * half + 1]));
             }
             const float before = top[half];
@@ -40,12 +41,12 @@ struct OnlineSoftmax {
             const float shrink = ex2_approx_ftz_f32(before - top[half]);
             sum[half] = __fmul_rn(sum[half], shrink);
 #pragma unroll
-            for (int n = 0; n < O; n++) {
+            for (int n = 0; n < Outs; n++) {
                 out[n][2 * half] = __fmul_rn(out[n][2 * half], shrink);
                 out[n][2 * half + 1] = __fmul_rn(out[n][2 * half + 1], shrink);
             }
 #pragma unroll
-            for (int n = 0; n < S; n++) {
+            for (int n = 0; n < Scores; n++) {
 #pragma unroll
                 for (int i = 2 * half; i < 2 * half + 2; i++) {
                     score[n][i] = ex2_approx_ftz_f32(__fmaf_rn(score[n][i], factor, -top[half]));

@@ -256,10 +256,8 @@ impl<T: Number> Inputs<T> {
                 for (at, &row) in wanted.iter().enumerate().filter(|(_, row)| rows.contains(row)) {
                     let q = self.head(row, row - rows.start, 0, head);
                     let scores: Vec<R> = k.iter().map(|k| dot(&q, k) * R::from(self.scale)).collect();
-                    let mut most = scores[0];
-                    for &score in &scores {
-                        most = if score > most { score } else { most };
-                    }
+                    let greater = |most, &score| if score > most { score } else { most };
+                    let most = scores.iter().fold(scores[0], greater);
                     let weights: Vec<R> = scores.iter().map(|&score| (score - most).exp()).collect();
                     let mut total = R::from(0.0);
                     weights.iter().for_each(|&weight| total += weight);
