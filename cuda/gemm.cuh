@@ -70,14 +70,14 @@ template <class Tile> struct Feed {
     uint32_t x_stride, w_stride;
     /// Columns from this thread's next vector to the operands' end; none, or fewer, past it.
     int32_t left;
-    /// Stages until h and B follow.
-    uint32_t stages;
+    /// Stages of these operands still to copy, and of h and B behind them.
+    uint32_t stages, adapter_stages;
     /// The thread's rows of x and W.
     uint32_t x_row[XPasses], w_row[WPasses];
     /// Rows from the thread's first to the end of the tokens.
     int32_t rows;
-    /// Where the thread's first vector goes in the first stage, and the stage that is next.
-    uint32_t to, stage;
+    /// Where the thread's first vector goes in a stage, in bytes from its beginning.
+    uint32_t to;
 
     __device__ __forceinline__ Feed(const GemmParams &p, const ColumnRuns<Tile> &columns, uint32_t tokens) {
         const uint32_t row = threadIdx.x / Tile::Vectors;
@@ -92,10 +92,23 @@ template <class Tile> struct Feed {
         for (int i = 0; i < WPasses; i++) {
             w_row[i] = min(columns[row + i * Tile::PassRows], p.n - 1);
         }
-        to = cvta_to_shared(smem) + Tile::place(row, threadIdx.x % Tile::Vectors);
-        stage = 0;
+        to = Tile::place(row, threadIdx.x % Tile::Vectors);
         stages = (p.k + Tile::Depth - 1) / Tile::Depth;
+        adapter_stages = (p.columns + Tile::Depth - 1) / Tile::Depth;
         aim(p.x, p.x_stride, p.w, p.k);
+    }
+
+    /// To be called before copy() when `stages` may be 0. Not a part of it, because the main loop then has one set of
+    /// operands at a time.
+    __device__ __forceinline__ void turn(const GemmParams &p) {
+        if (stages == 0) {
+            stages = 0xffffffff;
+            if (adapter_stages != 0) {
+                stages = adapter_stages;
+                adapter_stages = 0;
+                aim(p.h, p.columns, p.b, p.columns);
+            }
+        }
     }
 
     /// Turns to an operand [tokens, left_stride] and one [n, width].
@@ -109,13 +122,9 @@ template <class Tile> struct Feed {
         w_stride = width * 2;
     }
 
-    /// Starts the copies of the next stage; they are a group.
-    __device__ __forceinline__ void copy(const GemmParams &p) {
-        if (stages == 0 && p.columns != 0) {
-            aim(p.h, p.columns, p.b, p.columns);
-        }
-        stages--;
-        const uint32_t slot = to + stage * Tile::StageBytes;
+    /// Starts the copies of the next stage, to shared address `slot`; they are a group.
+    __device__ __forceinline__ void copy(uint32_t slot) {
+        slot += to;
 #pragma unroll
         for (int i = 0; i < XPasses; i++) {
             const bool real = left > 0 && i * Tile::PassRows < rows;
@@ -128,7 +137,6 @@ template <class Tile> struct Feed {
             cp_async_cg_shared_global_16(slot + (Tile::Rows + i * Tile::PassRows) * Tile::RowBytes, from, left > 0 ? 16 : 0);
         }
         cp_async_commit_group();
-        stage = stage + 1 == Tile::Stages ? 0 : stage + 1;
         left -= Tile::Depth;
         if (left > 0) {
             x += Tile::RowBytes;
@@ -143,11 +151,8 @@ template <class Tile> struct Fragments {
     /// By eight columns of out.
     uint32_t w[Tile::WarpColumns / 8][2];
 
-    /// Reads step `step` of the stage; `x_at` and `w_at` are where the lane's row begins, for step 0.
-    __device__ __forceinline__ void load(uint32_t x_at, uint32_t w_at, int step) {
-        // Two vectors per step, and xor of what place() adds to them: so a step is an xor too.
-        x_at ^= step * 32;
-        w_at ^= step * 32;
+    /// Reads one step; `x_at` and `w_at` are where the lane's row of the first 16 has its vector.
+    __device__ __forceinline__ void load(uint32_t x_at, uint32_t w_at) {
 #pragma unroll
         for (int i = 0; i < Tile::WarpRows / 16; i++) {
             ldmatrix_x4(x[i], x_at + i * 16 * Tile::RowBytes);
@@ -176,10 +181,13 @@ template <class Tile> using Sums = float[Tile::WarpRows / 16][Tile::WarpColumns 
 template <class T, class Tile>
 __device__ __forceinline__ void multiply(const GemmParams &p, const ColumnRuns<Tile> &columns, uint32_t tokens,
                                          Sums<Tile> &sums) {
+    const uint32_t pipeline = cvta_to_shared(smem);
     Feed<Tile> feed(p, columns, tokens);
 #pragma unroll 1
     for (int i = 0; i < Tile::Stages - 1; i++) {
-        feed.copy(p);
+        feed.turn(p);
+        feed.stages--;
+        feed.copy(pipeline + i * Tile::StageBytes);
     }
 
     // Lanes 0-15 have the rows of x and columns 0-7 of k, the others columns 8-15. For W, eight lanes each: rows 0-7
@@ -187,39 +195,50 @@ __device__ __forceinline__ void multiply(const GemmParams &p, const ColumnRuns<T
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t warp_row = warp / Tile::ColumnWarps * Tile::WarpRows;
     const uint32_t warp_column = warp % Tile::ColumnWarps * Tile::WarpColumns;
-    const uint32_t x_first = Tile::place(warp_row + lane % 16, lane / 16);
-    const uint32_t w_first = Tile::Rows * Tile::RowBytes + Tile::place(warp_column + lane % 8 + lane / 16 * 8, lane / 8 % 2);
-    const uint32_t pipeline = cvta_to_shared(smem);
-    uint32_t slot = pipeline;
-
     constexpr int Steps = Tile::Depth / 16;
-    const uint32_t stages = (p.k + Tile::Depth - 1) / Tile::Depth + (p.columns + Tile::Depth - 1) / Tile::Depth;
+    uint32_t x_at[Steps], w_at[Steps];
+#pragma unroll
+    for (int step = 0; step < Steps; step++) {
+        x_at[step] = Tile::place(warp_row + lane % 16, 2 * step + lane / 16);
+        w_at[step] = Tile::Rows * Tile::RowBytes + Tile::place(warp_column + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2);
+    }
+
+    // The stage that is read, and the one before it, which is copied to.
+    uint32_t slot = pipeline, behind = pipeline + Tile::PipelineBytes - Tile::StageBytes;
+    uint32_t stages = (p.k + Tile::Depth - 1) / Tile::Depth + (p.columns + Tile::Depth - 1) / Tile::Depth;
     // Two sets: one is read from shared memory while the tensor cores have the other.
     Fragments<Tile> fragments[2];
     cp_async_wait_group<Tile::Stages - 2>();
     __syncthreads();
-    fragments[0].load(slot + x_first, slot + w_first, 0);
+    fragments[0].load(slot + x_at[0], slot + w_at[0]);
+    while (stages != 0) {
+        feed.turn(p);
+        const uint32_t run = min(stages, feed.stages);
+        stages -= run;
+        feed.stages -= run;
 #pragma unroll 1
-    for (uint32_t stage = 0; stage < stages; stage++) {
+        for (uint32_t stage = run; stage != 0; stage--) {
 #pragma unroll
-        for (int step = 0; step < Steps; step++) {
-            if (step == Steps - 1) {
-                // The next stage has arrived, for all threads; and all have read the last of this one.
-                cp_async_wait_group<Tile::Stages - 2>();
-                __syncthreads();
-                slot = slot + Tile::StageBytes == pipeline + Tile::PipelineBytes ? pipeline : slot + Tile::StageBytes;
-            }
-            fragments[(step + 1) % 2].load(slot + x_first, slot + w_first, (step + 1) % Steps);
-            if (step == 0) {
-                // Over the stage before this one.
-                feed.copy(p);
-            }
-            const Fragments<Tile> &now = fragments[step % 2];
+            for (int step = 0; step < Steps; step++) {
+                if (step == Steps - 1) {
+                    // The next stage has arrived, for all threads; and all have read the last of this one.
+                    cp_async_wait_group<Tile::Stages - 2>();
+                    __syncthreads();
+                    behind = slot;
+                    slot = slot + Tile::StageBytes == pipeline + Tile::PipelineBytes ? pipeline : slot + Tile::StageBytes;
+                }
+                const int next = (step + 1) % Steps;
+                fragments[(step + 1) % 2].load(slot + x_at[next], slot + w_at[next]);
+                if (step == 0) {
+                    feed.copy(behind);
+                }
+                const Fragments<Tile> &now = fragments[step % 2];
 #pragma unroll
-            for (int i = 0; i < Tile::WarpRows / 16; i++) {
+                for (int i = 0; i < Tile::WarpRows / 16; i++) {
 #pragma unroll
-                for (int j = 0; j < Tile::WarpColumns / 8; j++) {
-                    T::mma(sums[i][j], now.x[i], now.w[j][0], now.w[j][1]);
+                    for (int j = 0; j < Tile::WarpColumns / 8; j++) {
+                        T::mma(sums[i][j], now.x[i], now.w[j][0], now.w[j][1]);
+                    }
                 }
             }
         }
