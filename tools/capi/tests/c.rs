@@ -148,6 +148,9 @@ fn valgrind_finds_nothing() {
     if device() != "cpu" {
         return println!("SKIPPED: valgrind looks at the CPU engine alone");
     }
+    if std::env::var_os("ROPEWAY_TEST_ALL").is_none() {
+        return println!("SKIPPED: takes a minute; tools/test --all has it");
+    }
     if Command::new("valgrind").arg("--version").output().is_err() {
         return println!("SKIPPED: there is no valgrind");
     }
