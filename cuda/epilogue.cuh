@@ -33,6 +33,13 @@ template <class Tile> struct Staged {
         }
     }
 
+    static __device__ __forceinline__ void store(const float (&x)[8], uint32_t row, uint32_t column) {
+#pragma unroll
+        for (int i = 0; i < 8; i += 2) {
+            st_shared_v2_f32(address(row, column + i), x[i], x[i + 1]);
+        }
+    }
+
     static __device__ __forceinline__ void load(float (&x)[8], uint32_t row, uint32_t column) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -92,6 +99,23 @@ template <class T, class Tile> struct Eight {
         rotated = p.rope.table != nullptr && column < p.n / 3 * 2;
     }
 
+    __device__ __forceinline__ uint4 residual(uint32_t row) const {
+        return ld_global_v4_b32(p.residual + static_cast<uint64_t>(row) * p.residual_stride + column);
+    }
+
+    /// Adds the residual ahead of finish(). For rotations: they need their partner's too, and where it lies in the place
+    /// of out, another thread may have written it by then.
+    __device__ __forceinline__ void add_residual(uint32_t row, uint32_t tile_row) const {
+        float x[8], added[8];
+        Staged<Tile>::load(x, tile_row, at);
+        unpack<T>(residual(row), added);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            x[i] = __fadd_rn(x[i], added[i]);
+        }
+        Staged<Tile>::store(x, tile_row, at);
+    }
+
     /// Asks for what row `row` of out needs.
     __device__ __forceinline__ void load(Addends &more, uint32_t row) const {
         const uint4 zero = make_uint4(0, 0, 0, 0);
@@ -99,8 +123,8 @@ template <class T, class Tile> struct Eight {
         if (p.bias != nullptr) {
             more.bias = ld_global_nc_v4_b32(p.bias + column);
         }
-        if (p.residual != nullptr) {
-            more.residual = ld_global_v4_b32(p.residual + static_cast<uint64_t>(row) * p.residual_stride + column);
+        if (p.residual != nullptr && p.rope.table == nullptr) {
+            more.residual = residual(row);
         }
         if (rotated) {
             const uint32_t half = p.rope.head_dim / 2;

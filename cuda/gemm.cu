@@ -37,6 +37,13 @@ template <class T, class Tile> __device__ __forceinline__ void gemm(const GemmPa
     multiply<T, Tile>(p, columns, tokens, sums);
     Staged<Tile>::store(sums);
     __syncthreads();
+    if (p.rope.table != nullptr && p.residual != nullptr) {
+#pragma unroll 1
+        for (uint32_t row = start; row < end; row += eight.PassRows) {
+            eight.add_residual(first + row, row);
+        }
+        __syncthreads();
+    }
 #pragma unroll 1
     for (uint32_t row = start; row < end; row += eight.PassRows) {
         if (!Early) {

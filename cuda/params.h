@@ -238,7 +238,7 @@ struct GemmParams {
     DEVICE(const uint16_t) residual;
     /// [tokens, out_stride] numbers.
     DEVICE(uint16_t) out;
-    /// For Wqkv, whose rows are q, k and v, n / 3 each, whole heads. With a table there is no residual and no GELU.
+    /// For Wqkv, whose rows are q, k and v, n / 3 each, whole heads. With a table there is no GELU.
     struct Rope rope;
     /// Columns of out: a multiple of 8.
     uint32_t n;

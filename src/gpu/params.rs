@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0x189691c313551c05;
+pub const HEADER_FNV1A: u64 = 0x42b0ee9d30cf0a10;
 
 pub const ROW_VECTOR: u32 = 8;
 pub const ROW_LANE_VECTORS: u32 = 4;
@@ -297,7 +297,7 @@ pub struct GemmParams {
     pub residual: u64,
     #[doc = " [tokens, out_stride] numbers."]
     pub out: u64,
-    #[doc = " For Wqkv, whose rows are q, k and v, n / 3 each, whole heads. With a table there is no residual and no GELU."]
+    #[doc = " For Wqkv, whose rows are q, k and v, n / 3 each, whole heads. With a table there is no GELU."]
     pub rope: Rope,
     #[doc = " Columns of out: a multiple of 8."]
     pub n: u32,

@@ -59,6 +59,22 @@ enum Then {
     ResidualGelu,
     /// Of heads of so many numbers; n is a multiple of three.
     Rope(usize),
+    /// What is rotated is the sum with a residual that lies where out goes.
+    ResidualRope(usize),
+}
+
+impl Then {
+    /// 0 where nothing is rotated.
+    fn head_dim(self) -> usize {
+        match self {
+            Then::Rope(head_dim) | Then::ResidualRope(head_dim) => head_dim,
+            _ => 0,
+        }
+    }
+
+    fn in_place(self) -> bool {
+        matches!(self, Then::ResidualInPlace | Then::ResidualRope(_))
+    }
 }
 
 /// A row of the table.
@@ -147,7 +163,10 @@ impl Shape {
                         k: [64, 24, 136][(t + d) % 3],
                         columns: COLUMNS[(t + d + heads) % 3],
                         bias: (d + heads) % 3 != 0,
-                        then: Then::Rope(head_dim),
+                        then: match (t + heads) % 2 {
+                            0 => Then::ResidualRope(head_dim),
+                            _ => Then::Rope(head_dim),
+                        },
                         gap: [0, 8, 24][(t + d) % 3],
                         seed: (t + d + heads) as u64,
                     });
@@ -194,11 +213,7 @@ impl<T: Number> Inputs<T> {
             ..
         } = *shape;
         let random = &mut Random::new(shape.seed);
-        let half = if let Then::Rope(head_dim) = then {
-            head_dim / 2
-        } else {
-            0
-        };
+        let half = then.head_dim() / 2;
         // Sums between -3 and 3 or so: GELU bends there.
         let spread = 3.0 / ((k + columns) as f32).sqrt();
         let table = (0..POSITIONS * half).map(|at| {
@@ -261,7 +276,7 @@ impl<T: Number> Inputs<T> {
                 if self.shape.bias {
                     sum += number(self.bias[column]);
                 }
-                if matches!(then, Then::Residual | Then::ResidualInPlace | Then::ResidualGelu) {
+                if then.in_place() || matches!(then, Then::Residual | Then::ResidualGelu) {
                     sum += number(self.residual[row * n + column]);
                 }
                 if matches!(then, Then::Gelu | Then::ResidualGelu) {
@@ -269,7 +284,8 @@ impl<T: Number> Inputs<T> {
                 }
                 sums.push(sum);
             }
-            if let Then::Rope(head_dim) = then {
+            let head_dim = then.head_dim();
+            if head_dim > 0 {
                 let half = head_dim / 2;
                 for (head, pairs) in sums[..n / 3 * 2].chunks_mut(head_dim).enumerate() {
                     let scale = if head < n / 3 / head_dim { Q_SCALE } else { 1.0 };
@@ -320,16 +336,12 @@ impl<T: Number> Inputs<T> {
         let residual = device.upload(&padded(&self.residual, n));
         let (table, positions) = (device.upload(&self.table), device.upload(&self.positions));
         let written = device.output::<T>(bucket * (n + gap));
-        if then == Then::ResidualInPlace {
+        if then.in_place() {
             for (row, numbers) in self.residual.chunks(n).take(tokens).enumerate() {
                 written.write(row * (n + gap), numbers);
             }
         }
-        let head_dim = if let Then::Rope(head_dim) = then {
-            head_dim
-        } else {
-            0
-        };
+        let head_dim = then.head_dim();
         let kernel = device.kernel::<GemmParams>("gemm", &format!("gemm_{}_{}", T::NAME, variant.name));
         let params = GemmParams {
             tokens: count.address(),
@@ -340,7 +352,7 @@ impl<T: Number> Inputs<T> {
             bias: if bias { bias_numbers.address() } else { 0 },
             residual: match then {
                 Then::Residual | Then::ResidualGelu => residual.address(),
-                Then::ResidualInPlace => written.address(),
+                _ if then.in_place() => written.address(),
                 _ => 0,
             },
             out: written.address(),
@@ -526,7 +538,7 @@ fn a_row_of_nan_leaves_the_rows_of_gemm_beside_it_alone() {
 #[test]
 fn gemm_reads_the_number_of_tokens_on_the_device() {
     let Some(device) = Device::open() else { return };
-    for then in [Then::Residual, Then::ResidualInPlace, Then::Rope(32)] {
+    for then in [Then::Residual, Then::ResidualInPlace, Then::ResidualRope(32)] {
         let shape = mixed(then, 16);
         let _case = Case(&shape);
         let inputs = Inputs::<bf16>::new(&shape);
