@@ -90,6 +90,7 @@ fn shared_bytes(entry: &str) -> u32 {
     match entry.split('_').collect::<Vec<_>>()[..] {
         ["embed" | "layernorm", _] => ROW_SHARED_BYTES,
         ["pool", _] => POOL_SHARED_BYTES,
+        ["lora", "down", _] => LORA_DOWN_SHARED_BYTES,
         ["gemm", _, "large"] => GEMM_LARGE_SHARED,
         ["gemm", _, "medium"] => GEMM_MEDIUM_SHARED,
         ["gemm", _, "small64"] => GEMM_SMALL64_SHARED,
