@@ -210,6 +210,8 @@ fn programs(name: &str) -> Vec<PathBuf> {
 
 /// The table of all kernels. Ends the build if one does not compile.
 fn compile_all(nvcc: &Nvcc) -> String {
+    // For the tests: what disassembles the kernels lies beside it.
+    println!("cargo::rustc-env=ROPEWAY_NVCC={}", nvcc.path.display());
     let sources = sources();
     // Line information holds the sources' full paths.
     let mut common = vec![nvcc.text.clone(), root().display().to_string()];

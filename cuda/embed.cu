@@ -3,7 +3,7 @@
 // Every warp alike: a row in registers (row.cuh). Shared memory: none for one warp per row, else ROW_SHARED_BYTES.
 // Bound by bytes: 4·hidden_size + 2·columns per token (a gathered row in, a row out; tables of types, gains and B stay in L1 and L2), 2·hidden_size·rank FLOP per adapter used.
 // Needs ids < vocab_size, pointers and strides aligned to 16 bytes; rows past tokens and columns past hidden_size are never written.
-// gate: registers <= 96, stack = 0, static shared = 0
+// gate: registers <= 96, stack = 0, static shared = 0, blocks >= 2
 #include "row.cuh"
 
 template <class T> __device__ __forceinline__ void embed(const EmbedParams &p) {

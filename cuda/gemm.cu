@@ -3,7 +3,12 @@
 // Warps alike, four (small16: two), 64x64 to 16x8 of the tile each; shared memory is stages of x and W (gemm.cuh), then the tile in float32 (epilogue.cuh).
 // Bound by the tensor cores, 2·n·(k + columns) FLOP per token; up to some 200 tokens by bytes, 2·n·(k + columns) of weights and, in every block, the tile's rows of x.
 // Needs pointers and strides aligned to 16 bytes; rows past tokens and columns past n, k and columns are neither read nor written.
-// gate: registers <= 255, stack = 0, static shared = 0
+// gate: registers <= 255, stack = 0, static shared = 0, blocks >= 2
+// gate large: instructions per mma <= 2.3, mma per ldsm >= 4
+// gate medium: instructions per mma <= 3.6, mma per ldsm >= 2
+// gate small64: instructions per mma <= 9, mma per ldsm >= 1
+// gate small16: instructions per mma <= 17, mma per ldsm >= 0.5
+// gate sm_89: blocks >= 1
 #include "epilogue.cuh"
 
 // Two blocks on a multiprocessor of 164 KB: one's epilogue beside the other's products.

@@ -3,7 +3,7 @@
 // Every warp alike: a row in registers (row.cuh). Shared memory: none for one warp per row, else ROW_SHARED_BYTES.
 // Bound by bytes: 6·hidden_size + 2·columns per token (two rows in, one out; gains and A stay in L1 and L2), 2·hidden_size FLOP per column used.
 // Needs pointers and strides aligned to 16 bytes; rows past tokens and columns past hidden_size are never written.
-// gate: registers <= 80, stack = 0, static shared = 0
+// gate: registers <= 80, stack = 0, static shared = 0, blocks >= 3
 #include "row.cuh"
 
 template <class T> __device__ __forceinline__ void layernorm(const LayerNormParams &p) {

@@ -3,7 +3,7 @@
 // Each warp sums every 8th 128 of k by MMA, its operands from global memory straight to registers; the warps' sums are added in order in shared memory, LORA_DOWN_SHARED_BYTES.
 // Bound by bytes: 2·k + 2·columns per token (A from L1, where the blocks of a multiprocessor share it, or L2), 2·k FLOP per column used; 32 KB of x on their way per block.
 // Needs pointers and strides aligned to 16 bytes; rows past tokens are never written, nor is x past them read.
-// gate: registers <= 128, stack = 0, static shared = 0
+// gate: registers <= 128, stack = 0, static shared = 0, blocks >= 2, instructions per mma <= 6.3
 #include "row.cuh"
 
 namespace {

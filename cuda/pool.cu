@@ -3,7 +3,7 @@
 // Every warp alike: eight columns of one group per thread, then eight columns of the sum. Shared memory POOL_SHARED_BYTES: the groups' sums, then the record.
 // Bound by bytes: 2·dimensions per row in, 8 + up to 4·dimensions per vector out; one block per vector, 64 KB of loads on their way in it.
 // Needs x and its stride aligned to 16 bytes, out and the records' offsets to 8, dimensions ≤ hidden_size (multiples of 8 for bits); bytes between records are never written.
-// gate: registers <= 64, stack = 0, static shared = 0
+// gate: registers <= 64, stack = 0, static shared = 0, blocks >= 2
 #include "dtype.cuh"
 #include "params.h"
 #include "reduce.cuh"

@@ -367,6 +367,21 @@ impl<T: Number> Inputs<T> {
     }
 }
 
+/// One launch of bfloat16, for `counts`.
+pub fn launch(device: &Device, lengths: &[usize], heads: usize, head_dim: usize, rope: bool, large: bool) {
+    let shape = Shape {
+        lengths: lengths.to_vec(),
+        heads,
+        head_dim,
+        rope,
+        spread: 1.0,
+        gap: 0,
+        seed: 1,
+    };
+    let variant = if large { Variant::Large } else { Variant::Small };
+    Inputs::<bf16>::new(&shape).run(device, &Launch::new(lengths, variant, 2));
+}
+
 /// For the tests that are about rows and not about shapes: two steps and two tiles in some of the sequences.
 fn mixed(head_dim: usize) -> Shape {
     Shape {

@@ -330,6 +330,28 @@ impl<T: Number> Inputs<T> {
     }
 }
 
+/// One launch of bfloat16, for `counts`.
+pub fn launch(device: &Device, hidden: usize, lengths: &[usize], ranks: &'static [usize]) {
+    let shape = Shape {
+        hidden,
+        lengths: lengths.to_vec(),
+        ranks,
+        tables: false,
+        down: !ranks.is_empty(),
+        position: None,
+        gap: 0,
+        rows_per_block: 8,
+        seed: 0,
+    };
+    let mut inputs = Inputs::<bf16>::new(&shape);
+    // Every word once, as nearly as there are that many.
+    for (at, id) in inputs.ids.iter_mut().enumerate() {
+        *id = at as u32 % SPARE;
+    }
+    inputs.word.fill(bf16::ONE);
+    inputs.run(device);
+}
+
 /// A batch of every mixture, for the tests that are about rows and not about shapes.
 fn mixed(hidden: usize) -> Shape {
     Shape {

@@ -50,7 +50,7 @@ const VARIANTS: [Variant; 4] = [
 
 /// What becomes of the sums.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Then {
+pub enum Then {
     Nothing,
     Residual,
     /// It lies where out goes.
@@ -400,6 +400,22 @@ impl<T: Number> Inputs<T> {
         let (plain, exact) = (self.reference::<f32>(), self.reference::<f64>());
         assert_close("out", got, &plain, &exact);
     }
+}
+
+/// One launch of bfloat16, for `counts`.
+pub fn launch(device: &Device, variant: &str, [tokens, n, k, columns]: [usize; 4], then: Then) {
+    let shape = Shape {
+        tokens,
+        n,
+        k,
+        columns,
+        bias: true,
+        then,
+        gap: 0,
+        seed: 1,
+    };
+    let variant = VARIANTS.iter().find(|known| known.name == variant);
+    Inputs::<bf16>::new(&shape).run(device, variant.expect("it is one of the variants"));
 }
 
 /// Φ: by its Taylor series (Marsaglia 2004), and where that cancels by the continued fraction of the tail.

@@ -240,6 +240,22 @@ impl<T: Number> Inputs<T> {
     }
 }
 
+/// One launch of bfloat16, for `counts`.
+pub fn launch(device: &Device, hidden: usize, lengths: &[usize], ranks: &'static [usize]) {
+    let shape = Shape {
+        hidden,
+        lengths: lengths.to_vec(),
+        ranks,
+        gap: 0,
+        out: Out::Apart,
+        mean: 0.0,
+        spread: 1.0,
+        rows_per_block: 8,
+        seed: 0,
+    };
+    Inputs::<bf16>::new(&shape).run(device);
+}
+
 /// Some columns of all rows.
 pub fn part<N: Copy>(rows: &[N], width: usize, columns: std::ops::Range<usize>) -> Vec<N> {
     rows.chunks(width)

@@ -165,6 +165,18 @@ impl<T: Number> Inputs<T> {
     }
 }
 
+/// One launch of bfloat16, for `counts`.
+pub fn launch(device: &Device, k: usize, lengths: &[usize], ranks: &'static [usize]) {
+    let shape = Shape {
+        k,
+        lengths: lengths.to_vec(),
+        ranks,
+        gap: 0,
+        seed: 0,
+    };
+    Inputs::<bf16>::new(&shape).run(device);
+}
+
 fn agrees<T: Number>() {
     let Some(device) = Device::open() else { return };
     for shape in shapes() {

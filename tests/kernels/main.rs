@@ -16,9 +16,11 @@
 //! | `device` | the driver API: modules, launches, buffers, guards around outputs |
 //! | `numbers` | 16-bit types, random numbers, the tolerance |
 //! | `rows` | what the row kernels have in common: shapes, adapters, LayerNorm and down-projection written plainly |
+//! | `counts` | what the launches of each kernel cost, as softcuda counts it |
 //! | `attention`, `embed`, `gemm`, `layernorm`, `lora_down`, `pool` | a kernel each: its reference, its table of cases, its tests |
 
 mod attention;
+mod counts;
 mod device;
 mod embed;
 mod gemm;

@@ -270,6 +270,29 @@ impl<T: Number> Inputs<T> {
     }
 }
 
+/// One launch of bfloat16, for `counts`: vectors of so many rows each, all of their columns.
+pub fn launch(device: &Device, hidden: usize, rows: &[usize]) {
+    let mut first = 0;
+    let mut inputs = Inputs::of(
+        Random::new(1).numbers::<bf16>(rows.iter().sum::<usize>() * hidden, 0.0, 1.0),
+        hidden,
+        POOL_MEAN | POOL_NORMALIZE,
+    );
+    let vector = inputs.vectors[0];
+    inputs.vectors.clear();
+    for &rows in rows {
+        let rows = rows as u32;
+        inputs.vectors.push(PoolRow {
+            first,
+            rows,
+            ..vector
+        });
+        first += rows;
+    }
+    inputs.shape.blocks = rows.len() as u32;
+    inputs.run(device);
+}
+
 /// The record that the CPU would make.
 fn encode(values: &[f32], encoding: u32) -> Record {
     let [f32, f16, int8, binary] = [POOL_F32, POOL_F16, POOL_INT8, POOL_BINARY];

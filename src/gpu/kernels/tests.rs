@@ -11,6 +11,10 @@ use super::{KernelModule, Kernels, kernels};
 use crate::gpu::params::{
     AttentionParams, EmbedParams, GemmParams, LayerNormParams, LoraDownParams, PoolParams,
 };
+use gate::Gate;
+
+mod gate;
+mod sass;
 
 /// The size of a parameter struct by its name in the kernel's signature.
 fn size_of_params(name: &str) -> usize {
@@ -60,29 +64,6 @@ fn entries(source: &str) -> Vec<(&str, &str)> {
                 .expect("an entry takes one struct, `const __grid_constant__`");
             let name = head.rsplit([' ', '\n']).next().unwrap_or_default();
             (name, params.split(' ').next().unwrap_or_default())
-        })
-        .collect()
-}
-
-/// What the sixth line of a source promises: `// gate: registers <= 96, stack = 0, static shared = 0`.
-fn gate(source: &str) -> BTreeMap<&str, usize> {
-    let line = source
-        .lines()
-        .nth(5)
-        .and_then(|line| line.strip_prefix("// gate: "));
-    let line = line.expect("the line after the contract's five begins with `// gate: `");
-    line.split(", ")
-        .map(|limit| {
-            let (name, number) = limit
-                .split_once(['<', '='])
-                .expect("a limit is `name <= N` or `name = N`");
-            (
-                name.trim(),
-                number
-                    .trim_start_matches(['=', ' '])
-                    .parse()
-                    .expect("a limit is a number"),
-            )
         })
         .collect()
 }
@@ -263,22 +244,30 @@ fn kernels_keep_to_their_registers_and_use_no_local_memory() {
                 number + 1
             );
         }
-        let gate = gate(&source);
-        let limit = |name: &str| {
-            *gate
-                .get(name)
-                .unwrap_or_else(|| panic!("{}: no limit on {name}", module.name))
-        };
+        let gate = Gate::of(&source);
         let figures = figures(module.log);
         for (entry, _) in entries(&source) {
             for architecture in module.architectures.iter().filter(|a| a.starts_with("sm_")) {
                 let of = figures.get(&(entry, architecture));
                 let of = of.unwrap_or_else(|| panic!("ptxas says nothing of {entry} for {architecture}"));
-                let place = format!("{entry} on {architecture}: {of:?}");
-                assert!(of.registers > 0 && of.registers <= limit("registers"), "{place}");
-                assert!(of.stack <= limit("stack"), "{place}");
-                assert!(of.shared <= limit("static shared"), "{place}");
-                assert_eq!(of.spills, 0, "{place}");
+                let limits = gate.limits(entry, architecture);
+                for (name, figure) in [
+                    ("registers", of.registers),
+                    ("stack", of.stack),
+                    ("static shared", of.shared),
+                ] {
+                    let limit = limits
+                        .get(name)
+                        .unwrap_or_else(|| panic!("{entry}: no limit on {name}"));
+                    assert!(
+                        figure as f64 <= *limit,
+                        "{entry} on {architecture}: {name} {figure}"
+                    );
+                }
+                assert!(
+                    of.registers > 0 && of.spills == 0,
+                    "{entry} on {architecture}: {of:?}"
+                );
             }
         }
         // `depot` is what PTX calls a kernel's local memory.

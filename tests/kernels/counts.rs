@@ -1,0 +1,253 @@
+//! What launches cost, as softcuda counts it: no bank conflicts, hardly a byte of DRAM but what is read and written
+//! anyway, no more matrix products than the tiles need. Exact for the algorithm, so a launch of a small shape says
+//! what one of a large shape does.
+
+use std::io::Write as _;
+use std::process::Command;
+
+use cudarc::driver::result;
+use serde_json::Value;
+
+use crate::device::Device;
+use crate::gemm::Then;
+use crate::params::{
+    ATTENTION_LARGE_ROWS, ATTENTION_MAX_KEYS, ATTENTION_SMALL_ROWS, ATTENTION_TILE_NUMBERS,
+    GEMM_LARGE_COLUMNS, GEMM_LARGE_ROWS, GEMM_MEDIUM_COLUMNS, GEMM_MEDIUM_ROWS, GEMM_SMALL16_COLUMNS,
+    GEMM_SMALL16_ROWS, GEMM_SMALL64_COLUMNS, GEMM_SMALL64_ROWS,
+};
+use crate::{attention, embed, gemm, layernorm, lora_down, pool};
+
+/// A launch, and what it may cost.
+struct Launch {
+    entry: String,
+    shape: String,
+    run: Box<dyn Fn(&Device)>,
+    /// Of all operands and results, each once: what DRAM must move.
+    bytes: usize,
+    /// 2·m·n·k of its products.
+    flops: usize,
+    /// The same with m, n and k as the tiles round them up: what matrix instructions may have.
+    tiled: usize,
+}
+
+/// Bytes of DRAM per byte that must be moved.
+const TRAFFIC: f64 = 1.1;
+
+/// Functions that have bank conflicts, none of them in a loop: passes through the banks per request beyond the fewest.
+const CONFLICTS: [(&str, f64); 1] = [
+    // Of pool: a thread's eight float32 of the record, 16 bytes of each 32 at a time.
+    ("encode", 4.0),
+];
+
+/// Of gemm: rows, columns, and the steps in which k, and the columns of h, are taken.
+const TILES: [(&str, [u32; 3]); 4] = [
+    ("large", [GEMM_LARGE_ROWS, GEMM_LARGE_COLUMNS, 32]),
+    ("medium", [GEMM_MEDIUM_ROWS, GEMM_MEDIUM_COLUMNS, 64]),
+    ("small64", [GEMM_SMALL64_ROWS, GEMM_SMALL64_COLUMNS, 64]),
+    ("small16", [GEMM_SMALL16_ROWS, GEMM_SMALL16_COLUMNS, 64]),
+];
+
+fn up(number: usize, step: u32) -> usize {
+    number.next_multiple_of(step as usize)
+}
+
+fn launches() -> Vec<Launch> {
+    let mut launches = Vec::new();
+    // Whole tiles; heads that rotate; edges of all, with adapters.
+    for (variant, [rows, columns_of_tile, step]) in TILES {
+        let (m, n) = (rows as usize, columns_of_tile as usize);
+        for ([tokens, n, k, columns], then) in [
+            ([m, 2 * n, 256, 0], Then::Residual),
+            ([m, 192, 64, 64], Then::Rope(64)),
+            ([m + m / 2 + 1, n + 8, 136, 16], Then::Gelu),
+        ] {
+            let residual = usize::from(then == Then::Residual);
+            let rope = if let Then::Rope(head_dim) = then {
+                head_dim
+            } else {
+                0
+            };
+            launches.push(Launch {
+                entry: format!("gemm_bf16_{variant}"),
+                shape: format!("{tokens} tokens, n {n}, k {k}, {columns} columns, {then:?}"),
+                run: Box::new(move |device| gemm::launch(device, variant, [tokens, n, k, columns], then)),
+                bytes: 2 * (tokens + n) * (k + columns)
+                    + 2 * n * (1 + tokens * (1 + residual))
+                    // Positions are random, hardly one twice.
+                    + if rope > 0 { tokens * (4 + 4 * rope) } else { 0 },
+                flops: 2 * tokens * n * (k + columns),
+                tiled: 2 * up(tokens, rows) * up(n, columns_of_tile) * (up(k, step) + up(columns, step)),
+            });
+        }
+    }
+    for head_dim in [32, 64, 128] {
+        for (variant, rows, lengths, rope) in [
+            ("large", ATTENTION_LARGE_ROWS, &[256][..], true),
+            ("small", ATTENTION_SMALL_ROWS, &[128, 64], false),
+            ("large", ATTENTION_LARGE_ROWS, &[3, 70, 133], false),
+            ("small", ATTENTION_SMALL_ROWS, &[3, 70, 133], true),
+        ] {
+            let tokens: usize = lengths.iter().sum();
+            let longest = lengths.iter().max().copied().unwrap_or_default();
+            let large = variant == "large";
+            let table = if rope { 4 * head_dim * longest } else { 0 };
+            // Whole warps, whole steps of keys.
+            let (warp, keys) = (
+                rows / 4,
+                ATTENTION_MAX_KEYS.min(ATTENTION_TILE_NUMBERS / head_dim as u32),
+            );
+            let products =
+                |of: &dyn Fn(usize) -> usize| lengths.iter().map(|&length| of(length)).sum::<usize>();
+            launches.push(Launch {
+                entry: format!("attention_bf16_hd{head_dim}_{variant}"),
+                shape: format!("lengths {lengths:?}, 2 heads{}", if rope { ", rope" } else { "" }),
+                run: Box::new(move |device| attention::launch(device, lengths, 2, head_dim, rope, large)),
+                bytes: 2 * 2 * head_dim * 4 * tokens + table,
+                flops: 2 * 4 * head_dim * products(&|length| length * length),
+                tiled: 2 * 4 * head_dim * products(&|length| up(length, warp) * up(length, keys)),
+            });
+        }
+    }
+    for hidden in [1024, 4096] {
+        for ranks in [&[][..], &[4]] {
+            // A, h, and what says which adapter: weights are a few bytes.
+            let down = |tokens: usize| match ranks {
+                [rank] => 2 * hidden * rank + 16 * (2 * tokens + 8) + 4 * tokens,
+                _ => 0,
+            };
+            let shape = format!("48 rows of {hidden}, ranks {ranks:?}");
+            launches.push(Launch {
+                entry: "layernorm_bf16".into(),
+                shape: shape.clone(),
+                run: Box::new(move |device| layernorm::launch(device, hidden, &[40, 8], ranks)),
+                bytes: 2 * hidden * (3 * 48 + 2) + down(48),
+                flops: 0,
+                tiled: 0,
+            });
+            launches.push(Launch {
+                entry: "embed_bf16".into(),
+                shape: shape.clone(),
+                run: Box::new(move |device| embed::launch(device, hidden, &[40, 8], ranks)),
+                bytes: 2 * hidden * (2 * 48 + 3) + 4 * 48 + down(48),
+                flops: 0,
+                tiled: 0,
+            });
+        }
+    }
+    for (k, ranks) in [(1024, &[4][..]), (4096, &[16])] {
+        let rank = ranks[0];
+        launches.push(Launch {
+            entry: "lora_down_bf16".into(),
+            shape: format!("64 rows of {k}, rank {rank}"),
+            run: Box::new(move |device| lora_down::launch(device, k, &[64], ranks)),
+            bytes: 2 * k * (64 + rank) + 16 * (2 * 64 + 8) + 4 * 64,
+            flops: 2 * 64 * k * rank,
+            tiled: 2 * 64 * k * up(rank, 8),
+        });
+    }
+    for hidden in [384, 1024] {
+        launches.push(Launch {
+            entry: "pool_bf16".into(),
+            shape: format!("vectors of 1, 64 and 150 rows of {hidden}"),
+            run: Box::new(move |device| pool::launch(device, hidden, &[1, 64, 150])),
+            bytes: 2 * hidden * 215 + 3 * (24 + 8 + 4 * hidden),
+            flops: 0,
+            tiled: 0,
+        });
+    }
+    launches
+}
+
+#[test]
+#[ignore = "the test below runs it, in a process whose launches are counted"]
+fn every_launch_once() {
+    let Some(device) = Device::open() else { return };
+    launches().iter().for_each(|launch| (launch.run)(&device));
+}
+
+#[test]
+fn launches_cost_no_more_than_they_must() {
+    let Some(device) = Device::open() else { return };
+    let name = result::device::get(0).and_then(result::device::get_name);
+    drop(device);
+    if !name.is_ok_and(|name| name.starts_with("softcuda")) {
+        let line = b"SKIPPED: counts of what launches cost: only tools/softcuda/run has them\n";
+        std::io::stderr().write_all(line).unwrap_or_default();
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder for the counts");
+    let file = folder.path().join("counts");
+    let child = Command::new(std::env::current_exe().expect("this test has a path"))
+        .args(["counts::every_launch_once", "--exact", "--ignored"])
+        .env("SOFTCUDA_COUNTERS", &file)
+        .output()
+        .expect("this test can be run again");
+    assert!(
+        child.status.success(),
+        "{}",
+        String::from_utf8_lossy(&child.stdout)
+    );
+    let counts = std::fs::read_to_string(&file).expect("softcuda wrote its counts");
+    let counts: Vec<Value> = counts
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("counts are JSON"))
+        .collect();
+    let launches = launches();
+    assert_eq!(counts.len(), launches.len(), "launches that were counted");
+
+    println!(
+        "{:27} {:50}   DRAM: bytes / minimum | sectors / fewest | MMA FLOP / useful | bank conflicts",
+        "entry", "shape"
+    );
+    let mut worse = Vec::new();
+    for (launch, count) in launches.iter().zip(&counts) {
+        assert_eq!(count["kernel"], launch.entry);
+        let Launch { entry, shape, .. } = launch;
+        let number = |of: &Value| of.as_u64().unwrap_or_else(|| panic!("{of} for a count"));
+        let dram = &count["memory"]["dram"];
+        let bytes = number(&dram["read_bytes"]) + number(&dram["written_bytes"]);
+        let traffic = bytes as f64 / launch.bytes as f64;
+        let matrix = count["matrix"].as_array().into_iter().flatten();
+        let flops: u64 = matrix.map(|of| number(&of["flops"])).sum();
+        let useful = flops as f64 / launch.flops.max(1) as f64;
+        // Of all requests to L2.
+        let requests = count["memory"]["global"].as_object().into_iter().flatten();
+        let [sectors, fewest] = ["sectors", "ideal_sectors"]
+            .map(|name| requests.clone().map(|(_, of)| number(&of[name])).sum::<u64>() as f64);
+        let sectors = sectors / fewest;
+        let (mut conflicts, mut places) = (0, Vec::new());
+        for line in count["memory"]["lines"].as_array().into_iter().flatten() {
+            let of = |name: &str| number(&line["shared"][name]);
+            let (requests, more) = (of("requests"), of("wavefronts") - of("ideal"));
+            if more == 0 {
+                continue;
+            }
+            conflicts += more;
+            let function = line["function"].as_str().unwrap_or(entry);
+            let known = CONFLICTS.iter().find(|(known, _)| function.contains(known));
+            if more as f64 > known.map_or(0.0, |(_, most)| *most) * requests as f64 {
+                places.push(format!(
+                    "{}:{} in {function}: {more} wavefronts too many in {requests} requests",
+                    line["at"]["file"], line["at"]["line"]
+                ));
+            }
+        }
+        println!(
+            "{entry:27} {shape:50} {bytes:13} {traffic:9.3} | {sectors:16.2} | {flops:8} {useful:8.3} | {conflicts}"
+        );
+        if traffic > TRAFFIC {
+            places.push(format!(
+                "{bytes} bytes of DRAM, and {} must be moved",
+                launch.bytes
+            ));
+        }
+        if padding > launch.padding {
+            places.push(format!(
+                "{padding:.3} FLOP for one that is useful, and not {}",
+                launch.padding
+            ));
+        }
+        worse.extend(places.iter().map(|place| format!("{entry}, {shape}: {place}")));
+    }
+    assert!(worse.is_empty(), "{}", worse.join("\n"));
+}
