@@ -9,6 +9,10 @@ use model_maker::{AdapterSpec, Dtype, Family, Layout, ModelSpec};
 use ropeway::diff::{Executor, Side, compare};
 use ropeway::{Chunking, Device, Embed, Embedding, Encoding, Engine, Output, Pooling, Request, Vector};
 
+mod common;
+
+use common::requests::{Random, ids, mixed_options, mixed_requests};
+
 /// A small model, written once per name.
 fn model(name: &str, change: impl FnOnce(&mut ModelSpec)) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("engine-{name}"));
@@ -43,33 +47,6 @@ fn bert() -> &'static Path {
 
 fn open(path: &Path) -> Engine {
     Engine::builder().device(Device::Cpu).open(path).unwrap()
-}
-
-fn ids(count: usize, seed: u32) -> Vec<u32> {
-    (0..count as u32)
-        .map(|i| (i.wrapping_mul(2654435761).wrapping_add(seed * 977) >> 7) % 700)
-        .collect()
-}
-
-/// Options of every kind, to be mixed in one batch.
-fn mixed_options() -> Vec<Embed> {
-    vec![
-        Embed::default(),
-        Embed::task("retrieval.query"),
-        Embed::task("text-matching").dimensions(32),
-        Embed::mixture([("retrieval.query", 0.7), ("separation", 0.3)]),
-        Embed::mixture([("classification", -1.5)]).normalize(false),
-        Embed::default().pooling(Pooling::Cls),
-        Embed::task("separation").pooling(Pooling::None).dimensions(64),
-        Embed::default().chunks(Chunking::Tokens(5)),
-    ]
-}
-
-/// Requests of mixed lengths that use those options in turn.
-fn mixed_requests<'a>(options: &'a [Embed], lengths: &[usize]) -> Vec<Request<'a>> {
-    let request =
-        |(i, &length): (usize, &usize)| Request::ids(ids(length, i as u32), &options[i % options.len()]);
-    lengths.iter().enumerate().map(request).collect()
 }
 
 #[track_caller]
@@ -110,19 +87,6 @@ fn every_family_type_and_odd_shape_agrees_with_float64() {
     let fits = |o: &&Embed| o.dimensions.is_none();
     let options: Vec<Embed> = options.iter().filter(fits).cloned().collect();
     agrees_with_float64(&open(&odd), &mixed_requests(&options, &[1, 9, 40, 3, 17]));
-}
-
-/// A small deterministic generator: the next number below `limit`.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % limit
-    }
 }
 
 /// Models of random shapes, batches of random lengths and options: each against float64, and each

@@ -1,6 +1,9 @@
 //! Small models, and the tools to break them.
 #![allow(dead_code)] // Every test binary uses a part of it.
 
+pub mod fixture;
+pub mod requests;
+
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::fs;

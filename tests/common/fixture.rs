@@ -1,0 +1,117 @@
+//! The fixtures of `tests/golden`, and requests for their cases.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ropeway::{Chunking, Embed, Input, Output, Pooling, Request, Vector, Weights};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+/// Where they are.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// A manifest and its tensors.
+pub struct Fixture {
+    pub manifest: Value,
+    tensors: Vec<u8>,
+}
+
+impl Fixture {
+    pub fn open(name: &str) -> Fixture {
+        let read = |end: &str| fs::read(folder().join(format!("{name}.{end}"))).unwrap();
+        Fixture {
+            manifest: serde_json::from_slice(&read("json")).unwrap(),
+            tensors: read("safetensors"),
+        }
+    }
+
+    pub fn cases(&self) -> &[Value] {
+        self.manifest["cases"].as_array().unwrap()
+    }
+
+    pub fn tensor(&self, name: &Value) -> Vec<f32> {
+        let tensors = SafeTensors::deserialize(&self.tensors).unwrap();
+        let data = tensors.tensor(name.as_str().unwrap()).unwrap().data().to_vec();
+        data.chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    }
+}
+
+pub fn numbers(value: &Value) -> Vec<usize> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n.as_u64().unwrap() as usize)
+        .collect()
+}
+
+pub fn pairs(value: &Value) -> Vec<(usize, usize)> {
+    let pair = |pair: &Value| (numbers(pair)[0], numbers(pair)[1]);
+    value.as_array().unwrap().iter().map(pair).collect()
+}
+
+/// The request of a case; `by_text` sends its text and not its ids.
+pub fn request(case: &Value, by_text: bool) -> Request<'static> {
+    let mut options = Embed {
+        no_truncate: true,
+        ..Embed::default()
+    };
+    options.weights = match (&case["task"], &case["adapters"]) {
+        (Value::String(task), _) => Weights::Task(task.clone()),
+        (_, Value::Array(parts)) => {
+            let part = |p: &Value| {
+                (
+                    p["name"].as_str().unwrap().to_owned(),
+                    p["weight"].as_f64().unwrap() as f32,
+                )
+            };
+            Weights::Mixture(parts.iter().map(part).collect())
+        }
+        _ => Weights::Base,
+    };
+    options.pooling = match case["pooling"].as_str().unwrap() {
+        "cls" => Some(Pooling::Cls),
+        "tokens" => Some(Pooling::None),
+        _ => Some(Pooling::Mean),
+    };
+    options.normalize = case["normalize"].as_bool();
+    options.dimensions = case["dimensions"].as_u64().map(|n| n as usize);
+    let chunks = &case["chunks"];
+    if !chunks.is_null() {
+        let spans = if by_text {
+            &chunks["byte_ranges"]
+        } else {
+            &chunks["spans"]
+        };
+        options.chunking = Some(Chunking::Spans(pairs(spans)));
+        if let Some(size) = chunks["window"]["size"].as_u64() {
+            options = options.windows(
+                size as usize,
+                chunks["window"]["overlap"].as_u64().unwrap() as usize,
+            );
+        }
+    }
+    let input = if by_text {
+        Input::Text(case["text"].as_str().unwrap().to_owned().into())
+    } else {
+        Input::Ids(numbers(&case["ids"]).into_iter().map(|id| id as u32).collect())
+    };
+    Request {
+        input,
+        options: std::borrow::Cow::Owned(options),
+    }
+}
+
+/// The f32 numbers of an output, end to end.
+pub fn values(output: &Output) -> Vec<f32> {
+    let f32s = |vector: &Vector| vector.as_f32().unwrap().to_vec();
+    match output {
+        Output::Vector(vector) => f32s(vector),
+        Output::Tokens(vectors) => vectors.iter().flat_map(f32s).collect(),
+        Output::Chunks(chunks) => chunks.iter().flat_map(|chunk| f32s(&chunk.embedding)).collect(),
+    }
+}

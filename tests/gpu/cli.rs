@@ -1,0 +1,92 @@
+//! The command line on a GPU: text in, vectors out.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::device::{Gpu, jina, off};
+
+/// Runs it with the test's model. Gives the exit code, standard output and standard error.
+fn ropeway(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_ropeway"))
+        .args(arguments)
+        .env("ROPEWAY_MODEL", jina(64))
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn vectors(arguments: &[&str]) -> Vec<Vec<f32>> {
+    let (code, out, err) = ropeway(arguments);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{arguments:?}");
+    let vector = |line: &str| -> Vec<f32> {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let numbers = row["embedding"].as_array().unwrap();
+        numbers.iter().map(|x| x.as_f64().unwrap() as f32).collect()
+    };
+    out.lines().map(vector).collect()
+}
+
+#[test]
+fn embed_gives_the_cpus_vectors() {
+    let Some(_) = Gpu::find() else { return };
+    let texts = [
+        "embed",
+        "a warm coat",
+        "a cold beer",
+        "--task",
+        "retrieval.query",
+        "--dimensions",
+        "64",
+    ];
+    let on = |device: &[&str]| vectors(&[&texts[..], device].concat());
+    let (cpu, gpu) = (on(&["--device", "cpu"]), on(&["--device", "cuda"]));
+    assert_eq!((cpu.len(), gpu.len()), (2, 2));
+    assert_ne!(cpu, gpu, "both are the CPU's");
+    for (precision, allowed) in [("bf16", 1e-4), ("f16", 2e-6)] {
+        for (got, want) in on(&["--device", "cuda:0", "--precision", precision])
+            .iter()
+            .zip(&cpu)
+        {
+            let off = off(got, want, 64);
+            assert!(off <= allowed, "{precision}: off by {off:.1e}");
+        }
+    }
+}
+
+#[test]
+fn diff_compares_the_cpu_with_the_gpu() {
+    let Some(_) = Gpu::find().filter(|gpu| gpu.is_first()) else {
+        return;
+    };
+    let diff = ["diff", "--left", "cpu", "--right", "cuda", "--length", "20"];
+    let run = |more: &[&str]| ropeway(&[&diff[..], more].concat());
+    let (code, out, err) = run(&["--task", "separation"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    // A difference is found, whichever side it is on.
+    for side in ["--left-task", "--right-task"] {
+        let (code, out, _) = run(&[side, "separation"]);
+        assert_eq!(code, Some(1), "{out}");
+        assert!(out.contains("DIFFERS step   0 Embed"), "{out}");
+    }
+}
+
+#[test]
+fn devices_shows_the_gpu() {
+    let Some(_) = Gpu::find() else { return };
+    let (code, out, err) = ropeway(&["devices", "--json"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let rows: Vec<Value> = out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let found = rows
+        .iter()
+        .find(|row| row["kind"] == "cuda")
+        .unwrap_or_else(|| panic!("{out}"));
+    assert!(!found["name"].as_str().unwrap().is_empty(), "{out}");
+    assert!(found["kernels"]["modules"].is_object(), "{out}");
+    let (code, out, _) = ropeway(&["devices"]);
+    assert!(code == Some(0) && out.contains("cuda"), "{out}");
+}

@@ -1,0 +1,250 @@
+//! Every step of a pass against the CPU's float32, and a planted difference, which is found where it begins.
+
+use std::path::Path;
+
+use model_maker::{Dtype, Family, ModelSpec};
+use ropeway::diff::{Difference, Executor, Side, compare};
+use ropeway::{Embed, Engine, Numerics, Precision, Request};
+
+use crate::common::requests::{ids, mixed_options, mixed_requests};
+use crate::common::{self, Scratch, edit_tensors};
+use crate::device::{Gpu, jina, off, on_cpu, spec};
+
+fn side<'a>(engine: &'a Engine, requests: &'a [Request<'a>]) -> Side<'a> {
+    Side {
+        engine,
+        executor: Executor::Device,
+        requests,
+    }
+}
+
+/// Every step of both, and that all ops are among them. Prints the worst.
+#[track_caller]
+fn agree(what: &str, cpu: &Engine, gpu: &Engine, requests: &[Request<'_>]) {
+    let differences = compare(&side(cpu, requests), &side(gpu, requests)).unwrap();
+    for op in [
+        "Embed",
+        "Qkv",
+        "Attention",
+        "OutProj",
+        "AddLayerNorm(Attention)",
+        "Fc1",
+        "Fc2",
+        "AddLayerNorm(Mlp)",
+        "Pool",
+    ] {
+        assert!(
+            differences.iter().any(|d| d.name.contains(op)),
+            "{what}: no step does {op}"
+        );
+    }
+    for difference in &differences {
+        assert!(difference.within(), "{what}: {difference}");
+    }
+    let worst = differences
+        .iter()
+        .max_by(|a, b| a.relative().total_cmp(&b.relative()))
+        .unwrap();
+    println!("{what}: {} buffers; {worst}", differences.len());
+}
+
+#[test]
+fn every_step_agrees_with_float32() {
+    let Some(gpu) = Gpu::find() else { return };
+    let options = mixed_options();
+    let requests = mixed_requests(&options, &[1, 7, 33, 65, 2, 16, 12, 130]);
+    for (head_dim, precision) in [
+        (64, Precision::Bf16),
+        (32, Precision::F16),
+        (128, Precision::Bf16),
+    ] {
+        let model = jina(head_dim);
+        let engine = gpu.builder().precision(precision).open(&model).unwrap();
+        agree(
+            &format!("heads of {head_dim}, {precision}"),
+            &on_cpu(&model),
+            &engine,
+            &requests,
+        );
+    }
+}
+
+#[test]
+fn every_step_of_bert_and_xlm_roberta_agrees_with_float32() {
+    let Some(gpu) = Gpu::find() else { return };
+    let plain = [Embed::default()];
+    let requests = mixed_requests(&plain, &[1, 9, 64, 100]);
+    for family in [Family::Bert, Family::XlmRoberta] {
+        let model = common::model(&ModelSpec { family, ..spec(64) });
+        agree(
+            &format!("{family:?}"),
+            &on_cpu(&model),
+            &gpu.open(&model),
+            &requests,
+        );
+    }
+}
+
+/// The sizes of jina-embeddings-v3, one layer of them, all five adapters.
+#[test]
+fn a_full_size_layer_agrees_with_float32() {
+    let Some(gpu) = Gpu::find().filter(|gpu| gpu.is_first()) else {
+        return;
+    };
+    let model = common::model(&ModelSpec {
+        vocab: 700,
+        layers: 1,
+        max_positions: 64,
+        ..ModelSpec::new(Family::Jina)
+    });
+    let names = [
+        "retrieval.query",
+        "retrieval.passage",
+        "separation",
+        "classification",
+        "text-matching",
+    ];
+    let mut options: Vec<Embed> = names.into_iter().map(Embed::task).collect();
+    options.push(Embed::mixture([("separation", 0.6), ("text-matching", 0.4)]));
+    options.push(Embed::default());
+    let requests = mixed_requests(&options, &[20, 13, 11, 9, 6, 4, 1]);
+    let engine = gpu.builder().batch_tokens(64).open(&model).unwrap();
+    agree(
+        "a layer of jina-embeddings-v3",
+        &on_cpu(&model),
+        &engine,
+        &requests,
+    );
+}
+
+/// Adapters by products of their own, and merged into the weights: other arithmetic, the same vectors.
+#[test]
+fn other_ways_of_the_adapters_agree_with_float32() {
+    let Some(gpu) = Gpu::find() else { return };
+    let model = jina(64);
+    let cpu = on_cpu(&model);
+    let usual = gpu.open(&model);
+    let separate = gpu.builder().separate_adapters(true).open(&model).unwrap();
+    let options = mixed_options();
+    agree(
+        "separate adapters",
+        &cpu,
+        &separate,
+        &mixed_requests(&options, &[9, 20, 33, 2]),
+    );
+
+    let merging = gpu.builder().merge("separation").numerics(Numerics::Fastest);
+    let merged = merging.open(&model).unwrap();
+    assert!(merged.memory().weights > usual.memory().weights);
+    let task = Embed::task("separation");
+    let input = ids(50, 3);
+    let alone = [Request::ids(input.as_slice(), &task)];
+    let plain = Embed::default();
+    let mixed = [
+        Request::ids(input.as_slice(), &task),
+        Request::ids([5, 6, 7].as_slice(), &plain),
+    ];
+    let vector = |engine: &Engine, requests: &[Request<'_>]| {
+        let result = engine.embed_batch(requests).remove(0).unwrap();
+        result.vector().unwrap().to_vec()
+    };
+    let want = vector(&cpu, &alone);
+    let merged_alone = vector(&merged, &alone);
+    assert!(off(&merged_alone, &want, want.len()) <= 1e-4);
+    assert!(off(&vector(&separate, &alone), &want, want.len()) <= 1e-4);
+    // The merged copy serves batches of the task alone, and no others.
+    assert_ne!(merged_alone, vector(&usual, &alone));
+    assert_eq!(vector(&merged, &mixed), vector(&usual, &mixed));
+}
+
+/// The first buffer that is off.
+fn first<'d>(differences: &'d [Difference]) -> &'d Difference {
+    differences
+        .iter()
+        .find(|d| !d.within())
+        .expect("something was planted")
+}
+
+#[test]
+fn a_planted_difference_is_found_where_it_begins() {
+    let Some(gpu) = Gpu::find() else { return };
+    let float32 = ModelSpec {
+        dtype: Dtype::F32,
+        ..spec(64)
+    };
+    let model = common::model(&float32);
+    let cpu = on_cpu(&model);
+    let plain = [Embed::default()];
+    let requests = mixed_requests(&plain, &[20, 5]);
+
+    // Another task: its adapter begins at the word embeddings.
+    let task = [Embed::task("separation")];
+    let of_task = mixed_requests(&task, &[20, 5]);
+    let engine = gpu.open(&model);
+    for (left, right) in [(&requests, &of_task), (&of_task, &requests)] {
+        let differences = compare(&side(&cpu, left), &side(&engine, right)).unwrap();
+        assert_eq!(first(&differences).step, 0, "{}", first(&differences));
+    }
+
+    // Another copy of the model.
+    let plant = |tensor: &str, value: f32| {
+        let copy = Scratch::model(&float32);
+        edit_tensors(&copy.path().join("model.safetensors"), |tensors| {
+            let found = tensors.iter_mut().find(|(name, _)| name.ends_with(tensor));
+            let (_, tensor) = found.unwrap_or_else(|| panic!("no tensor {tensor}"));
+            tensor.set(3, value);
+        });
+        let engine = gpu.open(copy.path());
+        let differences = compare(&side(&cpu, &requests), &side(&engine, &requests)).unwrap();
+        first(&differences).clone()
+    };
+    for (tensor, value, step, buffer) in [
+        ("emb_ln.bias", 9.0, "Embed", "layer0.hidden"),
+        ("layers.0.mixer.Wqkv.bias", 9.0, "layer 0 Qkv", "layer0.qkv"),
+        (
+            "layers.0.mixer.out_proj.bias",
+            9.0,
+            "layer 0 OutProj",
+            "layer0.projected",
+        ),
+        (
+            "layers.0.norm1.weight",
+            9.0,
+            "layer 0 AddLayerNorm(Attention)",
+            "layer0.middle",
+        ),
+        ("layers.1.mlp.fc1.bias", 9.0, "layer 1 Fc1", "layer1.activated"),
+        ("layers.1.mlp.fc2.bias", 9.0, "layer 1 Fc2", "layer1.fed"),
+        (
+            "layers.1.norm2.bias",
+            9.0,
+            "layer 1 AddLayerNorm(Mlp)",
+            "layer2.hidden",
+        ),
+    ] {
+        let found = plant(tensor, value);
+        assert!(
+            found.name.starts_with(step) && found.buffer.starts_with(buffer),
+            "{tensor}: {found}"
+        );
+    }
+}
+
+/// An adapter of the queries alone leaves the embeddings as they are: the first difference is its own.
+#[test]
+fn a_difference_in_an_adapter_is_found_at_its_down_projection() {
+    let Some(gpu) = Gpu::find() else { return };
+    let model = jina(64);
+    let adapter = Scratch::adapter(&model, &["q_proj"]);
+    let (cpu, engine) = (on_cpu(&model), gpu.open(&model));
+    let add = |engine: &Engine, folder: &Path| engine.add_adapter("mine", folder).unwrap();
+    add(&cpu, adapter.path());
+    add(&engine, adapter.path());
+    let (plain, mine) = ([Embed::default()], [Embed::task("mine")]);
+    let (plain, mine) = (mixed_requests(&plain, &[20]), mixed_requests(&mine, &[20]));
+    for (left, right) in [(&plain, &mine), (&mine, &plain)] {
+        let differences = compare(&side(&cpu, left), &side(&engine, right)).unwrap();
+        let found = first(&differences);
+        assert!(found.buffer.starts_with("layer0.lora_qkv"), "{found}");
+    }
+}
