@@ -83,17 +83,34 @@ pub fn plan(config: &ModelConfig, plan: &Plan, lengths: &[usize], number: usize,
 }
 
 /// The tile of a product of `rows` rows with `columns` columns. All tiles give the same bits, so this is
-/// about time alone: the smallest that holds all rows where there are few, since the pass then streams
-/// weights; else the large one where its tiles are enough to give every multiprocessor one.
+/// about time alone: the larger a tile, the fewer bytes each number costs, but only if there is a tile for
+/// every multiprocessor. Not measured on a GPU yet.
 pub fn gemm_tile(rows: usize, columns: usize, multiprocessors: usize) -> Tile {
-    let large = rows.div_ceil(params::GEMM_LARGE_ROWS as usize)
-        * columns.div_ceil(params::GEMM_LARGE_COLUMNS as usize);
-    match rows {
-        0..=16 => Tile::GemmSmall16,
-        17..=64 => Tile::GemmSmall64,
-        _ if large >= multiprocessors => Tile::GemmLarge,
-        _ => Tile::GemmMedium,
+    if rows <= params::GEMM_SMALL16_ROWS as usize {
+        return Tile::GemmSmall16;
     }
+    let sizes = [
+        (
+            Tile::GemmLarge,
+            params::GEMM_LARGE_ROWS,
+            params::GEMM_LARGE_COLUMNS,
+        ),
+        (
+            Tile::GemmMedium,
+            params::GEMM_MEDIUM_ROWS,
+            params::GEMM_MEDIUM_COLUMNS,
+        ),
+        (
+            Tile::GemmSmall64,
+            params::GEMM_SMALL64_ROWS,
+            params::GEMM_SMALL64_COLUMNS,
+        ),
+    ];
+    let enough = |(_, tile_rows, tile_columns): &(Tile, u32, u32)| {
+        rows.div_ceil(*tile_rows as usize) * columns.div_ceil(*tile_columns as usize) >= multiprocessors
+    };
+    let found = sizes.iter().find(|size| enough(size));
+    found.map_or(Tile::GemmSmall16, |&(tile, _, _)| tile)
 }
 
 /// The attention's tile for sequences of these lengths: the one whose query rows, those of cut tiles
@@ -164,6 +181,40 @@ mod tests {
         assert_eq!(cost(&[512]).flops, 512 * (gemms + 98_304 * 512));
         assert_eq!(cost(&[512, 1]).flops - cost(&[512]).flops, gemms + 98_304);
         assert!(cost(&[1]).bytes > gemms && cost(&[1]).bytes < gemms + 3_000_000);
+    }
+
+    #[test]
+    fn tiles_shrink_until_every_multiprocessor_has_one() {
+        let tiles = |columns| [1, 16, 17, 64, 256, 1024, 8192].map(|rows| gemm_tile(rows, columns, 132));
+        use Tile::*;
+        let narrow = [
+            GemmSmall16,
+            GemmSmall16,
+            GemmSmall16,
+            GemmSmall16,
+            GemmSmall64,
+            GemmMedium,
+            GemmLarge,
+        ];
+        let wide = [
+            GemmSmall16,
+            GemmSmall16,
+            GemmSmall16,
+            GemmSmall64,
+            GemmMedium,
+            GemmLarge,
+            GemmLarge,
+        ];
+        assert_eq!((tiles(1024), tiles(4096)), (narrow, wide));
+    }
+
+    #[test]
+    fn attention_tiles_follow_the_lengths() {
+        let tile = |lengths: &[usize]| attention_tile(lengths.iter().copied());
+        assert_eq!(tile(&[8192]), Tile::AttentionLarge);
+        assert_eq!(tile(&[128, 128]), Tile::AttentionLarge);
+        assert_eq!(tile(&[16; 100]), Tile::AttentionSmall);
+        assert_eq!(tile(&[130]), Tile::AttentionSmall);
     }
 
     #[test]

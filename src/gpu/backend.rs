@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::model::adapter::{AdapterTable, Site};
 use crate::model::{Model, ModelConfig};
 use crate::output::Vector;
-use crate::plan::{self, Fusion, Name, Plan, Tile};
+use crate::plan::{self, Fusion, Name, Op, Plan, Tile};
 use crate::precision::{Numerics, Precision};
 use crate::request::Encoding;
 
@@ -436,11 +436,10 @@ impl Gpu {
         let adapted = self.adapt(lane, model, &batch, resident);
         self.settle(lane, adapted)?;
         let rows = batch.tokens().max(batch.output_rows());
-        let slots = if batch.shape().adapted {
-            resident.slots()
-        } else {
-            0
-        };
+        // The plan may have been made for the other side of a comparison, whose batch uses adapters.
+        let downs = |op: &Op| matches!(op, Op::LoraDown(_));
+        let adapted = batch.shape().adapted || plan.steps.iter().any(|step| step.ops.iter().any(downs));
+        let slots = if adapted { resident.slots() } else { 0 };
         let layout = Layout::new(rows, slots);
         if plan.arena_len * NUMBER > lane.arena.len() || layout.bytes > lane.upload.len() {
             return Err(Error::request(format!(

@@ -241,10 +241,10 @@ fn launches_cost_no_more_than_they_must() {
                 launch.bytes
             ));
         }
-        if padding > launch.padding {
+        if flops > launch.tiled as u64 {
             places.push(format!(
-                "{padding:.3} FLOP for one that is useful, and not {}",
-                launch.padding
+                "{flops} FLOP of matrix instructions; its tiles have {}",
+                launch.tiled
             ));
         }
         worse.extend(places.iter().map(|place| format!("{entry}, {shape}: {place}")));

@@ -8,7 +8,10 @@ use crate::gpu::params::*;
 /// The lines of a source that begin with `// gate`, from the sixth on: `// gate: registers <= 96, stack = 0` for all
 /// of its entries; `// gate large sm_89: blocks >= 1` for those that have these words in their names, on that
 /// architecture. The last line that fits decides.
-pub struct Gate<'a>(Vec<(Vec<&'a str>, Vec<(&'a str, f64)>)>);
+pub struct Gate<'a>(Vec<Line<'a>>);
+
+/// Words of an entry's name, and limits.
+type Line<'a> = (Vec<&'a str>, Vec<(&'a str, f64)>);
 
 impl<'a> Gate<'a> {
     pub fn of(source: &'a str) -> Gate<'a> {
