@@ -4,8 +4,8 @@
 // Bound by the matrix units: 4·head_dim·length FLOP per query and head; bytes: 8·heads·head_dim per token, keys and values again from L2 for every tile of the sequence.
 // Needs lengths ≥ 1 for sequences with tiles, tiles within them, scale > 0, pointers aligned to 16 bytes, strides multiples of 8; only the tiles' rows, heads·head_dim columns each, are written.
 // gate: registers <= 248, stack = 0, static shared = 0, blocks >= 2, instructions per mma <= 6.5, mma per ldsm >= 2
-// gate large: instructions per mma <= 5.3, mma per ldsm >= 2.6
-// gate hd32: instructions per mma <= 10.1
+// gate large: instructions per mma <= 5.2, mma per ldsm >= 2.6
+// gate hd32: blocks >= 3, instructions per mma <= 10.1
 // gate hd128 large sm_89: blocks >= 1
 #include "params.h"
 #include "rope.cuh"

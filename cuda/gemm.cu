@@ -4,10 +4,10 @@
 // Bound by the tensor cores, 2·n·(k + columns) FLOP per token; up to some 200 tokens by bytes, 2·n·(k + columns) of weights and, in every block, the tile's rows of x.
 // Needs pointers and strides aligned to 16 bytes; rows past tokens and columns past n, k and columns are neither read nor written.
 // gate: registers <= 255, stack = 0, static shared = 0, blocks >= 2
-// gate large: instructions per mma <= 2.3, mma per ldsm >= 4
-// gate medium: instructions per mma <= 3.6, mma per ldsm >= 2
-// gate small64: instructions per mma <= 9, mma per ldsm >= 1
-// gate small16: instructions per mma <= 17, mma per ldsm >= 0.5
+// gate large: instructions per mma <= 1.95, mma per ldsm >= 4
+// gate medium: instructions per mma <= 2.9, mma per ldsm >= 2
+// gate small64: instructions per mma <= 6.5, mma per ldsm >= 1
+// gate small16: instructions per mma <= 12.3, mma per ldsm >= 0.5
 // gate sm_89: blocks >= 1
 #include "epilogue.cuh"
 
