@@ -158,7 +158,7 @@ fn other_ways_of_the_adapters_agree_with_float32() {
 }
 
 /// The first buffer that is off.
-fn first<'d>(differences: &'d [Difference]) -> &'d Difference {
+fn first(differences: &[Difference]) -> &Difference {
     differences
         .iter()
         .find(|d| !d.within())

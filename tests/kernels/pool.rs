@@ -95,7 +95,7 @@ impl<T: Number> Inputs<T> {
         let random = &mut Random::new(shape.seed as u64);
         let hidden = shape.hidden;
         // A few long rows tell as much as many.
-        let many = hidden < 1100 || exhaustive() && shape.seed % 3 == 0;
+        let many = hidden < 1100 || exhaustive() && shape.seed.is_multiple_of(3);
         let most = if many { 700 } else { 65 };
         let tokens = most + 20;
         let places = [hidden, 33, hidden - 1, 64, 1, 8, hidden / 2, hidden - 8];
