@@ -66,8 +66,8 @@ fn diff_compares_the_cpu_with_the_gpu() {
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
     // A difference is found, whichever side it is on.
     for side in ["--left-task", "--right-task"] {
-        let (code, out, _) = run(&[side, "separation"]);
-        assert_eq!(code, Some(1), "{out}");
+        let (code, out, err) = run(&[side, "separation"]);
+        assert_eq!(code, Some(1), "{out}{err}");
         assert!(out.contains("DIFFERS step   0 Embed"), "{out}");
     }
 }
@@ -83,10 +83,14 @@ fn devices_shows_the_gpu() {
         .collect();
     let found = rows
         .iter()
-        .find(|row| row["kind"] == "cuda")
+        .find(|row| row["kind"] == "cuda:0")
         .unwrap_or_else(|| panic!("{out}"));
     assert!(!found["name"].as_str().unwrap().is_empty(), "{out}");
     assert!(found["kernels"]["modules"].is_object(), "{out}");
-    let (code, out, _) = ropeway(&["devices"]);
-    assert!(code == Some(0) && out.contains("cuda"), "{out}");
+    assert_eq!(found["usable"], true, "{out}");
+    let (code, text, _) = ropeway(&["devices"]);
+    assert!(
+        code == Some(0) && text.contains(found["name"].as_str().unwrap()),
+        "{text}"
+    );
 }
