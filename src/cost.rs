@@ -135,7 +135,7 @@ pub fn attention_tile(lengths: impl Iterator<Item = usize> + Clone) -> Tile {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::batch::BatchShape;
     use crate::model::{Family, Positions};
@@ -143,19 +143,28 @@ mod tests {
 
     fn jina() -> ModelConfig {
         ModelConfig {
+            head_dim: 64,
+            num_attention_heads: 16,
+            ..model(1024, 24)
+        }
+    }
+
+    /// jina-embeddings-v3 with other sizes.
+    pub fn model(hidden: usize, layers: usize) -> ModelConfig {
+        ModelConfig {
             family: Family::JinaV3,
             vocab_size: 250002,
-            hidden_size: 1024,
-            num_hidden_layers: 24,
-            num_attention_heads: 16,
-            head_dim: 64,
-            intermediate_size: 4096,
+            hidden_size: hidden,
+            num_hidden_layers: layers,
+            num_attention_heads: 1,
+            head_dim: hidden,
+            intermediate_size: 4 * hidden,
             type_vocab_size: 1,
             layer_norm_eps: 1e-5,
             positions: Positions::Rotary { base: 20000.0 },
             max_tokens: 8194,
             pad_token_id: 1,
-            matryoshka: vec![32, 1024],
+            matryoshka: vec![32, hidden],
             tasks: Vec::new(),
             lora_rank: 4,
             lora_alpha: 1.0,

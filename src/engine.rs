@@ -104,9 +104,9 @@ impl EngineBuilder {
         self
     }
 
-    /// On a GPU, keep a copy of the weights with this task's or adapter's merged into them. With
-    /// [`Numerics::Fastest`], batches that use it alone, with weight 1, take that copy. It costs as much
-    /// memory as the linear layers (0.6 GB for jina-embeddings-v3), and merging rounds: an adapter of
+    /// On a GPU, keep a copy of the weights with the adapter of one of the model's tasks merged into them.
+    /// With [`Numerics::Fastest`], batches that use it alone, with weight 1, take that copy. It costs as
+    /// much memory as the linear layers (0.6 GB for jina-embeddings-v3), and merging rounds: an adapter of
     /// 0.3 % of the weights' size loses 43 % of itself in bf16.
     pub fn merge(mut self, adapter: impl Into<String>) -> Self {
         self.merged.push(adapter.into());

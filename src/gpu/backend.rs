@@ -14,7 +14,7 @@ use crate::batch::{Batch, BatchShape};
 use crate::cost::attention_tile;
 use crate::engine::Device;
 use crate::error::{Error, Result};
-use crate::model::adapter::{AdapterTable, Site};
+use crate::model::adapter::{Adapter, AdapterTable, Site};
 use crate::model::{Model, ModelConfig};
 use crate::output::Vector;
 use crate::plan::{self, Fusion, Name, Op, Plan, Tile};
@@ -73,8 +73,8 @@ pub struct Gpu {
     context: Context,
     entries: Entries,
     weights: Weights,
-    /// By the adapters' names.
-    merged: Vec<(String, Merged)>,
+    /// With the adapter in each: one that is added later under the same name is another.
+    merged: Vec<(Arc<Adapter>, Merged)>,
     options: Options,
     /// Tokens of the largest batch there can be: the budget, or one input that is longer.
     capacity: usize,
@@ -113,8 +113,9 @@ impl Gpu {
                     format!("cannot be merged: it is not one of the model's; there are {names}"),
                 )
             })?;
-            let copy = Merged::upload(&context, model, table.get(slot), options.precision)?;
-            merged.push((name.clone(), copy));
+            let adapter = table.get(slot);
+            let copy = Merged::upload(&context, model, adapter, options.precision)?;
+            merged.push((adapter.clone(), copy));
         }
         let resident = Resident::new(&context, config, options.precision, table, None)?;
         let gpu = Gpu {
@@ -234,11 +235,9 @@ impl Gpu {
     }
 
     fn merged(&self, slot: usize, table: &AdapterTable) -> Option<&Merged> {
-        let name = &table.get(slot).name;
-        self.merged
-            .iter()
-            .find(|(of, _)| of == name)
-            .map(|(_, copy)| copy)
+        let adapter = table.get(slot);
+        let found = self.merged.iter().find(|(of, _)| Arc::ptr_eq(of, adapter));
+        found.map(|(_, copy)| copy)
     }
 
     /// Fails if the device was lost earlier.
@@ -392,6 +391,8 @@ impl Gpu {
         let plan = self.plan_for(&model.config, &batch.adapters, shape, key.attention, key.fusion);
         let layout = Layout::new(key.bucket, if key.adapted { resident.slots() } else { 0 });
         let launches = self.launches(lane, model, batch, resident, &plan, &layout, key.fusion);
+        // The lane was made for the largest batch; the graph would write past it.
+        assert!(plan.arena_len * NUMBER <= lane.arena.len() && layout.bytes <= lane.upload.len());
         let graph = lane.stream.capture(|stream| {
             for launch in &launches {
                 // SAFETY: captured, not run; what its addresses are good for is said where the graph is launched.

@@ -443,10 +443,8 @@ fn scale(config: &ModelConfig) -> f32 {
 mod tests {
     use super::*;
     use crate::batch::BatchShape;
-    use crate::model::Family;
     use crate::plan::Gpu;
     use crate::precision::{Numerics, Precision};
-    use crate::request::Pooling;
     use proptest::prelude::*;
 
     const ARENA: u64 = 1 << 40;
@@ -456,28 +454,13 @@ mod tests {
 
     fn model(hidden: usize, head_dim: usize, layers: usize, rotary: bool) -> ModelConfig {
         ModelConfig {
-            family: Family::JinaV3,
-            vocab_size: 100,
-            hidden_size: hidden,
-            num_hidden_layers: layers,
             num_attention_heads: hidden / head_dim,
             head_dim,
-            intermediate_size: 4 * hidden,
-            type_vocab_size: 1,
-            layer_norm_eps: 1e-5,
             positions: match rotary {
                 true => Positions::Rotary { base: 20000.0 },
                 false => Positions::Learned { rows: 514, offset: 2 },
             },
-            max_tokens: 512,
-            pad_token_id: 1,
-            matryoshka: vec![32, hidden],
-            tasks: Vec::new(),
-            lora_rank: 4,
-            lora_alpha: 1.0,
-            default_prompt: String::new(),
-            pooling: Pooling::Mean,
-            normalize: true,
+            ..crate::cost::tests::model(hidden, layers)
         }
     }
 

@@ -83,8 +83,8 @@ impl Lane {
         }
         if sizes.upload > self.upload.len() {
             self.passes.clear();
-            self.upload = context.allocate(sizes.upload)?;
-            self.sent = context.pinned(sizes.upload)?;
+            // Both or, if there is no memory, neither.
+            (self.upload, self.sent) = (context.allocate(sizes.upload)?, context.pinned(sizes.upload)?);
         }
         self.passes.retain(|key, _| !key.adapted);
         self.resident = resident.clone();
