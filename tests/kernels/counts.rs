@@ -235,16 +235,17 @@ fn launches_cost_no_more_than_they_must() {
         println!(
             "{entry:27} {shape:50} {bytes:13} {traffic:9.3} | {sectors:16.2} | {flops:8} {useful:8.3} | {conflicts}"
         );
-        if traffic > TRAFFIC {
+        // Much less than the minimum is no good news: the minimum, or the count, is wrong.
+        if !(0.9..=TRAFFIC).contains(&traffic) {
             places.push(format!(
                 "{bytes} bytes of DRAM, and {} must be moved",
                 launch.bytes
             ));
         }
-        if flops > launch.tiled as u64 {
+        if !(launch.flops..=launch.tiled).contains(&(flops as usize)) {
             places.push(format!(
-                "{flops} FLOP of matrix instructions; its tiles have {}",
-                launch.tiled
+                "{flops} FLOP of matrix instructions, and {} are useful, {} with the tiles' edges",
+                launch.flops, launch.tiled
             ));
         }
         worse.extend(places.iter().map(|place| format!("{entry}, {shape}: {place}")));

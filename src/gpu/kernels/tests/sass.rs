@@ -157,6 +157,8 @@ fn main_loop<'a>(code: &[Instruction<'a>]) -> Option<Turn<'a>> {
 /// What nvdisasm makes of machine code; `None`, and a line that says so, where it is missing.
 fn disassemble(code: &[u8]) -> Option<String> {
     let nvcc = Path::new(option_env!("ROPEWAY_NVCC").unwrap_or_default());
+    // It may be a link to where the toolkit is.
+    let nvcc = nvcc.canonicalize().unwrap_or(nvcc.to_owned());
     let program = nvcc.with_file_name("nvdisasm");
     if !program.is_file() {
         let line = format!("SKIPPED: no {}, which tools/setup gets\n", program.display());
