@@ -28,7 +28,8 @@ fn wanted(gpu: Gpu, case: &Value) -> bool {
         "chunks/700/windows",
         "chunks/300/dimensions-64",
     ];
-    exhaustive() || numbers(&case["ids"]).len() <= 130 || gpu.is_first() && long.contains(&name)
+    let short = if gpu.is_first() { 130 } else { 65 };
+    exhaustive() || numbers(&case["ids"]).len() <= short || gpu.is_first() && long.contains(&name)
 }
 
 /// How far a result is from a case's expected numbers.

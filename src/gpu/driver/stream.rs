@@ -241,10 +241,14 @@ impl Drop for Capture<'_> {
 }
 
 fn end(stream: &Stream) -> Result<Captured, DriverError> {
-    let mut graph = std::ptr::null_mut();
-    // SAFETY: this thread began the capture; the place for the result is good.
-    unsafe { call!(cuStreamEndCapture(stream.handle.0, &mut graph)) }?;
-    Ok(Captured(graph))
+    let end = || {
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: this thread began the capture; the place for the result is good.
+        unsafe { call!(cuStreamEndCapture(stream.handle.0, &mut graph)) }.map(|()| Captured(graph))
+    };
+    // A call that failed may have left the stream in its capture, where all that is given to it later fails;
+    // a second one ends that, and where there is nothing to end it does nothing.
+    end().inspect_err(|_| drop(end()))
 }
 
 /// What was captured, before it is made into what can be launched.
