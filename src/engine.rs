@@ -114,7 +114,8 @@ impl EngineBuilder {
     }
 
     /// On a GPU, add adapters by products of their own instead of inside the linear layers' products: what
-    /// others do, kept to be measured against.
+    /// others do, kept to be measured against. Sums are rounded once more on the way, also those of rows
+    /// without an adapter in a batch that has some, so that results depend on their batch-mates.
     pub fn separate_adapters(mut self, separate: bool) -> Self {
         self.separate_adapters = separate;
         self
