@@ -175,14 +175,14 @@ impl EngineBuilder {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = bounded("threads", self.threads, cores, 1024)?;
         let lanes = bounded("lanes", self.lanes, 1, threads)?;
-        let batch_tokens = match self.batch_tokens {
-            None => None,
-            Some(tokens) => Some(bounded("batch_tokens", Some(tokens), 0, 1 << 24)?),
-        };
+        let batch_tokens = self
+            .batch_tokens
+            .map(|tokens| bounded("batch_tokens", Some(tokens), tokens, 1 << 24))
+            .transpose()?;
         // Before a model is fetched for it.
         let gpu = match self.device {
-            Device::Cpu => Err(String::new()),
-            Device::Auto => gpu::Gpu::choose().map_err(|reason| format!("no GPU is used: {reason}")),
+            Device::Cpu => Err(None),
+            Device::Auto => gpu::Gpu::choose().map_err(|reason| Some(no_gpu(&reason))),
             chosen => Ok(gpu::Gpu::find(chosen)?),
         };
         let model = model.as_ref();
@@ -192,6 +192,11 @@ impl EngineBuilder {
         let folder = hub::resolve(name, self.offline, progress)?;
         Engine::new(&folder, &self, gpu, threads, lanes, batch_tokens)
     }
+}
+
+/// Why [`Device::Auto`] computes on the CPU.
+fn no_gpu(reason: &str) -> String {
+    format!("no GPU is used: {reason}")
 }
 
 /// Small, for the memory: mixed lengths on MiniLM and jina-embeddings-v3 shapes ran equally fast,
@@ -280,7 +285,7 @@ impl Engine {
     fn new(
         folder: &Path,
         settings: &EngineBuilder,
-        gpu: Result<usize, String>,
+        gpu: Result<usize, Option<String>>,
         threads: usize,
         lanes: usize,
         batch_tokens: Option<usize>,
@@ -299,7 +304,7 @@ impl Engine {
         };
         // A model that the kernels cannot run is one that `auto` runs on the CPU.
         let gpu = gpu.and_then(|index| match (gpu::check(&model.config), settings.device) {
-            (Err(reason), Device::Auto) => Err(format!("no GPU is used: {reason}")),
+            (Err(reason), Device::Auto) => Err(Some(no_gpu(&reason))),
             _ => Ok(index),
         });
         let (backend, fallback) = match gpu {
@@ -323,10 +328,7 @@ impl Engine {
             Err(reason) => {
                 let cpu = Cpu::new(&model, threads);
                 let lanes = Lanes::new((0..lanes).map(|_| cpu::Lane::new(threads / lanes)).collect());
-                (
-                    Backend::Cpu { cpu, lanes },
-                    Some(reason).filter(|reason| !reason.is_empty()),
-                )
+                (Backend::Cpu { cpu, lanes }, reason)
             }
         };
         if let Some(reason) = &fallback {

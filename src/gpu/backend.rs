@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use super::adapters::Resident;
 use super::driver::{self, Context, DriverError};
 use super::entries::Entries;
-use super::exec::{Launch, Places, launches};
+use super::exec::{Launch, NUMBER, Places, launches};
 use super::lane::{Key, Lane, Pass, Sizes, bucket};
 use super::merged::Merged;
 use super::packed::{Layout, Round};
@@ -20,9 +20,6 @@ use crate::output::Vector;
 use crate::plan::{self, Fusion, Name, Op, Plan, Tile};
 use crate::precision::{Numerics, Precision};
 use crate::request::Encoding;
-
-/// Bytes of an activation.
-const NUMBER: usize = 2;
 
 /// Blocks per multiprocessor of the kernels whose blocks take work in turn.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 4;

@@ -58,7 +58,7 @@ pub struct Places<'a> {
 }
 
 /// Bytes of an activation.
-const NUMBER: usize = 2;
+pub const NUMBER: usize = 2;
 
 /// Rows per block of the row kernels, for rows of one warp.
 const ROWS_PER_BLOCK: usize = ROW_MAX_WARPS as usize;
