@@ -37,6 +37,11 @@ pub struct RunOptions {
     #[arg(long, global = true, default_value_t, value_name = "CLASS")]
     pub numerics: Numerics,
 
+    /// On a GPU, keep a copy of the weights with this task's adapter merged into them, for batches of that task alone
+    /// with --numerics fastest; may be given again
+    #[arg(long, global = true, value_name = "TASK", action = ArgAction::Append)]
+    pub merge: Vec<String>,
+
     /// CPU threads (all cores)
     #[arg(long, global = true, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
@@ -86,6 +91,9 @@ impl RunOptions {
         }
         if let Some(tokens) = self.batch_tokens {
             builder = builder.batch_tokens(tokens);
+        }
+        for task in &self.merge {
+            builder = builder.merge(task);
         }
         let mut bar = Download::new(!self.quiet);
         let engine =

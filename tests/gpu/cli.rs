@@ -55,6 +55,30 @@ fn embed_gives_the_cpus_vectors() {
     }
 }
 
+/// A copy with the adapter merged in computes other bits of the same vector, and only if the class allows it.
+#[test]
+fn merged_weights_serve_the_fastest_class() {
+    let Some(_) = Gpu::find().filter(|gpu| gpu.is_first()) else {
+        return;
+    };
+    let on = |flags: &[&str]| {
+        vectors(&[&["embed", "a warm coat", "--task", "separation"][..], flags].concat()).remove(0)
+    };
+    let gpu = ["--device", "cuda", "--merge", "separation"];
+    let (cpu, invariant) = (on(&["--device", "cpu"]), on(&gpu));
+    let fastest = on(&[&gpu[..], &["--numerics", "fastest"]].concat());
+    assert_eq!(invariant, on(&["--device", "cuda"]));
+    assert_ne!(fastest, invariant);
+    assert!(off(&fastest, &cpu, cpu.len()) <= 1e-4);
+
+    let (code, _, err) = ropeway(&["embed", "a", "--device", "cuda", "--merge", "sepration"]);
+    assert_eq!(code, Some(2), "{err}");
+    assert!(
+        err.contains("sepration") && err.contains("retrieval.query"),
+        "{err}"
+    );
+}
+
 #[test]
 fn diff_compares_the_cpu_with_the_gpu() {
     let Some(_) = Gpu::find().filter(|gpu| gpu.is_first()) else {
