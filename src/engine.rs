@@ -199,6 +199,17 @@ fn no_gpu(reason: &str) -> String {
     format!("no GPU is used: {reason}")
 }
 
+/// A GPU that failed while an engine was opened on it is a reason for [`Device::Auto`] to compute on the CPU, and an
+/// error for whoever chose it.
+fn or_the_cpu<T>(device: Device, opened: Result<T>) -> Result<Result<T, Option<String>>> {
+    match (opened, device) {
+        (Err(error @ (Error::Gpu { .. } | Error::DeviceLost(_))), Device::Auto) => {
+            Ok(Err(Some(no_gpu(&error.to_string()))))
+        }
+        (opened, _) => opened.map(Ok),
+    }
+}
+
 /// Small, for the memory: mixed lengths on MiniLM and jina-embeddings-v3 shapes ran equally fast,
 /// within the noise, with 256 to 8192 tokens at once (two AVX-512 cores).
 const CPU_BATCH_TOKENS: usize = 2048;
@@ -307,22 +318,27 @@ impl Engine {
             (Err(reason), Device::Auto) => Err(Some(no_gpu(&reason))),
             _ => Ok(index),
         });
-        let (backend, fallback) = match gpu {
-            Ok(index) => {
-                let options = gpu::Options {
-                    precision: settings.precision,
-                    numerics: settings.numerics,
-                    separate_adapters: settings.separate_adapters,
-                    merged: settings.merged.clone(),
-                    batch_tokens: batch_tokens.unwrap_or(GPU_BATCH_TOKENS),
-                };
-                let open = || gpu::Gpu::open(&model, &adapters.table, index, options);
-                let (gpu, resident) = tokenizers.install(open)?;
-                let lanes = (0..lanes)
-                    .map(|_| gpu.lane(&model.config, &adapters.table, &resident))
-                    .collect::<Result<_>>()?;
+        let on_gpu = |index| -> Result<_> {
+            let options = gpu::Options {
+                precision: settings.precision,
+                numerics: settings.numerics,
+                separate_adapters: settings.separate_adapters,
+                merged: settings.merged.clone(),
+                batch_tokens: batch_tokens.unwrap_or(GPU_BATCH_TOKENS),
+            };
+            let open = || gpu::Gpu::open(&model, &adapters.table, index, options);
+            let (gpu, resident) = tokenizers.install(open)?;
+            let lane = |_| gpu.lane(&model.config, &adapters.table, &resident);
+            let lanes = (0..lanes).map(lane).collect::<Result<_>>()?;
+            Ok((Box::new(gpu), resident, Lanes::new(lanes)))
+        };
+        let opened = match gpu {
+            Ok(index) => or_the_cpu(settings.device, on_gpu(index))?,
+            Err(reason) => Err(reason),
+        };
+        let (backend, fallback) = match opened {
+            Ok((gpu, resident, lanes)) => {
                 adapters.resident = Some(resident);
-                let (gpu, lanes) = (Box::new(gpu), Lanes::new(lanes));
                 (Backend::Gpu { gpu, lanes }, None)
             }
             Err(reason) => {
@@ -735,5 +751,27 @@ impl<L> Drop for Taken<'_, L> {
     fn drop(&mut self) {
         self.lanes.lock().extend(self.lane.take());
         self.lanes.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Under softcuda `auto` never gets as far, so that this is told without a device.
+    #[test]
+    fn auto_goes_on_without_a_gpu_that_fails_and_nobody_else_does() {
+        let lost = || Err::<(), _>(Error::DeviceLost("of a cable".into()));
+        let Ok(Err(Some(reason))) = or_the_cpu(Device::Auto, lost()) else {
+            panic!("auto did not fall back")
+        };
+        assert!(
+            reason.starts_with("no GPU is used: ") && reason.contains("of a cable"),
+            "{reason}"
+        );
+        assert!(or_the_cpu(Device::Cuda(0), lost()).is_err());
+        let bad_setting = Err::<(), _>(Error::adapter("x", "cannot be merged"));
+        assert!(or_the_cpu(Device::Auto, bad_setting).is_err());
+        assert!(matches!(or_the_cpu(Device::Auto, Ok(5)), Ok(Ok(5))));
     }
 }
