@@ -110,7 +110,12 @@ const LENGTHS: [usize; 10] = [1, 33, 7, 70, 16, 65, 2, 5, 9, 17];
 #[test]
 fn heads_of_64() {
     let Some(gpu) = Gpu::find() else { return };
-    check(gpu, &jina(64), Precision::Bf16, &LENGTHS);
+    let lengths = if gpu.is_first() {
+        &LENGTHS[..]
+    } else {
+        &[1, 33, 7, 70, 16]
+    };
+    check(gpu, &jina(64), Precision::Bf16, lengths);
 }
 
 #[test]
@@ -136,7 +141,9 @@ fn heads_of_128() {
 /// So many rows and columns that the products take their largest tiles, which no input alone does.
 #[test]
 fn the_largest_tiles() {
-    let Some(gpu) = Gpu::find() else { return };
+    let Some(gpu) = Gpu::find().filter(|gpu| gpu.is_first()) else {
+        return;
+    };
     let model = common::model(&ModelSpec {
         hidden: 64,
         heads: 1,
@@ -162,7 +169,7 @@ fn the_largest_tiles() {
 #[test]
 fn random_batches() {
     let Some(gpu) = Gpu::find() else { return };
-    for seed in 0..if exhaustive() { 60 } else { 2 } {
+    for seed in 0..if exhaustive() { 40 } else { 2 } {
         let mut random = Random(seed);
         let family = [Family::Bert, Family::XlmRoberta, Family::Jina][seed as usize % 3];
         let head_dim = [32, 64, 128][random.below(3)];
