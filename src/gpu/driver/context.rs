@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{CUcontext, CUdevice, CUfunction, CUfunction_attribute, CUmodule};
+use cudarc::driver::sys::{CUcontext, CUdevice, CUfunction, CUfunction_attribute, CUmodule, CUresult};
 
 use super::{DeviceFacts, DriverError, Handle, call, device, devices, log};
 use crate::error::{Error, Result};
@@ -140,11 +140,14 @@ impl Module {
                 step()
             )));
         }
-        if parameter(1).is_ok() {
-            return Err(Error::Internal(format!(
-                "{} takes more than one parameter",
-                step()
-            )));
+        match parameter(1) {
+            // There is none: what the driver says past the last.
+            Err(error) if error.code == CUresult::CUDA_ERROR_INVALID_VALUE => {}
+            Err(error) => return Err(error.at(step())),
+            Ok(_) => {
+                let problem = format!("{} takes more than one parameter", step());
+                return Err(Error::Internal(problem));
+            }
         }
         Ok(Function {
             handle: Handle(handle),
