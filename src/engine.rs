@@ -601,6 +601,29 @@ impl Engine {
         Ok(())
     }
 
+    /// Works on a lane of the GPU, for benches.
+    ///
+    /// # Errors
+    /// An engine on the CPU; else what the work gives.
+    pub(crate) fn with_gpu<T>(
+        &self,
+        work: impl FnOnce(&gpu::Gpu, &mut gpu::Lane, &Model, &Arc<Resident>) -> Result<T>,
+    ) -> Result<T> {
+        let Backend::Gpu { gpu, lanes } = &self.backend else {
+            return Err(Error::Device(format!(
+                "this is measured on a GPU, and the engine computes on {}{}: take --device cuda",
+                self.device_name(),
+                self.fallback()
+                    .map_or(String::new(), |reason| format!(" ({reason})"))
+            )));
+        };
+        let resident = self
+            .loaded()
+            .resident
+            .expect("a GPU has its copy of the adapters");
+        work(gpu, &mut lanes.take(), &self.model, &resident)
+    }
+
     /// Whether the steps run on a GPU.
     pub(crate) fn on_gpu(&self) -> bool {
         matches!(self.backend, Backend::Gpu { .. })

@@ -48,6 +48,7 @@
 struct Readme;
 
 mod batch;
+pub mod bench;
 mod cost;
 mod cpu;
 mod devices;

@@ -1,5 +1,6 @@
 //! The commands: arguments, dispatch, and how a run ends.
 
+mod bench;
 mod chunks;
 mod completions;
 mod devices;
@@ -65,6 +66,8 @@ enum Command {
     Devices(devices::Args),
     /// Run one plan on two executors, or with two sets of options, and name the first step that disagrees
     Diff(diff::Args),
+    /// Measure this machine's GPU: times with the ceiling beside each
+    Bench(bench::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
@@ -94,6 +97,7 @@ fn run() -> ExitCode {
         Command::Models(args) => models::run(run, args),
         Command::Devices(args) => devices::run(args),
         Command::Diff(args) => diff::run(run, args),
+        Command::Bench(args) => bench::run(run, args),
         Command::Completions(args) => completions::run(args),
     })
 }

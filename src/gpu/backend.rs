@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::adapters::Resident;
-use super::driver::{self, Context, DriverError};
+use super::driver::{self, Context, DriverError, Stream};
 use super::entries::Entries;
 use super::exec::{Launch, NUMBER, Places, launches};
 use super::lane::{Key, Lane, Pass, Sizes, bucket};
@@ -59,20 +59,23 @@ impl From<Failure> for Error {
     }
 }
 
+/// Is given the stream at the seams of a pass.
+pub(super) type Mark<'a> = &'a mut dyn FnMut(&Stream) -> Result<(), DriverError>;
+
 /// Names what a call was for.
-fn at(step: impl Into<String>) -> impl FnOnce(DriverError) -> Failure {
+pub(super) fn at(step: impl Into<String>) -> impl FnOnce(DriverError) -> Failure {
     |error| Failure::Call(step.into(), error)
 }
 
 /// A model on a GPU.
 #[derive(Debug)]
 pub struct Gpu {
-    context: Context,
-    entries: Entries,
+    pub(super) context: Context,
+    pub(super) entries: Entries,
     weights: Weights,
     /// With the adapter in each: one that is added later under the same name is another.
     merged: Vec<(Arc<Adapter>, Merged)>,
-    options: Options,
+    pub(super) options: Options,
     /// Tokens of the largest batch there can be: the budget, or one input that is longer.
     capacity: usize,
     lost: OnceLock<DriverError>,
@@ -136,6 +139,19 @@ impl Gpu {
         )
     }
 
+    /// What the device is.
+    pub fn facts(&self) -> &driver::DeviceFacts {
+        self.context.facts()
+    }
+
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.options.precision
+    }
+
     /// Bytes of the weights there, merged copies included.
     pub fn weight_bytes(&self) -> usize {
         (self.weights.bytes() + self.merged.iter().map(|(_, copy)| copy.bytes()).sum::<u64>()) as usize
@@ -193,7 +209,7 @@ impl Gpu {
         )
     }
 
-    fn plan_for(
+    pub(super) fn plan_for(
         &self,
         config: &ModelConfig,
         table: &AdapterTable,
@@ -212,12 +228,12 @@ impl Gpu {
         Plan::gpu(config, shape, columns, gpu)
     }
 
-    fn tile(&self, batch: &Batch) -> Tile {
+    pub(super) fn tile(&self, batch: &Batch) -> Tile {
         attention_tile((0..batch.sequences()).map(|s| batch.rows(s).len()))
     }
 
     /// Merged weights for a batch of one adapter alone, where the numerics class lets results depend on that.
-    fn fusion(&self, batch: &Batch) -> Fusion {
+    pub(super) fn fusion(&self, batch: &Batch) -> Fusion {
         if self.options.separate_adapters {
             return Fusion::Separate;
         }
@@ -231,14 +247,14 @@ impl Gpu {
         Fusion::Extended
     }
 
-    fn merged(&self, slot: usize, table: &AdapterTable) -> Option<&Merged> {
+    pub(super) fn merged(&self, slot: usize, table: &AdapterTable) -> Option<&Merged> {
         let adapter = table.get(slot);
         let found = self.merged.iter().find(|(of, _)| Arc::ptr_eq(of, adapter));
         found.map(|(_, copy)| copy)
     }
 
     /// Fails if the device was lost earlier.
-    fn alive(&self) -> Result<(), Failure> {
+    pub(super) fn alive(&self) -> Result<(), Failure> {
         match self.lost.get() {
             Some(error) => Err(Failure::Lost(error.clone())),
             None => Ok(()),
@@ -247,7 +263,7 @@ impl Gpu {
 
     /// After work on a lane: nothing may still be reading or writing its memory when the next batch comes, and a
     /// device that is lost is remembered.
-    fn settle<T>(&self, lane: &Lane, result: Result<T, Failure>) -> Result<T, Failure> {
+    pub(super) fn settle<T>(&self, lane: &Lane, result: Result<T, Failure>) -> Result<T, Failure> {
         let failure = match result {
             Ok(value) => return Ok(value),
             Err(failure) => failure,
@@ -270,8 +286,22 @@ impl Gpu {
         batch: &Batch,
         resident: &Arc<Resident>,
     ) -> Result<Vec<Option<Vector>>, Failure> {
+        self.run_with(lane, model, batch, resident, self.fusion(batch), &mut |_| Ok(()))
+    }
+
+    /// As [`run`](Self::run), with adapters the way that is asked for. `mark` is called before the copy up, after
+    /// it, after the graph and after the copy down; more often, if there are more output vectors than tokens.
+    pub(super) fn run_with(
+        &self,
+        lane: &mut Lane,
+        model: &Model,
+        batch: &Batch,
+        resident: &Arc<Resident>,
+        fusion: Fusion,
+        mark: Mark<'_>,
+    ) -> Result<Vec<Option<Vector>>, Failure> {
         self.alive()?;
-        let result = self.pass(lane, model, batch, resident);
+        let result = self.pass(lane, model, batch, resident, fusion, mark);
         self.settle(lane, result)
     }
 
@@ -281,12 +311,14 @@ impl Gpu {
         model: &Model,
         batch: &Batch,
         resident: &Arc<Resident>,
+        fusion: Fusion,
+        mark: Mark<'_>,
     ) -> Result<Vec<Option<Vector>>, Failure> {
         let key = Key {
             bucket: bucket(batch.tokens(), self.capacity),
             adapted: batch.shape().adapted,
             attention: self.tile(batch),
-            fusion: self.fusion(batch),
+            fusion,
         };
         self.adapt(lane, model, batch, resident)?;
         if !lane.passes.contains_key(&key) {
@@ -314,8 +346,10 @@ impl Gpu {
             // synchronised, below or after a failure; the graph's addresses are the lane's own and the resident
             // adapters', which the caller holds.
             unsafe {
+                mark(stream)?;
                 let up = stream.upload(upload.address(), sent, 0..end);
                 up.map_err(at("upload of a batch"))?;
+                mark(stream)?;
                 if number == 0 {
                     let launched = stream.launch_graph(&pass.graph);
                     launched.map_err(at("launch of a batch"))?;
@@ -323,8 +357,10 @@ impl Gpu {
                     let launched = self.entries.launch(stream, &pass.pool);
                     launched.map_err(at("Pool"))?;
                 }
+                mark(stream)?;
                 let down = stream.download(received, 0..round.bytes, pass.records);
                 down.map_err(at("download of a batch"))?;
+                mark(stream)?;
             }
             stream.synchronize().map_err(at("a batch"))?;
             vectors.extend(round.vectors(received));
@@ -332,7 +368,7 @@ impl Gpu {
         Ok(vectors)
     }
 
-    fn adapt(
+    pub(super) fn adapt(
         &self,
         lane: &mut Lane,
         model: &Model,
@@ -344,10 +380,10 @@ impl Gpu {
         adapted.map_err(at("the memory of a lane"))
     }
 
-    /// The launches of a plan with this lane's addresses.
-    fn launches(
+    /// The launches of a plan, with its buffers at `arena` and the batch in the lane's upload.
+    pub(super) fn launches(
         &self,
-        lane: &Lane,
+        (arena, lane): (u64, &Lane),
         model: &Model,
         batch: &Batch,
         resident: &Resident,
@@ -364,7 +400,7 @@ impl Gpu {
             },
             adapters: &|layer, site| resident.linear(layer, site),
             embedding_adapters: resident.embed(),
-            arena: lane.arena.address(),
+            arena,
             upload: lane.upload.address(),
             layout,
             in_turn: self.context.facts().multiprocessors * BLOCKS_PER_MULTIPROCESSOR as u32,
@@ -387,7 +423,8 @@ impl Gpu {
         };
         let plan = self.plan_for(&model.config, &batch.adapters, shape, key.attention, key.fusion);
         let layout = Layout::new(key.bucket, if key.adapted { resident.slots() } else { 0 });
-        let launches = self.launches(lane, model, batch, resident, &plan, &layout, key.fusion);
+        let arena = lane.arena.address();
+        let launches = self.launches((arena, lane), model, batch, resident, &plan, &layout, key.fusion);
         // The lane was made for the largest batch; the graph would write past it.
         assert!(plan.arena_len * NUMBER <= lane.arena.len() && layout.bytes <= lane.upload.len());
         let graph = lane.stream.capture(|stream| {
@@ -467,7 +504,8 @@ impl Gpu {
         // SAFETY: as in `pass`; the stream is drained after every step.
         unsafe { lane.stream.upload(lane.upload.address(), &lane.sent, 0..end) }
             .map_err(at("upload of a batch"))?;
-        let launches = self.launches(lane, model, batch, resident, plan, layout, fusion);
+        let arena = lane.arena.address();
+        let launches = self.launches((arena, lane), model, batch, resident, plan, layout, fusion);
         for (number, step) in plan.steps.iter().enumerate() {
             for launch in launches.iter().filter(|launch| launch.step == number) {
                 // SAFETY: as above.

@@ -27,7 +27,7 @@ use crate::error::Error;
 
 pub use context::{Context, Function, Module};
 #[allow(unused_imports)] // `find` is what opening an engine on a GPU begins with.
-pub use device::{DeviceFacts, devices, find};
+pub use device::{Clocks, DeviceFacts, clocks, devices, find};
 pub use library::{Unavailable, version};
 #[allow(unused_imports)] // As above: its types.
 pub use memory::{DeviceMemory, Pinned};

@@ -127,25 +127,39 @@ impl Entries {
             match &params {
                 Params::Embed(p) => self.embed.launch(stream, grid, block, shared, p),
                 Params::LayerNorm(p) => self.layernorm.launch(stream, grid, block, shared, p),
-                Params::Gemm(tile, p) => {
-                    let kernel = match tile {
-                        Tile::GemmLarge => &self.gemm_large,
-                        Tile::GemmMedium => &self.gemm_medium,
-                        Tile::GemmSmall64 => &self.gemm_small64,
-                        _ => &self.gemm_small16,
-                    };
-                    kernel.launch(stream, grid, block, shared, p)
-                }
+                Params::Gemm(tile, p) => self.gemm(*tile).launch(stream, grid, block, shared, p),
                 Params::LoraDown(p) => self.lora_down.launch(stream, grid, block, shared, p),
-                Params::Attention(tile, p) => {
-                    let kernel = match tile {
-                        Tile::AttentionLarge => &self.attention_large,
-                        _ => &self.attention_small,
-                    };
-                    kernel.launch(stream, grid, block, shared, p)
-                }
+                Params::Attention(tile, p) => self.attention(*tile).launch(stream, grid, block, shared, p),
                 Params::Pool(p) => self.pool.launch(stream, grid, block, shared, p),
             }
+        }
+    }
+
+    /// The entry that a launch starts.
+    pub fn name(&self, launch: &Launch) -> &'static str {
+        match &launch.params {
+            Params::Embed(_) => self.embed.entry(),
+            Params::LayerNorm(_) => self.layernorm.entry(),
+            Params::Gemm(tile, _) => self.gemm(*tile).entry(),
+            Params::LoraDown(_) => self.lora_down.entry(),
+            Params::Attention(tile, _) => self.attention(*tile).entry(),
+            Params::Pool(_) => self.pool.entry(),
+        }
+    }
+
+    fn gemm(&self, tile: Tile) -> &Kernel<GemmParams> {
+        match tile {
+            Tile::GemmLarge => &self.gemm_large,
+            Tile::GemmMedium => &self.gemm_medium,
+            Tile::GemmSmall64 => &self.gemm_small64,
+            _ => &self.gemm_small16,
+        }
+    }
+
+    fn attention(&self, tile: Tile) -> &Kernel<AttentionParams> {
+        match tile {
+            Tile::AttentionLarge => &self.attention_large,
+            _ => &self.attention_small,
         }
     }
 }

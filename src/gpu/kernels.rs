@@ -190,6 +190,11 @@ pub(crate) struct Kernel<P> {
 }
 
 impl<P: Pod> Kernel<P> {
+    /// Its name.
+    pub fn entry(&self) -> &'static str {
+        self.function.entry()
+    }
+
     /// Launches it.
     ///
     /// # Panics

@@ -9,6 +9,7 @@
 //! | `exec` | from a plan's steps to launches: one arm per op, as data |
 //! | `entries` | the kernels of one model, and their launch |
 //! | `weights`, `adapters`, `merged`, `upload` | a model's numbers on the device |
+//! | `timing` | what passes and steps take, by the device's clock |
 //! | `kernels` | the table of compiled kernels, empty where the build had no nvcc; which of them a device runs |
 //! | `params` | the kernels' parameter structs and tile constants, made from `cuda/params.h` by `tools/bindgen` |
 //! | `numbers` | float32 to the 16-bit types |
@@ -18,7 +19,7 @@ pub(crate) mod adapters;
 mod backend;
 pub(crate) mod driver;
 mod entries;
-mod exec;
+pub(crate) mod exec;
 pub mod kernels;
 mod lane;
 mod merged;
@@ -29,6 +30,7 @@ mod packed;
 pub(crate) mod params;
 #[cfg(test)]
 mod testing;
+pub(crate) mod timing;
 mod upload;
 mod weights;
 

@@ -36,6 +36,28 @@ impl DeviceFacts {
     }
 }
 
+/// How fast a device's clocks may go, as the driver tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clocks {
+    /// Of the multiprocessors, in kHz.
+    pub multiprocessor: u32,
+    /// Of the memory, in kHz; it moves data on both edges.
+    pub memory: u32,
+    /// Width of the memory's bus, in bits.
+    pub memory_bus: u32,
+}
+
+/// The clocks of the device with this number.
+pub fn clocks(index: usize) -> Result<Clocks, DriverError> {
+    use CUdevice_attribute::*;
+    let device = ordinal(index)?;
+    Ok(Clocks {
+        multiprocessor: attribute(device, CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
+        memory: attribute(device, CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
+        memory_bus: attribute(device, CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
+    })
+}
+
 /// All devices, at least one.
 pub fn devices() -> Result<Vec<DeviceFacts>, Unavailable> {
     library::start()?;
@@ -58,14 +80,16 @@ pub(super) fn ordinal(index: usize) -> Result<CUdevice, DriverError> {
     Ok(device)
 }
 
+fn attribute(device: CUdevice, which: CUdevice_attribute) -> Result<u32, DriverError> {
+    let mut value = 0;
+    // SAFETY: the device is the driver's; the place for the result is good.
+    unsafe { call!(cuDeviceGetAttribute(&mut value, which, device)) }?;
+    Ok(u32::try_from(value).unwrap_or(0))
+}
+
 fn facts(index: usize, device: CUdevice) -> Result<DeviceFacts, DriverError> {
     use CUdevice_attribute::*;
-    let attribute = |which| {
-        let mut value = 0;
-        // SAFETY: the device is the driver's; the place for the result is good.
-        unsafe { call!(cuDeviceGetAttribute(&mut value, which, device)) }?;
-        Ok(u32::try_from(value).unwrap_or(0))
-    };
+    let attribute = |which| attribute(device, which);
     let mut name = [0; 256];
     // SAFETY: the place for the name has the length that is said.
     unsafe { call!(cuDeviceGetName(name.as_mut_ptr(), name.len() as i32, device)) }?;

@@ -47,11 +47,20 @@ impl Context {
         })
     }
 
+    /// Without a time, which makes it cheaper.
     pub fn event(&self) -> Result<Event, DriverError> {
+        self.event_with(CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// With the time at which it happened, for [`Event::micros_since`].
+    pub fn timed_event(&self) -> Result<Event, DriverError> {
+        self.event_with(CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn event_with(&self, flags: CUevent_flags) -> Result<Event, DriverError> {
         let _entered = self.enter()?;
         let mut handle = std::ptr::null_mut();
-        // Without times it is cheaper.
-        let flags = CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        let flags = flags as u32;
         // SAFETY: the place for the result is good.
         unsafe { call!(cuEventCreate(&mut handle, flags)) }?;
         Ok(Event {
@@ -159,12 +168,22 @@ impl Stream {
         .map_err(|e| e.of(format!("{} bytes", to.len())))
     }
 
+    /// Copies within the device's memory.
+    ///
+    /// # Safety
+    /// Both places have this many bytes, and live until this is done (in a capture: whenever the graph is launched).
+    pub unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DriverError> {
+        let _entered = self.context.enter()?;
+        // SAFETY: the caller's.
+        unsafe { call!(cuMemcpyDtoDAsync_v2(to, from, bytes, self.handle.0)) }
+            .map_err(|e| e.of(format!("{bytes} bytes")))
+    }
+
     /// Zeros the device's memory.
     ///
     /// # Safety
     /// It has this many bytes at `address`, and lives until this is done (in a capture: whenever the graph
     /// is launched).
-    #[cfg(test)]
     pub unsafe fn zero(&self, address: u64, bytes: usize) -> Result<(), DriverError> {
         let _entered = self.context.enter()?;
         // SAFETY: the caller's.
@@ -276,6 +295,15 @@ impl Event {
         let _entered = self.context.enter()?;
         // SAFETY: both are there; the driver refuses a stream of another context.
         unsafe { call!(cuEventRecord(self.handle.0, stream.handle.0)) }
+    }
+
+    /// Microseconds from `start` to this, once both are over; both are timed, and recorded.
+    pub fn micros_since(&self, start: &Event) -> Result<f64, DriverError> {
+        let _entered = self.context.enter()?;
+        let mut millis = 0f32;
+        // SAFETY: both are there; the place for the result is good.
+        unsafe { call!(cuEventElapsedTime_v2(&mut millis, start.handle.0, self.handle.0)) }?;
+        Ok(1e3 * f64::from(millis))
     }
 
     /// Waits for it. One that was never recorded is over.

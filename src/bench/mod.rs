@@ -1,0 +1,29 @@
+//! Measuring: what `ropeway bench` and `cargo bench` run.
+//!
+//! | | |
+//! |---|---|
+//! | [`kernels`] | every kernel of a pass alone, over the shapes of the model |
+//! | `report` | rows with their ceiling: as a table and as JSON |
+//! | `ceiling` | what the device can do at most: its data sheet's rate, and a copy that is measured |
+//!
+//! Every row carries its ceiling: a time says little without it. Times are the device's own, of launches in a CUDA
+//! graph, over memory that is not in L2, medians of many; what a row leaves out is said in its note.
+
+mod batches;
+mod ceiling;
+mod kernels;
+mod report;
+
+pub use ceiling::Ceilings;
+pub use kernels::{KernelBench, kernels};
+pub use report::{Bound, DeviceFacts, Micros, Report, Row};
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Effort {
+    /// All shapes, many repetitions: minutes on a GPU.
+    #[default]
+    Full,
+    /// A few small shapes, few repetitions: to see that everything works, also under softcuda.
+    Quick,
+}

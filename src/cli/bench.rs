@@ -1,0 +1,98 @@
+//! `ropeway bench`: measuring this machine's GPU.
+
+use std::io::BufRead as _;
+use std::path::PathBuf;
+
+use ropeway::bench::{self, Effort, KernelBench, Report};
+use serde_json::json;
+
+use super::exit::Exit;
+use super::options::RunOptions;
+use super::terminal;
+
+const EXAMPLES: &str = "\
+Every row has its ceiling beside it: the device's data sheet for matrix products, a copy measured on it for memory.
+
+Examples:
+  ropeway bench kernels --device cuda               every kernel alone, over the model's shapes
+  ropeway bench kernels --device cuda --json k.json";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Every kernel alone, over the shapes of the model
+    Kernels(Kernels),
+}
+
+/// Flags of every bench.
+#[derive(clap::Args)]
+struct Common {
+    /// A few small shapes, few repetitions: to see that everything works
+    #[arg(long)]
+    quick: bool,
+
+    /// Write the whole report there, for programs
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Kernels {
+    #[command(flatten)]
+    common: Common,
+
+    /// For tools/peers/gpu: print the rows as JSON, then time row I N times for each line `I N` of standard input
+    #[arg(long, conflicts_with = "json")]
+    serve: bool,
+}
+
+impl Common {
+    fn effort(&self) -> Effort {
+        if self.quick { Effort::Quick } else { Effort::Full }
+    }
+
+    /// Prints the report, and writes it where it was asked for.
+    fn finish(&self, report: &Report) -> Result<(), Exit> {
+        if let Some(path) = &self.json {
+            std::fs::write(path, report.json()).map_err(|e| Exit::output_file(path, &e))?;
+        }
+        terminal::print(report.table().as_bytes())
+    }
+}
+
+pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
+    match args.what {
+        What::Kernels(args) => {
+            let engine = run.open()?;
+            if args.serve {
+                return serve(&KernelBench::new(&engine, args.common.effort())?);
+            }
+            args.common
+                .finish(&bench::kernels(&engine, args.common.effort(), &mut |_| ())?)
+        }
+    }
+}
+
+/// One JSON object per line: the rows, then times in µs.
+fn serve(bench: &KernelBench<'_>) -> Result<(), Exit> {
+    let rows: Vec<_> = bench.rows().collect();
+    let say = |object: serde_json::Value| terminal::print(format!("{object}\n").as_bytes());
+    say(json!({"ready": true, "rows": rows}))?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|e| Exit::usage(format!("standard input: {e}")))?;
+        let mut words = line.split_whitespace().map(str::parse::<usize>);
+        let (Some(Ok(row)), Some(Ok(count)), None) = (words.next(), words.next(), words.next()) else {
+            return Err(Exit::usage(format!(
+                "`{line}` is not a row and a number of times"
+            )));
+        };
+        say(json!({"micros": bench.time(row, count)?}))?;
+    }
+    Ok(())
+}
