@@ -517,30 +517,6 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// A lane's arena is sized for its largest batch alone.
-        #[test]
-        fn a_smaller_batch_needs_no_larger_arena(
-            (hidden, tokens, fewer) in (1usize..40, 1usize..5000, 0usize..5000),
-            columns in prop::collection::vec(0usize..6, 4),
-            adapted: bool,
-            fusion in prop::sample::select(vec![Fusion::Extended, Fusion::Separate, Fusion::Merged(0)]),
-        ) {
-            let config = crate::cost::tests::model(8 * hidden, 2);
-            let arena = |tokens, adapted, fusion| {
-                let shape = BatchShape { tokens, output_rows: tokens, adapted };
-                let gpu = Gpu {
-                    precision: Precision::Bf16,
-                    numerics: Numerics::Invariant,
-                    fusion,
-                    attention: Tile::AttentionLarge,
-                    multiprocessors: 132,
-                };
-                let columns = [0, 1, 2, 3].map(|site| 16 * columns[site]);
-                Plan::gpu(&config, shape, columns, gpu).arena_len
-            };
-            prop_assert!(arena(fewer.min(tokens), adapted, fusion) <= arena(tokens, true, Fusion::Extended));
-        }
-
         #[test]
         fn buffers_alive_together_never_overlap(
             sizes in prop::collection::vec(1usize..100, 2..20),

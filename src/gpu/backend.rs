@@ -6,7 +6,7 @@ use super::adapters::Resident;
 use super::driver::{self, Context, DriverError, Stream};
 use super::entries::Entries;
 use super::exec::{Launch, NUMBER, Places, launches};
-use super::lane::{Key, Lane, Pass, Sizes, bucket};
+use super::lane::{Key, Lane, Pass, Sizes, bucket, sizes};
 use super::merged::Merged;
 use super::packed::{Layout, Round};
 use super::weights::Weights;
@@ -164,18 +164,9 @@ impl Gpu {
     }
 
     fn sizes(&self, config: &ModelConfig, table: &AdapterTable) -> Sizes {
-        let tokens = self.capacity;
-        let shape = BatchShape {
-            tokens,
-            output_rows: tokens,
-            adapted: true,
-        };
-        let plan = self.plan_for(config, table, shape, Tile::AttentionLarge, Fusion::Extended);
-        Sizes {
-            arena: plan.arena_len * NUMBER,
-            upload: Layout::new(tokens, table.slots()).bytes,
-            records: plan.output().room * NUMBER,
-        }
+        // The attention's tile changes no buffer.
+        let plan = |shape, fusion| self.plan_for(config, table, shape, Tile::AttentionLarge, fusion);
+        sizes(self.capacity, table.slots(), plan)
     }
 
     /// A lane for an engine with these adapters.
