@@ -9,7 +9,7 @@ use crate::cost::{self, Cost};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::gpu::exec::{Launch, NUMBER, Params};
-use crate::gpu::timing::Steps;
+use crate::gpu::timing::{Rotation, Steps};
 use crate::model::ModelConfig;
 
 /// What the kernels are run on.
@@ -25,6 +25,7 @@ struct Case {
 /// The kernels of an engine, to be measured row by row.
 pub struct KernelBench<'e> {
     engine: &'e Engine,
+    rotation: Rotation,
     batches: Vec<Batch>,
     /// Not measured yet.
     rows: Vec<Kernel>,
@@ -120,6 +121,10 @@ impl<'e> KernelBench<'e> {
     pub fn new(engine: &'e Engine, effort: Effort) -> Result<KernelBench<'e>> {
         let mut bench = KernelBench {
             engine,
+            rotation: match effort {
+                Effort::Full => Rotation::FULL,
+                Effort::Quick => Rotation::QUICK,
+            },
             batches: Vec::new(),
             rows: Vec::new(),
         };
@@ -167,7 +172,7 @@ impl<'e> KernelBench<'e> {
 
     fn with_steps<T>(&self, batch: &Batch, work: impl FnOnce(&mut Steps<'_>) -> Result<T>) -> Result<T> {
         self.engine.with_gpu(|gpu, lane, model, resident| {
-            let mut steps = gpu.steps(lane, model, batch, resident)?;
+            let mut steps = gpu.steps(lane, model, batch, resident, self.rotation)?;
             work(&mut steps)
         })
     }
@@ -231,15 +236,14 @@ fn shape(
         }
         Params::Attention(..) => {
             let same = lengths.iter().all(|&length| length == lengths[0]);
-            let sequences = match (same, lengths) {
-                (true, [length]) => format!("1 × {length}"),
-                (true, _) => format!("{} × {}", lengths.len(), lengths[0]),
-                (false, _) => format!("{} mixed", lengths.len()),
+            let sequences = match same {
+                true => format!("{} × {} tokens", lengths.len(), lengths[0]),
+                false => format!("{} of mixed lengths, {tokens} tokens", lengths.len()),
             };
             let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
             (
                 "attention",
-                format!("{sequences} tokens, {heads} heads of {head_dim}"),
+                format!("{sequences}, {heads} heads of {head_dim}"),
                 json!({"lengths": lengths, "heads": heads, "head_dim": head_dim}),
             )
         }
@@ -268,7 +272,7 @@ fn shape(
         ),
         Params::Pool(p) => (
             "pool",
-            format!("{tokens} tokens, {} vectors of {}", lengths.len(), p.hidden_size),
+            format!("{tokens} tokens, vectors: {} of {}", lengths.len(), p.hidden_size),
             json!({"vectors": lengths.len(), "hidden": p.hidden_size}),
         ),
     };

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`kernels`] | every kernel of a pass alone, over the shapes of the model |
 //! | `report` | rows with their ceiling: as a table and as JSON |
-//! | `ceiling` | what the device can do at most: its data sheet's rate, and a copy that is measured |
+//! | `ceiling` | what the device can do at most: its matrix units at the highest clock, and a copy that is measured |
 //!
 //! Every row carries its ceiling: a time says little without it. Times are the device's own, of launches in a CUDA
 //! graph, over memory that is not in L2, medians of many; what a row leaves out is said in its note.

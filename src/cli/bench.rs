@@ -11,7 +11,7 @@ use super::options::RunOptions;
 use super::terminal;
 
 const EXAMPLES: &str = "\
-Every row has its ceiling beside it: the device's data sheet for matrix products, a copy measured on it for memory.
+Every row has its ceiling beside it: the matrix units at the device's highest clock, or a copy measured on it for memory.
 
 Examples:
   ropeway bench kernels --device cuda               every kernel alone, over the model's shapes

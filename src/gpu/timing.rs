@@ -14,17 +14,34 @@ use crate::model::Model;
 use crate::output::Vector;
 use crate::plan::{Fusion, Plan, Step};
 
-/// A pass is repeated on data that is not in L2: so many times its size goes by before any of it comes again.
-const ROTATION: u64 = 3;
+/// How a step is repeated, so that it does not find in L2 what it left there.
+#[derive(Clone, Copy, Debug)]
+pub struct Rotation {
+    /// So many times the size of L2 goes by before anything is used again, if there are copies enough.
+    pub l2: u64,
+    /// At most so many copies of the arena: what is still too small then is in L2 in a pass as well.
+    pub copies: usize,
+    /// At least so many launches are timed together: one alone is too short for the device's clock.
+    pub launches: usize,
+}
+
+impl Rotation {
+    /// For measuring.
+    pub const FULL: Rotation = Rotation {
+        l2: 3,
+        copies: 64,
+        launches: 8,
+    };
+    /// For seeing that it works.
+    pub const QUICK: Rotation = Rotation {
+        l2: 3,
+        copies: 1,
+        launches: 1,
+    };
+}
 
 /// At most this part of the device's memory goes into copies of the arena.
 const MOST_MEMORY: u64 = 8;
-
-/// At most so many copies: what is still too small then is in L2 in a pass as well.
-const MOST_COPIES: usize = 64;
-
-/// At least so many launches are timed together: one alone is too short for the device's clock.
-const FEWEST_LAUNCHES: usize = 8;
 
 /// What the parts of one batch took on the device, in µs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -99,6 +116,7 @@ impl Gpu {
         model: &Model,
         batch: &Batch,
         resident: &Arc<Resident>,
+        rotation: Rotation,
     ) -> Result<Steps<'a>> {
         self.alive()?;
         let adapted = self.adapt(lane, model, batch, resident);
@@ -116,7 +134,7 @@ impl Gpu {
                 batch.tokens()
             )));
         }
-        let prepared = self.prepare_steps(lane, model, batch, resident, &plan, &layout);
+        let prepared = self.prepare_steps(lane, model, batch, resident, rotation, &plan, &layout);
         let (kinds, arenas, between) = self.settle(lane, prepared)?;
         Ok(Steps {
             gpu: self,
@@ -128,13 +146,14 @@ impl Gpu {
         })
     }
 
-    #[allow(clippy::type_complexity)] // One caller, which takes it apart.
+    #[allow(clippy::type_complexity, clippy::too_many_arguments)] // One caller, which takes it apart.
     fn prepare_steps(
         &self,
         lane: &mut Lane,
         model: &Model,
         batch: &Batch,
         resident: &Arc<Resident>,
+        rotation: Rotation,
         plan: &Plan,
         layout: &Layout,
     ) -> Result<(Vec<Kind>, Vec<DeviceMemory>, [Event; 2]), Failure> {
@@ -156,8 +175,9 @@ impl Gpu {
 
         let facts = self.context.facts();
         let arena_bytes = (plan.arena_len * NUMBER) as u64;
-        let most = (facts.memory / MOST_MEMORY / arena_bytes.max(1)).clamp(1, MOST_COPIES as u64) as usize;
-        let wanted = ROTATION * facts.l2;
+        let most =
+            (facts.memory / MOST_MEMORY / arena_bytes.max(1)).clamp(1, rotation.copies as u64) as usize;
+        let wanted = rotation.l2 * facts.l2;
         let config = &model.config;
         // Bytes of activations that a step touches, and of weights.
         let touched = |number: usize| {
@@ -195,7 +215,7 @@ impl Gpu {
         for group in &groups {
             let (activations, weights) = touched(group[0]);
             let copies = copies(group);
-            let repeats = group.len().max(copies).max(FEWEST_LAUNCHES);
+            let repeats = group.len().max(copies).max(rotation.launches);
             let of = |repeat: usize| {
                 let step = group[repeat % group.len()];
                 launches[repeat % copies]
