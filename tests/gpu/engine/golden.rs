@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use ropeway::{Embed, Encoding, Engine, Output, Precision, Request, Vector, Weights};
 use serde_json::Value;
 
+use super::device::{Gpu, off};
 use crate::common::fixture::{Fixture, folder, numbers, request, values};
-use crate::device::{Gpu, off};
 use crate::exhaustive;
 
 /// One minus the cosine that is allowed. float16 has three bits more: an eighth of the rounding, and so a

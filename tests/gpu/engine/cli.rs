@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::device::{Gpu, jina, off};
+use super::device::{Gpu, jina, off};
 
 /// Runs it with the test's model. Gives the exit code, standard output and standard error.
 fn ropeway(arguments: &[&str]) -> (Option<i32>, String, String) {
