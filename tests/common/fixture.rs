@@ -1,15 +1,17 @@
 //! The fixtures of `tests/golden`, and requests for their cases.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ropeway::{Chunking, Embed, Input, Output, Pooling, Request, Vector, Weights};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
+use super::paths;
+
 /// Where they are.
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+    paths::root().join("tests/golden")
 }
 
 /// A manifest and its tensors.

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Every test binary uses a part of it.
 
 pub mod fixture;
+pub mod paths;
 pub mod requests;
 
 use std::collections::BTreeMap;
@@ -42,9 +43,9 @@ pub fn model(spec: &ModelSpec) -> PathBuf {
         .unwrap();
     let mut hash = DefaultHasher::new();
     (format!("{spec:?}"), built).hash(&mut hash);
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("model-{:016x}", hash.finish()));
+    let folder = paths::scratch().join(format!("model-{:016x}", hash.finish()));
     if !folder.exists() {
-        let half_done = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let half_done = tempfile::tempdir_in(paths::scratch()).unwrap();
         model_maker::write(spec, half_done.path()).unwrap();
         // Another process may have been faster; its copy is the same.
         let _ = fs::rename(half_done.path(), &folder);
@@ -59,7 +60,7 @@ pub struct Scratch(TempDir);
 impl Scratch {
     /// An empty folder.
     pub fn empty() -> Scratch {
-        Scratch(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
+        Scratch(tempfile::tempdir_in(paths::scratch()).unwrap())
     }
 
     /// A copy of a model.

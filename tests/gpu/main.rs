@@ -1,41 +1,24 @@
-//! The engine on a GPU, through its public interface: text or ids in, vectors out.
+//! What needs a GPU: the kernels of `cuda/` one by one, and the engine that drives them.
 //!
 //! The device is whatever libcuda the loader finds: a GPU's driver, or softcuda, which runs the same
-//! kernels on the CPU, checks them, counts the driver's calls and makes them fail:
+//! kernels on the CPU, reports races, uninitialised reads and accesses out of bounds as well, counts the
+//! driver's calls and makes them fail:
 //!
 //! ```sh
 //! cargo test --test gpu                                           # on a GPU
-//! SOFTCUDA_DEVICE=sm_80 tools/softcuda/run cargo test --test gpu  # without one
+//! SOFTCUDA_DEVICE=sm_90 tools/softcuda/run cargo test --test gpu  # without one
+//! cargo test --test gpu kernels::                                 # a half: kernels:: or engine::
 //! ```
 //!
 //! Without either the tests are skipped, and say so; `ROPEWAY_GPU_TESTS=require` makes that a failure.
-//! `ROPEWAY_TEST_ALL=1` takes every fixture, seed, shape and call. What does not depend on the device runs on
-//! one of softcuda's alone ([`device::Gpu::is_first`]).
+//! `ROPEWAY_TEST_ALL=1` takes every fixture, seed, shape and call.
 //!
-//! | | |
-//! |---|---|
-//! | `golden` | the vectors of reference implementations: tasks, sizes, poolings, chunks, encodings, families |
-//! | `steps` | every step against the CPU's float32, and which step a planted difference is found at |
-//! | `invariance` | a result depends on its own input alone, bit for bit |
-//! | `adapters` | adapters that come and go, and broken ones |
-//! | `calls` | the driver's calls in steady state |
-//! | `faults` | each of the driver's calls fails once |
-//! | `schedules` | other orders of blocks and warps |
-//! | `cli` | the command line |
-//! | `device`, `child` | the device under test; child processes, for what softcuda is told by the environment |
+//! It is one program, so that one file taken to a machine with a GPU tests all there is.
 
-mod adapters;
-mod calls;
-mod child;
-mod cli;
 #[path = "../common/mod.rs"]
 mod common;
-mod device;
-mod faults;
-mod golden;
-mod invariance;
-mod schedules;
-mod steps;
+mod engine;
+mod kernels;
 
 /// Whether everything is wanted.
 fn exhaustive() -> bool {

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use ropeway::{Embed, Embedding, Engine, Error};
 use serde::{Deserialize, Serialize};
 
+use super::device::fingerprint;
 use crate::common::Scratch;
 use crate::common::requests::mixed_requests;
-use crate::device::fingerprint;
 
 /// Holds the job of a child; its folder is the value.
 const JOB: &str = "ROPEWAY_GPU_JOB";
@@ -85,7 +85,7 @@ impl Job {
         command
             .args([
                 "--exact",
-                "child::does_its_job",
+                "engine::child::does_its_job",
                 "--nocapture",
                 "--test-threads=1",
             ])

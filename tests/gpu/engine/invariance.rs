@@ -6,9 +6,9 @@ use std::path::Path;
 use model_maker::{Family, ModelSpec};
 use ropeway::{Embed, Embedding, Encoding, Engine, Precision, Request};
 
+use super::device::{Gpu, bits, jina, spec};
 use crate::common::requests::{Random, mixed_options, mixed_requests};
 use crate::common::{self, Scratch};
-use crate::device::{Gpu, bits, jina, spec};
 use crate::exhaustive;
 
 /// As others mix them, and two encodings.

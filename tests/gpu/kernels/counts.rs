@@ -8,14 +8,14 @@ use std::process::Command;
 use cudarc::driver::result;
 use serde_json::Value;
 
-use crate::device::Device;
-use crate::gemm::Then;
-use crate::params::{
+use super::device::Device;
+use super::gemm::Then;
+use super::params::{
     ATTENTION_LARGE_ROWS, ATTENTION_MAX_KEYS, ATTENTION_SMALL_ROWS, ATTENTION_TILE_NUMBERS,
     GEMM_LARGE_COLUMNS, GEMM_LARGE_ROWS, GEMM_MEDIUM_COLUMNS, GEMM_MEDIUM_ROWS, GEMM_SMALL16_COLUMNS,
     GEMM_SMALL16_ROWS, GEMM_SMALL64_COLUMNS, GEMM_SMALL64_ROWS,
 };
-use crate::{attention, embed, gemm, layernorm, lora_down, pool};
+use super::{attention, embed, gemm, layernorm, lora_down, pool};
 
 /// A launch, and what it may cost.
 struct Launch {
@@ -178,7 +178,7 @@ fn launches_cost_no_more_than_they_must() {
     let folder = tempfile::tempdir().expect("a folder for the counts");
     let file = folder.path().join("counts");
     let child = Command::new(std::env::current_exe().expect("this test has a path"))
-        .args(["counts::every_launch_once", "--exact", "--ignored"])
+        .args(["kernels::counts::every_launch_once", "--exact", "--ignored"])
         .env("SOFTCUDA_COUNTERS", &file)
         .output()
         .expect("this test can be run again");

@@ -4,11 +4,12 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::device::{Gpu, jina, off};
+use super::device::{Gpu, jina, off};
+use crate::common::paths;
 
 /// Runs it with the test's model. Gives the exit code, standard output and standard error.
 fn ropeway(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_ropeway"))
+    let output = Command::new(paths::binary())
         .args(arguments)
         .env("ROPEWAY_MODEL", jina(64))
         .output()

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use model_maker::{AdapterSpec, Dtype};
 use ropeway::{Embed, Embedding, Engine, Error, Precision, Request};
 
+use super::device::{Gpu, bits, jina, off, on_cpu};
 use crate::common::requests::{ids, mixed_options, mixed_requests};
 use crate::common::{Scratch, edit_tensors};
-use crate::device::{Gpu, bits, jina, off, on_cpu};
 
 fn adapter(model: &Path, rank: usize, targets: &[&str], seed: u64) -> Scratch {
     let scratch = Scratch::empty();

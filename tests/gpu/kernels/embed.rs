@@ -2,15 +2,15 @@
 
 use half::{bf16, f16};
 
-use crate::device::{Buffer, Device, WILD};
-use crate::layernorm::part;
-use crate::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
-use crate::params::{EmbedAdapter, EmbedParams};
-use crate::rows::{
+use super::device::{Buffer, Device, WILD};
+use super::layernorm::part;
+use super::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
+use super::params::{EmbedAdapter, EmbedParams};
+use super::rows::{
     BATCHES, Down, Grid, HIDDEN, Placed, RANKS, Weights, beside, cu_seqlens, down_project, layer_norm,
     sequence_of_row,
 };
-use crate::{Case, exhaustive};
+use super::{Case, exhaustive};
 
 const VOCAB: usize = 60;
 /// A word that the random batches do not have.

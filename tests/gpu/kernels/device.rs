@@ -52,14 +52,14 @@ impl Device {
         // SAFETY: libcuda may be loaded; nothing is called yet.
         if !unsafe { sys::is_culib_present() } {
             return Err(
-                "no libcuda on the loader's path; without a GPU: tools/softcuda/run cargo test --test kernels"
+                "no libcuda on the loader's path; without a GPU: tools/softcuda/run cargo test --test gpu"
                     .into(),
             );
         }
         match result::init() {
             Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => {
                 return Err(
-                    "the CUDA driver finds no GPU; without one: tools/softcuda/run cargo test --test kernels"
+                    "the CUDA driver finds no GPU; without one: tools/softcuda/run cargo test --test gpu"
                         .into(),
                 );
             }

@@ -1,13 +1,14 @@
 //! Agreement with reference implementations, on the fixtures of `tests/golden`: what
 //! `tests/golden.rs` checks on the CPU to float32's rounding, to that of 16-bit numbers.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ropeway::{Embed, Encoding, Engine, Output, Precision, Request, Vector, Weights};
 use serde_json::Value;
 
+use super::device::{Gpu, off};
 use crate::common::fixture::{Fixture, folder, numbers, request, values};
-use crate::device::{Gpu, off};
+use crate::common::paths;
 use crate::exhaustive;
 
 /// One minus the cosine that is allowed. float16 has three bits more: an eighth of the rounding, and so a
@@ -225,7 +226,7 @@ fn minilm_agrees_with_sentence_transformers() {
         return;
     };
     let required = std::env::var_os("ROPEWAY_MINILM").map(PathBuf::from);
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/all-MiniLM-L6-v2");
+    let default = paths::root().join("models/all-MiniLM-L6-v2");
     let path = required.clone().unwrap_or(default);
     if required.is_none() && !path.exists() {
         eprintln!(

@@ -6,9 +6,9 @@ use model_maker::{Dtype, Family, ModelSpec};
 use ropeway::diff::{Difference, Executor, Side, compare};
 use ropeway::{Embed, Engine, Numerics, Precision, Request};
 
+use super::device::{Gpu, jina, off, on_cpu, spec};
 use crate::common::requests::{ids, mixed_options, mixed_requests};
 use crate::common::{self, Scratch, edit_tensors};
-use crate::device::{Gpu, jina, off, on_cpu, spec};
 
 fn side<'a>(engine: &'a Engine, requests: &'a [Request<'a>]) -> Side<'a> {
     Side {

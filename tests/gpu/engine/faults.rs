@@ -1,8 +1,8 @@
 //! The driver's calls fail, one at a time: a typed error that names the call, no panic, nothing leaked, and an
 //! engine that goes on, or says for good that its device is lost.
 
-use crate::child::{Ended, Job, Kind, Outcome};
-use crate::device::{Gpu, jina};
+use super::child::{Ended, Job, Kind, Outcome};
+use super::device::{Gpu, jina};
 use crate::exhaustive;
 
 /// Whether this call gives something back, or leads to one that does: nobody can be told that it failed, and

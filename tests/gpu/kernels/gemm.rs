@@ -2,10 +2,10 @@
 
 use half::{bf16, f16};
 
-use crate::device::{Device, WILD};
-use crate::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
-use crate::params::*;
-use crate::{Case, exhaustive};
+use super::device::{Device, WILD};
+use super::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
+use super::params::*;
+use super::{Case, exhaustive};
 
 /// A tile. Numbers of out do not follow from it.
 #[derive(Debug)]

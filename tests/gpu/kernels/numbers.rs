@@ -171,7 +171,7 @@ pub fn assert_same<T: Number>(what: &str, got: &[T], wanted: &[T]) {
 
 /// Asserts that nobody has written these.
 pub fn assert_untouched<T: Number>(what: &str, numbers: &[T]) {
-    let sentinel = u16::from_le_bytes(crate::device::SENTINEL);
+    let sentinel = u16::from_le_bytes(super::device::SENTINEL);
     if let Some(at) = numbers.iter().position(|number| number.bits() != sentinel) {
         panic!("{what}: number {at} was written: {:?}", numbers[at]);
     }

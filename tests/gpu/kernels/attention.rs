@@ -2,14 +2,14 @@
 
 use half::{bf16, f16};
 
-use crate::device::{Device, WILD};
-use crate::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
-use crate::params::{
+use super::device::{Device, WILD};
+use super::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
+use super::params::{
     ATTENTION_LARGE_ROWS, ATTENTION_MAX_KEYS, ATTENTION_SMALL_ROWS, ATTENTION_THREADS,
     ATTENTION_TILE_NUMBERS, AttentionParams, AttentionTile,
 };
-use crate::rows::cu_seqlens;
-use crate::{Case, exhaustive};
+use super::rows::cu_seqlens;
+use super::{Case, exhaustive};
 
 const HEAD_DIMS: [usize; 3] = [32, 64, 128];
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::child::Job;
-use crate::device::{Gpu, jina};
+use super::child::Job;
+use super::device::{Gpu, jina};
 
 /// What a pass may call: each of these once; and what makes the engine's context current as often as it
 /// likes, which costs no trip to the device.

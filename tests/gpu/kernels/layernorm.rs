@@ -2,13 +2,13 @@
 
 use half::{bf16, f16};
 
-use crate::device::Device;
-use crate::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
-use crate::params::LayerNormParams;
-use crate::rows::{
+use super::device::Device;
+use super::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
+use super::params::LayerNormParams;
+use super::rows::{
     BATCHES, Down, Grid, HIDDEN, Placed, RANKS, Weights, beside, down_project, layer_norm, sequence_of_row,
 };
-use crate::{Case, exhaustive};
+use super::{Case, exhaustive};
 
 /// Where the sum is written.
 #[derive(Debug, Clone, Copy, PartialEq)]

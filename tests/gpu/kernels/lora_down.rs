@@ -2,11 +2,11 @@
 
 use half::{bf16, f16};
 
-use crate::device::Device;
-use crate::numbers::{Number, Random, Real, assert_close, assert_same};
-use crate::params::{LORA_DOWN_ROWS, LORA_DOWN_SHARED_BYTES, LORA_DOWN_THREADS, LoraDownParams};
-use crate::rows::{BATCHES, Down, Placed, Weights, down_project, sequence_of_row};
-use crate::{Case, exhaustive};
+use super::device::Device;
+use super::numbers::{Number, Random, Real, assert_close, assert_same};
+use super::params::{LORA_DOWN_ROWS, LORA_DOWN_SHARED_BYTES, LORA_DOWN_THREADS, LoraDownParams};
+use super::rows::{BATCHES, Down, Placed, Weights, down_project, sequence_of_row};
+use super::{Case, exhaustive};
 
 /// Sizes of rows: a part of a step; with an end that fills no step, no turn; what every warp has one turn of; models' sizes.
 const K: [usize; 10] = [8, 24, 64, 136, 384, 1024, 1032, 3072, 4096, 16384];

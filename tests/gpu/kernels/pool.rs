@@ -4,13 +4,13 @@ use bytemuck::bytes_of;
 use half::{bf16, f16};
 use ropeway::{Encoding, Vector};
 
-use crate::device::{Device, SENTINEL};
-use crate::numbers::{Number, Random, Real};
-use crate::params::{
+use super::device::{Device, SENTINEL};
+use super::numbers::{Number, Random, Real};
+use super::params::{
     POOL_BINARY, POOL_F16, POOL_F32, POOL_HEAD_BYTES, POOL_INT8, POOL_MEAN, POOL_NORMALIZE,
     POOL_SHARED_BYTES, POOL_THREADS, PoolParams, PoolRow,
 };
-use crate::{Case, exhaustive};
+use super::{Case, exhaustive};
 
 /// Sizes of rows: one vector; groups that do not fill a block; models' sizes; as wide as the block, wider, widest.
 const HIDDEN: [usize; 10] = [8, 40, 128, 384, 768, 1024, 1032, 4096, 4104, 8192];

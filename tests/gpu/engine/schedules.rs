@@ -1,7 +1,7 @@
 //! Blocks and warps in other orders: the same bits, and nothing that softcuda finds fault with.
 
-use crate::child::{Job, Outcome};
-use crate::device::{Gpu, jina};
+use super::child::{Job, Outcome};
+use super::device::{Gpu, jina};
 use crate::exhaustive;
 
 #[test]

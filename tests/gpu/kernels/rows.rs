@@ -1,9 +1,9 @@
 //! What the row kernels have in common (`cuda/row.cuh`): how they are launched, the adapters of a batch, and
 //! LayerNorm and down-projection written plainly.
 
-use crate::device::{Buffer, Device, Output, WILD};
-use crate::numbers::{Number, Random, Real, assert_untouched};
-use crate::params::{
+use super::device::{Buffer, Device, Output, WILD};
+use super::numbers::{Number, Random, Real, assert_untouched};
+use super::params::{
     LORA_COLUMN_STEP, LORA_NO_SLOT, LoraColumn, LoraDown, Mixtures, ROW_MAX_WARPS, ROW_SHARED_BYTES,
     ROW_WARP_COLUMNS,
 };

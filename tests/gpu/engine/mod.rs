@@ -1,0 +1,26 @@
+//! The engine on a GPU, through its public interface: text or ids in, vectors out.
+//!
+//! What does not depend on the device runs on one of softcuda's alone ([`device::Gpu::is_first`]).
+//!
+//! | | |
+//! |---|---|
+//! | `golden` | the vectors of reference implementations: tasks, sizes, poolings, chunks, encodings, families |
+//! | `steps` | every step against the CPU's float32, and which step a planted difference is found at |
+//! | `invariance` | a result depends on its own input alone, bit for bit |
+//! | `adapters` | adapters that come and go, and broken ones |
+//! | `calls` | the driver's calls in steady state |
+//! | `faults` | each of the driver's calls fails once |
+//! | `schedules` | other orders of blocks and warps |
+//! | `cli` | the command line |
+//! | `device`, `child` | the device under test; child processes, for what softcuda is told by the environment |
+
+mod adapters;
+mod calls;
+mod child;
+mod cli;
+mod device;
+mod faults;
+mod golden;
+mod invariance;
+mod schedules;
+mod steps;
