@@ -1,4 +1,5 @@
-//! What needs a GPU: the kernels of `cuda/` one by one, and the engine that drives them.
+//! What needs a GPU: the kernels of `cuda/` one by one, the engine that drives them, and how they
+//! are measured.
 //!
 //! The device is whatever libcuda the loader finds: a GPU's driver, or softcuda, which runs the same
 //! kernels on the CPU, reports races, uninitialised reads and accesses out of bounds as well, counts the
@@ -7,7 +8,7 @@
 //! ```sh
 //! cargo test --test gpu                                           # on a GPU
 //! SOFTCUDA_DEVICE=sm_90 tools/softcuda/run cargo test --test gpu  # without one
-//! cargo test --test gpu kernels::                                 # a half: kernels:: or engine::
+//! cargo test --test gpu kernels::                                 # a part: kernels::, engine:: or bench::
 //! ```
 //!
 //! Without either the tests are skipped, and say so; `ROPEWAY_GPU_TESTS=require` makes that a failure.
@@ -15,6 +16,7 @@
 //!
 //! It is one program, so that one file taken to a machine with a GPU tests all there is.
 
+mod bench;
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;

@@ -18,7 +18,7 @@ mod adapters;
 mod calls;
 mod child;
 mod cli;
-mod device;
+pub mod device;
 mod faults;
 mod golden;
 mod invariance;
