@@ -21,6 +21,7 @@
 //! | `calls` | the driver's calls in steady state |
 //! | `faults` | each of the driver's calls fails once |
 //! | `schedules` | other orders of blocks and warps |
+//! | `counts` | what each kernel does, against what is kept in `benches/` |
 //! | `cli` | the command line |
 //! | `device`, `child` | the device under test; child processes, for what softcuda is told by the environment |
 
@@ -30,6 +31,7 @@ mod child;
 mod cli;
 #[path = "../common/mod.rs"]
 mod common;
+mod counts;
 mod device;
 mod faults;
 mod golden;
