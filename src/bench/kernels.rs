@@ -210,7 +210,7 @@ fn describe(config: &ModelConfig, batch: &Batch, steps: &Steps<'_>, kind: usize)
 }
 
 /// A launch's group and shape, for people and for programs.
-fn shape(
+pub(super) fn shape(
     config: &ModelConfig,
     lengths: &[usize],
     launch: &Launch,

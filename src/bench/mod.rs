@@ -3,6 +3,7 @@
 //! | | |
 //! |---|---|
 //! | [`kernels`] | every kernel of a pass alone, over the shapes of the model |
+//! | [`count`](count()) | what each kernel does, counted under softcuda: no times |
 //! | `report` | rows with their ceiling: as a table and as JSON |
 //! | `ceiling` | what the device can do at most: its matrix units at the highest clock, and a copy that is measured |
 //!
@@ -11,10 +12,12 @@
 
 mod batches;
 mod ceiling;
+mod count;
 mod kernels;
 mod report;
 
 pub use ceiling::Ceilings;
+pub use count::{COUNTERS, Count, CountRow, Counts, Least, count};
 pub use kernels::{KernelBench, kernels};
 pub use report::{Bound, DeviceFacts, Micros, Report, Row};
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ropeway::bench::{self, Effort, KernelBench, Report};
 use serde_json::json;
 
+use super::count;
 use super::exit::Exit;
 use super::options::RunOptions;
 use super::terminal;
@@ -15,7 +16,8 @@ Every row has its ceiling beside it: the matrix units at the device's highest cl
 
 Examples:
   ropeway bench kernels --device cuda               every kernel alone, over the model's shapes
-  ropeway bench kernels --device cuda --json k.json";
+  ropeway bench kernels --device cuda --json k.json
+  tools/softcuda/run ropeway bench --count          without a GPU: what each kernel does, counted";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -28,6 +30,9 @@ pub struct Args {
 enum What {
     /// Every kernel alone, over the shapes of the model
     Kernels(Kernels),
+    /// What each kernel does, counted under softcuda; also as `ropeway bench --count`
+    #[command(long_flag = "count")]
+    Count(Count),
 }
 
 /// Flags of every bench.
@@ -52,6 +57,13 @@ struct Kernels {
     serve: bool,
 }
 
+#[derive(clap::Args)]
+struct Count {
+    /// Write all counts there, for programs
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 impl Common {
     fn effort(&self) -> Effort {
         if self.quick { Effort::Quick } else { Effort::Full }
@@ -68,6 +80,7 @@ impl Common {
 
 pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     match args.what {
+        What::Count(args) => count::run(run, args.json.as_deref()),
         What::Kernels(args) => {
             let engine = run.open()?;
             if args.serve {

@@ -36,6 +36,14 @@ impl Exit {
         }
     }
 
+    /// With this code, and no message: it has been told.
+    pub fn quietly(code: i32) -> Exit {
+        Exit {
+            code: u8::try_from(code).unwrap_or(USAGE),
+            message: String::new(),
+        }
+    }
+
     /// The output cannot be written. A reader that has had enough is no error.
     pub fn output(name: &str, error: &io::Error) -> Exit {
         match error.kind() {

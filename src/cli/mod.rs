@@ -3,6 +3,7 @@
 mod bench;
 mod chunks;
 mod completions;
+mod count;
 mod devices;
 mod diff;
 mod embed;

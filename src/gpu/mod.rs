@@ -9,6 +9,7 @@
 //! | `exec` | from a plan's steps to launches: one arm per op, as data |
 //! | `entries` | the kernels of one model, and their launch |
 //! | `weights`, `adapters`, `merged`, `upload` | a model's numbers on the device |
+//! | `once` | each kernel of a pass launched once, to be counted |
 //! | `timing` | what passes and steps take, by the device's clock |
 //! | `kernels` | the table of compiled kernels, empty where the build had no nvcc; which of them a device runs |
 //! | `params` | the kernels' parameter structs and tile constants, made from `cuda/params.h` by `tools/bindgen` |
@@ -24,6 +25,7 @@ pub mod kernels;
 mod lane;
 mod merged;
 mod numbers;
+pub(crate) mod once;
 mod packed;
 #[allow(dead_code)] // Some constants are for the kernels alone.
 #[rustfmt::skip] // As bindgen writes it.

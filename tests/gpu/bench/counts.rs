@@ -1,0 +1,197 @@
+//! What each kernel does for the real model's shapes, cut to one layer and one row of tiles, against
+//! `benches/counts.json`: `ropeway bench --count` of a random model of full width.
+//!
+//! Counts follow from the kernels' PTX and the shapes alone, whatever the order of blocks and warps, so they must be the
+//! same: a worse one is a regression, and a better one must be written down, or the next change could lose it unseen.
+//! Another compiler makes other PTX of the same source; then they may be a little worse ([`OTHER_COMPILER`]).
+//!
+//! ```sh
+//! ROPEWAY_WRITE_COUNTS=1 tools/softcuda/run cargo test --test gpu bench::counts # writes the file
+//! ```
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use model_maker::{Family, ModelSpec};
+use serde_json::{Map, Value, json};
+
+use crate::common::{self, Scratch, paths};
+use crate::engine::device::Gpu;
+
+/// By what part a count may be worse with kernels by another compiler than the kept ones: moves and address arithmetic
+/// are its own affair, an access or a product more is not.
+const OTHER_COMPILER: f64 = 0.02;
+
+fn kept_file() -> PathBuf {
+    paths::root().join("benches/counts.json")
+}
+
+/// The shape of jina-embeddings-v3, but for what changes no kernel: one layer, few words, few positions.
+fn model() -> PathBuf {
+    common::model(&ModelSpec {
+        vocab: 700,
+        layers: 1,
+        max_positions: 256,
+        ..ModelSpec::new(Family::Jina)
+    })
+}
+
+/// The report of the command.
+fn count() -> Value {
+    let folder = Scratch::empty();
+    let file = folder.path().join("counts");
+    let output = Command::new(paths::binary())
+        .args(["bench", "--count", "--batch-tokens", "128", "--json"])
+        .arg(&file)
+        .env("ROPEWAY_MODEL", model())
+        // How many blocks a grid has depends on it.
+        .env("SOFTCUDA_DEVICE", "sm_90")
+        .env_remove("SOFTCUDA_COUNTERS")
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    println!("{}", text(&output.stdout));
+    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+}
+
+/// What is kept of a report: a row of it a line.
+fn write(report: &Value) -> String {
+    let rows = report["rows"].as_array().unwrap().iter().map(|row| {
+        let of = |key: &str| &row[key];
+        let kept =
+            json!({"case": of("case"), "shape": of("shape"), "least": of("least"), "counts": of("counts")});
+        format!("    {kept}")
+    });
+    format!(
+        "{{\n  \"model\": \"jina-embeddings-v3, one layer, random weights\",\n  \"written by\": \"tests/gpu/counts.rs\",\n  \
+         \"compiler\": {},\n  \"rows\": [\n{}\n  ]\n}}\n",
+        report["compiler"],
+        rows.collect::<Vec<_>>().join(",\n")
+    )
+}
+
+fn name(row: &Value) -> String {
+    let of = |key: &str| row[key].as_str().unwrap_or_default();
+    format!("{}, {}", of("case"), of("shape"))
+}
+
+fn rows(report: &Value) -> impl Iterator<Item = &Value> {
+    report["rows"].as_array().into_iter().flatten()
+}
+
+/// How the counts differ from those that are kept.
+fn differences(kept: &Value, now: &Value) -> Vec<String> {
+    let same = kept["compiler"] == now["compiler"];
+    let mut differences = Vec::new();
+    for row in rows(kept) {
+        if !rows(now).any(|other| name(other) == name(row)) {
+            differences.push(format!("{}: is not counted any more", name(row)));
+        }
+    }
+    for row in rows(now) {
+        let Some(before) = rows(kept).find(|other| name(other) == name(row)) else {
+            differences.push(format!("{}: is new", name(row)));
+            continue;
+        };
+        let none = Map::new();
+        for (what, is) in row["counts"].as_object().unwrap_or(&none) {
+            let number = |of: &Value| of.as_u64().map_or(f64::NAN, |count| count as f64);
+            let (was, is) = (number(&before["counts"][what]), number(is));
+            let allowed = if same { was } else { was * (1.0 + OTHER_COMPILER) };
+            let verdict = if is <= allowed { "better: keep it" } else { "worse" };
+            let differs = if same { is != was } else { is > allowed };
+            if differs || is.is_nan() || was.is_nan() {
+                differences.push(format!("{}: {what} was {was}, is {is}: {verdict}", name(row)));
+            }
+        }
+    }
+    differences
+}
+
+#[test]
+fn kernels_do_no_more_than_they_did() {
+    let Some(_) = Gpu::find_simulated().filter(|gpu| gpu.is_first()) else {
+        return;
+    };
+    let now = count();
+    for row in rows(&now) {
+        let number = |of: &Value| of.as_u64().unwrap() as f64;
+        let bytes = number(&row["counts"]["dram_bytes"]) / number(&row["least"]["bytes"]);
+        // Less than the least is no good news: one of the two is wrong.
+        assert!(
+            (0.98..1.25).contains(&bytes),
+            "{}: {bytes} of the least bytes",
+            name(row)
+        );
+        let (mma, useful) = (
+            number(&row["counts"]["mma_flops"]),
+            number(&row["least"]["flops"]),
+        );
+        assert!(
+            mma == 0.0 || mma >= useful,
+            "{}: {mma} FLOP, {useful} useful",
+            name(row)
+        );
+    }
+    if std::env::var_os("ROPEWAY_WRITE_COUNTS").is_some() {
+        std::fs::write(kept_file(), write(&now)).unwrap();
+    }
+    let kept = std::fs::read_to_string(kept_file()).unwrap_or_default();
+    let kept = serde_json::from_str(&kept).unwrap_or_default();
+    let differences = differences(&kept, &now);
+    assert!(
+        differences.is_empty(),
+        "{}\nif this is meant, say why and write benches/counts.json anew: \
+         ROPEWAY_WRITE_COUNTS=1 tools/softcuda/run cargo test --test gpu counts",
+        differences.join("\n")
+    );
+}
+
+#[test]
+fn a_count_that_differs_is_found() {
+    let report = |compiler: &str, instructions: u64| {
+        let counts = json!({"instructions": instructions, "bank_conflicts": 0});
+        json!({"compiler": compiler, "rows": [{"case": "gemm", "shape": "16 tokens", "counts": counts}]})
+    };
+    let kept = report("nvcc 13.0", 1000);
+    let found = |now: &Value| differences(&kept, now);
+    assert_eq!(found(&kept), [""; 0]);
+    let worse = "gemm, 16 tokens: instructions was 1000, is 1001: worse";
+    assert_eq!(found(&report("nvcc 13.0", 1001)), [worse]);
+    let better = "gemm, 16 tokens: instructions was 1000, is 999: better: keep it";
+    assert_eq!(found(&report("nvcc 13.0", 999)), [better]);
+    assert_eq!(found(&report("nvcc 13.1", 1020)), [""; 0]);
+    let worse = "gemm, 16 tokens: instructions was 1000, is 1021: worse";
+    assert_eq!(found(&report("nvcc 13.1", 1021)), [worse]);
+
+    let gone = json!({"compiler": "nvcc 13.0", "rows": []});
+    assert_eq!(found(&gone), ["gemm, 16 tokens: is not counted any more"]);
+    assert_eq!(differences(&gone, &kept), ["gemm, 16 tokens: is new"]);
+    let mut conflicts = kept.clone();
+    conflicts["rows"][0]["counts"]["bank_conflicts"] = json!(1);
+    assert_eq!(
+        found(&conflicts),
+        ["gemm, 16 tokens: bank_conflicts was 0, is 1: worse"]
+    );
+    assert!(
+        !differences(&Value::Null, &kept).is_empty(),
+        "no file is no excuse"
+    );
+}
+
+#[test]
+fn without_softcuda_the_command_says_how_to_get_it() {
+    let output = Command::new(paths::binary())
+        .args(["bench", "--count", "--model", "none"])
+        .env_remove("LD_LIBRARY_PATH")
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(
+        error.contains("tools/softcuda/run ropeway bench --count"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
