@@ -15,7 +15,8 @@ Every row has its ceiling beside it: the matrix units at the device's highest cl
 
 Examples:
   ropeway bench kernels --device cuda               every kernel alone, over the model's shapes
-  ropeway bench kernels --device cuda --json k.json";
+  ropeway bench kernels --device cuda --json k.json
+  ropeway bench adapters --device cuda --svg a.svg  rank by rank, up to 16 adapters mixed";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -28,6 +29,8 @@ pub struct Args {
 enum What {
     /// Every kernel alone, over the shapes of the model
     Kernels(Kernels),
+    /// What adapters cost: in the products, beside them, merged; by rank, how many are mixed, and tokens
+    Adapters(Adapters),
 }
 
 /// Flags of every bench.
@@ -50,6 +53,16 @@ struct Kernels {
     /// For tools/peers/gpu: print the rows as JSON, then time row I N times for each line `I N` of standard input
     #[arg(long, conflicts_with = "json")]
     serve: bool,
+}
+
+#[derive(clap::Args)]
+struct Adapters {
+    #[command(flatten)]
+    common: Common,
+
+    /// Write a plot of the ratios there
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 impl Common {
@@ -75,6 +88,13 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             }
             args.common
                 .finish(&bench::kernels(&engine, args.common.effort(), &mut |_| ())?)
+        }
+        What::Adapters(args) => {
+            let report = bench::adapters(&run.open()?, args.common.effort(), &mut |_| ())?;
+            if let Some(path) = &args.svg {
+                std::fs::write(path, report.svg()).map_err(|e| Exit::output_file(path, &e))?;
+            }
+            args.common.finish(&report)
         }
     }
 }

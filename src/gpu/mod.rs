@@ -22,7 +22,7 @@ mod entries;
 pub(crate) mod exec;
 pub mod kernels;
 mod lane;
-mod merged;
+pub(crate) mod merged;
 mod numbers;
 mod packed;
 #[allow(dead_code)] // Some constants are for the kernels alone.

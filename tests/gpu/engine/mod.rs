@@ -8,6 +8,7 @@
 //! | `steps` | every step against the CPU's float32, and which step a planted difference is found at |
 //! | `invariance` | a result depends on its own input alone, bit for bit |
 //! | `adapters` | adapters that come and go, and broken ones |
+//! | `adapters_bench` | what `ropeway bench adapters` writes |
 //! | `calls` | the driver's calls in steady state |
 //! | `faults` | each of the driver's calls fails once |
 //! | `schedules` | other orders of blocks and warps |
@@ -15,6 +16,7 @@
 //! | `device`, `child` | the device under test; child processes, for what softcuda is told by the environment |
 
 mod adapters;
+mod adapters_bench;
 mod calls;
 mod child;
 mod cli;
