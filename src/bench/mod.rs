@@ -4,18 +4,23 @@
 //! |---|---|
 //! | [`kernels`] | every kernel of a pass alone, over the shapes of the model |
 //! | [`count`](count()) | what each kernel does, counted under softcuda: no times |
+//! | [`adapters`] | what adapters cost: K-extended and separate products over merged weights |
 //! | `report` | rows with their ceiling: as a table and as JSON |
 //! | `ceiling` | what the device can do at most: its matrix units at the highest clock, and a copy that is measured |
+//! | `plot` | lines over a logarithmic axis, as SVG |
 //!
 //! Every row carries its ceiling: a time says little without it. Times are the device's own, of launches in a CUDA
 //! graph, over memory that is not in L2, medians of many; what a row leaves out is said in its note.
 
+mod adapters;
 mod batches;
 mod ceiling;
 mod count;
 mod kernels;
+mod plot;
 mod report;
 
+pub use adapters::adapters;
 pub use ceiling::Ceilings;
 pub use count::{COUNTERS, Count, CountRow, Counts, Least, count};
 pub use kernels::{KernelBench, kernels};

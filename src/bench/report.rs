@@ -192,6 +192,11 @@ impl Report {
         text
     }
 
+    /// For people: the rows of the bench `adapters` as an SVG document.
+    pub fn svg(&self) -> String {
+        super::plot::svg(&super::adapters::chart(self))
+    }
+
     /// What stands above the rows.
     pub fn head(&self) -> String {
         let (device, ceilings) = (&self.device, &self.ceilings);
@@ -213,6 +218,9 @@ impl Report {
 
     /// For people: the head, and the rows as a Markdown table.
     pub fn table(&self) -> String {
+        if self.bench == "adapters" {
+            return self.head() + "\n" + &super::adapters::table(&self.rows);
+        }
         let number = |x: Option<f64>, digits: usize| x.map_or("–".into(), |x| format!("{x:.digits$}"));
         let mut rows = vec![
             [

@@ -17,6 +17,7 @@ Every row has its ceiling beside it: the matrix units at the device's highest cl
 Examples:
   ropeway bench kernels --device cuda               every kernel alone, over the model's shapes
   ropeway bench kernels --device cuda --json k.json
+  ropeway bench adapters --device cuda --svg a.svg  rank by rank, up to 16 adapters mixed
   tools/softcuda/run ropeway bench --count          without a GPU: what each kernel does, counted";
 
 #[derive(clap::Args)]
@@ -33,6 +34,8 @@ enum What {
     /// What each kernel does, counted under softcuda; also as `ropeway bench --count`
     #[command(long_flag = "count")]
     Count(Count),
+    /// What adapters cost: in the products, beside them, merged; by rank, how many are mixed, and tokens
+    Adapters(Adapters),
 }
 
 /// Flags of every bench.
@@ -64,6 +67,16 @@ struct Count {
     json: Option<PathBuf>,
 }
 
+#[derive(clap::Args)]
+struct Adapters {
+    #[command(flatten)]
+    common: Common,
+
+    /// Write a plot of the ratios there
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
 impl Common {
     fn effort(&self) -> Effort {
         if self.quick { Effort::Quick } else { Effort::Full }
@@ -88,6 +101,13 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             }
             args.common
                 .finish(&bench::kernels(&engine, args.common.effort(), &mut |_| ())?)
+        }
+        What::Adapters(args) => {
+            let report = bench::adapters(&run.open()?, args.common.effort(), &mut |_| ())?;
+            if let Some(path) = &args.svg {
+                std::fs::write(path, report.svg()).map_err(|e| Exit::output_file(path, &e))?;
+            }
+            args.common.finish(&report)
         }
     }
 }

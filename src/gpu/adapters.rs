@@ -19,6 +19,7 @@ use crate::model::{Adapter, ModelConfig};
 use crate::precision::Precision;
 
 use super::driver::{Context, DeviceMemory};
+use super::merged::Merged;
 use super::params::{EmbedAdapter, LORA_NO_SLOT, LoraColumn};
 use super::upload::{Image, Piece, Places, upload};
 
@@ -35,6 +36,8 @@ pub struct Resident {
     ranges: [Ranges; 4],
     at: Layout,
     memory: Option<DeviceMemory>,
+    /// Weights with the adapter of a slot in them, to be measured against.
+    merged: Option<(usize, Arc<Merged>)>,
 }
 
 /// Where a linear layer's factors are; nulls where no adapter has any.
@@ -103,7 +106,23 @@ impl Resident {
             ranges,
             at,
             memory,
+            merged: None,
         })
+    }
+
+    /// Together with weights that the adapter of a slot is merged into, for benches: a pass that is asked for them
+    /// takes these.
+    pub fn with_merged(self, slot: usize, merged: Arc<Merged>) -> Resident {
+        Resident {
+            merged: Some((slot, merged)),
+            ..self
+        }
+    }
+
+    /// See [`with_merged`](Self::with_merged).
+    pub fn merged(&self, slot: usize) -> Option<&Merged> {
+        let (of, merged) = self.merged.as_ref()?;
+        (*of == slot).then_some(merged)
     }
 
     /// Slots, gaps included: what a row of mixture weights has.

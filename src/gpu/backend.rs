@@ -386,7 +386,9 @@ impl Gpu {
             config: &model.config,
             weights: self.weights.at(),
             merged: match fusion {
-                Fusion::Merged(slot) => self.merged(slot, &batch.adapters),
+                Fusion::Merged(slot) => resident
+                    .merged(slot)
+                    .or_else(|| self.merged(slot, &batch.adapters)),
                 _ => None,
             },
             adapters: &|layer, site| resident.linear(layer, site),

@@ -23,7 +23,7 @@ mod entries;
 pub(crate) mod exec;
 pub mod kernels;
 mod lane;
-mod merged;
+pub(crate) mod merged;
 mod numbers;
 pub(crate) mod once;
 mod packed;

@@ -1,6 +1,7 @@
 //! `ropeway bench`, with few repetitions of small shapes: that every row is there and says what it should. How long
 //! things take is no test's business.
 
+mod adapters;
 mod counts;
 mod kernels;
 
