@@ -185,7 +185,8 @@ fn describe(config: &ModelConfig, batch: &Batch, steps: &Steps<'_>, kind: usize)
     let lengths: Vec<usize> = (0..batch.sequences()).map(|s| batch.rows(s).len()).collect();
     let step = &steps.plan.steps[of.step];
     let mut cost = cost::step(config, &steps.plan, step, &lengths, NUMBER, NUMBER);
-    let (group, shape, parameters) = shape(config, &lengths, launch);
+    let (group, shape, mut parameters) = shape(config, &lengths, launch);
+    parameters.insert("per_pass".into(), of.count.into());
     if let Params::Gemm(_, p) = launch.params {
         let columns = u64::from(p.columns);
         cost.flops += 2 * batch.tokens() as u64 * u64::from(p.n) * columns;
