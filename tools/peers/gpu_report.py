@@ -91,8 +91,11 @@ def kernels(entries, title):
             if row is ours:
                 continue
             micros, own = row["micros"], ours["micros"]
+            notes = [entry["note"]] if entry["note"] else []
+            if entry["group"] == "attention" and entry["parameters"].get("rope"):
+                notes.append("ropeway's with RoPE")
             rows.append([
-                entry["case"], entry["shape"], f"{own['median']:.1f} ({own['min']:.1f}–{own['max']:.1f})",
+                entry["case"], "; ".join([entry["shape"], *notes]), f"{own['median']:.1f} ({own['min']:.1f}–{own['max']:.1f})",
                 row["name"] if row["same"] else f"{row['name']} (another function)",
                 f"{micros['median']:.1f} ({micros['min']:.1f}–{micros['max']:.1f})", f"{row['ratio']:.2f}",
                 f"{ours['tflops']:.1f} / {row['tflops']:.1f}",
