@@ -17,6 +17,7 @@ from checkpoint import cast, folder_of
 from race import Pace, Unavailable, fastest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch_batches import batches
+from torch_stack import refusal
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -190,8 +191,8 @@ class Encoders:
         for size in sizes:
             try:
                 made.append(Pass(self, way, case, size))
-            except Exception as error:  # whatever a back end says to a shape it does not take
-                why = Unavailable.because(error)
+            except Exception as error:
+                why = refusal(error, self.device == "cuda")
                 if not isinstance(error, torch.OutOfMemoryError):
                     break
         if not made:

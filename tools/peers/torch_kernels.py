@@ -6,8 +6,8 @@ import time
 
 import torch
 import torch.nn.functional as F
-from race import Unavailable
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch_stack import refusal
 
 # Launches in one graph, at least: as ropeway does it.
 LAUNCHES = 8
@@ -36,8 +36,8 @@ class Kernels:
             def build():
                 try:
                     return Kernel(name, function, make(row["parameters"], dtype, self), self)
-                except Exception as error:  # whatever a back end says to a shape it does not take
-                    raise Unavailable.because(error) from error
+                except Exception as error:
+                    raise refusal(error, self.cuda) from error
 
             return build
 
@@ -191,7 +191,7 @@ class Kernel:
         self.name, self.function, self.cuda = name, function, kernels.cuda
         sets = max(2, math.ceil(kernels.rotation / problem.bytes) + 1)
         self.sets = [problem.operands() for _ in range(sets)]
-        with torch.inference_mode():
+        with torch.no_grad():
             output = problem.part(self.function(*self.sets[0])).float().flatten()
             exact = problem.exact(*self.sets[0]).flatten()
             self.cosine = F.cosine_similarity(output, exact, dim=0).item()
@@ -231,7 +231,7 @@ class Kernel:
             seconds.append(start.elapsed_time(end) / 1e3 / len(self.turns))
         return seconds
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _on_cpu(self, count):
         seconds = []
         for at in range(count):

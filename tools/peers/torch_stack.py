@@ -8,6 +8,17 @@ import torch
 from race import Unavailable
 
 
+def refusal(error, cuda):
+    """What a library said to a shape that it does not take. Raises what it was where the device is lost with it, and
+    so everything that would follow."""
+    if cuda:
+        try:
+            torch.cuda.synchronize()
+        except Exception:
+            raise error from None
+    return Unavailable.because(error)
+
+
 class Torch:
     def __init__(self, device):
         self.kind = device
