@@ -71,7 +71,9 @@ def on_gpu(vocabulary, most_tokens, tasks, quick):
     mixed = mixed_lengths(count, shortest, longest, seed=5)
     about = f"{count} × {shortest}…{longest} tokens"
     cases = {"mixed": case(about, mixed)}
-    for rows, length in ((2, 16), (1, 8), (1, 24), (1, 32), (1, 64)) if quick else ((64, 512), *((1, n) for n in SINGLE)):
+    for rows, length in (
+        ((2, 16), (1, 8), (1, 24), (1, 32), (1, 64)) if quick else ((64, 512), *((1, n) for n in SINGLE))
+    ):
         if length <= most_tokens:
             cases[f"{rows}x{length}"] = case(f"{rows} × {length} tokens", [length] * rows)
     if tasks:

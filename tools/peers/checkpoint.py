@@ -1,4 +1,4 @@
-"""A jina-embeddings-v3 checkpoint for transformers, from either layout, with its tasks' adapters merged or through PEFT.
+"""A jina-embeddings-v3 checkpoint for transformers, from either layout, its tasks' adapters merged or through PEFT.
 
 The native layout has an `adapter_config.json` folder for each task; the hub's layout has all tasks' adapters stacked in
 the one file, which transformers does not read.
@@ -29,7 +29,7 @@ class Checkpoint:
             raise Unavailable(f"{self.folder} holds no model that can be read: {error}") from error
         self.native = self.config.get("model_type") == "jina_embeddings_v3"
         if not self.native and self.config.get("position_embedding_type") != "rotary":
-            raise Unavailable(f"{self.folder} is no jina-embeddings-v3 model: model_type {self.config.get('model_type')}")
+            raise Unavailable(f"{self.folder} is no jina-embeddings-v3 model, which is what the peers run")
         if self.native:
             self.tasks = [task for task in TASKS if (self.folder / folder_of(task) / "adapter_config.json").is_file()]
         else:

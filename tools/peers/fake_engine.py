@@ -87,8 +87,8 @@ def main():
     say({"ready": True, "load_seconds": 0.01, "peak_rss_bytes": 1 << 20})
     for line in sys.stdin:
         if line.strip() == "vectors":
-            vectors = [vector_of(row) for row in rows]
-            say({"embeddings": [[-value for value in vector] for vector in vectors] if "wrong" in options.model else vectors})
+            sign = -1 if "wrong" in options.model else 1
+            say({"embeddings": [[sign * value for value in vector_of(row)] for row in rows]})
         elif "babbles" in options.model:
             print("ready when you are", flush=True)
         else:

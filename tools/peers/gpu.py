@@ -111,7 +111,9 @@ class Run:
             self.report["failed"].append(["the run", "interrupted; what follows was not measured"])
         self.save()
         print(gpu_report.markdown(self.report))
-        wrong = [sentence for part in ("end_to_end", "kernels") for entry in self.report[part] for sentence in entry["wrong"]]
+        wrong = [
+            sentence for part in ("end_to_end", "kernels") for entry in self.report[part] for sentence in entry["wrong"]
+        ]
         for sentence in [*wrong, *(f"{name}: {why}" for name, why in self.report["failed"])]:
             print(f"peers: {sentence}", file=sys.stderr)
         return 1 if wrong or self.report["failed"] else 0

@@ -1,4 +1,4 @@
-"""One case, or one kernel, through ropeway and its peers in turn. Knows nothing of torch, which the peers bring along."""
+"""One case, or one kernel, through ropeway and its peers in turn. Knows nothing of torch, which the peers bring."""
 
 import contextlib
 import json
@@ -64,7 +64,8 @@ class Ropeway:
 
     def about(self):
         try:
-            said = subprocess.run([*self.command, "--version"], capture_output=True, text=True, env=self.environment, timeout=60)
+            command = [*self.command, "--version"]
+            said = subprocess.run(command, capture_output=True, text=True, env=self.environment, timeout=60)
             version = said.stdout.strip() if said.returncode == 0 else None
         except (OSError, subprocess.TimeoutExpired):
             version = None
@@ -96,7 +97,8 @@ class Ropeway:
 
 def race_case(case, ways, encoders, ropeway, pace, budget):
     """{"case", "tokens", "rows": [one for each contestant], "skipped": [[way, why]], "wrong": [sentence]}"""
-    report = {"case": case.name, "inputs": len(case.inputs), "tokens": case.tokens, "rows": [], "skipped": [], "wrong": []}
+    report = {"case": case.name, "inputs": len(case.inputs), "tokens": case.tokens}
+    report |= {"rows": [], "skipped": [], "wrong": []}
     checked = spread(case, CHECKED)
     exact = encoders.reference(case, checked)
     with ropeway.encoder(case) as engine:
@@ -125,9 +127,8 @@ def race_case(case, ways, encoders, ropeway, pace, budget):
                 contestants.append(peer)
                 about[peer.name] = found
             else:
-                report["wrong"].append(
-                    f"{way.name}: {said(found['to_ropeway'])} to ropeway, {said(found['to_f32'])} to the float32 reference"
-                )
+                two = f"{said(found['to_ropeway'])} to ropeway, {said(found['to_f32'])} to the float32 reference"
+                report["wrong"].append(f"{way.name}: {two}")
         times = race(contestants, pace)
         report["load_seconds"] = engine.ready.get("load_seconds")
         counted = engine.last.get("tokens")
@@ -205,5 +206,3 @@ def race_kernel(row, at, engine, kernels, pace, budget):
         entry["ratio"] = result["ms"] / times["ropeway"]["ms"]
         report["rows"].append(entry)
     return report
-
-

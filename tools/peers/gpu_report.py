@@ -3,8 +3,8 @@
 from race import geometric_mean
 
 MEANINGLESS = (
-    "**A rehearsal: ropeway or PyTorch ran without a GPU, or at the smallest sizes only. No time and no ratio here means"
-    " anything.**"
+    "**A rehearsal: without a GPU for ropeway or for PyTorch, or at the smallest sizes only. No time and no ratio here"
+    " means anything.**"
 )
 
 
@@ -19,7 +19,8 @@ def markdown(report):
     machine = [about["name"], *(f"{name} {about[key]}" for key, name in asked.items() if key in about)]
     machine += [f"{name} {number}" for name, number in report["versions"].items() if number]
     engine = report["ropeway"].get("version") or "ropeway"
-    parts.append("; ".join([*machine, f"{engine} on {report['ropeway'].get('device')}"]) + f"; model {report['model']}.")
+    machine += [f"{engine} on {report['ropeway'].get('device')}", f"model {report['model']}"]
+    parts.append("; ".join(machine) + ".")
     if report["end_to_end"]:
         parts += [summary(report["end_to_end"]), end_to_end(report["end_to_end"])]
     for group, title in (("gemm", "Linear layers"), ("attention", "Attention")):
@@ -44,66 +45,69 @@ def summary(entries):
     cases = {}
     for entry in entries:
         cases.setdefault(entry["case"], []).extend((row, entry) for row in peers_of(entry))
-    rows = []
+    rows, ratios = [], []
     for case, found in cases.items():
         if not found:
             continue
-        plain = [row["ratio"] for row, _ in found if row["way"] == "eager, SDPA, padded"]
+        plain = [f"{row['ratio']:.2f}" for row, _ in found if row["way"] == "eager, SDPA, padded"]
         best, entry = min(found, key=lambda pair: pair[0]["ratio"])
         ours = next(row for row in entry["rows"] if row["way"] == "ropeway")
-        rows.append([
-            case, f"{ours['ms']:.3f}", f"{plain[0]:.2f}" if plain else "–", f"{best['ratio']:.2f}", best["way"],
-        ])  # fmt: skip
+        ratios.append(best["ratio"])
+        rows.append([case, f"{ours['ms']:.3f}", *(plain or ["–"]), f"{best['ratio']:.2f}", best["way"]])
     if not rows:
         return ""
     head = ["case", "ropeway ms", "× eager, SDPA, padded", "× the fastest", "which is"]
-    mean = geometric_mean([float(row[3]) for row in rows if float(row[3]) > 0] or [1.0])
-    return "\n\n".join([
-        "### End to end: ids in, normalised mean vectors out",
-        table(head, rows),
-        f"Geometric mean of {len(rows)} ratios to the fastest: {mean:.2f}.",
-    ])  # fmt: skip
+    mean = f"Geometric mean of {len(ratios)} ratios to the fastest: {geometric_mean(ratios):.2f}"
+    worst = f"the least {min(ratios):.2f}"
+    title = "### End to end: ids in, normalised mean vectors out"
+    return "\n\n".join([title, table(head, rows), f"{mean}, {worst}."])
 
 
 def end_to_end(entries):
     rows = []
     for entry in entries:
         for row in entry["rows"]:
-            tail = ["1", "–"] if row["way"] == "ropeway" else [f"{row['ratio']:.2f}", f"{row['to_ropeway']['cosine']:.6f}"]
-            name = row["way"] if not row["setting"] or row["setting"] == "one batch" else f"{row['way']}; {row['setting']}"
+            ours, one = row["way"] == "ropeway", row["setting"] in (None, "one batch")
             rows.append([
-                entry["case"], name, f"{row['ms']:.3f} ({row['min']:.3f}–{row['max']:.3f})",
-                f"{row['p50']:.3f} / {row['p99']:.3f}", "–" if row.get("device_ms") is None else f"{row['device_ms']:.3f}",
-                f"{row['tokens_per_s'] / 1e3:.1f}", *tail, f"{row['to_f32']['cosine']:.6f}",
+                entry["case"],
+                row["way"] if one else f"{row['way']}; {row['setting']}",
+                spread(row["ms"], row["min"], row["max"], 3),
+                f"{row['p50']:.3f} / {row['p99']:.3f}",
+                "–" if row.get("device_ms") is None else f"{row['device_ms']:.3f}",
+                f"{row['tokens_per_s'] / 1e3:.1f}",
+                "1" if ours else f"{row['ratio']:.2f}",
+                "–" if ours else f"{row['to_ropeway']['cosine']:.6f}",
+                f"{row['to_f32']['cosine']:.6f}",
             ])  # fmt: skip
-    head = [
-        "case", "contestant", "ms (min–max)", "p50 / p99", "on the device", "1000 tokens/s", "× ropeway",
-        "cosine to ropeway", "to float32",
-    ]  # fmt: skip
-    return table(head, rows)
+    head = ["case", "contestant", "ms (min–max)", "p50 / p99", "on the device", "1000 tokens/s", "× ropeway"]
+    return table([*head, "cosine to ropeway", "to float32"], rows)
 
 
 def kernels(entries, title):
     rows = []
     for entry in entries:
-        ours = next((row for row in entry["rows"] if row["name"] == "ropeway"), None)
-        for row in entry["rows"]:
-            if row is ours:
-                continue
-            micros, own = row["micros"], ours["micros"]
-            notes = [entry["note"]] if entry["note"] else []
-            if entry["group"] == "attention" and entry["parameters"].get("rope"):
-                notes.append("ropeway's with RoPE")
+        notes = [entry["note"]] if entry["note"] else []
+        if entry["group"] == "attention" and entry["parameters"].get("rope"):
+            notes.append("ropeway's with RoPE")
+        for row in entry["rows"][1:]:
+            ours, theirs = entry["rows"][0]["micros"], row["micros"]
             rows.append([
-                entry["case"], "; ".join([entry["shape"], *notes]), f"{own['median']:.1f} ({own['min']:.1f}–{own['max']:.1f})",
+                entry["case"],
+                "; ".join([entry["shape"], *notes]),
+                spread(ours["median"], ours["min"], ours["max"], 1),
                 row["name"] if row["same"] else f"{row['name']} (another function)",
-                f"{micros['median']:.1f} ({micros['min']:.1f}–{micros['max']:.1f})", f"{row['ratio']:.2f}",
-                f"{ours['tflops']:.1f} / {row['tflops']:.1f}",
+                spread(theirs["median"], theirs["min"], theirs["max"], 1),
+                f"{row['ratio']:.2f}",
+                f"{entry['rows'][0]['tflops']:.1f} / {row['tflops']:.1f}",
             ])  # fmt: skip
     if not rows:
         return ""
     head = ["kernel", "shape", "ropeway µs (min–max)", "peer", "µs (min–max)", "ratio", "TFLOP/s, ropeway / peer"]
     return f"### {title}\n\n" + table(head, rows)
+
+
+def spread(middle, least, most, digits):
+    return f"{middle:.{digits}f} ({least:.{digits}f}–{most:.{digits}f})"
 
 
 def left_out(report):

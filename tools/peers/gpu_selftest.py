@@ -15,7 +15,7 @@ import gpu
 import gpu_race
 import gpu_report
 from fake_engine import vector_of
-from race import Contestant, Pace, Unavailable, timed
+from race import Contestant, Unavailable, timed
 
 COMMAND = shlex.join([sys.executable, str(Path(__file__).with_name("fake_engine.py"))])
 
@@ -142,7 +142,14 @@ def main():
     assert gpu_race.flop(report["kernels"][2]) == 4 * 2 * 64 * (64 * 64 + 9 * 9)
 
     assert gpu_report.MEANINGLESS in text, text
-    for words in ("| 6 × 4…32 tokens | ropeway |", "### Linear layers", "another function", "**WRONG**", "not installed"):
+    for words in (
+        "| 6 × 4…32 tokens | ropeway |",
+        "### Linear layers",
+        "Geometric mean of 8 ratios",
+        "another function",
+        "**WRONG**",
+        "not installed",
+    ):
         assert words in text, f"'{words}' is missing in: {text}"
     assert "fast and wrong" in said, said
 
@@ -159,7 +166,9 @@ def main():
 
     # Time is over after the first steps: the rest is named.
     status, report, text, said = run("well", "--minutes", "3", budget=Looks(8))
-    assert report["end_to_end"][0]["case"] == "6 × 4…32 tokens" and report["cut"][-1] == "2 × 16 tokens, compiled", report
+    assert report["end_to_end"][0]["case"] == "6 × 4…32 tokens" and report["cut"][-1] == "2 × 16 tokens, compiled", (
+        report
+    )
     assert "Cut, 3 minutes being over: " in text, text
 
     # Without PyTorch: one line, and the status that says so.
@@ -169,7 +178,9 @@ def main():
     err = io.StringIO()
     with contextlib.redirect_stderr(err):
         status = gpu.start(["--ropeway", "none", "--model", "none"])
-    assert status == gpu.NOT_RUN and err.getvalue().startswith("peers: not run: this Python has no PyTorch"), err.getvalue()
+    assert status == gpu.NOT_RUN and err.getvalue().startswith("peers: not run: this Python has no PyTorch"), (
+        err.getvalue()
+    )
     assert err.getvalue().count("\n") == 1, err.getvalue()
     if had is None:
         del sys.modules["torch"]

@@ -71,7 +71,8 @@ def fastest(candidates, pace=Pace()):
 
 
 def race(contestants, pace=Pace()):
-    """{name: {"ms": median over rounds, "min", "max", "p50", "p99": of all runs, "rounds": [ms of each], "runs_per_round"}}"""
+    """{name: {"ms": median over rounds, "min", "max", "rounds": [ms of each], "runs_per_round",
+    "p50", "p99": of all runs}}"""
     counts = {}
     for contestant in contestants:
         if pace.warm_up:

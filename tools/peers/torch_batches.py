@@ -57,7 +57,5 @@ def batches(case, way, size):
         if way.layout == "sorted":
             rows = sorted(rows, key=lambda row: len(case.inputs[row]["input_ids"]))
         multiple = BUCKET if way.compiled and way.layout == "sorted" else 1
-        made += [
-            padded(case.inputs, rows[at : at + size], task, multiple) for at in range(0, len(rows), size)
-        ]
+        made += [padded(case.inputs, rows[at : at + size], task, multiple) for at in range(0, len(rows), size)]
     return made

@@ -126,9 +126,7 @@ class Attention:
         self.bounds = torch.tensor(bounds, dtype=torch.int32, device=kernels.device)
 
     def operands(self):
-        made = [
-            self.kernels.random(sum(self.lengths), self.heads, self.head_dim, dtype=self.dtype) for _ in range(3)
-        ]
+        made = [self.kernels.random(sum(self.lengths), self.heads, self.head_dim, dtype=self.dtype) for _ in range(3)]
         if self.equal:
             made = [t.view(len(self.lengths), self.lengths[0], self.heads, -1).transpose(1, 2) for t in made]
         return *made, self
