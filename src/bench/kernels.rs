@@ -232,10 +232,10 @@ pub(super) fn shape(
                     p.k,
                     of_columns(p.columns)
                 ),
-                json!({"n": p.n, "k": p.k, "columns": p.columns, "epilogue": epilogue}),
+                json!({"n": p.n, "k": p.k, "columns": p.columns, "epilogue": epilogue, "residual": p.residual != 0}),
             )
         }
-        Params::Attention(..) => {
+        Params::Attention(_, p) => {
             let same = lengths.iter().all(|&length| length == lengths[0]);
             let sequences = match same {
                 true => format!("{} × {} tokens", lengths.len(), lengths[0]),
@@ -245,7 +245,7 @@ pub(super) fn shape(
             (
                 "attention",
                 format!("{sequences}, {heads} heads of {head_dim}"),
-                json!({"lengths": lengths, "heads": heads, "head_dim": head_dim}),
+                json!({"lengths": lengths, "heads": heads, "head_dim": head_dim, "rope": p.rope != 0}),
             )
         }
         Params::LoraDown(p) => (

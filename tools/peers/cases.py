@@ -10,6 +10,9 @@ WORDS = (
     " silver golden narrow quiet early heavy clean open the of and under over between after before while with"
 ).split()
 
+# Lengths of a single input on a GPU.
+SINGLE = (16, 128, 512, 8192)
+
 
 class Case:
     def __init__(self, name, model, inputs, tokens):
@@ -42,10 +45,38 @@ def minilm(tokenizer):
     return cases
 
 
+def random_ids(length, vocabulary, seed):
+    draw = random.Random(seed)
+    return [0, *(draw.randrange(5, vocabulary) for _ in range(length - 2)), 2]
+
+
 def jina4(vocabulary):
-    cases = []
-    for length in (128, 512, 2048):
-        draw = random.Random(length)
-        ids = [0, *(draw.randrange(5, vocabulary) for _ in range(length - 2)), 2]
-        cases.append(Case(f"jina4, 1 × {length} tokens", "jina4", [{"input_ids": ids}], length))
+    return [
+        Case(f"jina4, 1 × {length} tokens", "jina4", [{"input_ids": random_ids(length, vocabulary, length)}], length)
+        for length in (128, 512, 2048)
+    ]
+
+
+def on_gpu(vocabulary, most_tokens, tasks, quick):
+    """{key: Case} of tools/peers/gpu, for a model that takes inputs of up to `most_tokens`. All of them are ids.
+    `quick`: the same cases in the smallest sizes."""
+
+    def case(name, lengths, chosen=()):
+        inputs = [{"input_ids": random_ids(length, vocabulary, 7 + at)} for at, length in enumerate(lengths)]
+        for at, row in enumerate(inputs if chosen else ()):
+            row["task"] = chosen[at % len(chosen)]
+        return Case(name, None, inputs, sum(lengths))
+
+    count, shortest, longest = (6, 4, 32) if quick else (256, 16, 512)
+    mixed = mixed_lengths(count, shortest, longest, seed=5)
+    about = f"{count} × {shortest}…{longest} tokens"
+    cases = {"mixed": case(about, mixed)}
+    for rows, length in (
+        ((2, 16), (1, 8), (1, 24), (1, 32), (1, 64)) if quick else ((64, 512), *((1, n) for n in SINGLE))
+    ):
+        if length <= most_tokens:
+            cases[f"{rows}x{length}"] = case(f"{rows} × {length} tokens", [length] * rows)
+    if tasks:
+        cases["task"] = case(f"{about}, all {tasks[0]}", mixed, tasks[:1])
+        cases["tasks"] = case(f"{about}, {len(tasks)} tasks in turn", mixed, tasks)
     return cases

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from engine import Engine, EngineError
-from race import Contestant, compare, fastest, geometric_mean, race
+from race import Contestant, Pace, compare, fastest, geometric_mean, race
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = REPOSITORY / "target" / "peers"
@@ -108,20 +108,24 @@ def jina4_folder(make_model):
 # ---- the run --------------------------------------------------------------------------------------------------------
 
 
+def command(ropeway, model, inputs, threads):
+    return [*shlex.split(ropeway), "--model", model, "--inputs", inputs, "--threads", threads, "--on-demand"]
+
+
 def measure(case, model, peers, ropeway, options):
     """One row of the table. `peers`: {name: [Contestant, …]}, of each the fastest takes part."""
     with tempfile.TemporaryDirectory() as scratch:
         inputs = Path(scratch) / "inputs.jsonl"
         inputs.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in case.inputs), encoding="utf-8")
-        chosen = {name: fastest(candidates) for name, candidates in peers.items()}
-        engine = Engine(ropeway, model, inputs, options.threads, dict(os.environ)) if ropeway else None
+        chosen = {name: fastest(candidates, options.pace) for name, candidates in peers.items()}
+        engine = Engine(command(ropeway, model, inputs, options.threads), dict(os.environ)) if ropeway else None
         try:
             names = {contestant.name: peer for peer, contestant in chosen.items()}
             contestants = list(chosen.values())
             if engine:
                 contestants.insert(0, Contestant("ropeway", engine.run, engine.vectors))
                 names["ropeway"] = "ropeway"
-            times = race(contestants, options.rounds)
+            times = race(contestants, options.pace)
             row = {
                 "case": case.name,
                 "tokens": case.tokens,
@@ -275,6 +279,7 @@ def main(arguments):
         import selftest
 
         return selftest.main()
+    options.pace = Pace(rounds=options.rounds)
     report = run(options)
     print(table(report))
     if options.json:

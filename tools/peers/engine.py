@@ -14,16 +14,16 @@ class EngineError(Exception):
 
 
 class Engine:
-    """`COMMAND --model DIR --inputs FILE.jsonl --threads N --on-demand`
+    """`command` is a list: a program and its arguments.
 
     It prints {"ready": true, "load_seconds", "peak_rss_bytes"}; then for a line with an integer N it runs the whole
     input set N times and prints {"seconds": [N numbers], "tokens", "peak_rss_bytes"}; for the line `vectors` it prints
-    {"embeddings": [[…], …]}. At the end of its input it exits.
+    {"embeddings": [[…], …]}. One that serves kernels has {"rows": […]} in its first line, and for a line `I N` runs
+    row I N times and prints {"micros": [N numbers]}. At the end of its input it exits.
     """
 
-    def __init__(self, command, model, inputs, threads, environment):
-        self.command = [*shlex.split(command), "--model", str(model), "--inputs", str(inputs)]
-        self.command += ["--threads", str(threads), "--on-demand"]
+    def __init__(self, command, environment, patience=PATIENCE_S):
+        self.command, self.patience = [str(word) for word in command], patience
         self.said = tempfile.TemporaryFile(mode="w+")
         try:
             self.child = subprocess.Popen(
@@ -46,6 +46,14 @@ class Engine:
             raise self._failure(f"asked for {count} runs, got {json.dumps(answer)[:200]}")
         self.last = answer
         return seconds
+
+    def run_row(self, row, count):
+        """Seconds of each of `count` runs of one kernel."""
+        answer = self._ask(f"{row} {count}")
+        micros = answer.get("micros")
+        if not isinstance(micros, list) or len(micros) != count:
+            raise self._failure(f"asked for {count} runs of row {row}, got {json.dumps(answer)[:200]}")
+        return [value / 1e6 for value in micros]
 
     def vectors(self):
         answer = self._ask("vectors")
@@ -74,9 +82,9 @@ class Engine:
 
     def _answer(self):
         while b"\n" not in self.pending:
-            if not self.selector.select(timeout=PATIENCE_S):
+            if not self.selector.select(timeout=self.patience):
                 self.child.kill()
-                raise self._failure(f"no answer in {PATIENCE_S} s")
+                raise self._failure(f"no answer in {self.patience:.0f} s")
             # read1: what is there now; `read` would wait for more.
             block = self.child.stdout.read1(1 << 16)
             if not block:

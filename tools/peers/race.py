@@ -3,15 +3,40 @@
 import math
 import statistics
 import time
+from dataclasses import dataclass
 
-# A round of one contestant takes at least this long, so that a timer's or scheduler's tick is small in it.
-ROUND_S = 0.3
-# Between contestants: thread pools spin for a while after their work and would slow down the next one.
-PAUSE_S = 0.2
+
+class Unavailable(Exception):
+    """A contestant that cannot take part here, and why."""
+
+    @classmethod
+    def because(cls, error):
+        """Of whatever a library said, in one short line."""
+        if isinstance(error, cls):
+            return error
+        words = " ".join(str(error).split())
+        return cls(f"{type(error).__name__}: {words[:160]}{'…' * (len(words) > 160)}")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long and how often contestants run."""
+
+    rounds: int = 5
+    # A round of one contestant takes at least this long, so that a timer's or scheduler's tick is small in it.
+    round_s: float = 0.3
+    # Between contestants: thread pools spin for a while after their work and would slow down the next one.
+    pause_s: float = 0.2
+    least_runs: int = 1
+    # Whether runs that nobody counts come first. A rehearsal, in which each run is slow, goes without.
+    warm_up: bool = True
 
 
 class Contestant:
-    """Something that runs all inputs of a case `count` times and says how long each run took, in seconds."""
+    """Something that runs all inputs of a case `count` times and says how long each run took, in seconds.
+
+    Where one is too short for a timer, a run is many of them and their mean.
+    """
 
     def __init__(self, name, run, vectors):
         self.name, self.run, self.vectors = name, run, vectors
@@ -31,42 +56,51 @@ def timed(function):
     return run
 
 
-def fastest(candidates):
+def fastest(candidates, pace=Pace()):
     """Of several ways to do the same, the one with the least best time. What a careful user would pick."""
     if len(candidates) == 1:
         return candidates[0]
     best = {}
-    for _ in range(2):
+    for _ in range(2 if pace.warm_up else 1):
         for candidate in candidates:
-            candidate.run(1)
-            time.sleep(PAUSE_S)
+            if pace.warm_up:
+                candidate.run(1)
+            time.sleep(pace.pause_s)
             best[candidate] = min(best.get(candidate, math.inf), *candidate.run(2))
     return min(candidates, key=best.get)
 
 
-def race(contestants, rounds):
-    """{name: {"ms": median over rounds, "min", "max", "rounds": [ms of each], "runs_per_round"}}"""
+def race(contestants, pace=Pace()):
+    """{name: {"ms": median over rounds, "min", "max", "rounds": [ms of each], "runs_per_round",
+    "p50", "p99": of all runs}}"""
     counts = {}
     for contestant in contestants:
-        contestant.run(2)
-        once = min(contestant.run(3))
-        counts[contestant] = max(1, math.ceil(ROUND_S / once))
-    results = {contestant: [] for contestant in contestants}
-    for _ in range(rounds):
+        if pace.warm_up:
+            contestant.run(2)
+        once = min(contestant.run(3 if pace.warm_up else 1))
+        counts[contestant] = max(pace.least_runs, math.ceil(pace.round_s / max(once, 1e-9)))
+    runs = {contestant: [] for contestant in contestants}
+    for _ in range(pace.rounds):
         for contestant in contestants:
-            time.sleep(PAUSE_S)
-            contestant.run(1)
-            seconds = contestant.run(counts[contestant])
-            results[contestant].append(1e3 * sum(seconds) / len(seconds))
+            time.sleep(pace.pause_s)
+            if pace.warm_up:
+                contestant.run(1)
+            runs[contestant].append([1e3 * seconds for seconds in contestant.run(counts[contestant])])
+    return {contestant.name: summary(rounds, counts[contestant]) for contestant, rounds in runs.items()}
+
+
+def summary(rounds, runs_per_round):
+    """Of the milliseconds of each run of each round."""
+    means = [statistics.fmean(times) for times in rounds]
+    every = sorted(time for times in rounds for time in times)
     return {
-        contestant.name: {
-            "ms": statistics.median(times),
-            "min": min(times),
-            "max": max(times),
-            "rounds": times,
-            "runs_per_round": counts[contestant],
-        }
-        for contestant, times in results.items()
+        "ms": statistics.median(means),
+        "min": min(means),
+        "max": max(means),
+        "p50": statistics.median(every),
+        "p99": every[math.ceil(0.99 * len(every)) - 1],
+        "rounds": means,
+        "runs_per_round": runs_per_round,
     }
 
 
