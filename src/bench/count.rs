@@ -79,7 +79,7 @@ pub struct Least {
 }
 
 /// What one launch did, over all of its warps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Count {
     /// Bytes of device memory touched, in whole sectors of 32: what DRAM moves if L2 keeps everything.
     pub dram_bytes: u64,
@@ -122,8 +122,7 @@ pub fn count(engine: &Engine) -> Result<Counts> {
     }
     let mut rows: Vec<CountRow> = Vec::new();
     for (tile, tokens, all) in CASES {
-        for lengths in lengths(engine, tokens as usize) {
-            let adapted = lengths.len() > 1;
+        for (lengths, adapted) in batches_of(engine, tokens as usize) {
             let batch = batches::batch(engine, &lengths, adapted)?;
             for row in launches(engine, &file, &batch, tile, |step| all || is_product(step))? {
                 // A layer's second LayerNorm is the first again, where neither has adapters.
@@ -152,22 +151,17 @@ pub fn count(engine: &Engine) -> Result<Counts> {
     })
 }
 
-/// Lengths of the sequences that so many tokens are cut into: one, and one for each adapter.
-fn lengths(engine: &Engine, tokens: usize) -> Vec<Vec<usize>> {
-    let longest = engine.model().max_tokens;
-    if tokens > longest.min(engine.batch_tokens()) {
+/// Batches of so many tokens: the lengths of their sequences, and whether they use adapters. One sequence without, and one
+/// for each adapter.
+fn batches_of(engine: &Engine, tokens: usize) -> Vec<(Vec<usize>, bool)> {
+    if tokens > engine.model().max_tokens.min(engine.batch_tokens()) {
         return Vec::new();
     }
+    let mut all = vec![(vec![tokens], false)];
     let parts = engine.adapters().len().min(tokens);
-    let cut = |parts: usize| {
-        (0..parts)
-            .map(|i| tokens * (i + 1) / parts - tokens * i / parts)
-            .collect()
-    };
-    let mut all = vec![vec![tokens]];
     if parts > 0 {
-        // Two at least: this is how the two are told apart.
-        all.push(cut(parts.max(2)));
+        let length = |part: usize| tokens * (part + 1) / parts - tokens * part / parts;
+        all.push(((0..parts).map(length).collect(), true));
     }
     all
 }
