@@ -50,6 +50,8 @@ const BELOW: f64 = 48.0;
 const INSET: f64 = 16.0;
 /// Lines of text above the panels.
 const LEADING: f64 = 22.0;
+/// Below everything.
+const END: f64 = 6.0;
 /// What a letter takes, roughly.
 const LETTER: f64 = 6.5;
 
@@ -116,7 +118,7 @@ pub fn svg(chart: &Chart) -> String {
     });
     let width = WIDTH / beside as f64;
     let rows = chart.panels.len().div_ceil(beside);
-    let height = head.end + rows as f64 * (ABOVE + PANEL_HEIGHT + BELOW);
+    let height = head.end + END + rows as f64 * (ABOVE + PANEL_HEIGHT + BELOW);
     let mut body = String::new();
     for (number, panel) in chart.panels.iter().enumerate() {
         let frame = Frame {

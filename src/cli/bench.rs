@@ -104,10 +104,10 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         }
         What::Adapters(args) => {
             let report = bench::adapters(&run.open()?, args.common.effort(), &mut |_| ())?;
-            if let Some(path) = &args.svg {
-                std::fs::write(path, report.svg()).map_err(|e| Exit::output_file(path, &e))?;
-            }
-            args.common.finish(&report)
+            args.common.finish(&report)?;
+            args.svg.map_or(Ok(()), |path| {
+                std::fs::write(&path, report.svg()).map_err(|e| Exit::output_file(&path, &e))
+            })
         }
     }
 }

@@ -171,7 +171,7 @@ fn text_is_large_enough_to_be_read() {
 }
 
 proptest! {
-    /// Frames and all text that stands at a fixed place too; texts of the head and the axes do not overlap a frame.
+    /// Whatever the numbers are; those that cannot be drawn are left out.
     #[test]
     fn everything_is_on_the_page_and_points_in_their_frame(
         panels in prop::collection::vec(
