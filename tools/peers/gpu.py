@@ -177,12 +177,12 @@ class Run:
         for key in [*single[:1], *several]:
             yield case(key)
         yield "attention", "kernels", lambda: self.kernels("attention")
-        if planned:
-            yield case("mixed", compiled=True)
         for key in [*single[1:], *(key for key in ("task", "tasks") if key in planned)]:
             yield case(key)
-        # A rehearsal has seen it all by then, and compiling takes long.
-        for key in [*several, *single][: 1 if self.options.quick else None]:
+        # Compiling takes longer than all the rest; one graph is enough for a rehearsal.
+        for key in (
+            single[:1] if self.options.quick else [key for key in ("mixed", *several, *single) if key in planned]
+        ):
             yield case(key, compiled=True)
 
     def pace(self, usual):

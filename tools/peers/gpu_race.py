@@ -18,7 +18,7 @@ LEAST_TO_F32 = 0.9995
 # How many inputs of a case go through the float32 model as well.
 CHECKED = 6
 # What building one contestant may take of the time that is left.
-MOST_OF_IT = 0.8
+MOST_OF_IT = 0.5
 
 
 class Budget:
