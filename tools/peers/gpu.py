@@ -126,7 +126,6 @@ class Run:
             self.report["skipped"].append([name, str(why)])
         except Exception as error:  # one step's failure is not the others'
             self.report["failed"].append([name, f"{type(error).__name__}: {error}"])
-        self.report["ropeway"] |= {"simulated": self.ropeway.simulated}
         # After each, so that a run that is killed has left what it measured.
         self.save()
 

@@ -53,14 +53,10 @@ class Ropeway:
     def __init__(self, command, model, device, environment, quick, budget):
         self.command, self.model, self.device = command, model, device
         self.environment, self.quick, self.budget = environment, quick, budget
-        self.simulated = False
 
     def _start(self, *arguments):
         command = [*self.command, "bench", *arguments]
-        engine = Engine(command, self.environment, patience=max(60.0, self.budget.left()))
-        device = engine.ready.get("device")
-        self.simulated |= isinstance(device, dict) and bool(device.get("simulated"))
-        return engine
+        return Engine(command, self.environment, patience=max(60.0, self.budget.left()))
 
     def about(self):
         try:
