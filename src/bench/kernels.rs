@@ -232,7 +232,7 @@ pub(super) fn shape(
                     p.k,
                     of_columns(p.columns)
                 ),
-                json!({"n": p.n, "k": p.k, "columns": p.columns, "epilogue": epilogue, "residual": p.residual != 0}),
+                json!({"n": p.n, "k": p.k, "columns": p.columns, "epilogue": epilogue}),
             )
         }
         Params::Attention(_, p) => {

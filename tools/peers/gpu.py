@@ -126,7 +126,6 @@ class Run:
             self.report["skipped"].append([name, str(why)])
         except Exception as error:  # one step's failure is not the others'
             self.report["failed"].append([name, f"{type(error).__name__}: {error}"])
-        self.report["ropeway"] |= {"simulated": self.ropeway.simulated}
         # After each, so that a run that is killed has left what it measured.
         self.save()
 
@@ -177,12 +176,12 @@ class Run:
         for key in [*single[:1], *several]:
             yield case(key)
         yield "attention", "kernels", lambda: self.kernels("attention")
-        if planned:
-            yield case("mixed", compiled=True)
         for key in [*single[1:], *(key for key in ("task", "tasks") if key in planned)]:
             yield case(key)
-        # A rehearsal has seen it all by then, and compiling takes long.
-        for key in [*several, *single][: 1 if self.options.quick else None]:
+        # Compiling takes longer than all the rest; one graph is enough for a rehearsal.
+        for key in (
+            single[:1] if self.options.quick else [key for key in ("mixed", *several, *single) if key in planned]
+        ):
             yield case(key, compiled=True)
 
     def pace(self, usual):

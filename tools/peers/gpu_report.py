@@ -9,7 +9,7 @@ MEANINGLESS = (
 
 
 def means_nothing(report):
-    return report["quick"] or report["device"]["kind"] == "cpu" or report["ropeway"].get("simulated")
+    return report["quick"] or report["device"]["kind"] == "cpu"
 
 
 def markdown(report):

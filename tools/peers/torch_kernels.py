@@ -28,7 +28,7 @@ class Kernels:
         listed = {"gemm": gemm_peers, "attention": attention_peers}[row["group"]](row["parameters"])
         if row["group"] == "attention" and not self.cuda:
             # Nobody would take it on a GPU; here it gives the rehearsal something to time.
-            listed = [*listed, ("SDPA math", True, dense(SDPBackend.MATH))]
+            listed = [*listed, ("SDPA, one input after the other", True, one_by_one)]
         dtype = torch.float16 if "f16" in row["case"].split("_") else torch.bfloat16
         make = {"gemm": Gemm, "attention": Attention}[row["group"]]
 
@@ -55,26 +55,23 @@ class Kernels:
 
 
 class Gemm:
-    """x [tokens, k], w [n, k], bias [n], residual [tokens, n]"""
+    """x [tokens, k], w [n, k], bias [n]"""
 
     def __init__(self, parameters, dtype, kernels):
         self.shape = parameters["tokens"], parameters["n"], parameters["k"]
         self.dtype, self.kernels = dtype, kernels
-        self.epilogue = epilogue(parameters)
+        self.gelu = parameters["epilogue"] == "gelu"
         tokens, n, k = self.shape
         self.bytes = 2 * (tokens * k + n * k + tokens * n)
 
     def operands(self):
         (tokens, n, k), random, dtype = self.shape, self.kernels.random, self.dtype
         x, w = random(tokens, k, dtype=dtype), random(n, k, dtype=dtype, scale=k**-0.5)
-        residual = random(tokens, n, dtype=dtype) if self.epilogue == "residual" else None
-        return x, w, random(n, dtype=dtype), residual
+        return x, w, random(n, dtype=dtype)
 
-    def exact(self, x, w, bias, residual):
+    def exact(self, x, w, bias):
         y = x.float() @ w.float().T + bias.float()
-        if residual is not None:
-            y += residual.float()
-        return F.gelu(y) if self.epilogue == "gelu" else y
+        return F.gelu(y) if self.gelu else y
 
     def part(self, output):
         return output
@@ -83,29 +80,15 @@ class Gemm:
 def gemm_peers(parameters):
     """RoPE is left out: torch has no product that rotates, so that peer does less than ropeway. LoRA's columns are
     too: the peer's weights are merged ones."""
-    biased = lambda x, w, b, r: F.linear(x, w, b)
+    tanh = lambda x, w, b: torch._addmm_activation(b, x, w.t(), use_gelu=True)
     return {
-        "bias": [("cuBLASLt, bias", True, biased)],
-        "rope": [("cuBLASLt, bias, no RoPE", True, biased)],
+        "bias": [("cuBLASLt, bias", True, F.linear)],
+        "rope": [("cuBLASLt, bias, no RoPE", True, F.linear)],
         "gelu": [
-            ("cuBLASLt, bias; then GELU", True, lambda x, w, b, r: F.gelu(F.linear(x, w, b))),
-            (
-                "cuBLASLt, bias and tanh GELU",
-                False,
-                lambda x, w, b, r: torch._addmm_activation(b, x, w.t(), use_gelu=True),
-            ),
+            ("cuBLASLt, bias; then GELU", True, lambda x, w, b: F.gelu(F.linear(x, w, b))),
+            ("cuBLASLt, bias and tanh GELU", False, tanh),
         ],
-        "residual": [
-            ("cuBLASLt, bias; then residual", True, lambda x, w, b, r: F.linear(x, w, b).add_(r)),
-            ("cuBLASLt, residual; then bias", True, lambda x, w, b, r: torch.addmm(r, x, w.t()).add_(b)),
-        ],
-    }.get(epilogue(parameters), [])
-
-
-def epilogue(parameters):
-    """bias, gelu, rope, or residual: bias and a residual."""
-    named = parameters.get("epilogue", "bias")
-    return "residual" if named == "bias" and parameters.get("residual") else named
+    }.get(parameters["epilogue"], [])
 
 
 # ---- attention ------------------------------------------------------------------------------------------------------
@@ -152,6 +135,15 @@ def varlen(q, k, v, about):
     from torch.nn.attention.varlen import varlen_attn
 
     return varlen_attn(q, k, v, about.bounds, about.bounds, max(about.lengths), max(about.lengths))
+
+
+def one_by_one(q, k, v, about):
+    if about.equal:
+        return F.scaled_dot_product_attention(q, k, v)
+    parts = [t.split(about.lengths) for t in (q, k, v)]
+    # [length, heads, head_dim] and back, for each input
+    heads_first = lambda t: t.transpose(0, 1)
+    return torch.cat([heads_first(F.scaled_dot_product_attention(*map(heads_first, three))) for three in zip(*parts)])
 
 
 def nested(backend):
