@@ -64,7 +64,7 @@ fn write(report: &Value) -> String {
         format!("    {kept}")
     });
     format!(
-        "{{\n  \"model\": \"jina-embeddings-v3, one layer, random weights\",\n  \"written by\": \"tests/gpu/counts.rs\",\n  \
+        "{{\n  \"model\": \"jina-embeddings-v3, one layer, random weights\",\n  \"written by\": \"tests/gpu/bench/counts.rs\",\n  \
          \"compiler\": {},\n  \"rows\": [\n{}\n  ]\n}}\n",
         report["compiler"],
         rows.collect::<Vec<_>>().join(",\n")
@@ -143,7 +143,7 @@ fn kernels_do_no_more_than_they_did() {
     assert!(
         differences.is_empty(),
         "{}\nif this is meant, say why and write benches/counts.json anew: \
-         ROPEWAY_WRITE_COUNTS=1 tools/softcuda/run cargo test --test gpu counts",
+         ROPEWAY_WRITE_COUNTS=1 tools/softcuda/run cargo test --test gpu bench::counts",
         differences.join("\n")
     );
 }
