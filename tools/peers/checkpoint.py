@@ -23,10 +23,7 @@ def folder_of(task):
 class Checkpoint:
     def __init__(self, folder):
         self.folder = Path(folder)
-        try:
-            self.config = json.loads((self.folder / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise Unavailable(f"{self.folder} holds no model that can be read: {error}") from error
+        self.config = json.loads((self.folder / "config.json").read_text())
         self.native = self.config.get("model_type") == "jina_embeddings_v3"
         if not self.native and self.config.get("position_embedding_type") != "rotary":
             raise Unavailable(f"{self.folder} is no jina-embeddings-v3 model, which is what the peers run")

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -40,6 +41,10 @@ def parse(arguments):
     options = parser.parse_args(arguments)
     if not options.self_test and not (options.ropeway and options.model):
         parser.error("--ropeway PATH and --model DIR are needed")
+    if options.ropeway:
+        options.ropeway = [options.ropeway] if Path(options.ropeway).exists() else shlex.split(options.ropeway)
+        if shutil.which(options.ropeway[0]) is None:
+            parser.error(f"--ropeway: there is no program {options.ropeway[0]}")
     if options.minutes <= 0:
         parser.error("--minutes must be above 0")
     return options
@@ -79,8 +84,7 @@ class Run:
         """`stack` is what the peers stand on: a torch_stack.Torch, or a made-up one."""
         self.options, self.stack = options, stack
         self.budget = Budget(options.minutes)
-        command = [options.ropeway] if Path(options.ropeway).exists() else shlex.split(options.ropeway)
-        self.ropeway = Ropeway(command, options.model, "cuda", environment, options.quick, self.budget)
+        self.ropeway = Ropeway(options.ropeway, options.model, "cuda", environment, options.quick, self.budget)
         self.encoders = None
         self.report = {
             "peers": "gpu",

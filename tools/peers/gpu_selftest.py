@@ -177,7 +177,7 @@ def main():
     sys.modules.pop("torch_stack", None)
     err = io.StringIO()
     with contextlib.redirect_stderr(err):
-        status = gpu.start(["--ropeway", "none", "--model", "none"])
+        status = gpu.start(["--ropeway", sys.executable, "--model", "none"])
     assert status == gpu.NOT_RUN and err.getvalue().startswith("peers: not run: this Python has no PyTorch"), (
         err.getvalue()
     )
