@@ -88,7 +88,7 @@ def build_ropeway():
     for line in run_or_explain(command, "building ropeway").splitlines():
         message = json.loads(line) if line.startswith("{") else {}
         if message.get("executable") and message.get("target", {}).get("name") == "encoder":
-            return shlex.quote(message["executable"])
+            return shlex.quote(message["executable"]) + " --on-demand"
     raise Problem("cargo built no binary for the bench 'encoder'. Name one with --ropeway COMMAND.")
 
 
@@ -109,7 +109,7 @@ def jina4_folder(make_model):
 
 
 def command(ropeway, model, inputs, threads):
-    return [*shlex.split(ropeway), "--model", model, "--inputs", inputs, "--threads", threads, "--on-demand"]
+    return [*shlex.split(ropeway), "--model", model, "--inputs", inputs, "--threads", threads]
 
 
 def measure(case, model, peers, ropeway, options):

@@ -64,7 +64,6 @@ def arguments():
     else:
         parser.add_argument("--model", required=True)
         parser.add_argument("--threads", type=int, required=True)
-        parser.add_argument("--on-demand", action="store_true", required=True)
     parser.add_argument("--inputs")
     return parser.parse_args()
 
