@@ -3,9 +3,9 @@
 // 4 warps of 32 (large) or 16 (small) queries each; shared memory: the queries, later the output, and two stages of keys and values: one is copied while the other is used.
 // Bound by the matrix units: 4·head_dim·length FLOP per query and head; bytes: 8·heads·head_dim per token, keys and values again from L2 for every tile of the sequence.
 // Needs lengths ≥ 1 for sequences with tiles, tiles within them, scale > 0, pointers aligned to 16 bytes, strides multiples of 8; only the tiles' rows, heads·head_dim columns each, are written.
-// gate: registers <= 248, stack = 0, static shared = 0, blocks >= 2, instructions per mma <= 6.5, mma per ldsm >= 2
-// gate large: instructions per mma <= 5.2, mma per ldsm >= 2.6
-// gate hd32: blocks >= 3, instructions per mma <= 10.1
+// gate: registers <= 248, stack = 0, static shared = 0, blocks >= 2, instructions per mma <= 6.2, mma per ldsm >= 2
+// gate large: instructions per mma <= 5.1, mma per ldsm >= 2.6
+// gate hd32: blocks >= 3, instructions per mma <= 9.8
 // gate hd128 large sm_89: blocks >= 1
 #include "params.h"
 #include "rope.cuh"
@@ -48,20 +48,26 @@ template <int HeadDim> struct Rows {
     /// Where its chunk `j`, 0 or 1, of its row `i` lies: the partner's number differs in one bit.
     __device__ __forceinline__ uint32_t place_of(int i, int j) const { return (place ^ j * Pairs * 16) + i * Step * RowBytes; }
 
-    /// Starts the copy of Count rows from `first` on to smem + to; zeros for those past `length`.
+    /// Where this thread's first chunk of row 0 lies, in memory: `row0` is the head's first number there.
+    __device__ __forceinline__ const uint8_t *source(const uint16_t *row0) const {
+        return reinterpret_cast<const uint8_t *>(row0 + 8 * chunk);
+    }
+
+    /// Starts the copy of Count rows from `first` on to smem + to; zeros for those past `length`. `from`: source(); bytes
+    /// between rows. In bytes, because a row's address is then one multiply-add.
     template <int Count>
-    __device__ __forceinline__ void copy(uint32_t to, const uint16_t *from, uint32_t stride, uint32_t first, uint32_t length) const {
+    __device__ __forceinline__ void copy(uint32_t to, const uint8_t *from, uint32_t stride, uint32_t first, uint32_t length) const {
+        const int32_t partner = (chunk < Pairs ? Pairs : -Pairs) * 16;
         static_assert(Count % Step == 0 && Step % 8 == 0, "every thread has as many rows");
 #pragma unroll
         for (int i = 0; i < Count / Step; i++) {
             const uint32_t at = first + row + i * Step;
             const bool inside = at < length;
             // Past the end lie other sequences or nothing: the address is row 0's, and no byte of it is read.
-            const uint16_t *numbers = from + static_cast<uint64_t>(inside ? at : 0) * stride;
+            const uint8_t *eight = from + static_cast<uint64_t>(inside ? at : 0) * stride;
 #pragma unroll
             for (int j = 0; j < 2; j++) {
-                const uint16_t *eight = numbers + (chunk ^ j * Pairs) * 8;
-                cp_async_cg_shared_global_16(cvta_to_shared(smem + to + place_of(i, j)), eight, inside ? 16 : 0);
+                cp_async_cg_shared_global_16(cvta_to_shared(smem + to + place_of(i, j)), eight + j * partner, inside ? 16 : 0);
             }
         }
     }
@@ -116,13 +122,14 @@ template <class T, int HeadDim, int Queries> __device__ __forceinline__ void att
         const uint32_t column = item % p.heads * HeadDim;
         const uint32_t start = p.cu_seqlens[tile.sequence];
         const uint32_t length = p.cu_seqlens[tile.sequence + 1] - start;
-        const uint16_t *q = p.qkv + static_cast<uint64_t>(start) * p.qkv_stride + column;
-        const uint16_t *k = q + p.heads * HeadDim, *v = k + p.heads * HeadDim;
+        const uint8_t *q = mine.source(p.qkv + static_cast<uint64_t>(start) * p.qkv_stride + column);
+        const uint8_t *k = q + 2 * p.heads * HeadDim, *v = k + 2 * p.heads * HeadDim;
+        const uint32_t stride = 2 * p.qkv_stride;
 
         __syncthreads(); // All have done with the item before.
-        mine.template copy<Queries>(Q, q, p.qkv_stride, tile.first, length);
-        mine.template copy<Keys>(K, k, p.qkv_stride, 0, length);
-        mine.template copy<Keys>(V, v, p.qkv_stride, 0, length);
+        mine.template copy<Queries>(Q, q, stride, tile.first, length);
+        mine.template copy<Keys>(K, k, stride, 0, length);
+        mine.template copy<Keys>(V, v, stride, 0, length);
         cp_async_commit_group();
 
         // A warp whose queries are all past the end copies and rotates, no more.
@@ -142,8 +149,8 @@ template <class T, int HeadDim, int Queries> __device__ __forceinline__ void att
             }
             __syncthreads(); // This stage is there for all, and all have done with the other one.
             if (first + Keys < length) {
-                mine.template copy<Keys>(K + (stage ^ StageBytes), k, p.qkv_stride, first + Keys, length);
-                mine.template copy<Keys>(V + (stage ^ StageBytes), v, p.qkv_stride, first + Keys, length);
+                mine.template copy<Keys>(K + (stage ^ StageBytes), k, stride, first + Keys, length);
+                mine.template copy<Keys>(V + (stage ^ StageBytes), v, stride, first + Keys, length);
                 cp_async_commit_group();
             }
             if (!active) {
