@@ -153,7 +153,7 @@ pub fn adapters(engine: &Engine, effort: Effort, seen: &mut dyn FnMut(&Row)) -> 
 /// Why something did not fit into the device's memory, if it did not.
 fn fits<T>(result: Result<T>) -> Result<Result<T, String>> {
     match result {
-        Err(Error::Gpu { step, source }) if source.out_of_memory() => Ok(Err(format!("{step}: {source}"))),
+        Err(Error::Gpu { step, source }) if source.out_of_memory() => Ok(Err(format!("no room: {step}"))),
         result => result.map(Ok),
     }
 }

@@ -28,7 +28,7 @@ pub struct Panel {
 }
 
 /// Points from left to right; x is above 0.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Line {
     pub colour: usize,
     pub mark: usize,

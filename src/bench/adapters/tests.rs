@@ -1,3 +1,4 @@
+use super::super::plot::Line;
 use super::super::report::DeviceFacts;
 use super::shown::LEGEND;
 use super::*;
@@ -149,17 +150,17 @@ fn a_chart_has_a_panel_for_each_count_of_tokens() {
     );
     let titles: Vec<&str> = drawn.panels.iter().map(|panel| panel.title.as_str()).collect();
     assert_eq!(titles, ["64 tokens", "512 tokens"]);
-    let lines = |panel: usize| -> Vec<(usize, usize, Vec<(f64, f64)>)> {
-        let lines = drawn.panels[panel]
-            .lines
-            .iter()
-            .filter(|line| !line.points.is_empty());
-        lines
-            .map(|line| (line.colour, line.mark, line.points.clone()))
-            .collect()
+    let lines = |panel: usize| -> Vec<Line> {
+        let lines = drawn.panels[panel].lines.iter();
+        lines.filter(|line| !line.points.is_empty()).cloned().collect()
     };
-    assert_eq!(lines(0), [(0, 1, vec![(8.0, 1.01)]), (1, 1, vec![(8.0, 1.1)])]);
-    assert_eq!(lines(1), [(0, 0, vec![(4.0, 1.05)]), (1, 0, vec![(4.0, 1.25)])]);
+    let line = |colour, mark, point| Line {
+        colour,
+        mark,
+        points: vec![point],
+    };
+    assert_eq!(lines(0), [line(0, 1, (8.0, 1.01)), line(1, 1, (8.0, 1.1))]);
+    assert_eq!(lines(1), [line(0, 0, (4.0, 1.05)), line(1, 0, (4.0, 1.25))]);
 
     report.device.simulated = true;
     let text = report.svg();

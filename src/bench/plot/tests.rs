@@ -170,32 +170,27 @@ fn text_is_large_enough_to_be_read() {
     assert!(sizes.iter().all(|&size| size >= 11.0), "{sizes:?}");
 }
 
+/// Any line; also with points that cannot be drawn.
+fn any_line() -> impl Strategy<Value = Line> {
+    let points = prop::collection::vec(((1u32..300).prop_map(f64::from), 0.001f64..1e4), 0..6);
+    (0usize..2, 0usize..6, points, any::<bool>()).prop_map(|(colour, mark, mut points, broken)| {
+        if broken {
+            points.extend([(4.0, f64::NAN), (0.0, 1.0), (8.0, f64::INFINITY)]);
+        }
+        line(colour, mark, &points)
+    })
+}
+
 proptest! {
     /// Whatever the numbers are; those that cannot be drawn are left out.
     #[test]
     fn everything_is_on_the_page_and_points_in_their_frame(
-        panels in prop::collection::vec(
-            prop::collection::vec(
-                (0usize..2, 0usize..6, prop::collection::vec((1u32..300, 0.001f64..1e4), 0..6)),
-                0..5,
-            ),
-            0..6,
-        ),
-        broken: bool,
+        panels in prop::collection::vec(prop::collection::vec(any_line(), 0..5), 0..6),
     ) {
-        let lines = |lines: Vec<(usize, usize, Vec<(u32, f64)>)>| -> Vec<Line> {
-            let line = |(colour, mark, points): (usize, usize, Vec<(u32, f64)>)| {
-                let mut points: Vec<(f64, f64)> = points.into_iter().map(|(x, y)| (x.into(), y)).collect();
-                if broken {
-                    points.extend([(4.0, f64::NAN), (0.0, 1.0), (8.0, f64::INFINITY)]);
-                }
-                line(colour, mark, &points)
-            };
-            lines.into_iter().map(line).collect()
-        };
-        let wanted: usize = panels.iter().flatten().map(|(_, _, points)| points.len()).sum();
+        let all = panels.iter().flatten().flat_map(|line| &line.points);
+        let wanted = all.filter(|(x, y)| *x > 0.0 && y.is_finite()).count();
         let count = panels.len();
-        let svg = svg(&chart(panels.into_iter().map(lines).collect()));
+        let svg = svg(&chart(panels));
         let all = elements(&svg);
         let (width, height) = (number(&all[0], "width"), number(&all[0], "height"));
         let frames = points(&all);
