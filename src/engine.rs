@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
@@ -13,7 +14,8 @@ use crate::cost::Cost;
 use crate::cpu::{self, Cpu};
 use crate::devices::UuidPrefix;
 use crate::error::{Error, Result};
-use crate::gpu::{self, adapters::Resident};
+use crate::gpu::{self, adapters::Resident, timing};
+use crate::marks::Marks;
 use crate::model::adapter::{Adapter, AdapterTable, Site};
 use crate::model::{Model, ModelConfig, hub};
 use crate::output::{Embedding, Vector};
@@ -167,6 +169,7 @@ impl EngineBuilder {
         model: impl AsRef<Path>,
         progress: hub::OnProgress<'_>,
     ) -> Result<Engine> {
+        let mut marks = Marks::start();
         let bounded = |name: &str, value: Option<usize>, default: usize, limit: usize| match value {
             None => Ok(default),
             Some(value) if (1..=limit).contains(&value) => Ok(value),
@@ -185,12 +188,13 @@ impl EngineBuilder {
             Device::Auto => gpu::Gpu::choose().map_err(|reason| Some(no_gpu(&reason))),
             chosen => Ok(gpu::Gpu::find(chosen)?),
         };
+        marks.mark("driver");
         let model = model.as_ref();
         let name = model
             .to_str()
             .ok_or_else(|| Error::model(model, "the path is not valid UTF-8"))?;
         let folder = hub::resolve(name, self.offline, progress)?;
-        Engine::new(&folder, &self, gpu, threads, lanes, batch_tokens)
+        Engine::new(&folder, &self, gpu, threads, lanes, batch_tokens, marks)
     }
 }
 
@@ -234,6 +238,8 @@ pub struct Engine {
     tokenizers: rayon::ThreadPool,
     threads: usize,
     batch_tokens: usize,
+    /// What its opening took.
+    marks: Marks,
 }
 
 /// What computes.
@@ -271,6 +277,17 @@ impl From<Failure> for Error {
     }
 }
 
+/// What a call took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timed {
+    /// All of it, by the host's clock.
+    pub whole: Duration,
+    /// Of that, from the requests to sequences of token ids.
+    pub tokenise: Duration,
+    /// Of that, by the device's clock.
+    pub device: timing::Parts,
+}
+
 /// What an engine needs, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -300,6 +317,7 @@ impl Engine {
         threads: usize,
         lanes: usize,
         batch_tokens: Option<usize>,
+        mut marks: Marks,
     ) -> Result<Engine> {
         let tokenizers = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -307,7 +325,9 @@ impl Engine {
             .build()
             .map_err(|e| Error::Internal(format!("threads cannot be started: {e}")))?;
         let mut model = tokenizers.install(|| Model::open(folder))?;
+        marks.mark("model");
         let text = TextPipeline::open(folder)?;
+        marks.mark("tokenizer");
         let table = AdapterTable::new(std::mem::take(&mut model.adapters));
         let mut adapters = Adapters {
             table,
@@ -318,7 +338,7 @@ impl Engine {
             (Err(reason), Device::Auto) => Err(Some(no_gpu(&reason))),
             _ => Ok(index),
         });
-        let on_gpu = |index| -> Result<_> {
+        let mut on_gpu = |index| -> Result<_> {
             let options = gpu::Options {
                 precision: settings.precision,
                 numerics: settings.numerics,
@@ -326,10 +346,11 @@ impl Engine {
                 merged: settings.merged.clone(),
                 batch_tokens: batch_tokens.unwrap_or(GPU_BATCH_TOKENS),
             };
-            let open = || gpu::Gpu::open(&model, &adapters.table, index, options);
+            let open = || gpu::Gpu::open(&model, &adapters.table, index, options, &mut marks);
             let (gpu, resident) = tokenizers.install(open)?;
             let lane = |_| gpu.lane(&model.config, &adapters.table, &resident);
             let lanes = (0..lanes).map(lane).collect::<Result<_>>()?;
+            marks.mark("lanes");
             Ok((Box::new(gpu), resident, Lanes::new(lanes)))
         };
         let opened = match gpu {
@@ -343,7 +364,9 @@ impl Engine {
             }
             Err(reason) => {
                 let cpu = Cpu::new(&model, threads);
+                marks.mark("weights");
                 let lanes = Lanes::new((0..lanes).map(|_| cpu::Lane::new(threads / lanes)).collect());
+                marks.mark("lanes");
                 (Backend::Cpu { cpu, lanes }, reason)
             }
         };
@@ -364,6 +387,7 @@ impl Engine {
             tokenizers,
             threads,
             batch_tokens: batch_tokens.unwrap_or(default_tokens),
+            marks,
         })
     }
 
@@ -624,8 +648,48 @@ impl Engine {
         work(gpu, &mut lanes.take(), &self.model, &resident)
     }
 
+    /// Embeds requests that fit one batch, as [`embed_batch`](Self::embed_batch) does, and times the parts of it; for
+    /// benches.
+    ///
+    /// # Errors
+    /// An engine on the CPU; else as `embed_batch`, the first bad request's.
+    pub(crate) fn embed_timed(&self, requests: &[Request<'_>]) -> Result<Timed> {
+        let start = Instant::now();
+        let adapters = self.loaded().table;
+        let prepared = self.prepare(requests, &adapters);
+        let tokenise = start.elapsed();
+        let prepared: Vec<Prepared> = prepared.into_iter().collect::<Result<_>>()?;
+        let mut batch = Batch::new(adapters);
+        for sequence in prepared.iter().flat_map(|prepared| &prepared.sequences) {
+            sequence.push_to(&mut batch);
+        }
+        let (vectors, device) =
+            self.with_gpu(|gpu, lane, model, resident| gpu.run_timed(lane, model, &batch, resident, None))?;
+        let mut vectors = vectors.into_iter();
+        for prepared in prepared {
+            let pools = prepared.sequences.iter().flat_map(|sequence| &sequence.pools);
+            let count = pools.map(Pool::rows).sum();
+            prepared.finish(vectors.by_ref().take(count).collect())?;
+        }
+        Ok(Timed {
+            whole: start.elapsed(),
+            tokenise,
+            device,
+        })
+    }
+
+    /// What opening this engine took, part by part.
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// Device memory of the loaded adapters, in bytes.
+    pub(crate) fn adapter_bytes(&self) -> u64 {
+        self.loaded().resident.map_or(0, |resident| resident.bytes())
+    }
+
     /// Whether the steps run on a GPU.
-    pub(crate) fn on_gpu(&self) -> bool {
+    pub fn on_gpu(&self) -> bool {
         matches!(self.backend, Backend::Gpu { .. })
     }
 

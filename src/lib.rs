@@ -57,6 +57,7 @@ mod engine;
 mod error;
 mod gpu;
 pub mod jsonl;
+mod marks;
 pub mod model;
 mod output;
 mod plan;

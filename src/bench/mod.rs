@@ -5,26 +5,37 @@
 //! | [`kernels`] | every kernel of a pass alone, over the shapes of the model |
 //! | [`count`](count()) | what each kernel does, counted under softcuda: no times |
 //! | [`adapters`] | what adapters cost: K-extended and separate products over merged weights |
+//! | [`encoder`] | whole calls: throughput, latency by its parts, start-up, memory |
+//! | [`Serving`] | one set of inputs, run whenever it is told to: for `tools/peers` |
 //! | `report` | rows with their ceiling: as a table and as JSON |
 //! | `ceiling` | what the device can do at most: its matrix units at the highest clock, and a copy that is measured |
 //! | `plot` | lines over a logarithmic axis, as SVG |
 //!
 //! Every row carries its ceiling: a time says little without it. Times are the device's own, of launches in a CUDA
-//! graph, over memory that is not in L2, medians of many; what a row leaves out is said in its note.
+//! graph, over memory that is not in L2, medians of many; what a row leaves out is said in its note. Those of whole calls
+//! are the host's.
 
 mod adapters;
 mod batches;
 mod ceiling;
 mod count;
+mod encoder;
+mod host;
 mod kernels;
 mod plot;
 mod report;
+mod serve;
 
 pub use adapters::adapters;
 pub use ceiling::Ceilings;
 pub use count::{COUNTERS, Count, CountRow, Counts, Least, count};
+pub use encoder::{
+    CpuFacts, CpuReport, MemoryProbe, encoder, encoder_fastest, encoder_on_cpu, encoder_table, first_vector,
+    startup,
+};
 pub use kernels::{KernelBench, kernels};
 pub use report::{Bound, DeviceFacts, Micros, Report, Row};
+pub use serve::Serving;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -65,6 +65,7 @@ pub struct Row {
     /// On what.
     pub shape: String,
     /// How long it took.
+    #[serde(skip_serializing_if = "Micros::is_empty")]
     pub micros: Micros,
     /// Floating-point operations that the result needs, per time.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,7 +88,7 @@ pub struct Row {
     /// Bytes, where they are what was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// What it consists of, in µs.
+    /// What it consists of, in µs; a start-up, in s.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     pub parts: serde_json::Map<String, serde_json::Value>,
     /// The numbers behind `shape`.
@@ -126,6 +127,10 @@ pub struct Micros {
 }
 
 impl Micros {
+    fn is_empty(&self) -> bool {
+        self.samples == 0
+    }
+
     /// Of these samples. All zero if there are none.
     pub fn of(mut samples: Vec<f64>) -> Micros {
         samples.sort_by(f64::total_cmp);
@@ -259,12 +264,13 @@ impl Report {
 }
 
 /// A Markdown table whose columns stand below one another; the first row is the heads.
-pub fn markdown<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+pub fn markdown<R: AsRef<[String]>>(rows: &[R]) -> String {
+    let columns = rows.first().map_or(0, |row| row.as_ref().len());
+    let width = |column: usize| rows.iter().map(|row| row.as_ref()[column].chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     let mut text = String::new();
     for (number, row) in rows.iter().enumerate() {
-        for (cell, width) in row.iter().zip(widths) {
+        for (cell, &width) in row.as_ref().iter().zip(&widths) {
             let _ = write!(text, "| {cell:width$} ");
         }
         text += "|\n";

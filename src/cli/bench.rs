@@ -1,4 +1,7 @@
-//! `ropeway bench`: measuring this machine's GPU.
+//! `ropeway bench`: measuring this machine.
+
+mod encoder;
+mod serve;
 
 use std::io::BufRead as _;
 use std::path::PathBuf;
@@ -18,7 +21,9 @@ Examples:
   ropeway bench kernels --device cuda               every kernel alone, over the model's shapes
   ropeway bench kernels --device cuda --json k.json
   ropeway bench adapters --device cuda --svg a.svg  rank by rank, up to 16 adapters mixed
-  tools/softcuda/run ropeway bench --count          without a GPU: what each kernel does, counted";
+  tools/softcuda/run ropeway bench --count          without a GPU: what each kernel does, counted
+  ropeway bench encoder --device cuda               whole calls: throughput, latency, start-up, memory
+  ropeway bench encoder --device cpu";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -36,6 +41,11 @@ enum What {
     Count(Count),
     /// What adapters cost: in the products, beside them, merged; by rank, how many are mixed, and tokens
     Adapters(Adapters),
+    /// Whole calls: tokens per second, latency and its parts, start-up, memory. On a GPU in both numerics classes,
+    /// with the first task's weights merged, or those of --merge
+    Encoder(encoder::Args),
+    /// For tools/peers: run one set of inputs N times for each line `N` of standard input
+    Serve(serve::Args),
 }
 
 /// Flags of every bench.
@@ -84,10 +94,16 @@ impl Common {
 
     /// Prints the report, and writes it where it was asked for.
     fn finish(&self, report: &Report) -> Result<(), Exit> {
-        if let Some(path) = &self.json {
-            std::fs::write(path, report.json()).map_err(|e| Exit::output_file(path, &e))?;
-        }
+        self.write(&report.json())?;
         terminal::print(report.table().as_bytes())
+    }
+
+    /// Writes the report where it was asked for.
+    fn write(&self, json: &str) -> Result<(), Exit> {
+        match &self.json {
+            Some(path) => std::fs::write(path, json).map_err(|e| Exit::output_file(path, &e)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -97,7 +113,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         What::Kernels(args) => {
             let engine = run.open()?;
             if args.serve {
-                return serve(&KernelBench::new(&engine, args.common.effort())?);
+                return serve_kernels(&KernelBench::new(&engine, args.common.effort())?);
             }
             args.common
                 .finish(&bench::kernels(&engine, args.common.effort(), &mut |_| ())?)
@@ -109,13 +125,19 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
                 std::fs::write(&path, report.svg()).map_err(|e| Exit::output_file(&path, &e))
             })
         }
+        What::Encoder(args) => encoder::run(run, args),
+        What::Serve(args) => serve::run(run, args),
     }
 }
 
+/// One JSON object on a line of its own.
+fn say(object: serde_json::Value) -> Result<(), Exit> {
+    terminal::print(format!("{object}\n").as_bytes())
+}
+
 /// One JSON object per line: the rows, then times in µs.
-fn serve(bench: &KernelBench<'_>) -> Result<(), Exit> {
+fn serve_kernels(bench: &KernelBench<'_>) -> Result<(), Exit> {
     let rows: Vec<_> = bench.rows().collect();
-    let say = |object: serde_json::Value| terminal::print(format!("{object}\n").as_bytes());
     say(json!({"ready": true, "rows": rows}))?;
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|e| Exit::usage(format!("standard input: {e}")))?;

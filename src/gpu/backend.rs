@@ -14,6 +14,7 @@ use crate::batch::{Batch, BatchShape};
 use crate::cost::attention_tile;
 use crate::engine::Device;
 use crate::error::{Error, Result};
+use crate::marks::Marks;
 use crate::model::adapter::{Adapter, AdapterTable, Site};
 use crate::model::{Model, ModelConfig};
 use crate::output::Vector;
@@ -98,12 +99,16 @@ impl Gpu {
         table: &AdapterTable,
         index: usize,
         options: Options,
+        marks: &mut Marks,
     ) -> Result<(Gpu, Arc<Resident>)> {
         let config = &model.config;
         super::entries::check(config).map_err(Error::Device)?;
         let context = Context::open(index)?;
+        marks.mark("context");
         let entries = Entries::load(&context, config, options.precision)?;
+        marks.mark("kernels");
         let weights = Weights::upload(&context, model, options.precision)?;
+        marks.mark("weights");
         let mut merged = Vec::new();
         for name in &options.merged {
             let slot = table.find(name).ok_or_else(|| {
@@ -116,8 +121,10 @@ impl Gpu {
             let adapter = table.get(slot);
             let copy = Merged::upload(&context, model, adapter, options.precision)?;
             merged.push((adapter.clone(), copy));
+            marks.mark("merged weights");
         }
         let resident = Resident::new(&context, config, options.precision, table, None)?;
+        marks.mark("adapters");
         let gpu = Gpu {
             capacity: options.batch_tokens.max(config.max_tokens),
             context,

@@ -1,6 +1,7 @@
 //! The built command line from end to end: what it reads, writes, says and how it ends.
 #![cfg(unix)]
 
+mod bench;
 mod commands;
 mod harness;
 mod inputs;

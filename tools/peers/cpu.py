@@ -42,7 +42,7 @@ def parse(arguments):
     parser.add_argument("--threads", type=int, default=usable_cores(), help="default: all cores (%(default)s here)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument(
-        "--ropeway", metavar="COMMAND", help="bench binary; default: cargo bench --bench encoder, built now"
+        "--ropeway", metavar="COMMAND", help="what serves; default: `ropeway bench serve --device cpu`, built now"
     )
     parser.add_argument("--peers-only", action="store_true", help="leave ropeway out")
     parser.add_argument("--minilm", type=Path, default=REPOSITORY / "models" / "all-MiniLM-L6-v2", metavar="FOLDER")
@@ -82,14 +82,14 @@ def run_or_explain(command, what):
 
 
 def build_ropeway():
-    """The path of the bench binary, from cargo's own account of what it built."""
-    command = ["cargo", "bench", "--no-run", "--bench", "encoder", "--message-format=json"]
-    print("peers: building benches/encoder.rs", file=sys.stderr)
+    """The command that serves, with the program's path from cargo's own account of what it built."""
+    command = ["cargo", "build", "--release", "--bin", "ropeway", "--message-format=json"]
+    print("peers: building ropeway", file=sys.stderr)
     for line in run_or_explain(command, "building ropeway").splitlines():
         message = json.loads(line) if line.startswith("{") else {}
-        if message.get("executable") and message.get("target", {}).get("name") == "encoder":
-            return shlex.quote(message["executable"]) + " --on-demand"
-    raise Problem("cargo built no binary for the bench 'encoder'. Name one with --ropeway COMMAND.")
+        if message.get("executable") and message.get("target", {}).get("name") == "ropeway":
+            return shlex.join([message["executable"], "bench", "serve", "--device", "cpu"])
+    raise Problem("cargo built no program `ropeway`. Name a command that serves with --ropeway COMMAND.")
 
 
 def jina4_folder(make_model):

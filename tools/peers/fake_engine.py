@@ -1,5 +1,5 @@
-"""A made-up engine for the self-tests: speaks the protocols of benches/encoder.rs, for tools/peers/cpu, and of
-`ropeway bench serve` and `ropeway bench kernels --serve`, for tools/peers/gpu.
+"""A made-up engine for the self-tests: speaks the protocols of `ropeway bench serve` and of `ropeway bench kernels
+--serve`.
 
 A word in the name of the model decides how it misbehaves: dies, babbles, short, wrong.
 """

@@ -54,8 +54,7 @@ impl Context {
         })
     }
 
-    /// Bytes that are not allocated, by nobody.
-    #[cfg(test)]
+    /// Bytes of the device's memory that nobody has, in this process or another.
     pub fn free_memory(&self) -> Result<u64, DriverError> {
         let _entered = self.enter()?;
         let (mut free, mut total) = (0, 0);

@@ -3,6 +3,7 @@
 
 mod adapters;
 mod counts;
+mod encoder;
 mod kernels;
 
 use std::path::Path;

@@ -1,0 +1,104 @@
+//! `ropeway bench` on the CPU.
+
+use serde_json::Value;
+
+use crate::harness::{Place, command, finish, floats};
+
+const INPUTS: &[u8] = br#"{"text": "a warm coat"}
+{"input_ids": [0, 9, 8, 2], "task": "separation"}
+{"text": "a cold beer", "task": "retrieval.query"}
+"#;
+
+#[test]
+fn serve_runs_its_inputs_when_it_is_told_to() {
+    let place = Place::new(&[("inputs.jsonl", INPUTS)]);
+    let mut serve = command(&["bench", "serve", "--device", "cpu", "--inputs", "inputs.jsonl"]);
+    serve.current_dir(place.0.path());
+    let said = finish(serve, b"2\nvectors\n0\n").lines();
+    let embedded = place.run(&["embed", "--device", "cpu", "inputs.jsonl"]).lines();
+    let [ready, runs, vectors, none] = &said[..] else {
+        panic!("{said:?}")
+    };
+    assert_eq!(ready["ready"], true);
+    assert!(ready["load_seconds"].as_f64().unwrap() > 0.0);
+    let seconds = floats(&runs["seconds"]);
+    assert!(
+        seconds.len() == 2 && seconds.iter().all(|&time| time > 0.0),
+        "{runs}"
+    );
+    let tokens: u64 = embedded.iter().map(|row| row["tokens"].as_u64().unwrap()).sum();
+    assert_eq!(runs["tokens"], tokens);
+    let want: Vec<&Value> = embedded.iter().map(|row| &row["embedding"]).collect();
+    let got: Vec<&Value> = vectors["embeddings"].as_array().unwrap().iter().collect();
+    assert_eq!(got.len(), 3);
+    for (got, want) in got.iter().zip(want) {
+        assert_eq!(floats(got), floats(want));
+    }
+    assert_eq!(none["seconds"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn serve_names_what_it_cannot_serve() {
+    let place = Place::new(&[
+        ("inputs.jsonl", INPUTS),
+        (
+            "task.jsonl",
+            b"{\"text\": \"a\"}\n{\"text\": \"a\", \"task\": \"nope\"}\n",
+        ),
+        ("line.jsonl", b"a\n"),
+        ("empty.jsonl", b""),
+    ]);
+    for (file, parts) in [
+        ("task.jsonl", &["task.jsonl", "input 1", "nope"][..]),
+        ("line.jsonl", &["line.jsonl", "input 0", "not a JSON object"]),
+        ("empty.jsonl", &["empty.jsonl", "no inputs"]),
+        ("none.jsonl", &["none.jsonl"]),
+    ] {
+        place
+            .run(&["bench", "serve", "--device", "cpu", "--inputs", file])
+            .fails(2, parts);
+    }
+    let mut serve = command(&["bench", "serve", "--device", "cpu", "--inputs", "inputs.jsonl"]);
+    serve.current_dir(place.0.path());
+    finish(serve, b"many\n").fails(2, &["`many`", "vectors"]);
+}
+
+#[test]
+fn the_encoder_is_measured_on_the_cpu() {
+    let place = Place::new(&[]);
+    let run = place.run(&[
+        "bench",
+        "encoder",
+        "--device",
+        "cpu",
+        "--quick",
+        "--json",
+        "report.json",
+    ]);
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""));
+    let rows: Vec<&str> = run.out.lines().filter(|line| line.starts_with("| ")).collect();
+    let starts = [
+        "| batch | tokens each |",
+        "| 1 | 8 |",
+        "| 8 | 8 |",
+        "| 1 | 16 |",
+        "| 8 | 16 |",
+    ];
+    assert_eq!(rows.len(), starts.len(), "{}", run.out);
+    for (row, start) in rows.iter().zip(starts) {
+        assert!(row.starts_with(start), "{}", run.out);
+    }
+    let report: Value = serde_json::from_slice(&place.read("report.json")).unwrap();
+    assert!(
+        report["device"]["name"].as_str().unwrap().starts_with("cpu"),
+        "{report}"
+    );
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 4);
+    for row in rows {
+        let per_second =
+            1e6 * row["parameters"]["tokens"].as_f64().unwrap() / row["micros"]["median"].as_f64().unwrap();
+        let off = row["tokens_per_s"].as_f64().unwrap() / per_second - 1.0;
+        assert!(off.abs() < 1e-9, "{row}");
+    }
+}
