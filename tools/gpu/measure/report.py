@@ -1,0 +1,124 @@
+"""From the report's JSON to Markdown for people."""
+
+TAIL_LINES = 40
+
+BENCHES = ("kernels", "encoder", "adapters", "peers")
+
+
+def markdown(report):
+    """The whole report; sections that have nothing to say are left out."""
+    sections = [head(report), first_marks(report), what_ran(report), failures(report)]
+    sections += [bench(name, report["stages"].get(name, {})) for name in BENCHES]
+    sections.append(conditions(report))
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def head(report):
+    facts, pack = report["facts"], report["pack"]
+    device, smi = facts["device"], facts["nvidia_smi"] or {}
+    lines = [f"# ropeway on {device['name']}"]
+    if report.get("rehearsal"):
+        lines += [f"**{report['rehearsal']}**"]
+    capability = f"compute capability {device['capability']}, {device['multiprocessors']} multiprocessors"
+    gpu = f"{device['name']}: {capability}, {device['memory'] / 2**30:.0f} GiB"
+    built = f"{commit(pack)}, {pack['profile']}, {pack['compiler']['rustc']}, {pack['compiler']['nvcc']}"
+    quick = ", --quick: a small model, few tests" if report["quick"] else ""
+    rows = [("GPU", gpu)]
+    if smi:
+        rows += [
+            ("driver", f"{smi['driver']}, CUDA {smi['cuda']}"),
+            ("clocks at most", f"SM {smi['max_sm_clock']}, memory {smi['max_memory_clock']}"),
+            ("power limit", smi["power_limit"]),
+            ("ECC, MIG, persistence", ", ".join(smi[name] or "unknown" for name in ("ecc", "mig", "persistence"))),
+        ]
+    else:
+        rows.append(("driver, clocks, power, temperature", "unknown: there is no nvidia-smi"))
+    rows += [
+        ("CPU", f"{facts['cpu']['name']}, {facts['cpu']['cores']} cores, {facts['memory_bytes'] / 2**30:.0f} GiB"),
+        ("system", f"{facts['system']}, Python {facts['python']}"),
+        ("built", built),
+        ("run", f"{report['date']}, {report['minutes']:g} minutes given{quick}"),
+    ]
+    return "\n\n".join(lines + [table(("", ""), rows)])
+
+
+def commit(pack):
+    return f"commit {pack['commit'][:12]}" + (" with changes that are in no commit" if pack["dirty"] else "")
+
+
+def first_marks(report):
+    if not report.get("marks"):
+        return None
+    rows = []
+    for mark in report["marks"]:
+        measured = "–"
+        if mark["measured"] is not None:
+            measured = f"{mark['measured']:.4g} {mark['unit']} ({mark['of']})"
+        verdict = mark["verdict"] if mark["verdict"] == "met" else f"**{mark['verdict']}**"
+        rows.append((mark["mark"], mark["wanted"], measured, verdict))
+    text = "## First marks\n\n"
+    if report["quick"]:
+        text += "A small model was measured, which the marks are not about. "
+    return text + "Of several rows the worst counts.\n\n" + table(("mark", "wanted", "measured", ""), rows)
+
+
+def what_ran(report):
+    rows = []
+    for name, stage in report["stages"].items():
+        outcome = stage["outcome"] if stage["outcome"] in ("agreed", "left out") else f"**{stage['outcome']}**"
+        took = f"{stage['seconds']:.0f} of {stage['limit_seconds']:.0f}" if "seconds" in stage else None
+        rows.append((name, outcome, took, stage["note"]))
+    text = "## What ran\n\n" + table(("stage", "", "seconds", ""), rows)
+    for name, stage in report["stages"].items():
+        if stage.get("skipped"):
+            text += f"\n\nSkipped in {name}:\n\n" + "\n".join(f"- {line}" for line in stage["skipped"])
+    return text
+
+
+def failures(report):
+    found = [(name, failure) for name, stage in report["stages"].items() for failure in stage.get("failures", ())]
+    if not found:
+        return None
+    parts = ["## Failures"]
+    for name, failure in found:
+        parts.append(f"### {name}: {failure['name']}\n\n{failure['outcome']}, {failure['how']}")
+        if failure["tail"]:
+            lines = failure["tail"].splitlines()[-TAIL_LINES:]
+            # A fence longer than any in the output.
+            parts.append("\n".join(["`````text", *lines, "`````"]))
+    return "\n\n".join(parts)
+
+
+def bench(name, stage):
+    """The tables that the bench itself made of its rows, their heads below ours."""
+    if not stage.get("tables"):
+        return None
+    lines = ["##" + line if line.startswith("#") else line for line in stage["tables"].strip().splitlines()]
+    plot = ["![What adapters cost](adapters.svg)", ""] if stage.get("plot") else []
+    return "\n".join([f"## {name}", "", *plot, *lines])
+
+
+def conditions(report):
+    """Clocks and temperature around the stages: whether the GPU was held back."""
+    rows = []
+    for name, stage in report["stages"].items():
+        for when in ("before", "after"):
+            now = stage.get(when)
+            if now:
+                rows.append(
+                    (f"{when} {name}", now["temperature"], now["sm_clock"], now["memory_clock"], now["power"],
+                     now["utilisation"], now["memory_used"], ", ".join(now["clocks_held_by"]))
+                )
+    if not rows:
+        return None
+    heads = ("", "temperature", "SM clock", "memory clock", "power", "busy", "memory used", "clocks held down by")
+    return "## Conditions\n\n" + table(heads, rows)
+
+
+def table(heads, rows):
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cell(text) for text in line) + " |" for line in lines)
+
+
+def cell(text):
+    return "–" if text is None else str(text).replace("|", "\\|").replace("\n", " ")
