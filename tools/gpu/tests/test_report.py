@@ -51,7 +51,8 @@ class Marks(unittest.TestCase):
 
     def test_peers_are_in_their_own_words(self):
         gemm = {"group": "gemm", "case": "gemm", "shape": "s"}
-        gemm["rows"] = [{"name": "ropeway", "ratio": 1.0}, {"name": "cuBLASLt", "ratio": 0.49}]
+        gemm["rows"] = [{"name": "ropeway", "ratio": 1.0}, {"name": "cuBLASLt", "ratio": 0.49, "same": True}]
+        gemm["rows"].append({"name": "cuBLASLt, GELU by tanh", "ratio": 0.2, "same": False})
         ways = {"ropeway": 1.0, "eager, SDPA, padded": 1.31, "eager, SDPA flash": 0.9}
         mixed = [{"way": way, "ratio": ratio} for way, ratio in ways.items()]
         single = [{"way": "eager, SDPA, padded", "ratio": 1.0}]
