@@ -97,7 +97,8 @@ def measured(context, command, path, name, not_run=None):
         path.unlink()
     ended = process.run(command, context.left(), context.log(name), context.environment, context.files)
     if not_run is not None and ended.status == not_run:
-        return missing(ended.stderr().strip().rpartition("\n")[2])
+        said = ended.stderr().strip().rpartition("\n")[2]
+        return missing(said.rpartition("not run: ")[2])
     report, rows = None, 0
     try:
         report = json.loads(path.read_text())
