@@ -3,7 +3,7 @@
 
 use crate::gpu::params;
 use crate::model::ModelConfig;
-use crate::plan::{Op, Plan, Site, Step, Tile};
+use crate::plan::{Op, Plan, Step, Tile};
 
 /// The least work of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,18 +43,12 @@ pub fn step(
         bytes: (buffers * number) as u64,
     };
     for &op in &step.ops {
+        if let Some(site) = op.site() {
+            let (n, k) = site.shape(config);
+            cost.flops += (2 * tokens * n * k) as u64;
+            cost.bytes += (n * k * weight) as u64;
+        }
         match op {
-            Op::Qkv | Op::OutProj | Op::Fc1 | Op::Fc2 => {
-                let site = match op {
-                    Op::Qkv => Site::Qkv,
-                    Op::OutProj => Site::OutProj,
-                    Op::Fc1 => Site::Fc1,
-                    _ => Site::Fc2,
-                };
-                let (n, k) = site.shape(config);
-                cost.flops += (2 * tokens * n * k) as u64;
-                cost.bytes += (n * k * weight) as u64;
-            }
             Op::Attention => {
                 // Scores and their product with v, each 2·L²·hidden for all heads together.
                 let squares: usize = lengths.iter().map(|l| l * l).sum();
@@ -67,7 +61,7 @@ pub fn step(
                 cost.flops += (2 * tokens * h * k) as u64;
                 cost.bytes += (h * k * number) as u64;
             }
-            Op::AddLayerNorm(_) | Op::Pool => {}
+            Op::Qkv | Op::OutProj | Op::Fc1 | Op::Fc2 | Op::AddLayerNorm(_) | Op::Pool => {}
         }
     }
     cost

@@ -35,6 +35,19 @@ pub enum Op {
     Pool,
 }
 
+impl Op {
+    /// The linear layer that it computes, if it is one.
+    pub fn site(self) -> Option<Site> {
+        match self {
+            Op::Qkv => Some(Site::Qkv),
+            Op::OutProj => Some(Site::OutProj),
+            Op::Fc1 => Some(Site::Fc1),
+            Op::Fc2 => Some(Site::Fc2),
+            _ => None,
+        }
+    }
+}
+
 /// The two LayerNorms of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NormSite {
@@ -126,6 +139,13 @@ pub struct Step {
     pub reads: Vec<BufferId>,
     /// Buffers written, one per op.
     pub writes: Vec<BufferId>,
+}
+
+impl Step {
+    /// Whether it does what the other does, be it for another layer.
+    pub fn is_like(&self, other: &Step) -> bool {
+        self.ops == other.ops && self.variant == other.variant
+    }
 }
 
 /// Which implementation of a step.

@@ -170,7 +170,7 @@ fn random(model: &Model, rank: usize, number: usize) -> Adapter {
     let layers = config.num_hidden_layers;
     let layer = |layer: usize| {
         let seed = (number * layers + layer + 1) as u64;
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut random = Random::new(seed);
         let mut numbers =
             |count: usize| -> Vec<f32> { (0..count).map(|_| 2.0 * random.unit() as f32 - 1.0).collect() };
         Site::ALL.map(|site| {

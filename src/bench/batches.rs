@@ -7,9 +7,14 @@ use crate::request::{Embed, Request, Weights};
 
 /// The same in every run: xorshift64* (Vigna, "An experimental exploration of Marsaglia's xorshift generators,
 /// scrambled", 2016).
-pub struct Random(pub u64);
+pub struct Random(u64);
 
 impl Random {
+    /// Other numbers for each `seed`.
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
     /// The next 32 bits.
     pub fn next(&mut self) -> u32 {
         self.0 ^= self.0 >> 12;
@@ -24,16 +29,16 @@ impl Random {
     }
 }
 
-/// Token ids, the same for the same `seed` (any but 0).
+/// Token ids, the same for the same `seed`.
 pub fn ids(engine: &Engine, length: usize, seed: u64) -> Vec<u32> {
     let vocab = engine.model().vocab_size as u32;
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::new(seed);
     (0..length).map(|_| random.next() % vocab).collect()
 }
 
 /// Lengths between `least` and `most`, their logarithms uniform, `tokens` in all; the last is what is left.
 pub fn log_uniform(least: usize, most: usize, tokens: usize) -> Vec<usize> {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new(1);
     let mut lengths = Vec::new();
     let mut left = tokens;
     while left > 0 {

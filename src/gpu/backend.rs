@@ -449,6 +449,51 @@ impl Gpu {
         })
     }
 
+    /// Makes a lane ready for a plan with a batch's own tokens, rather than with a bucket's.
+    ///
+    /// # Errors
+    /// A batch that is larger than the lane has room for; a call of the driver that failed, now or earlier for good.
+    pub(super) fn make_room(
+        &self,
+        lane: &mut Lane,
+        model: &Model,
+        batch: &Batch,
+        resident: &Arc<Resident>,
+        plan: &Plan,
+        adapted: bool,
+    ) -> Result<Layout> {
+        self.alive()?;
+        let ready = self.adapt(lane, model, batch, resident);
+        self.settle(lane, ready)?;
+        let slots = if adapted { resident.slots() } else { 0 };
+        let layout = Layout::new(batch.tokens().max(batch.output_rows()), slots);
+        if plan.arena_len * NUMBER > lane.arena.len() || layout.bytes > lane.upload.len() {
+            return Err(Error::request(format!(
+                "{} tokens with {} output vectors are more than this engine has room for at once: raise batch_tokens",
+                batch.tokens(),
+                batch.output_rows()
+            )));
+        }
+        Ok(layout)
+    }
+
+    /// Starts the copy of a batch to a lane that has room for it. The caller drains the stream before the lane's memory
+    /// is used again.
+    pub(super) fn send(
+        &self,
+        lane: &mut Lane,
+        batch: &Batch,
+        tile: Tile,
+        layout: &Layout,
+    ) -> Result<Round, Failure> {
+        let round = Round::all(batch, layout.tokens).swap_remove(0);
+        let end = layout.write(batch, tile, &round, &mut lane.sent);
+        // SAFETY: the lane is the caller's alone, has room for the layout, and is drained by it.
+        unsafe { lane.stream.upload(lane.upload.address(), &lane.sent, 0..end) }
+            .map_err(at("upload of a batch"))?;
+        Ok(round)
+    }
+
     /// Runs a plan step by step; `after` sees what each has written, the output vectors as rows of float32.
     ///
     /// # Errors
@@ -462,27 +507,15 @@ impl Gpu {
         resident: &Arc<Resident>,
         after: crate::cpu::After<'_>,
     ) -> Result<()> {
-        self.alive()?;
         let mut batch = batch.clone();
         batch
             .pools
             .iter_mut()
             .for_each(|pool| pool.encoding = Encoding::F32);
-        let adapted = self.adapt(lane, model, &batch, resident);
-        self.settle(lane, adapted)?;
-        let rows = batch.tokens().max(batch.output_rows());
         // The plan may have been made for the other side of a comparison, whose batch uses adapters.
         let downs = |op: &Op| matches!(op, Op::LoraDown(_));
         let adapted = batch.shape().adapted || plan.steps.iter().any(|step| step.ops.iter().any(downs));
-        let slots = if adapted { resident.slots() } else { 0 };
-        let layout = Layout::new(rows, slots);
-        if plan.arena_len * NUMBER > lane.arena.len() || layout.bytes > lane.upload.len() {
-            return Err(Error::request(format!(
-                "{} tokens with {} output vectors are more than this engine has room for at once: raise batch_tokens",
-                batch.tokens(),
-                batch.output_rows()
-            )));
-        }
+        let layout = self.make_room(lane, model, &batch, resident, plan, adapted)?;
         let traced = self.trace_steps(lane, model, plan, &batch, resident, &layout, after);
         Ok(self.settle(lane, traced)?)
     }
@@ -499,11 +532,7 @@ impl Gpu {
         after: crate::cpu::After<'_>,
     ) -> Result<(), Failure> {
         let (tile, fusion) = plan.attention_and_fusion();
-        let round = &Round::all(batch, layout.tokens)[0];
-        let end = layout.write(batch, tile, round, &mut lane.sent);
-        // SAFETY: as in `pass`; the stream is drained after every step.
-        unsafe { lane.stream.upload(lane.upload.address(), &lane.sent, 0..end) }
-            .map_err(at("upload of a batch"))?;
+        let round = &self.send(lane, batch, tile, layout)?;
         let arena = lane.arena.address();
         let launches = self.launches((arena, lane), model, batch, resident, plan, layout, fusion);
         for (number, step) in plan.steps.iter().enumerate() {

@@ -6,11 +6,11 @@ use super::adapters::Resident;
 use super::backend::{Failure, Gpu, at};
 use super::exec::{Launch, NUMBER};
 use super::lane::Lane;
-use super::packed::{Layout, Round};
+use super::packed::Layout;
 use crate::batch::Batch;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Model;
-use crate::plan::{Fusion, Op, Plan, Step, Tile, Variant};
+use crate::plan::{Fusion, Plan, Step, Tile, Variant};
 
 /// What was launched, in order: the step of the plan is [`Launch::step`].
 pub struct Once {
@@ -34,9 +34,6 @@ impl Gpu {
         products: Tile,
         wanted: impl Fn(&Step) -> bool,
     ) -> Result<Once> {
-        self.alive()?;
-        let adapted = self.adapt(lane, model, batch, resident);
-        self.settle(lane, adapted)?;
         let shape = batch.shape();
         let attention = self.tile(batch);
         let mut plan = self.plan_for(&model.config, &batch.adapters, shape, attention, Fusion::Extended);
@@ -45,20 +42,12 @@ impl Gpu {
             if let (true, Variant::Kernel { tile, .. }) = (is_product(&step), &mut step.variant) {
                 *tile = products;
             }
-            let alike = |other: &Step| other.ops == step.ops && other.variant == step.variant;
-            if wanted(&step) && !steps.iter().any(alike) {
+            if wanted(&step) && !steps.iter().any(|other| other.is_like(&step)) {
                 steps.push(step);
             }
         }
         plan.steps = steps;
-        let slots = if shape.adapted { resident.slots() } else { 0 };
-        let layout = Layout::new(batch.tokens().max(batch.output_rows()), slots);
-        if plan.arena_len * NUMBER > lane.arena.len() || layout.bytes > lane.upload.len() {
-            return Err(Error::request(format!(
-                "{} tokens are more than this engine has room for at once: raise batch_tokens",
-                batch.tokens()
-            )));
-        }
+        let layout = self.make_room(lane, model, batch, resident, &plan, shape.adapted)?;
         let launched = self.launch_steps(lane, model, batch, resident, &plan, &layout);
         let launches = self.settle(lane, launched)?;
         Ok(Once { plan, launches })
@@ -74,16 +63,12 @@ impl Gpu {
         layout: &Layout,
     ) -> Result<Vec<(Launch, &'static str)>, Failure> {
         let (tile, fusion) = (self.tile(batch), Fusion::Extended);
-        let round = &Round::all(batch, layout.tokens)[0];
-        let end = layout.write(batch, tile, round, &mut lane.sent);
+        self.send(lane, batch, tile, layout)?;
         let arena = lane.arena.address();
         let launches = self.launches((arena, lane), model, batch, resident, plan, layout, fusion);
         // SAFETY: the lane is this call's alone and has room for the plan, as the caller has seen; the stream is drained
         // before its memory is used again.
         unsafe {
-            lane.stream
-                .upload(lane.upload.address(), &lane.sent, 0..end)
-                .map_err(at("upload of a batch"))?;
             // A step may read what one writes that is left out.
             lane.stream.zero(arena, plan.arena_len * NUMBER)?;
             for launch in &launches {
@@ -100,5 +85,5 @@ impl Gpu {
 
 /// Whether a step is a linear layer.
 pub fn is_product(step: &Step) -> bool {
-    matches!(step.ops[0], Op::Qkv | Op::OutProj | Op::Fc1 | Op::Fc2)
+    step.ops[0].site().is_some()
 }

@@ -7,12 +7,12 @@ use super::backend::{Failure, Gpu, at};
 use super::driver::{DeviceMemory, Event, Graph};
 use super::exec::{Launch, NUMBER};
 use super::lane::Lane;
-use super::packed::{Layout, Round};
+use super::packed::Layout;
 use crate::batch::Batch;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Model;
 use crate::output::Vector;
-use crate::plan::{Fusion, Plan, Step};
+use crate::plan::{Fusion, Plan};
 
 /// How a step is repeated, so that it does not find in L2 what it left there.
 #[derive(Clone, Copy, Debug)]
@@ -118,22 +118,8 @@ impl Gpu {
         resident: &Arc<Resident>,
         rotation: Rotation,
     ) -> Result<Steps<'a>> {
-        self.alive()?;
-        let adapted = self.adapt(lane, model, batch, resident);
-        self.settle(lane, adapted)?;
         let plan = self.plan(&model.config, batch, batch.shape());
-        let slots = if batch.shape().adapted {
-            resident.slots()
-        } else {
-            0
-        };
-        let layout = Layout::new(batch.tokens().max(batch.output_rows()), slots);
-        if plan.arena_len * NUMBER > lane.arena.len() || layout.bytes > lane.upload.len() {
-            return Err(Error::request(format!(
-                "{} tokens are more than this engine has room for at once: raise batch_tokens",
-                batch.tokens()
-            )));
-        }
+        let layout = self.make_room(lane, model, batch, resident, &plan, batch.shape().adapted)?;
         let prepared = self.prepare_steps(lane, model, batch, resident, rotation, &plan, &layout);
         let (kinds, arenas, between) = self.settle(lane, prepared)?;
         Ok(Steps {
@@ -157,17 +143,15 @@ impl Gpu {
         plan: &Plan,
         layout: &Layout,
     ) -> Result<(Vec<Kind>, Vec<DeviceMemory>, [Event; 2]), Failure> {
-        let round = &Round::all(batch, layout.tokens)[0];
-        let end = layout.write(batch, self.tile(batch), round, &mut lane.sent);
-        // SAFETY: the lane is this call's alone, and the stream is drained before its memory is used again.
-        unsafe { lane.stream.upload(lane.upload.address(), &lane.sent, 0..end) }
-            .map_err(at("upload of a batch"))?;
+        self.send(lane, batch, self.tile(batch), layout)?;
 
         // By kind: the numbers of its steps.
         let mut groups: Vec<Vec<usize>> = Vec::new();
         for (number, step) in plan.steps.iter().enumerate() {
-            let alike = |other: &Step| other.ops == step.ops && other.variant == step.variant;
-            match groups.iter_mut().find(|group| alike(&plan.steps[group[0]])) {
+            match groups
+                .iter_mut()
+                .find(|group| step.is_like(&plan.steps[group[0]]))
+            {
                 Some(group) => group.push(number),
                 None => groups.push(vec![number]),
             }
@@ -205,7 +189,7 @@ impl Gpu {
             .collect();
         // So that every step finds numbers.
         for launch in launches.iter().flatten() {
-            // SAFETY: as above; the arenas live as long as what is returned.
+            // SAFETY: the lane is this call's alone, and drained below; the arenas live as long as what is returned.
             unsafe { self.entries.launch(&lane.stream, launch) }
                 .map_err(at(plan.steps[launch.step].to_string()))?;
         }

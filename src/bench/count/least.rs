@@ -43,12 +43,7 @@ pub fn of(config: &ModelConfig, plan: &Plan, batch: &Batch, launch: &Launch) -> 
     }
     match &launch.params {
         Params::Gemm(_, p) => {
-            let site = match step.ops[0] {
-                Op::Qkv => Site::Qkv,
-                Op::OutProj => Site::OutProj,
-                Op::Fc1 => Site::Fc1,
-                _ => Site::Fc2,
-            };
+            let site = step.ops[0].site().expect("a product is a linear layer's");
             let n = p.n as usize;
             if p.columns > 0 {
                 let (any, each) = used(site);

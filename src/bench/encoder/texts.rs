@@ -16,7 +16,7 @@ const SMALL: [&str; 8] = [".", ",", "a", "e", "i", "s", "1", "?"];
 /// A text that `count` finds `tokens` tokens in, those that every text has included. `None` if there is no such
 /// text of these words, or if `count` can count none.
 pub fn of_tokens(tokens: usize, count: impl Fn(&str) -> Option<usize>) -> Option<String> {
-    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut random = Random::new(1);
     let mut text = String::new();
     let mut found = count(&text)?;
     while found < tokens {
