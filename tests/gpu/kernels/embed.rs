@@ -3,12 +3,11 @@
 use half::{bf16, f16};
 
 use super::device::{Buffer, Device, WILD};
-use super::layernorm::part;
-use super::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
+use super::numbers::{Number, Random, Real, assert_same};
 use super::params::{EmbedAdapter, EmbedParams};
 use super::rows::{
-    BATCHES, Down, Grid, HIDDEN, Placed, RANKS, Weights, beside, cu_seqlens, down_project, layer_norm,
-    sequence_of_row,
+    BATCHES, Down, Grid, HIDDEN, Placed, RANKS, Weights, beside, check_beside, cu_seqlens, down_project,
+    inside, layer_norm, sequence_of_row,
 };
 use super::{Case, exhaustive};
 
@@ -304,29 +303,21 @@ impl<T: Number> Inputs<T> {
         };
         kernel.launch(blocks, threads, shared, &params);
 
-        let all = written.download();
-        let (rows, rest) = all.split_at(tokens * stride);
-        assert_untouched("rows past the tokens", rest);
-        let mut inside = Vec::new();
-        for row in rows.chunks(stride) {
-            assert_untouched("columns past the row", &row[hidden..]);
-            inside.extend_from_slice(&row[..hidden]);
-        }
+        let inside = inside(&written.download(), tokens, hidden, stride);
         beside(&inside, hidden, &placed.h(tokens), placed.lora.columns as usize)
     }
 
     /// Asserts that each part of the rows is as exact as it can be.
     fn check(&self, got: &[T]) {
         let (plain, exact) = (self.reference::<f32>(), self.reference::<f64>());
-        let (hidden, width) = (self.shape.hidden, self.width());
-        for (what, columns) in [("the embedding", 0..hidden), ("h", hidden..width)] {
-            assert_close(
-                what,
-                &part(got, width, columns.clone()),
-                &part(&plain, width, columns.clone()),
-                &part(&exact, width, columns),
-            );
-        }
+        check_beside(
+            "the embedding",
+            self.shape.hidden,
+            got,
+            &plain,
+            &exact,
+            self.width(),
+        );
     }
 }
 

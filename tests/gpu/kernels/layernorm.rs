@@ -3,10 +3,11 @@
 use half::{bf16, f16};
 
 use super::device::Device;
-use super::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
+use super::numbers::{Number, Random, Real, assert_same};
 use super::params::LayerNormParams;
 use super::rows::{
-    BATCHES, Down, Grid, HIDDEN, Placed, RANKS, Weights, beside, down_project, layer_norm, sequence_of_row,
+    BATCHES, Down, Grid, HIDDEN, Placed, RANKS, Weights, beside, check_beside, down_project, inside,
+    layer_norm, sequence_of_row,
 };
 use super::{Case, exhaustive};
 
@@ -214,29 +215,14 @@ impl<T: Number> Inputs<T> {
         };
         kernel.launch(blocks, threads, shared, &params);
 
-        let all = written.download();
-        let (rows, rest) = all.split_at(tokens * out_stride);
-        assert_untouched("rows past the tokens", rest);
-        let mut inside = Vec::new();
-        for row in rows.chunks(out_stride) {
-            assert_untouched("columns past the row", &row[hidden..]);
-            inside.extend_from_slice(&row[..hidden]);
-        }
+        let inside = inside(&written.download(), tokens, hidden, out_stride);
         beside(&inside, hidden, &placed.h(tokens), placed.lora.columns as usize)
     }
 
     /// Asserts that each part of the rows is as exact as it can be.
     fn check(&self, got: &[T]) {
         let (plain, exact) = (self.reference::<f32>(), self.reference::<f64>());
-        let (hidden, width) = (self.shape.hidden, self.width());
-        for (what, columns) in [("the sum", 0..hidden), ("h", hidden..width)] {
-            assert_close(
-                what,
-                &part(got, width, columns.clone()),
-                &part(&plain, width, columns.clone()),
-                &part(&exact, width, columns),
-            );
-        }
+        check_beside("the sum", self.shape.hidden, got, &plain, &exact, self.width());
     }
 }
 
@@ -254,14 +240,6 @@ pub fn launch(device: &Device, hidden: usize, lengths: &[usize], ranks: &'static
         seed: 0,
     };
     Inputs::<bf16>::new(&shape).run(device);
-}
-
-/// Some columns of all rows.
-pub fn part<N: Copy>(rows: &[N], width: usize, columns: std::ops::Range<usize>) -> Vec<N> {
-    rows.chunks(width)
-        .flat_map(|row| &row[columns.clone()])
-        .copied()
-        .collect()
 }
 
 /// A batch of every mixture, for the tests that are about rows and not about shapes.

@@ -2,7 +2,7 @@
 //! LayerNorm and down-projection written plainly.
 
 use super::device::{Buffer, Device, Output, WILD};
-use super::numbers::{Number, Random, Real, assert_untouched};
+use super::numbers::{Number, Random, Real, assert_close, assert_untouched};
 use super::params::{
     LORA_COLUMN_STEP, LORA_NO_SLOT, LoraColumn, LoraDown, Mixtures, ROW_MAX_WARPS, ROW_SHARED_BYTES,
     ROW_WARP_COLUMNS,
@@ -245,6 +245,46 @@ pub fn beside<T: Number>(left: &[T], left_width: usize, right: &[T], right_width
         [&left[..left_width], &right[..right_width]].concat()
     };
     (0..rows).flat_map(row).collect()
+}
+
+/// The rows that a kernel wrote, `stride` apart; nothing beside them and past them was touched.
+pub fn inside<T: Number>(all: &[T], rows: usize, width: usize, stride: usize) -> Vec<T> {
+    let (rows, rest) = all.split_at(rows * stride);
+    assert_untouched("rows past the tokens", rest);
+    let mut inside = Vec::new();
+    for row in rows.chunks(stride) {
+        assert_untouched("columns past the row", &row[width..]);
+        inside.extend_from_slice(&row[..width]);
+    }
+    inside
+}
+
+/// Asserts that each part of rows that [`beside`] made is as exact as it can be: `what`, the first `left` columns of
+/// `width`, and h.
+pub fn check_beside<T: Number>(
+    what: &str,
+    left: usize,
+    got: &[T],
+    plain: &[f32],
+    exact: &[f64],
+    width: usize,
+) {
+    for (what, columns) in [(what, 0..left), ("h", left..width)] {
+        assert_close(
+            what,
+            &part(got, width, columns.clone()),
+            &part(plain, width, columns.clone()),
+            &part(exact, width, columns),
+        );
+    }
+}
+
+/// Some columns of all rows.
+fn part<N: Copy>(rows: &[N], width: usize, columns: std::ops::Range<usize>) -> Vec<N> {
+    rows.chunks(width)
+        .flat_map(|row| &row[columns.clone()])
+        .copied()
+        .collect()
 }
 
 /// Σ row·A · (weight · scale) by column, 0 for what the sequence does not use.
