@@ -3,7 +3,7 @@
 
 use crate::gpu::params;
 use crate::model::ModelConfig;
-use crate::plan::{Op, Plan, Step, Tile};
+use crate::plan::{BufferId, Name, Op, Plan, Step, Tile};
 
 /// The least work of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,14 +21,14 @@ impl std::ops::AddAssign for Cost {
     }
 }
 
-/// The cost of one step for sequences of these lengths, with numbers and weights of these sizes in
-/// bytes.
+/// The cost of one step for sequences of these lengths; `element` and `weight` are the sizes of an activation and
+/// of a weight in bytes.
 pub fn step(
     config: &ModelConfig,
     plan: &Plan,
     step: &Step,
     lengths: &[usize],
-    number: usize,
+    element: usize,
     weight: usize,
 ) -> Cost {
     let tokens: usize = lengths.iter().sum();
@@ -36,17 +36,24 @@ pub fn step(
         .reads
         .iter()
         .chain(&step.writes)
-        .map(|&id| plan.buffers[id].len())
+        .map(|&id| plan.buffers[id].elements())
         .sum();
     let mut cost = Cost {
         flops: 0,
-        bytes: (buffers * number) as u64,
+        bytes: (buffers * element) as u64,
     };
     for &op in &step.ops {
         if let Some(site) = op.site() {
             let (n, k) = site.shape(config);
             cost.flops += (2 * tokens * n * k) as u64;
             cost.bytes += (n * k * weight) as u64;
+            // h Bᵀ, where the batch uses adapters.
+            let columns = |id: &BufferId| {
+                matches!(plan.buffers[*id].name, Name::Lora(_)).then(|| plan.buffers[*id].columns)
+            };
+            let columns: usize = step.reads.iter().filter_map(columns).sum();
+            cost.flops += (2 * tokens * n * columns) as u64;
+            cost.bytes += (n * columns * element) as u64;
         }
         match op {
             Op::Attention => {
@@ -59,7 +66,7 @@ pub fn step(
                 let h = step.writes.last().map_or(0, |&id| plan.buffers[id].columns);
                 let (_, k) = site.shape(config);
                 cost.flops += (2 * tokens * h * k) as u64;
-                cost.bytes += (h * k * number) as u64;
+                cost.bytes += (h * k * element) as u64;
             }
             Op::Qkv | Op::OutProj | Op::Fc1 | Op::Fc2 | Op::AddLayerNorm(_) | Op::Pool => {}
         }
@@ -68,10 +75,10 @@ pub fn step(
 }
 
 /// The cost of a whole plan.
-pub fn plan(config: &ModelConfig, plan: &Plan, lengths: &[usize], number: usize, weight: usize) -> Cost {
+pub fn plan(config: &ModelConfig, plan: &Plan, lengths: &[usize], element: usize, weight: usize) -> Cost {
     let mut total = Cost::default();
     for each in &plan.steps {
-        total += step(config, plan, each, lengths, number, weight);
+        total += step(config, plan, each, lengths, element, weight);
     }
     total
 }
@@ -184,6 +191,31 @@ pub mod tests {
         assert_eq!(cost(&[512]).flops, 512 * (gemms + 98_304 * 512));
         assert_eq!(cost(&[512, 1]).flops - cost(&[512]).flops, gemms + 98_304);
         assert!(cost(&[1]).bytes > gemms && cost(&[1]).bytes < gemms + 3_000_000);
+    }
+
+    /// Per layer and token, 32 columns of h cost 2·32·k for `x Aᵀ` and 2·32·n for `h Bᵀ` at each site; A and B are
+    /// read once, h is written once and read once.
+    #[test]
+    fn adapters_cost_both_of_their_products() {
+        let config = jina();
+        let cost = |adapted| {
+            let shape = BatchShape {
+                tokens: 512,
+                output_rows: 1,
+                adapted,
+            };
+            plan(&config, &Plan::cpu(&config, shape, [32; 4]), &[512], 4, 4)
+        };
+        let (base, adapted) = (cost(false), cost(true));
+        let (h, f) = (1024, 4096);
+        // Each site's input and output features: qkv, out_proj, fc1, fc2.
+        let features = [(h, 3 * h), (h, h), (h, f), (f, h)];
+        let sums: u64 = features.iter().map(|(k, n)| k + n).sum();
+        assert_eq!(adapted.flops - base.flops, 24 * 512 * 2 * 32 * sums);
+        let inputs: u64 = features.iter().map(|(k, _)| k).sum();
+        // The down-projections of a CPU read x again.
+        let activations = 512 * (4 * 2 * 32 + inputs);
+        assert_eq!(adapted.bytes - base.bytes, 24 * 4 * (32 * sums + activations));
     }
 
     #[test]

@@ -2,76 +2,29 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::str::FromStr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rayon::prelude::*;
 
-use crate::batch::{Batch, BatchShape, Pool, cut};
+use crate::batch::{Batch, BatchShape, cut};
 use crate::cost::Cost;
 use crate::cpu::{self, Cpu};
-use crate::devices::UuidPrefix;
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::gpu::{self, adapters::Resident, timing};
+use crate::gpu::{self, adapters::Resident};
+use crate::lanes::Lanes;
 use crate::marks::Marks;
 use crate::model::adapter::{Adapter, AdapterTable, Site};
-use crate::model::{Model, ModelConfig, hub};
+#[cfg(feature = "hub")]
+use crate::model::hub;
+use crate::model::{Model, ModelConfig};
 use crate::output::{Embedding, Vector};
 use crate::plan::Plan;
 use crate::precision::{Numerics, Precision};
 use crate::prepare::{Prepared, Preparer};
 use crate::request::{Embed, Request};
 use crate::text::TextPipeline;
-
-/// Where an engine computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Device {
-    /// A GPU where there is one that this build has kernels for, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA device of this index.
-    Cuda(usize),
-    /// The CUDA device whose UUID begins so.
-    CudaUuid(UuidPrefix),
-}
-
-impl FromStr for Device {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Device> {
-        match s {
-            "auto" => Ok(Device::Auto),
-            "cpu" => Ok(Device::Cpu),
-            "cuda" => Ok(Device::Cuda(0)),
-            _ => s
-                .strip_prefix("cuda:")
-                .and_then(|which| match which.parse() {
-                    Ok(index) => Some(Device::Cuda(index)),
-                    Err(_) => which.parse().ok().map(Device::CudaUuid),
-                })
-                .ok_or_else(|| {
-                    Error::Device(format!(
-                        "`{s}` is not one of auto, cpu, cuda, cuda:N, cuda:GPU-UUID"
-                    ))
-                }),
-        }
-    }
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Device::Auto => f.write_str("auto"),
-            Device::Cpu => f.write_str("cpu"),
-            Device::Cuda(index) => write!(f, "cuda:{index}"),
-            Device::CudaUuid(prefix) => write!(f, "cuda:{prefix}"),
-        }
-    }
-}
 
 /// Settings of an engine; see [`Engine::builder`].
 #[derive(Clone, Debug, Default)]
@@ -84,6 +37,7 @@ pub struct EngineBuilder {
     numerics: Numerics,
     separate_adapters: bool,
     merged: Vec<String>,
+    #[cfg(feature = "hub")]
     offline: bool,
 }
 
@@ -146,6 +100,7 @@ impl EngineBuilder {
     }
 
     /// Never download a model.
+    #[cfg(feature = "hub")]
     pub fn offline(mut self, offline: bool) -> Self {
         self.offline = offline;
         self
@@ -159,16 +114,26 @@ impl EngineBuilder {
     /// ([`Error::Hub`]), or whose files are broken ([`Error::Io`], [`Error::Model`],
     /// [`Error::Tensor`]); the message names the file and what was wanted of it.
     pub fn open(self, model: impl AsRef<Path>) -> Result<Engine> {
-        self.open_with_progress(model, &mut |_, _, _| {})
+        #[cfg(feature = "hub")]
+        return self.open_with_progress(model, &mut |_, _, _| {});
+        #[cfg(not(feature = "hub"))]
+        self.open_found(model.as_ref(), |name| Ok(name.into()))
     }
 
     /// As [`open`](Self::open); `progress` is called with file, bytes done and bytes in all while
     /// a model is downloaded.
+    #[cfg(feature = "hub")]
     pub fn open_with_progress(
         self,
         model: impl AsRef<Path>,
         progress: hub::OnProgress<'_>,
     ) -> Result<Engine> {
+        let offline = self.offline;
+        self.open_found(model.as_ref(), |name| hub::resolve(name, offline, progress))
+    }
+
+    /// Opens the model in the folder that `find` gives for its name.
+    fn open_found(self, model: &Path, find: impl FnOnce(&str) -> Result<PathBuf>) -> Result<Engine> {
         let mut marks = Marks::start();
         let bounded = |name: &str, value: Option<usize>, default: usize, limit: usize| match value {
             None => Ok(default),
@@ -189,11 +154,10 @@ impl EngineBuilder {
             chosen => Ok(gpu::Gpu::find(chosen)?),
         };
         marks.mark("driver");
-        let model = model.as_ref();
         let name = model
             .to_str()
             .ok_or_else(|| Error::model(model, "the path is not valid UTF-8"))?;
-        let folder = hub::resolve(name, self.offline, progress)?;
+        let folder = find(name)?;
         Engine::new(&folder, &self, gpu, threads, lanes, batch_tokens, marks)
     }
 }
@@ -238,7 +202,9 @@ pub struct Engine {
     tokenizers: rayon::ThreadPool,
     threads: usize,
     batch_tokens: usize,
+    precision: Precision,
     /// What its opening took.
+    #[cfg_attr(not(feature = "inspect"), allow(dead_code))]
     marks: Marks,
 }
 
@@ -277,22 +243,13 @@ impl From<Failure> for Error {
     }
 }
 
-/// What a call took.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Timed {
-    /// All of it, by the host's clock.
-    pub whole: Duration,
-    /// Of that, from the requests to sequences of token ids.
-    pub tokenise: Duration,
-    /// Of that, by the device's clock.
-    pub device: timing::Parts,
-}
-
 /// What an engine needs, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// Weights in the executor's own layout.
     pub weights: usize,
+    /// The loaded adapters, as far as they are copied to a GPU.
+    pub adapters: usize,
     /// One lane's arena, for the largest batch there can be.
     pub arena: usize,
     /// Lanes.
@@ -387,6 +344,7 @@ impl Engine {
             tokenizers,
             threads,
             batch_tokens: batch_tokens.unwrap_or(default_tokens),
+            precision: settings.precision,
             marks,
         })
     }
@@ -438,7 +396,7 @@ impl Engine {
                 Ok(output) => {
                     let mut output = output.into_iter();
                     for place in run {
-                        let count = sequence(place).pools.iter().map(Pool::rows).sum();
+                        let count = sequence(place).output_rows();
                         rows[place.0].extend(output.by_ref().take(count));
                     }
                 }
@@ -535,6 +493,11 @@ impl Engine {
         self.threads
     }
 
+    /// The 16-bit type of weights and activations on a GPU, as it was set; the CPU computes in float32.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// What computes, for people.
     pub fn device_name(&self) -> String {
         match &self.backend {
@@ -558,16 +521,19 @@ impl Engine {
             output_rows: tokens,
             adapted: true,
         };
-        let table = self.loaded().table;
+        let Adapters { table, resident } = self.loaded();
+        let adapters = resident.map_or(0, |resident| resident.bytes() as usize);
         let columns = Site::ALL.map(|site| table.columns(site).1);
         match &self.backend {
             Backend::Cpu { cpu, lanes } => Memory {
                 weights: cpu.bytes(),
+                adapters,
                 arena: Plan::cpu(&self.model.config, shape, columns).arena_len * size_of::<f32>(),
                 lanes: lanes.count,
             },
             Backend::Gpu { gpu, lanes } => Memory {
                 weights: gpu.weight_bytes(),
+                adapters,
                 arena: gpu.lane_bytes(&self.model.config, &table),
                 lanes: lanes.count,
             },
@@ -582,17 +548,22 @@ impl Engine {
     pub fn cost(&self, requests: &[Request<'_>]) -> Result<Cost> {
         let (plan, batch) = self.plan_of(requests)?;
         let lengths: Vec<usize> = (0..batch.sequences()).map(|s| batch.rows(s).len()).collect();
-        let number = match self.backend {
-            Backend::Cpu { .. } => size_of::<f32>(),
-            Backend::Gpu { .. } => size_of::<u16>(),
-        };
+        let element = self.element_bytes();
         Ok(crate::cost::plan(
             &self.model.config,
             &plan,
             &lengths,
-            number,
-            number,
+            element,
+            element,
         ))
+    }
+
+    /// Bytes of a weight or an activation.
+    pub(crate) fn element_bytes(&self) -> usize {
+        match self.backend {
+            Backend::Cpu { .. } => size_of::<f32>(),
+            Backend::Gpu { .. } => size_of::<u16>(),
+        }
     }
 
     /// The plan and the batch these requests make if they all fit one pass, for comparisons.
@@ -607,8 +578,15 @@ impl Engine {
         Ok((self.plan(&batch, batch.shape()), batch))
     }
 
+    /// The loaded adapters.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn adapter_table(&self) -> AdapterTable {
+        self.loaded().table
+    }
+
     /// Runs one plan on this engine's own executor; `after` sees every buffer, as float32 and in the form
     /// that the plan gives it, as soon as a step has written it.
+    #[cfg(feature = "inspect")]
     pub(crate) fn trace(&self, plan: &Plan, batch: &Batch, after: cpu::After<'_>) -> Result<()> {
         match &self.backend {
             Backend::Cpu { cpu, lanes } => {
@@ -625,21 +603,35 @@ impl Engine {
         Ok(())
     }
 
-    /// Works on a lane of the GPU, for benches.
+    /// The GPU that this engine computes on.
     ///
     /// # Errors
-    /// An engine on the CPU; else what the work gives.
-    pub(crate) fn with_gpu<T>(
-        &self,
-        work: impl FnOnce(&gpu::Gpu, &mut gpu::Lane, &Model, &Arc<Resident>) -> Result<T>,
-    ) -> Result<T> {
-        let Backend::Gpu { gpu, lanes } = &self.backend else {
-            return Err(Error::Device(format!(
+    /// An engine on the CPU.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn gpu(&self) -> Result<&gpu::Gpu> {
+        match &self.backend {
+            Backend::Gpu { gpu, .. } => Ok(gpu),
+            Backend::Cpu { .. } => Err(Error::Device(format!(
                 "this is measured on a GPU, and the engine computes on {}{}: take --device cuda",
                 self.device_name(),
                 self.fallback()
                     .map_or(String::new(), |reason| format!(" ({reason})"))
-            )));
+            ))),
+        }
+    }
+
+    /// Works on a lane of the GPU.
+    ///
+    /// # Errors
+    /// An engine on the CPU; else what the work gives.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn with_gpu<T>(
+        &self,
+        work: impl FnOnce(&gpu::Gpu, &mut gpu::Lane, &Model, &Arc<Resident>) -> Result<T>,
+    ) -> Result<T> {
+        let gpu = self.gpu()?;
+        let Backend::Gpu { lanes, .. } = &self.backend else {
+            unreachable!("the engine is on a GPU, as was found above")
         };
         let resident = self
             .loaded()
@@ -648,44 +640,10 @@ impl Engine {
         work(gpu, &mut lanes.take(), &self.model, &resident)
     }
 
-    /// Embeds requests that fit one batch, as [`embed_batch`](Self::embed_batch) does, and times the parts of it; for
-    /// benches.
-    ///
-    /// # Errors
-    /// An engine on the CPU; else as `embed_batch`, the first bad request's.
-    pub(crate) fn embed_timed(&self, requests: &[Request<'_>]) -> Result<Timed> {
-        let start = Instant::now();
-        let adapters = self.loaded().table;
-        let prepared = self.prepare(requests, &adapters);
-        let tokenise = start.elapsed();
-        let prepared: Vec<Prepared> = prepared.into_iter().collect::<Result<_>>()?;
-        let mut batch = Batch::new(adapters);
-        for sequence in prepared.iter().flat_map(|prepared| &prepared.sequences) {
-            sequence.push_to(&mut batch);
-        }
-        let (vectors, device) =
-            self.with_gpu(|gpu, lane, model, resident| gpu.run_timed(lane, model, &batch, resident, None))?;
-        let mut vectors = vectors.into_iter();
-        for prepared in prepared {
-            let pools = prepared.sequences.iter().flat_map(|sequence| &sequence.pools);
-            let count = pools.map(Pool::rows).sum();
-            prepared.finish(vectors.by_ref().take(count).collect())?;
-        }
-        Ok(Timed {
-            whole: start.elapsed(),
-            tokenise,
-            device,
-        })
-    }
-
     /// What opening this engine took, part by part.
+    #[cfg(feature = "inspect")]
     pub(crate) fn marks(&self) -> &Marks {
         &self.marks
-    }
-
-    /// Device memory of the loaded adapters, in bytes.
-    pub(crate) fn adapter_bytes(&self) -> u64 {
-        self.loaded().resident.map_or(0, |resident| resident.bytes())
     }
 
     /// Whether the steps run on a GPU.
@@ -693,6 +651,12 @@ impl Engine {
         matches!(self.backend, Backend::Gpu { .. })
     }
 
+    /// The folder that the model was opened from.
+    pub fn path(&self) -> &Path {
+        &self.model.path
+    }
+
+    #[cfg(feature = "inspect")]
     pub(crate) fn opened(&self) -> &Model {
         &self.model
     }
@@ -713,7 +677,7 @@ impl Engine {
         }
     }
 
-    fn prepare(&self, requests: &[Request<'_>], adapters: &AdapterTable) -> Vec<Result<Prepared>> {
+    pub(crate) fn prepare(&self, requests: &[Request<'_>], adapters: &AdapterTable) -> Vec<Result<Prepared>> {
         let preparer = self.preparer(adapters);
         match requests {
             // Waking the pool costs more than tokenising one text.
@@ -777,67 +741,6 @@ impl fmt::Debug for Engine {
             .field("model", &self.model.path)
             .field("device", &self.device_name())
             .finish()
-    }
-}
-
-/// The lanes of an engine; a call takes one that is free, or waits for one.
-struct Lanes<L> {
-    free: Mutex<Vec<L>>,
-    freed: Condvar,
-    count: usize,
-}
-
-/// A lane in use; it goes back when this is dropped.
-struct Taken<'a, L> {
-    lanes: &'a Lanes<L>,
-    lane: Option<L>,
-}
-
-impl<L> Lanes<L> {
-    fn new(lanes: Vec<L>) -> Lanes<L> {
-        Lanes {
-            count: lanes.len(),
-            free: Mutex::new(lanes),
-            freed: Condvar::new(),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<L>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self) -> Taken<'_, L> {
-        let mut free = self.lock();
-        loop {
-            if let Some(lane) = free.pop() {
-                return Taken {
-                    lanes: self,
-                    lane: Some(lane),
-                };
-            }
-            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-impl<L> std::ops::Deref for Taken<'_, L> {
-    type Target = L;
-
-    fn deref(&self) -> &L {
-        self.lane.as_ref().expect("held until dropped")
-    }
-}
-
-impl<L> std::ops::DerefMut for Taken<'_, L> {
-    fn deref_mut(&mut self) -> &mut L {
-        self.lane.as_mut().expect("held until dropped")
-    }
-}
-
-impl<L> Drop for Taken<'_, L> {
-    fn drop(&mut self) {
-        self.lanes.lock().extend(self.lane.take());
-        self.lanes.freed.notify_one();
     }
 }
 

@@ -104,7 +104,8 @@ impl Error {
         Error::Request(problem.into())
     }
 
-    pub(crate) fn at_input(self, index: usize) -> Error {
+    /// This error as that of input number `index`, from 0.
+    pub fn at_input(self, index: usize) -> Error {
         Error::Input {
             index,
             source: Box::new(self),

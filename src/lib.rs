@@ -38,8 +38,8 @@
 //! strings → `text` (prefix, tokenise, cut at the limit, chunk spans) → `prepare` (a request becomes
 //! sequences) → `batch` (packed end to end, no padding) → `plan` (the steps, as plain data) → `cpu` or
 //! `gpu` (one `match`, one arm per step, each arm one kernel) → `output` (the encoding asked for). The
-//! plan is the seam: whatever runs it, it is the same plan, and [`diff`] compares two runs of it
-//! step by step.
+//! plan is the seam: whatever runs it, it is the same plan. The module `inspect` (a feature of its own) shows it,
+//! compares two runs of it step by step, and times and counts single kernels.
 #![warn(missing_docs)]
 
 // The README's example is compiled with the doc-tests.
@@ -48,18 +48,22 @@
 struct Readme;
 
 mod batch;
-pub mod bench;
 mod cost;
 mod cpu;
+mod device;
 mod devices;
-pub mod diff;
 mod engine;
 mod error;
+#[cfg_attr(not(feature = "inspect"), allow(dead_code))] // Timed and traced passes are for `inspect`.
 mod gpu;
-pub mod jsonl;
+#[cfg(feature = "inspect")]
+pub mod inspect;
+mod lanes;
+#[cfg_attr(not(feature = "inspect"), allow(dead_code))]
 mod marks;
 pub mod model;
 mod output;
+#[cfg_attr(not(feature = "inspect"), allow(dead_code))]
 mod plan;
 mod precision;
 mod prepare;
@@ -67,12 +71,15 @@ mod request;
 mod text;
 
 pub use cost::Cost;
+pub use device::Device;
 pub use devices::{CudaInfo, DeviceInfo, Uuid, UuidPrefix, devices};
-pub use engine::{Device, Engine, EngineBuilder, Memory};
+pub use engine::{Engine, EngineBuilder, Memory};
 pub use error::{Error, Result};
 pub use gpu::driver::DriverError;
 pub use gpu::kernels::{KernelModule, Kernels, kernels};
-pub use model::{ModelConfig, hub};
+pub use model::ModelConfig;
+#[cfg(feature = "hub")]
+pub use model::hub;
 pub use output::{Chunk, Embedding, Output, Vector};
 pub use precision::{Numerics, Precision};
 pub use request::{Chunking, Embed, Encoding, Input, Pooling, Request, Weights, Windows};

@@ -112,13 +112,13 @@ pub struct Buffer {
 
 impl Buffer {
     /// Numbers in all.
-    pub fn len(&self) -> usize {
+    pub fn elements(&self) -> usize {
         self.rows * self.columns
     }
 
     /// Its place in the arena.
     pub fn range(&self) -> Range<usize> {
-        self.offset..self.offset + self.len()
+        self.offset..self.offset + self.elements()
     }
 }
 
@@ -142,7 +142,12 @@ pub struct Step {
 }
 
 impl Step {
-    /// Whether it does what the other does, be it for another layer.
+    /// Whether it computes a linear layer.
+    pub fn is_linear(&self) -> bool {
+        self.ops[0].site().is_some()
+    }
+
+    /// Same ops and variant; the layer may differ.
     pub fn is_like(&self, other: &Step) -> bool {
         self.ops == other.ops && self.variant == other.variant
     }
@@ -182,6 +187,23 @@ pub enum Tile {
     AttentionLarge,
     /// Attention's for short ones.
     AttentionSmall,
+}
+
+impl Tile {
+    /// Rows of a linear layer's or an attention's tile; 1 where there is one kernel.
+    pub fn rows(self) -> usize {
+        use crate::gpu::params;
+        let rows = match self {
+            Tile::Only => 1,
+            Tile::GemmLarge => params::GEMM_LARGE_ROWS,
+            Tile::GemmMedium => params::GEMM_MEDIUM_ROWS,
+            Tile::GemmSmall64 => params::GEMM_SMALL64_ROWS,
+            Tile::GemmSmall16 => params::GEMM_SMALL16_ROWS,
+            Tile::AttentionLarge => params::ATTENTION_LARGE_ROWS,
+            Tile::AttentionSmall => params::ATTENTION_SMALL_ROWS,
+        };
+        rows as usize
+    }
 }
 
 /// How a linear layer on a GPU gets its adapters.
@@ -227,18 +249,18 @@ pub struct Gpu {
 impl Plan {
     /// The plan of the CPU executor. `lora_columns` are the columns of the down-projection at
     /// each site ([`crate::model::adapter::AdapterTable::columns`]).
-    pub fn cpu(config: &ModelConfig, shape: BatchShape, lora_columns: [usize; 4]) -> Plan {
+    pub(crate) fn cpu(config: &ModelConfig, shape: BatchShape, lora_columns: [usize; 4]) -> Plan {
         Builder::new(config, shape, lora_columns, None).plan(config)
     }
 
     /// The plan of the GPU executor: down-projections of what a row kernel writes are its own second
     /// result, and queries and keys are rotated by the product that makes them.
-    pub fn gpu(config: &ModelConfig, shape: BatchShape, lora_columns: [usize; 4], gpu: Gpu) -> Plan {
+    pub(crate) fn gpu(config: &ModelConfig, shape: BatchShape, lora_columns: [usize; 4], gpu: Gpu) -> Plan {
         Builder::new(config, shape, lora_columns, Some(gpu)).plan(config)
     }
 
     /// The attention's tile and the way of the adapters, which all steps of a plan for a GPU have in common.
-    pub fn attention_and_fusion(&self) -> (Tile, Fusion) {
+    pub(crate) fn attention_and_fusion(&self) -> (Tile, Fusion) {
         let of = |step: &Step| match step.variant {
             Variant::Kernel { tile, fusion, .. } => Some((tile, fusion)),
             Variant::Float32 => None,
@@ -250,7 +272,7 @@ impl Plan {
     }
 
     /// The buffer of the outputs.
-    pub fn output(&self) -> &Buffer {
+    pub(crate) fn output(&self) -> &Buffer {
         self.buffers
             .iter()
             .find(|b| b.name == Name::Pooled)

@@ -16,6 +16,13 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// Bytes of a weight or an activation.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Precision::Bf16 | Precision::F16 => 2,
+        }
+    }
+
     /// What ends the names of the kernels for it.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -1,6 +1,6 @@
 //! From a request to sequences for a batch, and from the rows that come back to its result.
 
-use crate::batch::{Batch, Mixture, PoolKind};
+use crate::batch::{Batch, Mixture, Pool, PoolKind};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::model::adapter::{AdapterTable, list};
@@ -62,6 +62,11 @@ struct Piece {
 }
 
 impl Sequence {
+    /// Output rows that its pools make.
+    pub fn output_rows(&self) -> usize {
+        self.pools.iter().map(Pool::rows).sum()
+    }
+
     /// Appends the sequence and its pools to a batch.
     pub fn push_to(&self, batch: &mut Batch) {
         let sequence = batch.push(&self.ids, self.mixture.clone());

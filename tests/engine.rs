@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use model_maker::{AdapterSpec, Dtype, Family, Layout, ModelSpec};
-use ropeway::diff::{Executor, Side, compare};
+use ropeway::inspect::{Executor, Side, compare};
 use ropeway::{Chunking, Device, Embed, Embedding, Encoding, Engine, Output, Pooling, Request, Vector};
 
 mod common;

@@ -1,194 +1,26 @@
-//! The fuzz targets' committed corpus, and mutations of it from a fixed seed, on stable Rust.
-//!
-//! `ROPEWAY_FUZZ_SECONDS=300 cargo test --test fuzz_corpus` mutates for that long, from another seed each time.
+//! The fuzz targets `model` and `adapter`: their committed corpus, and mutations of it.
 
 mod common;
 mod fuzz_bodies;
+#[path = "fuzz_bodies/replay.rs"]
+mod replay;
 
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
 
 use common::{Scratch, edit_bytes, edit_header, edit_json, edit_tensors, set_key};
 use model_maker::{Dtype, Family, Layout, ModelSpec};
+use replay::{Random, corpus, mutate, replay_and_mutate};
 use serde_json::json;
-
-/// Mutations of each target in a normal run.
-const MUTATIONS: usize = 2000;
-
-fn corpus(target: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tools/fuzz/corpus")
-        .join(target)
-}
-
-fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
-    let mut seeds: Vec<(String, Vec<u8>)> = fs::read_dir(corpus(target))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .map(|path| {
-            (
-                path.file_name().unwrap().to_string_lossy().into(),
-                fs::read(path).unwrap(),
-            )
-        })
-        .collect();
-    seeds.sort();
-    assert!(!seeds.is_empty());
-    seeds
-}
-
-/// Replays the corpus, then mutates it. An input that fails is kept for a look.
-fn replay_and_mutate(target: &str, body: fn(&[u8]), files: bool) {
-    let seeds = seeds(target);
-    let check = |what: &str, input: &[u8]| {
-        if catch_unwind(AssertUnwindSafe(|| body(input))).is_err() {
-            let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("crash-{target}"));
-            fs::write(&kept, input).unwrap();
-            panic!("{target}: {what} fails; it is kept as {}", kept.display());
-        }
-    };
-    for (name, seed) in &seeds {
-        check(name, seed);
-    }
-    let seconds: Option<u64> = std::env::var("ROPEWAY_FUZZ_SECONDS")
-        .ok()
-        .map(|s| s.parse().unwrap());
-    let mut random = Random(match seconds {
-        None => 0x9E37_79B9_7F4A_7C15,
-        Some(_) => SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1,
-    });
-    let start = Instant::now();
-    let mut count = 0;
-    while match seconds {
-        None => count < MUTATIONS,
-        Some(seconds) => start.elapsed() < Duration::from_secs(seconds),
-    } {
-        let (name, seed) = &seeds[random.below(seeds.len())];
-        let (_, other) = &seeds[random.below(seeds.len())];
-        let input = if files {
-            mutate_files(&mut random, seed, other)
-        } else {
-            mutate(&mut random, seed.clone(), other)
-        };
-        check(&format!("mutation {count} of {name}"), &input);
-        count += 1;
-    }
-    println!(
-        "{target}: {} seeds, {count} mutations in {:?}",
-        seeds.len(),
-        start.elapsed()
-    );
-    #[cfg(target_os = "linux")]
-    {
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-        let peak: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        assert!(
-            peak < 512 << 10,
-            "{target}: {peak} KiB at the peak, for files of a few KB"
-        );
-    }
-}
 
 #[test]
 fn models() {
-    replay_and_mutate("model", fuzz_bodies::model, true);
+    replay_and_mutate("model", fuzz_bodies::model, mutate_files);
 }
 
 #[test]
 fn adapters() {
-    replay_and_mutate("adapter", fuzz_bodies::adapter, true);
-}
-
-#[test]
-fn lines() {
-    replay_and_mutate("jsonl", fuzz_bodies::jsonl, false);
-}
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        ((self.next() >> 32) as usize) % limit.max(1)
-    }
-}
-
-/// Numbers that are likely to be wrong, as JSON.
-const NUMBERS: &[&str] = &[
-    "0",
-    "1",
-    "-1",
-    "2",
-    "3",
-    "4",
-    "5",
-    "8",
-    "16",
-    "0.5",
-    "1e3",
-    "1e18",
-    "1e300",
-    "-0",
-    "255",
-    "4096",
-    "65536",
-    "1048576",
-    "4294967295",
-    "4294967296",
-    "9223372036854775807",
-    "9223372036854775808",
-    "18446744073709551615",
-    "18446744073709551616",
-    "null",
-    "true",
-    "[]",
-    "{}",
-    "\"\"",
-    "\"x\"",
-];
-
-/// A few small changes anywhere.
-fn mutate(random: &mut Random, mut bytes: Vec<u8>, other: &[u8]) -> Vec<u8> {
-    for _ in 0..1 + random.below(4) {
-        let at = random.below(bytes.len());
-        let end = (at + 1 + random.below(16)).min(bytes.len());
-        let number = || bytes[at..].iter().position(u8::is_ascii_digit).map(|i| at + i);
-        match random.below(8) {
-            _ if bytes.is_empty() => bytes.extend(other.iter().take(16)),
-            0 => bytes[at] ^= 1 << random.below(8),
-            1 => bytes[at] = random.next() as u8,
-            2 => drop(bytes.drain(at..end)),
-            3 => {
-                let copy = bytes[at..end].to_vec();
-                bytes.splice(at..at, copy);
-            }
-            4 if !other.is_empty() => {
-                let from = random.below(other.len());
-                let part = &other[from..(from + 1 + random.below(32)).min(other.len())];
-                bytes.splice(at..at, part.iter().copied());
-            }
-            5 => bytes.truncate(at),
-            // Most of what is read is JSON, and what matters in it are numbers.
-            _ => {
-                if let Some(first) = number() {
-                    let digits = bytes[first..].iter().take_while(|b| b.is_ascii_digit()).count();
-                    let new = NUMBERS[random.below(NUMBERS.len())].bytes();
-                    bytes.splice(first..first + digits, new);
-                }
-            }
-        }
-    }
-    bytes
+    replay_and_mutate("adapter", fuzz_bodies::adapter, mutate_files);
 }
 
 /// Changes the configuration, the header of the weights or their data, and sets the lengths right,
@@ -201,10 +33,10 @@ fn mutate_files(random: &mut Random, input: &[u8], other: &[u8]) -> Vec<u8> {
         (length <= rest.len()).then(|| rest.split_at(length))
     });
     match (random.below(8), header) {
-        (0, _) => mutate(random, input.to_vec(), other),
-        (1..=3, _) => fuzz_bodies::join(&mutate(random, config.to_vec(), other_config), weights),
+        (0, _) => mutate(random, input, other),
+        (1..=3, _) => fuzz_bodies::join(&mutate(random, config, other_config), weights),
         (4..=6, Some((header, data))) => {
-            let header = mutate(random, header.to_vec(), other_weights);
+            let header = mutate(random, header, other_weights);
             let length = (header.len() as u64).to_le_bytes();
             fuzz_bodies::join(config, &[&length, header.as_slice(), data].concat())
         }
@@ -220,7 +52,7 @@ fn mutate_files(random: &mut Random, input: &[u8], other: &[u8]) -> Vec<u8> {
             let length = (header.len() as u64).to_le_bytes();
             fuzz_bodies::join(config, &[&length, header, &data].concat())
         }
-        _ => fuzz_bodies::join(config, &mutate(random, weights.to_vec(), other_weights)),
+        _ => fuzz_bodies::join(config, &mutate(random, weights, other_weights)),
     }
 }
 
@@ -369,55 +201,4 @@ fn write_corpus() {
             &fuzz_bodies::join(&config.unwrap(), &weights.unwrap()),
         );
     }
-
-    for (name, lines) in [
-        (
-            "text",
-            r#"{"id": "q1", "text": "warm coats", "task": "retrieval.query", "dimensions": 256}"#,
-        ),
-        (
-            "ids",
-            r#"{"input_ids": [0, 5, 2], "pooling": "none", "normalize": false, "encoding": "int8"}"#,
-        ),
-        (
-            "mixture",
-            r#"{"id": 7, "text": "a", "adapters": {"a": 0.7, "b": 0.3}, "prompt": "p: ", "any_dimensions": true}"#,
-        ),
-        (
-            "spans",
-            r#"{"text": "one two", "spans": [[0, 3], [4, 7]], "window": 16, "overlap": 4, "truncate": false}"#,
-        ),
-        (
-            "nulls",
-            r#"{"id": null, "text": "x", "task": null, "adapters": null, "spans": null, "dimensions": null}"#,
-        ),
-        (
-            "two",
-            "{\"text\": \"caf\\u00e9 \\ud83d\\ude00\"}\n{\"text\": \"b\", \"chunk_tokens\": 5}\n",
-        ),
-        (
-            "output",
-            r#"{"id":"a","embedding":[0.5,-1e-3],"tokens":3,"truncated":false}"#,
-        ),
-        ("failed", r#"{"id":1,"error":"no"}"#),
-        ("surrogate", r#"{"text": "\ud800"}"#),
-        ("absurd", r#"{"text": "x", "dimensions": 1e18, "id": 1e999}"#),
-        ("twice", r#"{"text": "x", "text": "y"}"#),
-        ("both", r#"{"text": "x", "input_ids": [1]}"#),
-        ("weights", r#"{"text": "x", "adapters": {"a": 1e999, "a": -1}}"#),
-        ("unknown", r#"{"text": "x", "colour": "red"}"#),
-        ("plain", "not JSON"),
-        ("cut", r#"{"text": "x"#),
-        ("list", r#"["text", "x"]"#),
-        ("empty", ""),
-    ] {
-        put("jsonl", name, lines.as_bytes());
-    }
-    put("jsonl", "deep", "[".repeat(3000).as_bytes());
-    put(
-        "jsonl",
-        "deep-value",
-        format!(r#"{{"text": {}"#, "[".repeat(3000)).as_bytes(),
-    );
-    put("jsonl", "not-utf8", b"{\"text\": \"\xff\xfe\"}");
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ropeway::diff::{Executor, Side, trace};
+use ropeway::inspect::{Executor, Side, trace};
 use ropeway::{Chunking, Device, Embed, Engine, Request, Weights};
 use serde_json::Value;
 

@@ -8,6 +8,7 @@ mod attention;
 mod gemm;
 mod isa;
 mod math;
+#[cfg(any(test, feature = "inspect"))]
 pub mod naive;
 mod team;
 

@@ -12,7 +12,7 @@ use super::packed::{Layout, Round};
 use super::weights::Weights;
 use crate::batch::{Batch, BatchShape};
 use crate::cost::attention_tile;
-use crate::engine::Device;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::marks::Marks;
 use crate::model::adapter::{Adapter, AdapterTable, Site};
@@ -556,7 +556,7 @@ impl Gpu {
                     });
                     rows.collect()
                 } else {
-                    let bytes = self.read(lane, address, buffer.len() * NUMBER)?;
+                    let bytes = self.read(lane, address, buffer.elements() * NUMBER)?;
                     self.options.precision.widen(&bytes)
                 };
                 after(number, id, &numbers);

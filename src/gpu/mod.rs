@@ -25,13 +25,15 @@ pub mod kernels;
 mod lane;
 pub(crate) mod merged;
 mod numbers;
-pub(crate) mod once;
+#[cfg(feature = "inspect")]
+mod once;
 mod packed;
 #[allow(dead_code)] // Some constants are for the kernels alone.
 #[rustfmt::skip] // As bindgen writes it.
 pub(crate) mod params;
 #[cfg(test)]
 mod testing;
+#[cfg(feature = "inspect")]
 pub(crate) mod timing;
 mod upload;
 mod weights;

@@ -7,11 +7,6 @@ use crate::model::weights::Dtype;
 use crate::precision::Precision;
 
 impl Precision {
-    /// Bytes of a number.
-    pub(crate) fn bytes(self) -> usize {
-        2
-    }
-
     /// The type in a file whose numbers need no conversion.
     pub(crate) fn dtype(self) -> Dtype {
         match self {

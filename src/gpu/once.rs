@@ -1,4 +1,4 @@
-//! The kernels of a pass, each launched once: for counting what they do, see [`crate::bench`].
+//! The kernels of a pass, each launched once: for counting what they do.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ impl Gpu {
         let mut plan = self.plan_for(&model.config, &batch.adapters, shape, attention, Fusion::Extended);
         let mut steps: Vec<Step> = Vec::new();
         for mut step in plan.steps.drain(..) {
-            if let (true, Variant::Kernel { tile, .. }) = (is_product(&step), &mut step.variant) {
+            if let (true, Variant::Kernel { tile, .. }) = (step.is_linear(), &mut step.variant) {
                 *tile = products;
             }
             if wanted(&step) && !steps.iter().any(|other| other.is_like(&step)) {
@@ -81,9 +81,4 @@ impl Gpu {
         let named = |launch: Launch| (launch, self.entries.name(&launch));
         Ok(launches.into_iter().map(named).collect())
     }
-}
-
-/// Whether a step is a linear layer.
-pub fn is_product(step: &Step) -> bool {
-    step.ops[0].site().is_some()
 }

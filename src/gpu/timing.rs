@@ -1,10 +1,10 @@
-//! What passes and their steps take on the device, by its own clock: for [`crate::bench`].
+//! What passes and their steps take on the device, by its own clock: for `inspect`.
 
 use std::sync::Arc;
 
 use super::adapters::Resident;
 use super::backend::{Failure, Gpu, at};
-use super::driver::{DeviceMemory, Event, Graph};
+use super::driver::{DeviceMemory, DriverError, Event, Graph};
 use super::exec::{Launch, NUMBER};
 use super::lane::Lane;
 use super::packed::Layout;
@@ -14,25 +14,25 @@ use crate::model::Model;
 use crate::output::Vector;
 use crate::plan::{Fusion, Plan};
 
-/// How a step is repeated, so that it does not find in L2 what it left there.
+/// How a step is repeated, so that it does not find its own data in L2.
 #[derive(Clone, Copy, Debug)]
 pub struct Rotation {
-    /// So many times the size of L2 goes by before anything is used again, if there are copies enough.
+    /// This many times the size of L2 is read or written before anything is used again, if there are enough copies.
     pub l2: u64,
-    /// At most so many copies of the arena: what is still too small then is in L2 in a pass as well.
+    /// Limit on copies of the arena: data that is still too small then is in L2 in a real pass as well.
     pub copies: usize,
-    /// At least so many launches are timed together: one alone is too short for the device's clock.
+    /// Launches that are timed together, at least: one alone is too short for the device's clock.
     pub launches: usize,
 }
 
 impl Rotation {
-    /// For measuring.
+    /// For measurements.
     pub const FULL: Rotation = Rotation {
         l2: 3,
         copies: 64,
         launches: 8,
     };
-    /// For seeing that it works.
+    /// Few repetitions, to see that everything works.
     pub const QUICK: Rotation = Rotation {
         l2: 3,
         copies: 1,
@@ -43,12 +43,14 @@ impl Rotation {
 /// At most this part of the device's memory goes into copies of the arena.
 const MOST_MEMORY: u64 = 8;
 
-/// What the parts of one batch took on the device, in µs.
+/// What one pass took on the device, by its clock, in µs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Parts {
+pub struct PassTimes {
+    /// The copy of the batch to the device.
     pub upload: f64,
     /// The graph: all kernels.
     pub kernels: f64,
+    /// The copy of the output vectors to the host.
     pub download: f64,
 }
 
@@ -87,7 +89,7 @@ impl Gpu {
         batch: &Batch,
         resident: &Arc<Resident>,
         fusion: Option<Fusion>,
-    ) -> Result<(Vec<Option<Vector>>, Parts)> {
+    ) -> Result<(Vec<Option<Vector>>, PassTimes)> {
         let fusion = fusion.unwrap_or(self.fusion(batch));
         let mut marks: Vec<Event> = Vec::new();
         let vectors = self.run_with(lane, model, batch, resident, fusion, &mut |stream| {
@@ -96,7 +98,7 @@ impl Gpu {
             marks.push(event);
             Ok(())
         })?;
-        let mut parts = Parts::default();
+        let mut parts = PassTimes::default();
         for round in marks.chunks_exact(4) {
             let micros = |part: usize| round[part + 1].micros_since(&round[part]).map_err(Failure::from);
             parts.upload += micros(0)?;
@@ -167,7 +169,7 @@ impl Gpu {
         let touched = |number: usize| {
             let step = &plan.steps[number];
             let buffers = step.reads.iter().chain(&step.writes);
-            let numbers: usize = buffers.map(|&id| plan.buffers[id].len()).sum();
+            let numbers: usize = buffers.map(|&id| plan.buffers[id].elements()).sum();
             let whole = crate::cost::step(config, plan, step, &[], NUMBER, NUMBER).bytes;
             ((numbers * NUMBER) as u64, whole - (numbers * NUMBER) as u64)
         };
@@ -224,6 +226,28 @@ impl Gpu {
         }
         let between = [self.context.timed_event()?, self.context.timed_event()?];
         Ok((kinds, arenas, between))
+    }
+}
+
+impl Gpu {
+    /// The best of `copies` copies of `bytes` within the device's memory, read and written, in bytes per second.
+    pub fn copy_bandwidth(&self, lane: &Lane, bytes: usize, copies: usize) -> Result<f64, DriverError> {
+        let context = &self.context;
+        let (from, to) = (context.allocate(bytes)?, context.allocate(bytes)?);
+        let (start, end) = (context.timed_event()?, context.timed_event()?);
+        let stream = &lane.stream;
+        // SAFETY: `from` has this many bytes and lives until the stream is drained, here or by the caller's next call.
+        unsafe { stream.zero(from.address(), bytes) }?;
+        let mut best = f64::INFINITY;
+        for _ in 0..copies {
+            start.record(stream)?;
+            // SAFETY: both have this many bytes and live until the stream is drained, here or by the caller's next call.
+            unsafe { stream.copy(to.address(), from.address(), bytes) }?;
+            end.record(stream)?;
+            stream.synchronize()?;
+            best = best.min(end.micros_since(&start)?);
+        }
+        Ok(2e6 * bytes as f64 / best)
     }
 }
 

@@ -99,6 +99,7 @@ impl EmbeddingLora {
     }
 
     /// The same in float64, for the reference.
+    #[cfg(any(test, feature = "inspect"))]
     pub(crate) fn add_row_f64(&self, row: usize, weight: f32, out: &mut [f64]) {
         let width = out.len();
         for r in 0..self.rank {

@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod config;
 mod encoder;
+#[cfg(feature = "hub")]
 pub mod hub;
 pub mod weights;
 

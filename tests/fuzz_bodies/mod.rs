@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use ropeway::model::{Adapter, Model, ModelConfig, verify};
-use ropeway::{Chunking, Device, Embed, Engine, Pooling, Request, jsonl};
+use ropeway::{Chunking, Device, Embed, Engine, Pooling, Request};
 use tempfile::TempDir;
 
 /// Two files in one input: the length of the first (four bytes, little endian), then both.
@@ -100,25 +100,6 @@ pub fn adapter(input: &[u8]) {
     );
 }
 
-/// Lines of requests.
-pub fn jsonl(input: &[u8]) {
-    let defaults = Embed::default();
-    for line in String::from_utf8_lossy(input).lines() {
-        match jsonl::parse(line, &defaults) {
-            Ok(parsed) => {
-                if let Some(id) = parsed.id {
-                    json(id.as_json());
-                }
-            }
-            Err(bad) => readable(&bad.problem.to_string()),
-        }
-        // The same line as one of an interrupted run's output.
-        if let Some(row) = jsonl::read_row(line) {
-            json(row.id.as_json());
-        }
-    }
-}
-
 /// A folder of an input's two files. It is another one for each input: the files are mapped.
 fn with_folder(names: [&str; 2], input: &[u8], then: impl FnOnce(&Path)) {
     let folder = TempDir::new().unwrap();
@@ -126,11 +107,6 @@ fn with_folder(names: [&str; 2], input: &[u8], then: impl FnOnce(&Path)) {
     fs::write(folder.path().join(names[0]), first).unwrap();
     fs::write(folder.path().join(names[1]), second).unwrap();
     then(folder.path());
-}
-
-/// An id is copied into the output as it is, so it must be JSON; `1e999` and lone surrogates are.
-fn json(text: &str) {
-    serde_json::from_str::<&serde_json::value::RawValue>(text).unwrap();
 }
 
 fn readable(text: &str) {

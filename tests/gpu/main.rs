@@ -14,7 +14,8 @@
 //! Without either the tests are skipped, and say so; `ROPEWAY_GPU_TESTS=require` makes that a failure.
 //! `ROPEWAY_TEST_ALL=1` takes every fixture, seed, shape and call.
 //!
-//! It is one program, so that one file taken to a machine with a GPU tests all there is.
+//! It is one program, so that one file taken to a machine with a GPU tests all there is, and a test of the package
+//! `ropeway-cli`, since it runs the command line as well.
 
 mod bench;
 #[path = "../common/mod.rs"]

@@ -5,8 +5,8 @@ use std::ffi::CStr;
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute};
 
 use super::{DriverError, Unavailable, call, library};
+use crate::device::Device;
 use crate::devices::Uuid;
-use crate::engine::Device;
 use crate::gpu::kernels::kernels;
 
 /// What a device is.

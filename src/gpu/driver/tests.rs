@@ -18,8 +18,8 @@ use half::bf16;
 
 use super::library::{self, FUNCTIONS};
 use super::*;
+use crate::device::Device;
 use crate::devices::Uuid;
-use crate::engine::Device;
 use crate::error::Result;
 use crate::gpu::kernels::{Kernel, Loader, kernels};
 use crate::gpu::params::{LayerNormParams, Mixtures};

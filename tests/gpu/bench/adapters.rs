@@ -15,12 +15,10 @@ fn the_adapters_bench_measures_all_ways_alike() {
         return;
     };
     let folder = Scratch::empty();
-    let [json, svg] = ["a.json", "a.svg"].map(|name| folder.path().join(name));
+    let json = folder.path().join("a.json");
     let output = Command::new(paths::binary())
         .args(["bench", "adapters", "--device", "cuda", "--quick", "--json"])
         .arg(&json)
-        .arg("--svg")
-        .arg(&svg)
         .env("ROPEWAY_MODEL", jina(64))
         .output()
         .unwrap();
@@ -34,11 +32,7 @@ fn the_adapters_bench_measures_all_ways_alike() {
         (&"adapters".into(), &"bf16".into())
     );
     let simulated = report["device"]["simulated"].as_bool().unwrap();
-    let svg = std::fs::read_to_string(&svg).unwrap();
-    for (shown, warning) in [(&out, "TIMES MEAN NOTHING"), (&svg, "these times mean nothing")] {
-        assert_eq!(shown.contains(warning), simulated, "{shown}");
-    }
-    assert!(svg.contains(report["device"]["name"].as_str().unwrap()), "{svg}");
+    assert_eq!(out.contains("TIMES MEAN NOTHING"), simulated, "{out}");
 
     // Three rows a point, in this order, of the same sequences.
     let rows = report["rows"].as_array().unwrap();
@@ -88,10 +82,5 @@ fn the_adapters_bench_measures_all_ways_alike() {
     assert_eq!(
         points,
         [[4, 1, 64, 16], [4, 4, 64, 16], [16, 1, 64, 16], [16, 4, 64, 16]]
-    );
-    // Two ways, two counts of adapters, one panel.
-    assert_eq!(
-        (svg.matches("<polyline").count(), svg.matches("64 tokens").count()),
-        (4, 1)
     );
 }

@@ -1,5 +1,5 @@
 //! What each kernel does for the real model's shapes, cut to one layer and one row of tiles, against
-//! `benches/counts.json`: `ropeway bench --count` of a random model of full width.
+//! `benches/counts.json`: `ropeway bench count` of a random model of full width.
 //!
 //! Counts follow from the kernels' PTX and the shapes alone, whatever the order of blocks and warps, so they must be the
 //! same: a worse one is a regression, and a better one must be written down, or the next change could lose it unseen.
@@ -41,7 +41,7 @@ fn count() -> Value {
     let folder = Scratch::empty();
     let file = folder.path().join("counts");
     let output = Command::new(paths::binary())
-        .args(["bench", "--count", "--batch-tokens", "128", "--json"])
+        .args(["bench", "count", "--batch-tokens", "128", "--json"])
         .arg(&file)
         .env("ROPEWAY_MODEL", model())
         // How many blocks a grid has depends on it.
@@ -183,14 +183,14 @@ fn a_count_that_differs_is_found() {
 #[test]
 fn without_softcuda_the_command_says_how_to_get_it() {
     let output = Command::new(paths::binary())
-        .args(["bench", "--count", "--model", "none"])
+        .args(["bench", "count", "--model", "none"])
         .env_remove("LD_LIBRARY_PATH")
         .output()
         .unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{error}");
     assert!(
-        error.contains("tools/softcuda/run ropeway bench --count"),
+        error.contains("tools/softcuda/run ropeway bench count"),
         "{error}"
     );
     assert_eq!(error.lines().count(), 1, "{error}");

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use model_maker::{Dtype, Family, ModelSpec};
-use ropeway::diff::{Difference, Executor, Side, compare};
+use ropeway::inspect::{Difference, Executor, Side, compare};
 use ropeway::{Embed, Engine, Numerics, Precision, Request};
 
 use super::device::{Gpu, jina, off, on_cpu, spec};

@@ -1,6 +1,6 @@
 #![no_main]
 
-#[path = "../../../tests/fuzz_bodies/mod.rs"]
-mod fuzz_bodies;
+#[path = "../../cli/tests/fuzz_bodies/jsonl.rs"]
+mod jsonl;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz_bodies::jsonl(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| jsonl::body(input));

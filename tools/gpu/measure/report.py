@@ -94,8 +94,7 @@ def bench(name, stage):
     if not stage.get("tables"):
         return None
     lines = ["##" + line if line.startswith("#") else line for line in stage["tables"].strip().splitlines()]
-    plot = ["![What adapters cost](adapters.svg)", ""] if stage.get("plot") else []
-    return "\n".join([f"## {name}", "", *plot, *lines])
+    return "\n".join([f"## {name}", "", *lines])
 
 
 def conditions(report):

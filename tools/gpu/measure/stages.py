@@ -65,14 +65,7 @@ def bench(name):
     def run(context):
         path = context.log(f"{name}.json")
         command = [context.program("ropeway"), "bench", name, "-m", context.model(), "--device", "cuda", "--json", path]
-        if name == "adapters":
-            # Under softcuda the plot is of nothing.
-            plot = (context.out / "logs" if context.simulated else context.out) / "adapters.svg"
-            command += ["--svg", plot]
-        result = measured(context, command + context.flags(), path, name)
-        if name == "adapters":
-            result["plot"] = plot.exists()
-        return result
+        return measured(context, command + context.flags(), path, name)
 
     return run
 

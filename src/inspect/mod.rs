@@ -1,0 +1,52 @@
+//! A pass taken apart: its plan as data, every buffer of a run, times and counts of single kernels.
+//!
+//! For microbenchmarks and for research on adapter fusion; the feature `inspect` enables it, and the command
+//! line's `diff` and `bench` are written on it. [`Pass`] packs requests as a call of the engine would:
+//!
+//! ```no_run
+//! use ropeway::inspect::{Pass, Rotation};
+//! use ropeway::{Embed, Engine, Request};
+//!
+//! let engine = Engine::open("jinaai/jina-embeddings-v3")?;
+//! let options = Embed::task("retrieval.query");
+//! let pass = Pass::new(&engine, &[Request::text("reset password", &options)])?;
+//! println!("{}\n{:?}", pass.plan(), pass.cost());
+//! // Every buffer, as soon as a step has written it.
+//! pass.trace(&mut |step, buffer, values| println!("{step} -> {buffer}: {}", values.len()))?;
+//! // On a GPU: each kernel alone, by the device's clock.
+//! pass.time_steps(Rotation::FULL, |timer| {
+//!     for kind in 0..timer.kinds() {
+//!         println!("{}: {} µs", timer.describe(kind).launch.shape, timer.time(kind)?);
+//!     }
+//!     Ok(())
+//! })?;
+//! # Ok::<(), ropeway::Error>(())
+//! ```
+//!
+//! | | |
+//! |---|---|
+//! | [`Pass`] | requests packed into one pass: its plan and cost, a traced run, timed steps, single launches |
+//! | [`compare`], [`trace`] | one plan on two executors, step by step |
+//! | [`AdapterLab`] | random adapters beside the engine's own, applied in each way there is |
+//! | [`time_call`], [`open_phases`] | the parts of a call, and of opening an engine |
+//! | [`DeviceLimits`], [`copy_bandwidth`], [`MemoryProbe`] | what the engine's GPU is, and its memory |
+//!
+//! What the plan shows may change with any version: it describes the kernels of this one.
+
+mod adapters;
+mod device;
+mod diff;
+mod launches;
+mod pass;
+mod random;
+
+pub use adapters::AdapterLab;
+pub use device::{DeviceLimits, MemoryProbe, copy_bandwidth};
+pub use diff::{Difference, Executor, Side, compare, trace};
+pub use launches::LaunchInfo;
+pub use pass::{CallTimes, Pass, StepInfo, StepTimer, open_phases, time_call};
+pub use random::Random;
+
+pub use crate::gpu::timing::{PassTimes, Rotation};
+pub use crate::model::adapter::Site;
+pub use crate::plan::{Buffer, BufferId, Form, Fusion, Name, NormSite, Op, Plan, Step, Tile, Variant};

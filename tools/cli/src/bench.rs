@@ -1,0 +1,140 @@
+//! `ropeway bench`: measuring this machine.
+
+mod encoder;
+mod serve;
+
+use std::io::BufRead as _;
+use std::path::PathBuf;
+
+use crate::measure::{self, Effort, KernelBench, Report};
+use serde_json::json;
+
+use super::count;
+use super::exit::Exit;
+use super::options::RunOptions;
+use super::terminal;
+
+const EXAMPLES: &str = "\
+Every row has its ceiling beside it: the matrix units at the device's highest clock, or a copy measured on it for memory.
+
+Examples:
+  ropeway bench kernels --device cuda               every kernel alone, over the model's shapes
+  ropeway bench kernels --device cuda --json k.json
+  ropeway bench adapters --device cuda              rank by rank, up to 16 adapters mixed
+  tools/softcuda/run ropeway bench count            without a GPU: what each kernel does, counted
+  ropeway bench encoder --device cuda               whole calls: throughput, latency, start-up, memory
+  ropeway bench encoder --device cpu";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Every kernel alone, over the shapes of the model
+    Kernels(Kernels),
+    /// What each kernel does, counted under softcuda
+    Count(Count),
+    /// What adapters cost: in the products, beside them, merged; by rank, how many are mixed, and tokens
+    Adapters(Common),
+    /// Whole calls: tokens per second, latency and its parts, start-up, memory. On a GPU in both numerics classes,
+    /// with the first task's weights merged, or those of --merge
+    Encoder(encoder::Args),
+    /// For tools/peers: run one set of inputs N times for each line `N` of standard input
+    Serve(serve::Args),
+}
+
+/// Flags of every bench.
+#[derive(clap::Args)]
+struct Common {
+    /// A few small shapes, few repetitions: to see that everything works
+    #[arg(long)]
+    quick: bool,
+
+    /// Write the whole report there, for programs
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Kernels {
+    #[command(flatten)]
+    common: Common,
+
+    /// For tools/peers/gpu: print the rows as JSON, then time row I N times for each line `I N` of standard input
+    #[arg(long, conflicts_with = "json")]
+    serve: bool,
+}
+
+#[derive(clap::Args)]
+struct Count {
+    /// Write all counts there, for programs
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl Common {
+    fn effort(&self) -> Effort {
+        if self.quick { Effort::Quick } else { Effort::Full }
+    }
+
+    /// Prints the report, and writes it where it was asked for.
+    fn finish(&self, report: &Report) -> Result<(), Exit> {
+        self.write(&report.json())?;
+        terminal::print(report.table().as_bytes())
+    }
+
+    /// Writes the report where it was asked for.
+    fn write(&self, json: &str) -> Result<(), Exit> {
+        match &self.json {
+            Some(path) => std::fs::write(path, json).map_err(|e| Exit::output_file(path, &e)),
+            None => Ok(()),
+        }
+    }
+}
+
+pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
+    match args.what {
+        What::Count(args) => count::run(run, args.json.as_deref()),
+        What::Kernels(args) => {
+            let engine = run.open()?;
+            if args.serve {
+                return serve_kernels(&KernelBench::new(&engine, args.common.effort())?);
+            }
+            args.common
+                .finish(&measure::kernels(&engine, args.common.effort())?)
+        }
+        What::Adapters(args) => {
+            let report = measure::adapters(&run.open()?, args.effort())?;
+            args.write(&report.json())?;
+            terminal::print(measure::adapters_table(&report).as_bytes())
+        }
+        What::Encoder(args) => encoder::run(run, args),
+        What::Serve(args) => serve::run(run, args),
+    }
+}
+
+/// One JSON object on a line of its own.
+fn say(object: serde_json::Value) -> Result<(), Exit> {
+    terminal::print(format!("{object}\n").as_bytes())
+}
+
+/// One JSON object per line: the rows, then times in µs.
+fn serve_kernels(bench: &KernelBench<'_>) -> Result<(), Exit> {
+    let rows: Vec<_> = bench.rows().collect();
+    say(json!({"ready": true, "rows": rows}))?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|e| Exit::usage(format!("standard input: {e}")))?;
+        let mut words = line.split_whitespace().map(str::parse::<usize>);
+        let (Some(Ok(row)), Some(Ok(count)), None) = (words.next(), words.next(), words.next()) else {
+            return Err(Exit::usage(format!(
+                "`{line}` is not a row and a number of times"
+            )));
+        };
+        say(json!({"micros": bench.time(row, count)?}))?;
+    }
+    Ok(())
+}

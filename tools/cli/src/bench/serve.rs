@@ -1,0 +1,36 @@
+//! `ropeway bench serve`: the engine's side of `tools/peers`.
+
+use std::io::BufRead as _;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::measure::Serving;
+use ropeway::Embed;
+
+use super::say;
+use crate::exit::Exit;
+use crate::options::RunOptions;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// What to embed: JSON lines as `ropeway embed` reads them
+    #[arg(long, value_name = "FILE")]
+    inputs: PathBuf,
+}
+
+pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
+    let path = args.inputs.display();
+    let lines = std::fs::read_to_string(&args.inputs).map_err(|e| Exit::usage(format!("{path}: {e}")))?;
+    let start = Instant::now();
+    let engine = run.open()?;
+    let load_seconds = start.elapsed().as_secs_f64();
+    let defaults = Embed::default();
+    let serving =
+        Serving::new(&engine, &lines, &defaults).map_err(|e| Exit::usage(format!("{path}: {e}")))?;
+    say(serving.ready(load_seconds))?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|e| Exit::usage(format!("standard input: {e}")))?;
+        say(serving.answer(&line)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! `ropeway bench count`: what the kernels do, under softcuda.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::measure::{self, COUNTERS};
+use ropeway::{Device, devices};
+
+use super::exit::Exit;
+use super::options::RunOptions;
+use super::terminal;
+
+/// Counts, and prints a table.
+pub fn run(run: &RunOptions, json: Option<&Path>) -> Result<(), Exit> {
+    let simulated = devices()
+        .iter()
+        .any(|device| device.cuda.is_some_and(|cuda| cuda.simulated));
+    if !simulated {
+        return Err(Exit::usage(
+            "launches are counted by softcuda, which is not the driver here: tools/softcuda/run ropeway bench count \
+             --model …",
+        ));
+    }
+    if std::env::var_os(COUNTERS).is_none_or(|file| file.is_empty()) {
+        return run_counted();
+    }
+    // `auto` never takes a simulated device, and nothing else is counted.
+    let device = match run.device {
+        Device::Auto => Device::Cuda(0),
+        chosen => chosen,
+    };
+    let engine = RunOptions {
+        device,
+        ..run.clone()
+    }
+    .open()?;
+    let counts = measure::count(&engine)?;
+    if let Some(path) = json {
+        fs::write(path, counts.json()).map_err(|e| Exit::output_file(path, &e))?;
+    }
+    terminal::print(counts.table().as_bytes())
+}
+
+/// Runs this command again, in a process whose launches are counted: softcuda reads the variable when it starts.
+fn run_counted() -> Result<(), Exit> {
+    let failed = |what: &Path, e: std::io::Error| Exit::usage(format!("{}: {e}", what.display()));
+    let file = Scratch(std::env::temp_dir().join(format!("ropeway-counts-{}.jsonl", std::process::id())));
+    File::create_new(&file.0).map_err(|e| failed(&file.0, e))?;
+    let program = std::env::current_exe().map_err(|e| failed(Path::new("this program"), e))?;
+    let status = Command::new(&program)
+        .args(std::env::args_os().skip(1))
+        .env(COUNTERS, &file.0)
+        .status()
+        .map_err(|e| failed(&program, e))?;
+    match status.code() {
+        Some(0) => Ok(()),
+        // It has said why.
+        Some(code) => Err(Exit::quietly(code)),
+        None => Err(Exit::usage(format!(
+            "the process that counts ended with {status}"
+        ))),
+    }
+}
+
+/// A file that goes with this.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}

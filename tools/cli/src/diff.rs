@@ -1,0 +1,214 @@
+//! `ropeway diff`: one plan on two executors, or with two sets of options.
+
+use std::str::FromStr;
+
+use ropeway::inspect::{Difference, Executor, Side, compare};
+use ropeway::{Device, Embed, Engine, Request, Weights};
+
+use super::exit::Exit;
+use super::options::{Mixture, RunOptions, mixture, positive};
+use super::terminal;
+
+const EXAMPLES: &str = "\
+The plan is made for the side on a GPU, or else the right one. Both sides run it, and every buffer is compared as soon as it is
+written, so that the first step that disagrees is the one at fault. Exit code 1 if any does.
+
+Examples:
+  ropeway diff                                     the CPU against the float64 reference
+  ropeway diff --task separation --length 500      with an adapter, on 500 token ids
+  ropeway diff --left-task separation --prompt \"\"  where does a task begin to matter?
+  ropeway diff --left cpu --right cuda             the CPU against a GPU's kernels
+  ropeway diff --right-model other/copy --right cpu --all";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The texts (one short sentence, and the empty text)
+    #[arg(value_name = "TEXT")]
+    texts: Vec<String>,
+
+    /// In place of texts: so many token ids, the same in every run
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "texts")]
+    length: Option<usize>,
+
+    /// What runs the left side: cpu, cuda, cuda:N, or naive (float64 on the CPU, slow)
+    #[arg(long, default_value = "cpu", value_name = "EXECUTOR")]
+    left: On,
+
+    /// What runs the right side
+    #[arg(long, default_value = "naive", value_name = "EXECUTOR")]
+    right: On,
+
+    /// The right side's model, if it is another
+    #[arg(long, value_name = "FOLDER_OR_ID")]
+    right_model: Option<String>,
+
+    /// The task of both sides
+    #[arg(long, value_name = "TASK")]
+    task: Option<String>,
+
+    /// The mixture of both sides
+    #[arg(long, value_name = "NAME=WEIGHT,…", value_parser = mixture, conflicts_with = "task")]
+    adapters: Option<Mixture>,
+
+    /// The left side's task
+    #[arg(long, value_name = "TASK")]
+    left_task: Option<String>,
+
+    /// The right side's task
+    #[arg(long, value_name = "TASK")]
+    right_task: Option<String>,
+
+    /// The left side's mixture
+    #[arg(long, value_name = "NAME=WEIGHT,…", value_parser = mixture, conflicts_with = "left_task")]
+    left_adapters: Option<Mixture>,
+
+    /// The right side's mixture
+    #[arg(long, value_name = "NAME=WEIGHT,…", value_parser = mixture, conflicts_with = "right_task")]
+    right_adapters: Option<Mixture>,
+
+    /// Put this before the texts, in place of the tasks' prefixes
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+
+    /// The left side's prompt; both sides' must come to the same number of tokens
+    #[arg(long, value_name = "TEXT")]
+    left_prompt: Option<String>,
+
+    /// The right side's prompt
+    #[arg(long, value_name = "TEXT")]
+    right_prompt: Option<String>,
+
+    /// Print every step, not only the first that disagrees
+    #[arg(long)]
+    all: bool,
+}
+
+/// What runs a side.
+#[derive(Clone, Copy, PartialEq)]
+enum On {
+    Device(Device),
+    Naive,
+}
+
+impl FromStr for On {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<On, String> {
+        match (s, s.parse()) {
+            ("naive", _) => Ok(On::Naive),
+            (_, Ok(device)) if device != Device::Auto => Ok(On::Device(device)),
+            _ => Err(format!("`{s}` is not one of cpu, cuda, cuda:N, naive")),
+        }
+    }
+}
+
+impl On {
+    fn executor(self) -> Executor {
+        match self {
+            On::Device(_) => Executor::Device,
+            On::Naive => Executor::Naive,
+        }
+    }
+
+    /// The device that an engine for it is opened on.
+    fn device(self) -> Device {
+        match self {
+            On::Device(device) => device,
+            On::Naive => Device::Cpu,
+        }
+    }
+}
+
+impl Args {
+    /// A side's options: its own, and where it has none those of both.
+    fn options(&self, task: &Option<String>, adapters: &Option<Mixture>, prompt: &Option<String>) -> Embed {
+        let weights = |task: &Option<String>, adapters: &Option<Mixture>| match (task, adapters) {
+            (Some(task), _) => Some(Weights::Task(task.clone())),
+            (None, Some(mixture)) => Some(Weights::Mixture(mixture.0.clone())),
+            (None, None) => None,
+        };
+        Embed {
+            weights: weights(task, adapters)
+                .or_else(|| weights(&self.task, &self.adapters))
+                .unwrap_or_default(),
+            prompt: prompt.clone().or_else(|| self.prompt.clone()),
+            ..Embed::default()
+        }
+    }
+
+    fn requests<'a>(&'a self, engine: &Engine, options: &'a Embed) -> Vec<Request<'a>> {
+        if let Some(length) = self.length {
+            let vocab = engine.model().vocab_size as u64;
+            let id = |i: usize| ((i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20) % vocab;
+            let ids: Vec<u32> = (0..length).map(|i| id(i) as u32).collect();
+            return vec![Request::ids(ids, options)];
+        }
+        if self.texts.is_empty() {
+            return vec![
+                Request::text("A cable car climbs slowly over the valley.", options),
+                Request::text("", options),
+            ];
+        }
+        self.texts
+            .iter()
+            .map(|text| Request::text(text.as_str(), options))
+            .collect()
+    }
+}
+
+pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
+    let open = |model: Option<&String>, on: On| {
+        let mut run = run.clone();
+        run.device = on.device();
+        run.model = model.cloned().or(run.model);
+        run.open()
+    };
+    let left = open(None, args.left)?;
+    let other = match &args.right_model {
+        // One engine does for both sides.
+        None if args.left.device() == args.right.device() => None,
+        model => Some(open(model.as_ref(), args.right)?),
+    };
+    let right = other.as_ref().unwrap_or(&left);
+    let left_options = args.options(&args.left_task, &args.left_adapters, &args.left_prompt);
+    let right_options = args.options(&args.right_task, &args.right_adapters, &args.right_prompt);
+    let left_requests = args.requests(&left, &left_options);
+    let right_requests = args.requests(right, &right_options);
+    let differences = compare(
+        &Side {
+            engine: &left,
+            executor: args.left.executor(),
+            requests: &left_requests,
+        },
+        &Side {
+            engine: right,
+            executor: args.right.executor(),
+            requests: &right_requests,
+        },
+    )?;
+    let first = differences.iter().find(|difference| !difference.within());
+    let mut text = String::new();
+    if args.all {
+        differences
+            .iter()
+            .for_each(|difference| text.push_str(&format!("{difference}\n")));
+    } else if let Some(first) = first {
+        text.push_str(&format!("{first}\n"));
+    }
+    if first.is_none() {
+        let worst = differences.iter().map(Difference::relative).fold(0.0, f64::max);
+        text.push_str(&format!(
+            "all {} steps agree; the largest relative difference is {worst:.1e}\n",
+            differences.len()
+        ));
+    }
+    terminal::print(text.as_bytes())?;
+    match first {
+        Some(first) => Err(Exit::inputs(format!(
+            "the first step that disagrees is {}",
+            first.step
+        ))),
+        None => Ok(()),
+    }
+}

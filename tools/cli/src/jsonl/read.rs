@@ -1,0 +1,312 @@
+//! From a line to a request.
+
+use std::borrow::Cow;
+
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::{Id, Pairs};
+use ropeway::{Chunking, Embed, Encoding, Input, Pooling, Request, Weights};
+use ropeway::{Error, Result};
+
+/// The keys of a line, as the messages list them.
+pub const KEYS: &str = "id, text, input_ids, task, adapters, prompt, dimensions, any_dimensions, pooling, \
+                        normalize, truncate, encoding, spans, chunk_tokens, chunk_sentences, window, overlap";
+
+/// A line that was understood.
+#[derive(Clone, Debug)]
+pub struct Line<'d> {
+    /// Its `id`, if it has one.
+    pub id: Option<Id>,
+    /// Its input, and the defaults with the line's own options over them.
+    pub request: Request<'d>,
+}
+
+/// A line that was not understood.
+#[derive(Debug)]
+pub struct BadLine {
+    /// Its `id`, if at least that could be read.
+    pub id: Option<Id>,
+    /// What is wrong and the way out.
+    pub problem: Error,
+}
+
+/// Reads one line. Options that it does not name are those of `defaults`.
+pub fn parse<'d>(line: &str, defaults: &'d Embed) -> Result<Line<'d>, BadLine> {
+    let entries: Pairs<&RawValue> = serde_json::from_str(line).map_err(|e| {
+        // The line's number in its file is the caller's to say; serde_json's is always 1.
+        let text = e.to_string();
+        let reason = text.split(" at line 1 column ").next().unwrap_or(&text);
+        let problem = if line.trim_start().starts_with('{') {
+            format!(
+                "invalid JSON at column {}: {reason} (one whole object per line)",
+                e.column()
+            )
+        } else {
+            "not a JSON object; wanted e.g. {\"text\": \"…\"} (plain text is read with --input text)".into()
+        };
+        BadLine {
+            id: None,
+            problem: Error::Request(problem),
+        }
+    })?;
+    let mut fields = Fields {
+        options: Cow::Borrowed(defaults),
+        ..Fields::default()
+    };
+    // The id first, wherever it stands, so that a bad line can still be told by it.
+    let id = entries
+        .0
+        .iter()
+        .find(|(key, _)| key == "id")
+        .and_then(|(_, raw)| Id::read(raw));
+    match fields.read(&entries.0).and_then(|()| fields.finish()) {
+        Ok(request) => Ok(Line { id, request }),
+        Err(problem) => Err(BadLine { id, problem }),
+    }
+}
+
+/// What the keys of a line said, before the ones that exclude each other are settled. The outer
+/// `Option` is whether the key is there, the inner one whether it is other than `null`.
+#[derive(Default)]
+struct Fields<'d> {
+    options: Cow<'d, Embed>,
+    text: Option<String>,
+    ids: Option<Vec<u32>>,
+    task: Option<Option<String>>,
+    adapters: Option<Option<Vec<(String, f32)>>>,
+    spans: Option<Option<Vec<(usize, usize)>>>,
+    chunk_tokens: Option<Option<usize>>,
+    chunk_sentences: Option<Option<bool>>,
+}
+
+impl<'d> Fields<'d> {
+    fn read(&mut self, entries: &[(String, &RawValue)]) -> Result<()> {
+        let mut seen: Vec<String> = Vec::with_capacity(entries.len());
+        for (written, raw) in entries {
+            // `any-dimensions` is the same word as `any_dimensions`: flags and keys look alike.
+            let key = written.replace('-', "_");
+            let name = key
+                .strip_prefix("no_")
+                .filter(|name| ["normalize", "truncate"].contains(name));
+            let name = name.unwrap_or(&key).to_owned();
+            if seen.contains(&name) {
+                return Err(Error::Request(format!("key `{}`: given twice", shorten(written))));
+            }
+            seen.push(name);
+            self.read_one(&key, raw)?;
+        }
+        Ok(())
+    }
+
+    fn read_one(&mut self, key: &str, raw: &RawValue) -> Result<()> {
+        let word = "true or false";
+        match key {
+            "id" if raw.get() != "null" && Id::read(raw).is_none() => {
+                return Err(wrong("id", "a string or a number", raw));
+            }
+            "id" => {}
+            "text" => self.text = value("text", "a string", raw)?,
+            "input_ids" => self.ids = value("input_ids", "a list of token ids (whole numbers)", raw)?,
+            "task" => self.task = Some(value("task", "a string", raw)?),
+            "adapters" => self.adapters = Some(adapters(raw)?),
+            "prompt" => self.set(value("prompt", "a string", raw)?, |o| &mut o.prompt),
+            "dimensions" => self.set(value("dimensions", "a whole number", raw)?, |o| &mut o.dimensions),
+            "any_dimensions" => {
+                let any: Option<bool> = value("any_dimensions", word, raw)?;
+                self.set(any.unwrap_or(false), |o| &mut o.any_dimensions);
+            }
+            "pooling" => {
+                let pooling = choice("pooling", POOLINGS, raw)?;
+                self.set(pooling, |o| &mut o.pooling);
+            }
+            "normalize" => self.set(value("normalize", word, raw)?, |o| &mut o.normalize),
+            "no_normalize" => {
+                let no: Option<bool> = value("no_normalize", word, raw)?;
+                self.set(no.map(|no| !no), |o| &mut o.normalize);
+            }
+            "truncate" => {
+                let yes: Option<bool> = value("truncate", word, raw)?;
+                self.set(yes == Some(false), |o| &mut o.no_truncate);
+            }
+            "no_truncate" => {
+                let no: Option<bool> = value("no_truncate", word, raw)?;
+                self.set(no == Some(true), |o| &mut o.no_truncate);
+            }
+            "encoding" => {
+                let encoding = choice("encoding", ENCODINGS, raw)?;
+                self.set(encoding.unwrap_or_default(), |o| &mut o.encoding);
+            }
+            "spans" => {
+                let wanted = "a list of [start, end] pairs, half-open, in code points of the text";
+                self.spans = Some(value("spans", wanted, raw)?);
+            }
+            "chunk_tokens" => self.chunk_tokens = Some(value("chunk_tokens", "a whole number", raw)?),
+            "chunk_sentences" => self.chunk_sentences = Some(value("chunk_sentences", word, raw)?),
+            "window" => self.set(value("window", "a whole number", raw)?, |o| &mut o.windows.size),
+            "overlap" => self.set(value("overlap", "a whole number", raw)?, |o| {
+                &mut o.windows.overlap
+            }),
+            _ => {
+                return Err(Error::Request(format!(
+                    "unknown key `{}`; known: {KEYS}",
+                    shorten(key)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn set<T: PartialEq>(&mut self, new: T, place: impl Fn(&mut Embed) -> &mut T) {
+        *place(self.options.to_mut()) = new;
+    }
+
+    fn finish(&mut self) -> Result<Request<'d>> {
+        let input = match (self.text.take(), self.ids.take()) {
+            (Some(text), None) => Input::Text(text.into()),
+            (None, Some(ids)) => Input::Ids(ids.into()),
+            (None, None) => return Err(Error::Request("neither `text` nor `input_ids` is given".into())),
+            (Some(_), Some(_)) => {
+                return Err(Error::Request("`text` and `input_ids` exclude each other".into()));
+            }
+        };
+        let weights = match (self.task.take(), self.adapters.take()) {
+            (Some(Some(_)), Some(Some(_))) => {
+                return Err(Error::Request("`task` and `adapters` exclude each other".into()));
+            }
+            (Some(Some(task)), _) => Some(Weights::Task(task)),
+            (_, Some(Some(mixture))) if mixture.is_empty() => Some(Weights::Base),
+            (_, Some(Some(mixture))) => Some(Weights::Mixture(mixture)),
+            (Some(None), _) => Some(Weights::Base),
+            // No mixture, but a task of the run still holds.
+            (None, Some(None)) => {
+                matches!(self.options.weights, Weights::Mixture(_)).then_some(Weights::Base)
+            }
+            (None, None) => None,
+        };
+        if let Some(weights) = weights {
+            self.options.to_mut().weights = weights;
+        }
+        if let Some(chunking) = self.chunking()? {
+            self.options.to_mut().chunking = chunking;
+        }
+        Ok(Request {
+            input,
+            options: std::mem::take(&mut self.options),
+        })
+    }
+
+    /// What the line says about chunks: `None` if nothing, `Some(None)` if none are wanted.
+    fn chunking(&mut self) -> Result<Option<Option<Chunking>>> {
+        let spans = self.spans.take();
+        let sentences = self.chunk_sentences.map(|sentences| sentences.filter(|&yes| yes));
+        let wanted: Vec<Chunking> = [
+            spans.clone().flatten().map(Chunking::Spans),
+            self.chunk_tokens.flatten().map(Chunking::Tokens),
+            sentences.flatten().map(|_| Chunking::Sentences),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if wanted.len() > 1 {
+            return Err(Error::Request(
+                "`spans`, `chunk_tokens` and `chunk_sentences` exclude each other".into(),
+            ));
+        }
+        let cancelled = match &self.options.chunking {
+            Some(Chunking::Spans(_)) => spans == Some(None),
+            Some(Chunking::Tokens(_)) => self.chunk_tokens == Some(None),
+            Some(Chunking::Sentences) => sentences == Some(None),
+            None => false,
+        };
+        Ok(wanted.into_iter().next().map(Some).or(cancelled.then_some(None)))
+    }
+}
+
+/// The words for poolings, in keys and flags.
+pub const POOLINGS: &[(&str, Pooling)] = &[
+    ("mean", Pooling::Mean),
+    ("cls", Pooling::Cls),
+    ("none", Pooling::None),
+];
+
+/// The words for encodings, in keys and flags.
+pub const ENCODINGS: &[(&str, Encoding)] = &[
+    ("f32", Encoding::F32),
+    ("f16", Encoding::F16),
+    ("int8", Encoding::Int8),
+    ("binary", Encoding::Binary),
+    ("base64", Encoding::Base64),
+];
+
+fn choice<T: Copy>(key: &str, words: &[(&str, T)], raw: &RawValue) -> Result<Option<T>> {
+    let wanted = words
+        .iter()
+        .map(|(word, _)| format!("\"{word}\""))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let Some(word) = value::<String>(key, &wanted, raw)? else {
+        return Ok(None);
+    };
+    match words.iter().find(|(name, _)| *name == word) {
+        Some((_, meaning)) => Ok(Some(*meaning)),
+        None => Err(wrong(key, &wanted, raw)),
+    }
+}
+
+fn adapters(raw: &RawValue) -> Result<Option<Vec<(String, f32)>>> {
+    let wanted = "an object of adapter names and weights, e.g. {\"separation\": 0.7}";
+    let Some(Pairs(mixture)) = value::<Pairs<f32>>("adapters", wanted, raw)? else {
+        return Ok(None);
+    };
+    check_mixture(&mixture)?;
+    Ok(Some(mixture))
+}
+
+/// Refuses weights that are not finite (JSON's `1e999`) and names that are given twice.
+pub fn check_mixture(mixture: &[(String, f32)]) -> Result<()> {
+    for (i, (name, weight)) in mixture.iter().enumerate() {
+        if !weight.is_finite() {
+            return Err(Error::Request(format!(
+                "adapters: the weight of `{}` is {weight}; wanted a finite number",
+                shorten(name)
+            )));
+        }
+        if mixture[..i].iter().any(|(other, _)| other == name) {
+            return Err(Error::Request(format!(
+                "adapters: `{}` is given twice",
+                shorten(name)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The value of a key; `None` for `null`.
+fn value<T: DeserializeOwned>(key: &str, wanted: &str, raw: &RawValue) -> Result<Option<T>> {
+    serde_json::from_str(raw.get()).map_err(|_| wrong(key, wanted, raw))
+}
+
+fn wrong(key: &str, wanted: &str, raw: &RawValue) -> Error {
+    Error::Request(format!(
+        "key `{key}`: wanted {wanted}, got {}",
+        shorten(raw.get())
+    ))
+}
+
+/// The beginning of a text of the user's, on one line whatever is in it.
+fn shorten(text: &str) -> String {
+    const LENGTH: usize = 60;
+    let mut start = String::new();
+    for c in text.chars().take(LENGTH) {
+        if c.is_control() {
+            start.extend(c.escape_default());
+        } else {
+            start.push(c);
+        }
+    }
+    if text.chars().nth(LENGTH).is_some() {
+        start.push('…');
+    }
+    start
+}

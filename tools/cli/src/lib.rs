@@ -1,0 +1,118 @@
+//! The command line of ropeway: arguments, dispatch, and how a run ends. The engine is the crate `ropeway`.
+//!
+//! It is a library so that tests and fuzz targets reach its parts; its interface is the command `ropeway`.
+
+mod bench;
+mod chunks;
+mod completions;
+mod count;
+mod devices;
+mod diff;
+mod embed;
+mod exit;
+pub mod jsonl;
+mod measure;
+mod models;
+mod npy;
+mod options;
+mod queue;
+mod rank;
+mod resume;
+mod safetensors;
+mod sink;
+mod source;
+mod target;
+mod terminal;
+
+use std::panic;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use exit::Exit;
+use options::RunOptions;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  all was done; also where the reader of the output closed it early (`| head -1`)
+  1  some inputs failed; all others were done
+  2  wrong usage or options, or the model could not be opened
+  3  the output could not be written (a full disk, say)
+
+Examples:
+  ropeway --model models/all-MiniLM-L6-v2 embed \"a warm coat\" \"a cold beer\"
+  ropeway --model models/all-MiniLM-L6-v2 rank \"what keeps you warm\" notes.txt
+  export ROPEWAY_MODEL=jinaai/jina-embeddings-v3
+  ropeway embed --task retrieval.passage --dimensions 256 corpus.jsonl -o corpus.npy --format npy --resume";
+
+/// Text in, vectors out: embeddings from jina-embeddings-v3, BERT and XLM-RoBERTa models.
+#[derive(Parser)]
+#[command(name = "ropeway", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(subcommand_required = true, arg_required_else_help = false)]
+struct Cli {
+    #[command(flatten)]
+    run: RunOptions,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Embed texts: arguments, files or standard input
+    Embed(embed::Args),
+    /// Search: the lines or passages of files that are nearest to a query
+    Rank(rank::Args),
+    /// Late-chunk a document: one embedding per sentence or run of tokens, made in context
+    Chunks(chunks::Args),
+    /// Look at, check or download a model
+    Models(models::Args),
+    /// List what can compute here
+    Devices(devices::Args),
+    /// Run one plan on two executors, or with two sets of options, and name the first step that disagrees
+    Diff(diff::Args),
+    /// Measure this machine's GPU: times with the ceiling beside each
+    Bench(bench::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    // A worker that panics becomes an error of its inputs; its trace must not tear the one line.
+    panic::set_hook(Box::new(|info| {
+        exit::complain(&format!("internal error, please report it: {info}"))
+    }));
+    // Deeper faults end here as well: whatever happens, one line and an exit code.
+    panic::catch_unwind(run).unwrap_or(ExitCode::from(exit::USAGE))
+}
+
+fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) if e.use_stderr() => return Exit::usage(exit::one_line_usage(&e)).report(),
+        // `--help` and `--version`.
+        Err(e) => return exit::code(terminal::print(e.render().to_string().as_bytes())),
+    };
+    let run = &cli.run;
+    exit::code(match cli.command {
+        Command::Embed(args) => embed::run(run, args),
+        Command::Rank(args) => rank::run(run, args),
+        Command::Chunks(args) => chunks::run(run, args),
+        Command::Models(args) => models::run(run, args),
+        Command::Devices(args) => devices::run(args),
+        Command::Diff(args) => diff::run(run, args),
+        Command::Bench(args) => bench::run(run, args),
+        Command::Completions(args) => completions::run(args),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_argument_definitions_are_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,95 @@
+//! What a device can do at most.
+
+use anyhow::Result;
+use ropeway::Engine;
+use ropeway::inspect::{DeviceLimits, copy_bandwidth};
+use serde::Serialize;
+
+use super::report::DeviceFacts;
+
+/// What a device can do at most, and how that is known.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ceilings {
+    /// Of dense 16-bit matrix products with float32 sums.
+    pub tflops: f64,
+    /// Where that is from.
+    pub tflops_from: String,
+    /// Bytes read and written.
+    pub gb_per_s: f64,
+    /// Where that is from.
+    pub gb_per_s_from: String,
+}
+
+/// FLOP per clock and multiprocessor of dense 16-bit matrix products with float32 sums, by compute capability: the
+/// data sheets' peaks over their multiprocessors and boost clocks (A100 312 TFLOP/s, 108, 1.41 GHz; L40S 362, 142, 2.52;
+/// H100 SXM 989, 132, 1.83; B200 2250, 148, 1.85). GeForce boards have half of it from 8.6 on.
+const FLOP_PER_CLOCK: [((u32, u32), u32); 7] = [
+    ((8, 0), 2048),
+    ((8, 6), 1024),
+    ((8, 7), 1024),
+    ((8, 9), 1024),
+    ((9, 0), 4096),
+    ((10, 0), 8192),
+    ((12, 0), 1024),
+];
+
+/// Bytes of the copy that is measured: far more than any L2.
+const COPY: usize = 1 << 30;
+/// The same under softcuda, where the time means nothing.
+const COPY_SIMULATED: usize = 1 << 16;
+const COPIES: usize = 10;
+
+/// What the device of an engine is, and what it can do at most.
+pub(super) fn of(engine: &Engine) -> Result<(DeviceFacts, Ceilings)> {
+    let limits = DeviceLimits::of(engine)?;
+    let (major, minor) = limits.capability;
+    let device = DeviceFacts {
+        name: limits.name,
+        simulated: limits.simulated,
+        uuid: limits.uuid,
+        capability: format!("{major}.{minor}"),
+        multiprocessors: limits.multiprocessors,
+        clock_mhz: 1e-3 * f64::from(limits.clock_khz),
+        memory_clock_mhz: 1e-3 * f64::from(limits.memory_clock_khz),
+        memory_bus_bits: limits.memory_bus_bits,
+        l2_bytes: limits.l2_bytes,
+        memory_bytes: limits.memory_bytes,
+        driver: limits.driver,
+    };
+    let (flop, of) = flop_per_clock(limits.capability);
+    let bytes = if device.simulated { COPY_SIMULATED } else { COPY };
+    let ceilings = Ceilings {
+        tflops: 1e-6 * f64::from(flop) * f64::from(limits.multiprocessors) * device.clock_mhz,
+        tflops_from: format!(
+            "{} multiprocessors × {flop} FLOP per clock{of} × {:.0} MHz",
+            limits.multiprocessors, device.clock_mhz
+        ),
+        gb_per_s: 1e-9 * copy_bandwidth(engine, bytes, COPIES)?,
+        gb_per_s_from: format!("a copy of {} KiB on this device, read and written", bytes >> 10),
+    };
+    Ok((device, ceilings))
+}
+
+/// And for which capability, if it is another one's.
+fn flop_per_clock(capability: (u32, u32)) -> (u32, String) {
+    let found = FLOP_PER_CLOCK.iter().rev().find(|(of, _)| *of <= capability);
+    let &(of, flop) = found.unwrap_or(&FLOP_PER_CLOCK[0]);
+    let said = if of == capability {
+        String::new()
+    } else {
+        format!(" (as {}.{})", of.0, of.1)
+    };
+    (flop, said)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn unknown_capabilities_are_taken_for_the_one_before() {
+        let of = |capability| super::flop_per_clock(capability);
+        assert_eq!(of((9, 0)), (4096, String::new()));
+        assert_eq!(of((8, 9)), (1024, String::new()));
+        assert_eq!(of((10, 3)), (8192, " (as 10.0)".into()));
+        assert_eq!(of((7, 5)), (2048, " (as 8.0)".into()));
+    }
+}

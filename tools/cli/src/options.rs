@@ -1,0 +1,315 @@
+//! Flags that several commands share: those of the run, and those of an embedding.
+
+use std::path::PathBuf;
+
+use crate::jsonl::{ENCODINGS, POOLINGS, check_mixture};
+use clap::ArgAction;
+use ropeway::{
+    Chunking, Device, Embed, Encoding, Engine, Numerics, Pooling, Precision, Request, Weights, Windows,
+};
+
+use super::exit::Exit;
+use super::terminal::Progress;
+
+/// Flags of every command.
+#[derive(clap::Args, Clone)]
+#[command(next_help_heading = "Run options")]
+pub struct RunOptions {
+    /// The model: a folder, or a hub id (owner/name)
+    #[arg(
+        long,
+        short = 'm',
+        global = true,
+        env = "ROPEWAY_MODEL",
+        value_name = "FOLDER_OR_ID"
+    )]
+    pub model: Option<String>,
+
+    /// Where to compute: auto, cpu, cuda, cuda:N or cuda:GPU-UUID
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    pub device: Device,
+
+    /// On a GPU, the 16-bit type of weights and activations: bf16 or f16
+    #[arg(long, global = true, default_value_t, value_name = "TYPE")]
+    pub precision: Precision,
+
+    /// On a GPU, what a result may depend on beside its own input: invariant (nothing), or fastest
+    #[arg(long, global = true, default_value_t, value_name = "CLASS")]
+    pub numerics: Numerics,
+
+    /// On a GPU, keep a copy of the weights with this task's adapter merged into them, for batches of that task alone
+    /// with --numerics fastest; may be given again
+    #[arg(long, global = true, value_name = "TASK", action = ArgAction::Append)]
+    pub merge: Vec<String>,
+
+    /// CPU threads (all cores)
+    #[arg(long, global = true, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+
+    /// Tokens that go through the model at once; bounds the memory
+    #[arg(long, global = true, value_name = "N", value_parser = positive)]
+    pub batch_tokens: Option<usize>,
+
+    /// Add a PEFT LoRA adapter folder under a name, to be used with --task or --adapters
+    #[arg(id = "adapter", long, global = true, value_name = "NAME=FOLDER", value_parser = named_folder)]
+    #[arg(action = ArgAction::Append)]
+    pub adapters: Vec<(String, PathBuf)>,
+
+    /// Download nothing
+    #[arg(long, global = true)]
+    pub offline: bool,
+
+    /// No progress bar and no notes; errors only
+    #[arg(long, short = 'q', global = true)]
+    pub quiet: bool,
+}
+
+impl RunOptions {
+    /// The model's name, or how to get one.
+    pub fn model(&self) -> Result<&str, Exit> {
+        self.model
+            .as_deref()
+            .filter(|model| !model.is_empty())
+            .ok_or_else(|| {
+                Exit::usage(
+                    "no model is given: add --model FOLDER or --model OWNER/NAME, or set ROPEWAY_MODEL; \
+                 `tools/fetch-model minilm` gets a small one into models/all-MiniLM-L6-v2",
+                )
+            })
+    }
+
+    /// Opens the engine and adds the adapters.
+    pub fn open(&self) -> Result<Engine, Exit> {
+        let model = self.model()?;
+        let mut builder = Engine::builder()
+            .device(self.device)
+            .precision(self.precision)
+            .numerics(self.numerics)
+            .offline(self.offline);
+        if let Some(threads) = self.threads {
+            builder = builder.threads(threads);
+        }
+        if let Some(tokens) = self.batch_tokens {
+            builder = builder.batch_tokens(tokens);
+        }
+        for task in &self.merge {
+            builder = builder.merge(task);
+        }
+        let mut bar = Download::new(!self.quiet);
+        let engine =
+            builder.open_with_progress(model, &mut |file, done, total| bar.set(file, done, total))?;
+        for (name, folder) in &self.adapters {
+            engine.add_adapter(name, folder)?;
+        }
+        Ok(engine)
+    }
+}
+
+/// The progress bar of a download; it appears with the first file.
+pub struct Download {
+    shown: bool,
+    bar: Option<Progress>,
+}
+
+impl Download {
+    /// No bar yet.
+    pub fn new(shown: bool) -> Download {
+        Download { shown, bar: None }
+    }
+
+    /// So much of the file is here.
+    pub fn set(&mut self, file: &str, done: usize, total: usize) {
+        let bar = self
+            .bar
+            .get_or_insert_with(|| Progress::new(self.shown, Some(total as u64)));
+        bar.say(file, done as u64, total as u64);
+    }
+}
+
+/// How inputs are embedded; the same words as the keys of a JSONL line, which override them.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Embedding options")]
+pub struct EmbedOptions {
+    /// A task of the model, or the name of an added adapter
+    #[arg(long, value_name = "TASK")]
+    pub task: Option<String>,
+
+    /// A weighted mixture of tasks and adapters, e.g. separation=0.7,classification=0.3
+    #[arg(long, value_name = "NAME=WEIGHT,…", value_parser = mixture, conflicts_with = "task")]
+    pub adapters: Option<Mixture>,
+
+    /// Put this before the text, in place of the task's prefix (a mixture has none)
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+
+    #[command(flatten)]
+    pub size: SizeOptions,
+
+    /// How token vectors become one; none: one vector per token (the model's own)
+    #[arg(long, value_name = "mean|cls|none", value_parser = pooling)]
+    pub pooling: Option<Pooling>,
+
+    /// Divide by the Euclidean norm, even if the model does not
+    #[arg(long, overrides_with = "no_normalize")]
+    pub normalize: bool,
+
+    /// Do not divide by the Euclidean norm
+    #[arg(long, overrides_with = "normalize")]
+    pub no_normalize: bool,
+
+    /// Refuse texts longer than the model's limit instead of cutting them
+    #[arg(long)]
+    pub no_truncate: bool,
+
+    /// The form of the numbers: f32, f16, int8, binary or base64
+    #[arg(long, value_name = "ENCODING", value_parser = encoding, default_value = "f32")]
+    pub encoding: Encoding,
+
+    /// Late chunking: one embedding per run of N tokens
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "chunk_sentences")]
+    pub chunk_tokens: Option<usize>,
+
+    /// Late chunking: one embedding per sentence
+    #[arg(long)]
+    pub chunk_sentences: bool,
+
+    #[command(flatten)]
+    pub windows: WindowOptions,
+}
+
+/// How many dimensions are kept.
+#[derive(clap::Args)]
+pub struct SizeOptions {
+    /// Keep the first N dimensions; N must be in the model's Matryoshka list (all)
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub dimensions: Option<usize>,
+
+    /// Accept a --dimensions that is not in the model's list
+    #[arg(long)]
+    pub any_dimensions: bool,
+}
+
+/// The windows of documents past the context length.
+#[derive(clap::Args)]
+pub struct WindowOptions {
+    /// Tokens per window for late chunking past the context length (the model's limit)
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub window: Option<usize>,
+
+    /// Tokens by which windows overlap (256, or half the window if that is less)
+    #[arg(long, value_name = "N")]
+    pub overlap: Option<usize>,
+}
+
+impl WindowOptions {
+    /// As the library has it.
+    pub fn windows(&self) -> Windows {
+        Windows {
+            size: self.window,
+            overlap: self.overlap,
+        }
+    }
+}
+
+impl EmbedOptions {
+    /// The options of an input that says nothing itself.
+    pub fn embed(&self) -> Embed {
+        let weights = match (&self.task, &self.adapters) {
+            (Some(task), _) => Weights::Task(task.clone()),
+            (None, Some(mixture)) => Weights::Mixture(mixture.0.clone()),
+            (None, None) => Weights::Unset,
+        };
+        let chunking = match (self.chunk_tokens, self.chunk_sentences) {
+            (Some(tokens), _) => Some(Chunking::Tokens(tokens)),
+            (None, true) => Some(Chunking::Sentences),
+            (None, false) => None,
+        };
+        Embed {
+            weights,
+            prompt: self.prompt.clone(),
+            dimensions: self.size.dimensions,
+            any_dimensions: self.size.any_dimensions,
+            pooling: self.pooling,
+            normalize: (self.normalize || self.no_normalize).then_some(self.normalize),
+            no_truncate: self.no_truncate,
+            chunking,
+            windows: self.windows.windows(),
+            encoding: self.encoding,
+        }
+    }
+}
+
+/// Checks options of the whole run, so that a wrong one is told before the work starts.
+pub fn check(engine: &Engine, options: &Embed) -> Result<(), Exit> {
+    // Options alone are in question: these ids are valid in any vocabulary and need no tokenizer.
+    let request = match options.chunking {
+        Some(Chunking::Sentences) => Request::text("a", options),
+        _ => Request::ids(&[0u32][..], options),
+    };
+    Ok(engine.check(&request)?)
+}
+
+/// A mixture, as a type that clap does not take for a repeated flag.
+#[derive(Clone, Debug)]
+pub struct Mixture(pub Vec<(String, f32)>);
+
+pub(super) fn mixture(text: &str) -> Result<Mixture, String> {
+    let part = |part: &str| {
+        let (name, weight) = part
+            .rsplit_once('=')
+            .ok_or(format!("`{part}` is not NAME=WEIGHT"))?;
+        let weight = weight
+            .trim()
+            .parse()
+            .map_err(|_| format!("`{weight}` is not a number"))?;
+        Ok((name.trim().to_owned(), weight))
+    };
+    let parts = text.split(',').map(part).collect::<Result<Vec<_>, String>>()?;
+    check_mixture(&parts).map_err(|e| e.to_string())?;
+    Ok(Mixture(parts))
+}
+
+fn named_folder(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, folder) = text.split_once('=').ok_or("wanted NAME=FOLDER")?;
+    Ok((name.to_owned(), folder.into()))
+}
+
+fn pooling(word: &str) -> Result<Pooling, String> {
+    choice(word, POOLINGS)
+}
+
+fn encoding(word: &str) -> Result<Encoding, String> {
+    choice(word, ENCODINGS)
+}
+
+fn choice<T: Copy>(word: &str, words: &[(&str, T)]) -> Result<T, String> {
+    let known = || words.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let found = words.iter().find(|(name, _)| *name == word);
+    found
+        .map(|(_, meaning)| *meaning)
+        .ok_or_else(|| format!("known: {}", known()))
+}
+
+pub(super) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("wanted a whole number from 1".into()),
+        Ok(number) => Ok(number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mixtures_are_read_and_checked() {
+        let mixture = |text| mixture(text).map(|m| m.0);
+        assert_eq!(
+            mixture("a=0.7, b=-1"),
+            Ok(vec![("a".into(), 0.7), ("b".into(), -1.0)])
+        );
+        for bad in ["a", "a=x", "a=nan", "a=inf", "a=1,a=2", "a=1,", ""] {
+            assert!(mixture(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! `ropeway rank`: semantic search over the lines or passages of files.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::ffi::OsString;
+use std::io;
+
+use crate::jsonl::Id;
+use ropeway::model::ModelConfig;
+use ropeway::{Embed, Embedding, Encoding, Engine, Input, Request, Weights};
+use serde_json::value::RawValue;
+
+use super::exit::Exit;
+use super::options::{self, RunOptions, SizeOptions, positive};
+use super::queue::{Entry, Queue};
+use super::source::{Arguments, Format, Reader, Source, Unit};
+use super::terminal::{self, Progress, Table};
+
+const EXAMPLES: &str = "\
+On a terminal the result is a table, else JSONL: {\"rank\", \"score\", \"id\", \"text\"}. The score is the cosine.
+An id is file:line, or a JSONL line's own. Blank lines are passed over. Memory does not grow with
+the files.
+
+Examples:
+  ropeway rank \"what keeps you warm in winter\" notes.txt
+  ropeway rank --passages \"how is the licence\" docs/*.md README.md
+  cat corpus.jsonl | ropeway rank \"red wine\" --input jsonl --top-k 3
+  ropeway rank \"red wine\" corpus.jsonl --top-k 100 > best.jsonl";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// What is looked for
+    #[arg(value_name = "QUERY")]
+    query: String,
+
+    /// Where; none: standard input
+    #[arg(value_name = "FILE")]
+    files: Vec<OsString>,
+
+    /// Rank passages, that is lines up to a blank one, instead of single lines
+    #[arg(long)]
+    passages: bool,
+
+    /// How files are read
+    #[arg(long, value_name = "FORM", default_value = "auto")]
+    input: Format,
+
+    /// How many are shown
+    #[arg(long, short = 'k', value_name = "N", default_value = "10", value_parser = positive)]
+    top_k: usize,
+
+    /// The query's task (retrieval.query or query, where the model has one)
+    #[arg(long, value_name = "TASK")]
+    query_task: Option<String>,
+
+    /// The passages' task (retrieval.passage, passage or document, where the model has one)
+    #[arg(long, value_name = "TASK")]
+    passage_task: Option<String>,
+
+    /// Put this before the query, in place of its task's prefix
+    #[arg(long, value_name = "TEXT")]
+    query_prompt: Option<String>,
+
+    /// Put this before every passage, in place of its task's prefix
+    #[arg(long, value_name = "TEXT")]
+    passage_prompt: Option<String>,
+
+    #[command(flatten)]
+    size: SizeOptions,
+}
+
+pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
+    let engine = run.open()?;
+    let options = |task: &Option<String>, prompt: &Option<String>, defaults: &[&str]| Embed {
+        weights: task
+            .clone()
+            .map_or_else(|| default_task(engine.model(), defaults), Weights::Task),
+        prompt: prompt.clone(),
+        dimensions: args.size.dimensions,
+        any_dimensions: args.size.any_dimensions,
+        // Scores are cosines, whatever the model's own setting.
+        normalize: Some(true),
+        ..Embed::default()
+    };
+    let of_query = options(
+        &args.query_task,
+        &args.query_prompt,
+        &["retrieval.query", "query"],
+    );
+    let passage_tasks = ["retrieval.passage", "passage", "document"];
+    let of_passage = options(&args.passage_task, &args.passage_prompt, &passage_tasks);
+    options::check(&engine, &of_query)?;
+    options::check(&engine, &of_passage)?;
+    let query = engine.embed(&[&args.query], &of_query)?;
+    let query = query.first().and_then(Embedding::vector).unwrap_or_default();
+
+    let sources = Source::list(args.files, Arguments::Files);
+    // On a terminal as well: what is printed there comes when the bar is gone.
+    let progress = Progress::new(!run.quiet, Source::total_bytes(&sources));
+    let unit = if args.passages {
+        Unit::Passage
+    } else {
+        Unit::FilledLine
+    };
+    // The reading thread refers to it for as long as the process lives.
+    let defaults: &'static Embed = Box::leak(Box::new(of_passage));
+    let reader = Reader {
+        format: args.input,
+        unit,
+        defaults,
+    };
+    let queue = Queue::start(reader, sources, engine.batch_tokens())?;
+    let mut search = Search {
+        engine: &engine,
+        query,
+        best: Best::new(args.top_k),
+        progress,
+        inputs: 0,
+        failed: 0,
+    };
+    loop {
+        let group = queue.next_group();
+        if group.is_empty() {
+            break;
+        }
+        search.add(group);
+    }
+    let Search {
+        best,
+        failed,
+        progress,
+        ..
+    } = search;
+    drop(progress);
+    print(best.in_order())?;
+    match failed {
+        0 => Ok(()),
+        failed => Err(Exit::inputs(format!(
+            "{failed} inputs or files failed; all others were ranked"
+        ))),
+    }
+}
+
+/// The first of these that the model has.
+pub fn default_task(model: &ModelConfig, names: &[&str]) -> Weights {
+    let has = |name: &&&str| model.tasks.iter().any(|task| task.name == **name);
+    names
+        .iter()
+        .find(has)
+        .map_or(Weights::Unset, |name| Weights::Task((*name).to_owned()))
+}
+
+/// The cosine of two normalised vectors, summed in one order in double precision.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+struct Search<'a> {
+    engine: &'a Engine,
+    query: &'a [f32],
+    best: Best,
+    progress: Progress,
+    inputs: u64,
+    failed: u64,
+}
+
+impl Search<'_> {
+    fn add(&mut self, group: Vec<Entry>) {
+        let mut items = Vec::with_capacity(group.len());
+        let mut requests = Vec::with_capacity(group.len());
+        for entry in group {
+            match entry {
+                Entry::Broken(problem) => self.fail(&problem),
+                Entry::Item(mut item) => match item.request {
+                    Err(problem) => self.fail(&format!("{}: {problem}", item.place)),
+                    Ok(mut request) => {
+                        self.comparable(&mut request);
+                        requests.push(request);
+                        item.request = Err(String::new());
+                        items.push(item);
+                    }
+                },
+            }
+        }
+        let results = self.engine.embed_batch(&requests);
+        let mut bytes = 0;
+        for ((item, request), result) in items.into_iter().zip(requests).zip(results) {
+            self.inputs += 1;
+            bytes = item.read;
+            match result {
+                Err(error) => self.fail(&format!("{}: {error}", item.place)),
+                Ok(embedding) => {
+                    let score = cosine(self.query, embedding.vector().unwrap_or_default());
+                    let (place, id, number) = (item.place, item.id, self.inputs);
+                    self.best.add(score, number, || Hit {
+                        score,
+                        number,
+                        id: id.unwrap_or_else(|| Id::string(&place.to_string())),
+                        text: match request.input {
+                            Input::Text(text) => Some(text.into_owned()),
+                            Input::Ids(_) => None,
+                        },
+                    });
+                }
+            }
+        }
+        if bytes > 0 {
+            self.progress.set(bytes, self.inputs);
+        }
+    }
+
+    /// A JSONL line may choose its task, but not a form that cannot be compared with the query.
+    fn comparable(&self, request: &mut Request<'static>) {
+        let wanted = Embed {
+            encoding: Encoding::F32,
+            pooling: None,
+            chunking: None,
+            normalize: Some(true),
+            dimensions: Some(self.query.len()),
+            any_dimensions: true,
+            ..request.options.clone().into_owned()
+        };
+        if *request.options != wanted {
+            request.options = std::borrow::Cow::Owned(wanted);
+        }
+    }
+
+    fn fail(&mut self, problem: &str) {
+        self.failed += 1;
+        self.progress.complain(problem);
+    }
+}
+
+/// A passage that may be among the best.
+#[derive(Debug)]
+struct Hit {
+    score: f64,
+    number: u64,
+    id: Id,
+    text: Option<String>,
+}
+
+impl Ord for Hit {
+    /// The better hit is the greater; of two equals, the earlier.
+    fn cmp(&self, other: &Hit) -> Ordering {
+        self.score
+            .total_cmp(&other.score)
+            .then(other.number.cmp(&self.number))
+    }
+}
+
+impl PartialOrd for Hit {
+    fn partial_cmp(&self, other: &Hit) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Hit {
+    fn eq(&self, other: &Hit) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Hit {}
+
+/// The best so far; the worst of them on top.
+struct Best {
+    limit: usize,
+    heap: BinaryHeap<Reverse<Hit>>,
+}
+
+impl Best {
+    fn new(limit: usize) -> Best {
+        Best {
+            limit,
+            heap: BinaryHeap::new(),
+        }
+    }
+
+    /// Later hits of the same score do not displace earlier ones, so only better ones are made.
+    fn add(&mut self, score: f64, number: u64, hit: impl FnOnce() -> Hit) {
+        let worst = self.heap.peek().map(|Reverse(worst)| (worst.score, worst.number));
+        let better = worst.is_none_or(|(worst, at)| score.total_cmp(&worst).then(at.cmp(&number)).is_gt());
+        if self.heap.len() < self.limit || better {
+            self.heap.push(Reverse(hit()));
+        }
+        if self.heap.len() > self.limit {
+            self.heap.pop();
+        }
+    }
+
+    fn in_order(self) -> Vec<Hit> {
+        self.heap
+            .into_sorted_vec()
+            .into_iter()
+            .map(|Reverse(hit)| hit)
+            .collect()
+    }
+}
+
+/// One line of the result.
+#[derive(serde::Serialize)]
+struct Row<'a> {
+    rank: usize,
+    score: f64,
+    id: &'a RawValue,
+    text: Option<&'a str>,
+}
+
+fn print(hits: Vec<Hit>) -> Result<(), Exit> {
+    if terminal::for_people() {
+        let mut table = Table::new(&["rank", "score", "id", "text"], &[0, 1]);
+        for (index, hit) in hits.iter().enumerate() {
+            let id = hit.id.as_json();
+            let id = serde_json::from_str::<String>(id).unwrap_or_else(|_| id.to_owned());
+            let text = hit.text.clone().unwrap_or_default();
+            table.row(vec![
+                (index + 1).to_string(),
+                format!("{:.4}", hit.score),
+                id,
+                text,
+            ]);
+        }
+        return terminal::print(table.lines().as_bytes());
+    }
+    let mut lines = Vec::new();
+    for (index, hit) in hits.iter().enumerate() {
+        let id = serde_json::from_str(hit.id.as_json());
+        let row = id.and_then(|id| {
+            let row = Row {
+                rank: index + 1,
+                score: rounded(hit.score),
+                id,
+                text: hit.text.as_deref(),
+            };
+            serde_json::to_writer(&mut lines, &row)
+        });
+        row.map_err(|error| Exit::output("standard output", &io::Error::from(error)))?;
+        lines.push(b'\n');
+    }
+    terminal::print(&lines)
+}
+
+/// Seven decimals are what f32 vectors carry.
+pub fn rounded(score: f64) -> f64 {
+    (score * 1e7).round() / 1e7
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_are_kept_in_order_and_ties_go_to_the_earlier() {
+        let mut best = Best::new(3);
+        for (number, score) in [0.1, 0.5, f64::NEG_INFINITY, 0.5, 0.9, 0.5]
+            .into_iter()
+            .enumerate()
+        {
+            let number = number as u64;
+            best.add(score, number, || Hit {
+                score,
+                number,
+                id: Id::number(number),
+                text: None,
+            });
+        }
+        let order: Vec<u64> = best.in_order().iter().map(|hit| hit.number).collect();
+        assert_eq!(order, [4, 1, 3]);
+    }
+}

@@ -1,0 +1,214 @@
+//! What an earlier run left: its whole rows are read back, checked against the inputs and kept; a
+//! torn last row is dropped.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+
+use crate::jsonl::{self, Id};
+use base64::Engine as _;
+use ropeway::{Embedding, Encoding};
+use serde_json::Value;
+
+use super::npy::{self, Dtype};
+
+/// The rows of an earlier run.
+pub struct FormerRows {
+    input: BufReader<File>,
+    form: Form,
+    /// Bytes up to the end of the last whole row that was read.
+    keep: u64,
+    rows: u64,
+}
+
+enum Form {
+    Jsonl,
+    Npy { dtype: Dtype, columns: usize },
+}
+
+/// A row of an earlier run.
+#[derive(Debug)]
+pub struct FormerRow {
+    /// Its id, where rows have one.
+    pub id: Option<Id>,
+    /// Whether it stands for an input that failed.
+    pub failed: bool,
+    content: Vec<u8>,
+}
+
+impl FormerRows {
+    /// The rows of a JSONL file.
+    pub fn jsonl(file: File) -> FormerRows {
+        FormerRows {
+            input: BufReader::with_capacity(1 << 20, file),
+            form: Form::Jsonl,
+            keep: 0,
+            rows: 0,
+        }
+    }
+
+    /// The rows of an array of so many columns; `None` if not even its header is whole.
+    pub fn npy(file: File, dtype: Dtype, columns: usize) -> Result<Option<FormerRows>, String> {
+        let mut input = BufReader::with_capacity(1 << 20, file);
+        let mut header = Vec::new();
+        input
+            .by_ref()
+            .take(npy::HEADER as u64)
+            .read_to_end(&mut header)
+            .map_err(|e| e.to_string())?;
+        if header.len() < npy::HEADER {
+            return match header.is_empty() || header.starts_with(&b"\x93NUMPY"[..header.len().min(6)]) {
+                true => Ok(None),
+                false => Err("is not an array that ropeway wrote".into()),
+            };
+        }
+        let former = npy::columns(&header, dtype)
+            .filter(|&columns| columns > 0)
+            .ok_or_else(|| {
+                let name = super::sink::encoding_name(dtype.encoding());
+                format!("is not an array of this encoding ({name}) that ropeway wrote")
+            })?;
+        if former != columns {
+            return Err(format!("has {former} columns, the rows of this run {columns}"));
+        }
+        let keep = npy::HEADER as u64;
+        Ok(Some(FormerRows {
+            input,
+            form: Form::Npy { dtype, columns },
+            keep,
+            rows: 0,
+        }))
+    }
+
+    /// The next whole row.
+    pub fn next(&mut self) -> Result<Option<FormerRow>, String> {
+        let row = match self.form {
+            Form::Jsonl => self.next_line()?,
+            Form::Npy { dtype, columns } => self.next_array_row(dtype, columns).map_err(|e| e.to_string())?,
+        };
+        if let Some(row) = &row {
+            self.keep += row.content.len() as u64;
+            self.rows += 1;
+        }
+        Ok(row)
+    }
+
+    fn next_line(&mut self) -> Result<Option<FormerRow>, String> {
+        let mut content = Vec::new();
+        self.input
+            .read_until(b'\n', &mut content)
+            .map_err(|e| e.to_string())?;
+        if content.last() != Some(&b'\n') {
+            return Ok(None);
+        }
+        let row = std::str::from_utf8(&content).ok().and_then(jsonl::read_row);
+        let row = row.ok_or_else(|| format!("line {} is not a row that ropeway wrote", self.rows + 1))?;
+        Ok(Some(FormerRow {
+            id: Some(row.id),
+            failed: row.failed,
+            content,
+        }))
+    }
+
+    fn next_array_row(&mut self, dtype: Dtype, columns: usize) -> io::Result<Option<FormerRow>> {
+        let bytes = columns.saturating_mul(dtype.size());
+        let mut content = Vec::new();
+        self.input.by_ref().take(bytes as u64).read_to_end(&mut content)?;
+        let failed = dtype
+            .missing()
+            .is_some_and(|missing| content.starts_with(missing));
+        Ok((content.len() == bytes).then_some(FormerRow {
+            id: None,
+            failed,
+            content,
+        }))
+    }
+
+    /// Bytes of the file that are worth keeping.
+    pub fn keep(&self) -> u64 {
+        self.keep
+    }
+
+    /// Rows that were read.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Whether a row is what this run would make of the same input: the same in size, and in value
+    /// up to what another device may round differently.
+    pub fn agrees(&self, row: &FormerRow, embedding: &Embedding, encoding: Encoding) -> bool {
+        let (former, now) = match self.form {
+            Form::Jsonl => {
+                let mut line = Vec::new();
+                let id = Id::number(0);
+                if jsonl::write_row(&mut line, &id, embedding).is_err() {
+                    return false;
+                }
+                (line_numbers(&row.content), line_numbers(&line))
+            }
+            Form::Npy { dtype, .. } => match npy::vector_bytes(dtype, embedding) {
+                Ok(bytes) => (dtype.numbers(&row.content), dtype.numbers(&bytes)),
+                Err(_) => return false,
+            },
+        };
+        match encoding {
+            // One bit in fifty may flip: values near zero do.
+            Encoding::Binary => distance(&bits(&former), &bits(&now)) < 0.08,
+            _ => distance(&former, &now) < 0.01,
+        }
+    }
+}
+
+/// All numbers of a row's vectors.
+fn line_numbers(line: &[u8]) -> Vec<f64> {
+    fn collect(value: &Value, numbers: &mut Vec<f64>) {
+        match value {
+            Value::Number(number) => numbers.extend(number.as_f64()),
+            Value::String(text) => {
+                let bytes = base64::engine::general_purpose::STANDARD
+                    .decode(text)
+                    .unwrap_or_default();
+                numbers.extend(
+                    bytes
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .map(|&four| f64::from(f32::from_le_bytes(four))),
+                );
+            }
+            Value::Array(values) => values.iter().for_each(|value| collect(value, numbers)),
+            Value::Object(entries) => {
+                // Not the scale of int8: it is of another magnitude than the numbers.
+                let vectors = entries
+                    .iter()
+                    .filter(|(key, _)| *key == "embedding" || *key == "chunks");
+                vectors.for_each(|(_, value)| collect(value, numbers));
+            }
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+    let mut numbers = Vec::new();
+    collect(&serde_json::from_slice(line).unwrap_or_default(), &mut numbers);
+    numbers
+}
+
+fn bits(bytes: &[f64]) -> Vec<f64> {
+    let bits = |byte: f64| (0..8).map(move |bit| if byte as u8 >> bit & 1 == 1 { 1.0 } else { -1.0 });
+    bytes.iter().copied().flat_map(bits).collect()
+}
+
+/// |a − b|² / |b|²; infinite where the lengths differ.
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    if a.len() != b.len() {
+        return f64::INFINITY;
+    }
+    let square = |sum: f64, x: f64| sum + x * x;
+    let difference = a.iter().zip(b).map(|(a, b)| a - b).fold(0.0, square);
+    if difference == 0.0 {
+        0.0
+    } else {
+        difference / b.iter().copied().fold(0.0, square)
+    }
+}
+
+#[cfg(test)]
+mod tests;

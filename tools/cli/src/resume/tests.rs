@@ -1,0 +1,192 @@
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use ropeway::{Output, Vector};
+
+use super::*;
+use crate::npy::NpySink;
+use crate::sink::{JsonlSink, Out, Sink};
+use crate::target::Target;
+
+/// The rows of a run: some fail, values are not round.
+fn results(count: usize, width: usize, encoding: Encoding) -> Vec<(Id, Result<Embedding, String>)> {
+    let failures = encoding == Encoding::F32 || encoding == Encoding::F16;
+    (0..count)
+        .map(|row| {
+            let values: Vec<f32> = (0..width)
+                .map(|i| ((row * 31 + i * 7) as f32 * 0.37).sin())
+                .collect();
+            let output = Output::Vector(Vector::encode(&values, encoding));
+            let result = match row % 5 {
+                0 | 3 if failures => Err("bad\ninput".into()),
+                _ => Ok(Embedding {
+                    output,
+                    tokens: row,
+                    truncated: false,
+                }),
+            };
+            (
+                if row % 2 == 0 {
+                    Id::number(row as u64)
+                } else {
+                    Id::string(&format!("r{row}é"))
+                },
+                result,
+            )
+        })
+        .collect()
+}
+
+fn write(sink: &mut dyn Sink, results: &[(Id, Result<Embedding, String>)]) {
+    for (id, result) in results {
+        sink.row(id, result.as_ref().map_err(String::as_str)).unwrap();
+    }
+    sink.flush().unwrap();
+}
+
+/// Opens the output as a run does, goes on behind the whole rows there, and finishes.
+fn resumed(path: &Path, results: &[(Id, Result<Embedding, String>)], array: Option<(Dtype, usize)>) -> u64 {
+    let mut target = Target::open(path, true, true).unwrap();
+    let file = target.reader().unwrap();
+    let mut former = match array {
+        None => Some(FormerRows::jsonl(file)),
+        Some((dtype, width)) => FormerRows::npy(file, dtype, width).unwrap(),
+    };
+    let mut rows = 0;
+    if let Some(former) = &mut former {
+        while let Some(row) = former.next().unwrap() {
+            let (id, result) = &results[rows as usize];
+            assert!(row.id.as_ref().is_none_or(|row_id| row_id == id));
+            assert_eq!(row.failed, result.is_err());
+            rows += 1;
+        }
+        assert_eq!(former.rows(), rows);
+    }
+    target.begin(former.as_ref().map_or(0, FormerRows::keep)).unwrap();
+    let mut sink: Box<dyn Sink> = match (array, former) {
+        (None, _) => Box::new(JsonlSink::new(Out::File(target))),
+        (Some((dtype, width)), Some(former)) => {
+            Box::new(NpySink::resume(target, dtype, width, former.rows()))
+        }
+        (Some((dtype, width)), None) => Box::new(NpySink::new(target, dtype, width)),
+    };
+    write(&mut *sink, &results[rows as usize..]);
+    sink.finish().unwrap();
+    rows
+}
+
+/// A run that is stopped at any byte of its output and resumed gives the same file as one that
+/// went through; whole rows are not made again.
+#[test]
+fn resume_after_a_stop_at_every_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, array) in [
+        ("a.jsonl", None),
+        ("b.npy", Some(Encoding::F32)),
+        ("c.npy", Some(Encoding::F16)),
+        ("d.npy", Some(Encoding::Binary)),
+    ] {
+        let encoding = array.unwrap_or_default();
+        let results = results(9, 16, encoding);
+        let width = if encoding == Encoding::Binary { 2 } else { 16 };
+        let array = array.map(|encoding| (Dtype::new(encoding).unwrap(), width));
+        let path = folder.path().join(name);
+        assert_eq!(resumed(&path, &results, array), 0);
+        let whole = fs::read(&path).unwrap();
+        let mut kept = Vec::new();
+        for cut in 0..=whole.len() {
+            // What a kill leaves is the partial file; a copy of an unfinished output counts as well.
+            let partial = folder.path().join(format!("{name}.partial"));
+            let left = if cut % 2 == 0 { &partial } else { &path };
+            fs::remove_file(&path).unwrap();
+            fs::write(left, &whole[..cut]).unwrap();
+            kept.push(resumed(&path, &results, array));
+            assert_eq!(fs::read(&path).unwrap(), whole, "{name} cut at {cut}");
+            assert!(!partial.exists());
+        }
+        assert!(
+            kept.is_sorted() && kept.first() == Some(&0) && kept.last() == Some(&9),
+            "{kept:?}"
+        );
+    }
+}
+
+#[test]
+fn rows_of_another_model_or_other_options_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let embedding = |factor: f32, width: usize, encoding| {
+        let values: Vec<f32> = (0..width).map(|i| (i as f32 * factor).sin()).collect();
+        Embedding {
+            output: Output::Vector(Vector::encode(&values, encoding)),
+            tokens: 3,
+            truncated: false,
+        }
+    };
+    for encoding in [
+        Encoding::F32,
+        Encoding::F16,
+        Encoding::Int8,
+        Encoding::Binary,
+        Encoding::Base64,
+    ] {
+        let mut line = Vec::new();
+        jsonl::write_row(&mut line, &Id::number(0), &embedding(1.0, 256, encoding)).unwrap();
+        let path = folder.path().join("rows");
+        fs::write(&path, line).unwrap();
+        let mut former = FormerRows::jsonl(File::open(&path).unwrap());
+        let row = former.next().unwrap().unwrap();
+        assert!(former.agrees(&row, &embedding(1.0, 256, encoding), encoding));
+        assert!(
+            former.agrees(&row, &embedding(1.000001, 256, encoding), encoding),
+            "{encoding:?}"
+        );
+        assert!(!former.agrees(&row, &embedding(1.3, 256, encoding), encoding));
+        assert!(!former.agrees(&row, &embedding(1.0, 128, encoding), encoding));
+    }
+}
+
+#[test]
+fn files_that_ropeway_did_not_write_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notes");
+    let dtype = Dtype::new(Encoding::F32).unwrap();
+    let open = |content: &[u8]| {
+        fs::write(&path, content).unwrap();
+        File::open(&path).unwrap()
+    };
+    assert!(FormerRows::jsonl(open(b"a plain line\n")).next().is_err());
+    assert!(FormerRows::jsonl(open(b"a torn line")).next().unwrap().is_none());
+    assert!(FormerRows::npy(open(b"a plain line\n"), dtype, 4).is_err());
+    assert!(FormerRows::npy(open(&[b'x'; 200]), dtype, 4).is_err());
+    let other = crate::npy::header(Dtype::new(Encoding::F16).unwrap(), 0, 4);
+    assert!(FormerRows::npy(open(&other), dtype, 4).is_err());
+    let narrow = crate::npy::header(dtype, 0, 3);
+    assert_eq!(
+        FormerRows::npy(open(&narrow), dtype, 4).err().as_deref(),
+        Some("has 3 columns, the rows of this run 4")
+    );
+    assert!(FormerRows::npy(open(b"\x93NUM"), dtype, 4).unwrap().is_none());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Stopped twice, at any places, whatever the sizes.
+    #[test]
+    fn resume_after_two_stops(
+        rows in 0usize..12, width in 1usize..20, array: bool, first in 0.0..1.0f64, second in 0.0..1.0f64,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let results = results(rows, width, Encoding::F32);
+        let array = array.then(|| (Dtype::new(Encoding::F32).unwrap(), width));
+        resumed(&path, &results, array);
+        let whole = fs::read(&path).unwrap();
+        for place in [first, second] {
+            let cut = (place * whole.len() as f64) as usize;
+            fs::write(&path, &whole[..cut]).unwrap();
+            resumed(&path, &results, array);
+            prop_assert_eq!(fs::read(&path).unwrap(), &whole[..]);
+        }
+    }
+}
