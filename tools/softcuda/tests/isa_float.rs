@@ -8,11 +8,11 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use softcuda::isa::FAMILIES;
+use softcuda::ir::regs::{FULL, Regs, Slot, Width};
+use softcuda::ir::{Alu, Op, Ref};
+use softcuda::lower::isa::FAMILIES;
 use softcuda::lower::{Addresses, Builder, Constants, Refused, Virtual, width_of};
-use softcuda::program::{Alu, Op, Ref};
 use softcuda::ptx::ast::{Instruction, Module, Operand, RegId, Register, Type, VarId};
-use softcuda::regs::{FULL, Regs, Slot, Width};
 
 // ---------------------------------------------------------------------------------------------- running
 

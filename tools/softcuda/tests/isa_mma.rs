@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use softcuda::isa::mma;
+use softcuda::ir::regs::{FULL, LANES, Regs, Slot};
+use softcuda::ir::{Alu, Code, Converge, Op, Ref};
+use softcuda::lower::isa::mma;
 use softcuda::lower::{Addresses, Builder, Constants, Refused, Virtual, width_of};
-use softcuda::program::{Alu, Code, Converge, Op, Ref};
 use softcuda::ptx::ast::{Instruction, Module, Operand, RegId, Register, Type, VarId};
-use softcuda::regs::{FULL, LANES, Regs, Slot};
 
 // --- Lowering one instruction and running it ------------------------------------------------------------
 

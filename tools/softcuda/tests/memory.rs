@@ -1,10 +1,10 @@
 //! Allocations and race detection. Every rule of the memory model has a racy order that is found and its
 //! corrected twin that is not; random programs are compared with exact vector clocks in `memory_random.rs`.
 
+use softcuda::ir::{Order, Scope};
 use softcuda::memory::{
     BlockClocks, DeviceMemory, Domain, Hazard, How, Kind, Launch, Pattern, Published, RaceKind, Shadow, Var,
 };
-use softcuda::program::{Order, Scope};
 
 const ALL: u32 = u32::MAX;
 const WEAK: How = How::Weak;

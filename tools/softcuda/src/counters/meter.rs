@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::touched::{Sectors, Touched};
 use super::{Requests, Waves, traffic};
-use crate::exec::grid::Run;
+use crate::ir::Class;
+use crate::ir::regs::LANES;
 use crate::memory::Allocation;
-use crate::program::Class;
-use crate::regs::LANES;
+use crate::run::grid::Run;
 
 /// Executions of one instruction.
 #[derive(Debug, Clone, Copy, Default)]

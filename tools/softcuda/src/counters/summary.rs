@@ -7,11 +7,11 @@ use super::{
     Barriers, ClassCount, Counters, Executed, Global, Line, Local, MatrixBlocks, MatrixCount, Memory,
     Position, Requests, Shared, Site, Waves,
 };
-use crate::check::places;
-use crate::exec::asynchronous::Async;
-use crate::exec::grid::Run;
-use crate::program::{Class, Inst, Kernel, Op};
+use crate::ir::{Class, Inst, Kernel, Op};
 use crate::ptx::ast::{Loc, Type};
+use crate::run::asynchronous::Async;
+use crate::run::check::places;
+use crate::run::grid::Run;
 
 /// Every class with its name.
 const CLASSES: [(Class, &str); Class::COUNT] = [
@@ -248,7 +248,7 @@ impl Lines {
             return index;
         }
         let places = places(run.module, inst.loc);
-        let position = |place: &crate::check::Place| Position {
+        let position = |place: &crate::run::check::Place| Position {
             file: place.file.to_string(),
             line: place.line,
         };

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use super::traffic::SECTOR;
 use super::{Dram, Touch};
+use crate::ir::regs::LANES;
 use crate::memory::{Allocation, Kind};
-use crate::regs::LANES;
 
 /// The allocations that a launch touched, for all of its host threads.
 #[derive(Default)]

@@ -1,6 +1,6 @@
 //! What one warp's request costs: sectors of 32 bytes in global memory, wavefronts in shared memory.
 
-use crate::regs::LANES;
+use crate::ir::regs::LANES;
 
 /// Bytes of a sector, in which caches and DRAM move data.
 pub const SECTOR: u64 = 32;

@@ -12,6 +12,8 @@ mod context;
 mod copy;
 mod device;
 mod exit;
+mod fatbin;
+mod fault;
 mod graph;
 mod graph_exec;
 pub mod handle;
@@ -201,7 +203,7 @@ fn admit(call: &mut Call) -> Answer {
         }
         return Err(fault.error);
     }
-    let base = crate::fault::base_name(function);
+    let base = crate::driver::fault::base_name(function);
     if !call.initialised && !BEFORE_INIT.contains(&base) {
         return Err(CUresult::NOT_INITIALIZED);
     }

@@ -16,9 +16,9 @@ use super::handle::Handle;
 use super::result::{Answer, CUresult};
 use super::state::{Context, Driver, Event, Function, Graph, Module, Stream, StreamKind};
 use super::types::CUhostFn;
+use crate::ir::Kernel;
 use crate::machine;
 use crate::memory::Pattern;
-use crate::program::Kernel;
 
 /// Number of a piece of work.
 pub type OpId = u64;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUfunction_attribute, CUjit_option, CUlimit, CUresult};
 use serde_json::{Value, json};
+use softcuda::ir::Kernel;
 use softcuda::lower::FUNCTIONS;
 use softcuda::machine::{Launch, Module};
 use softcuda::memory::{DeviceMemory, Kind};
-use softcuda::program::Kernel;
 use softcuda::ptx::ast;
 
 use super::rule::{Outcome, Rule};
