@@ -1,34 +1,30 @@
-//! What a launch did, counted: instructions, matrix work, memory traffic, bank conflicts.
+//! Counters of a launch: instructions, matrix work, memory traffic, bank conflicts; and the report made of them.
 //!
 //! Everything here is counted on the PTX as it ran, so it is exact for the kernel's algorithm and a model of the
-//! hardware: ptxas may merge, split, remove or move instructions, caches are taken to hold nothing between requests
-//! (bytes asked of L2) or everything (bytes of DRAM), and bank conflicts follow the rules in [`traffic`]. All of it
-//! is independent of the number of host threads and of their order, except where a kernel itself depends on order:
-//! loops that spin, and sectors of 32 bytes that one block reads parts of and another writes parts of.
+//! hardware: ptxas may merge, split, remove or move instructions; a cache holds nothing between requests (bytes asked
+//! of L2) or everything (bytes of DRAM); bank conflicts follow the rules in [`traffic`]. The counters do not depend on the
+//! number of host threads or their order, except where the kernel itself does: loops that spin, and sectors of 32 bytes
+//! of which one block reads a part and another writes a part.
 
 mod gpu;
-mod meter;
 mod occupancy;
 mod ptxas;
 mod report;
 mod roofline;
 mod summary;
 mod table;
-mod touched;
-pub mod traffic;
 
 use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::run::meter::{Dram, Requests, Touch, Waves, traffic};
 pub use gpu::{Ceiling, GPUS, Gpu};
-pub use meter::Meter;
 pub use occupancy::{Limit, Occupancy, occupancy};
 pub use ptxas::{Figures, Ptxas};
 pub use report::report;
 pub use roofline::{Bound, Roofline, roofline};
-pub use touched::{Sectors, Touched};
 
 /// Counters of one launch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,57 +145,6 @@ impl Global {
     }
 }
 
-/// Warps' requests to global memory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Requests {
-    pub requests: u64,
-    /// Distinct sectors of 32 bytes in each request, added up: 32 times this is asked of L2 (the L1 cache counts as
-    /// empty).
-    pub sectors: u64,
-    /// The fewest sectors that each request's distinct bytes fit in, added up.
-    pub ideal_sectors: u64,
-    /// Distinct bytes of each request, added up.
-    pub useful_bytes: u64,
-}
-
-impl Requests {
-    /// Bytes asked of L2.
-    pub fn bytes(&self) -> u64 {
-        self.sectors * traffic::SECTOR
-    }
-
-    fn add(&mut self, more: &Requests) {
-        self.requests += more.requests;
-        self.sectors += more.sectors;
-        self.ideal_sectors += more.ideal_sectors;
-        self.useful_bytes += more.useful_bytes;
-    }
-}
-
-/// Device memory that the launch touched at all, in whole sectors of 32 bytes: what DRAM must move even if L2 keeps
-/// everything. A sector is read if the kernel reads it before anything in the launch has written to it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dram {
-    /// Without the host's memory.
-    pub read_bytes: u64,
-    pub written_bytes: u64,
-    /// By allocation, in the order in which they were made, the host's among them.
-    pub allocations: Vec<Touch>,
-}
-
-/// What a launch touched of an allocation.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Touch {
-    pub serial: u64,
-    pub label: String,
-    /// `device`, `pinned`, …
-    pub kind: String,
-    /// Size of the allocation.
-    pub bytes: u64,
-    pub read_bytes: u64,
-    pub written_bytes: u64,
-}
-
 /// Requests to shared memory by what makes them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shared {
@@ -219,29 +164,6 @@ impl Shared {
             .iter()
             .for_each(|more| total.add(more));
         total
-    }
-}
-
-/// Warps' requests to shared memory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Waves {
-    pub requests: u64,
-    /// Passes through the banks that they took.
-    pub wavefronts: u64,
-    /// The fewest that accesses of their width take.
-    pub ideal: u64,
-}
-
-impl Waves {
-    /// Wavefronts beyond the fewest: bank conflicts.
-    pub fn conflicts(&self) -> u64 {
-        self.wavefronts - self.ideal
-    }
-
-    fn add(&mut self, more: &Waves) {
-        self.requests += more.requests;
-        self.wavefronts += more.wavefronts;
-        self.ideal += more.ideal;
     }
 }
 

@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use crate::driver::result::CUresult;
+use super::result::CUresult;
 
 /// Which calls.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,11 +1,14 @@
 //! The CUDA driver API: the functions of cuda.h, on top of the machine that runs kernels.
 //!
 //! One lock guards one state ([`state::Driver`]). Every exported function is written with `exports!`, which counts
-//! the call, lets faults in, keeps panics from crossing into C and logs. Work goes through streams ([`work`]): by
-//! default it is done when it is put in, with `SOFTCUDA_ASYNC=lazy` only when somebody waits for it.
+//! the call, injects faults, stops panics before they cross into C, and logs. Work goes through streams ([`work`]): by
+//! default it is done when it is enqueued, with `SOFTCUDA_ASYNC=lazy` only when the program waits for it.
 //!
-//! A pointer argument is null or good for what cuda.h says of it, as in every C API; handles are checked
+//! A pointer argument is null or valid for what cuda.h says of it, as in every C API; handles are checked
 //! ([`handle`]).
+//!
+//! The files of handle types name each other through [`state`], as the functions of cuda.h do: a stream belongs to a
+//! context, a graph holds functions, a capture makes a graph of a stream's work.
 
 mod capture;
 mod context;
@@ -203,7 +206,7 @@ fn admit(call: &mut Call) -> Answer {
         }
         return Err(fault.error);
     }
-    let base = crate::driver::fault::base_name(function);
+    let base = fault::base_name(function);
     if !call.initialised && !BEFORE_INIT.contains(&base) {
         return Err(CUresult::NOT_INITIALIZED);
     }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Instant;
 
+use super::fault::Faults;
 use super::handle::{Handle, Object, Table};
 use super::result::{Answer, CUresult};
 use super::types::CUgraphEdgeData;
 use super::work::{OpId, Pending, Work};
-use crate::driver::fault::Faults;
 use crate::machine;
 use crate::memory;
 use crate::run::profile::{self, Profile};

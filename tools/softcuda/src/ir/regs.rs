@@ -4,6 +4,8 @@
 //! zero-extended), 64-bit ones 32 `u64`, 128-bit ones 32 `u128`, a predicate one `u32` with a bit per lane.
 //! Constants have slots too, with the value in every lane, so an instruction never asks what its operand is.
 
+use crate::ptx::ast::Type;
+
 /// Lanes of a warp.
 pub const LANES: usize = 32;
 
@@ -32,6 +34,18 @@ pub enum Width {
 }
 
 impl Width {
+    /// Width in which values of this type are kept.
+    pub fn of(ty: Type) -> Self {
+        match ty {
+            Type::Pred => Width::Pred,
+            _ => match ty.size() {
+                1..=4 => Width::W32,
+                8 => Width::W64,
+                _ => Width::W128,
+            },
+        }
+    }
+
     /// Bytes of a slot.
     pub const fn bytes(self) -> usize {
         match self {

@@ -1,4 +1,4 @@
-//! Control flow of one function: basic blocks, and where the ways of a branch meet again.
+//! Control flow of one function: basic blocks, and where the paths of a branch reconverge.
 
 /// A basic block: instructions `start..end`.
 #[derive(Debug, Clone)]

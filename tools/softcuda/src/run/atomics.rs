@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::block::Block;
+use super::check::{Check, Finding};
 use super::memory::{Deed, addresses, name};
 use super::step::{At, each};
 use super::warp::Warp;
@@ -10,7 +11,6 @@ use crate::ir::regs::{LANES, Width};
 use crate::ir::{Atomic, AtomicOp};
 use crate::memory::Var;
 use crate::ptx::ast::{Space, Type};
-use crate::run::check::{Check, Finding};
 
 impl<'l> Block<'l> {
     pub(super) fn atomic(
@@ -22,7 +22,7 @@ impl<'l> Block<'l> {
         let size = atomic.ty.size();
         let elements = atomic.elements as usize;
         let bytes = size * elements;
-        let width = crate::lower::width_of(atomic.ty);
+        let width = Width::of(atomic.ty);
         let regs = at.regs;
         let mut addresses = addresses(regs, at.src(0), atomic.base, atomic.offset);
         let mut changed = false;

@@ -3,13 +3,13 @@
 use std::sync::atomic::Ordering;
 
 use super::asynchronous::Mbarriers;
+use super::check::{Check, Finding, Site};
 use super::grid::{Run, mix};
-use super::sync::{Barrier, Sync};
+use super::meter::Meter;
+use super::sync::Barrier;
 use super::warp::{Aligned, Meet, Split, Wait, Warp};
-use crate::counters::Meter;
-use crate::ir::Op;
+use crate::ir::{Op, Sync};
 use crate::memory::{BlockClocks, Domain, Shadow};
-use crate::run::check::{Check, Finding, Site};
 
 /// What a turn ended with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,14 +5,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::block::{Block, Slice};
+use super::check::{Check, Finding};
+use super::meter::{Meter, Touched};
+use super::profile::Profile;
+use super::settings::Settings;
 use super::warp::Aligned;
-use crate::counters::{Meter, Touched};
 use crate::ir::Kernel;
-use crate::machine::Settings;
 use crate::memory::{Allocation, DeviceMemory, Launch as MemoryLaunch};
 use crate::ptx::ast::Module;
-use crate::run::check::{Check, Finding};
-use crate::run::profile::Profile;
 use std::sync::Arc;
 
 /// What all blocks of a launch share.

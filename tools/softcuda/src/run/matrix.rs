@@ -1,22 +1,13 @@
 //! `ldmatrix` and `stmatrix`: 8×8 tiles of 16-bit elements between shared memory and a warp's fragments.
 
-use super::asynchronous::Place;
 use super::block::Block;
+use super::check::{Check, Finding};
 use super::memory::{Deed, read, write};
 use super::step::At;
 use super::warp::Warp;
+use crate::ir::MatrixCopy;
 use crate::ir::regs::LANES;
 use crate::memory::How;
-use crate::run::check::{Check, Finding};
-
-/// One `ldmatrix` (dst 1, 2 or 4 registers; src address) or `stmatrix` (src address, then the registers).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MatrixCopy {
-    pub load: bool,
-    pub tiles: u8,
-    pub transposed: bool,
-    pub place: Place,
-}
 
 impl<'l> Block<'l> {
     /// Lanes 8t…8t+7 give the addresses of tile t's rows of 16 bytes; in the fragments lane 4r + c holds elements

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use super::block::Block;
+use super::check::{Check, Finding, Site};
 use super::step::{At, each};
 use super::warp::Warp;
 use crate::ir::regs::{LANES, Regs, Slot, Width};
@@ -11,7 +12,6 @@ use crate::ir::windows::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES
 use crate::ir::{Access, Order};
 use crate::memory::{Allocation, Hazard, How, Kind, RaceKind, Var};
 use crate::ptx::ast::Space;
-use crate::run::check::{Check, Finding, Site};
 
 /// What an instruction does to memory, for checks and words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,22 +1,28 @@
-//! Runs kernels: warps in lock step, blocks over the host's cores.
+//! Executes launches: the lanes of a warp in lock step, blocks on host threads.
 //!
-//! * [`grid`] shares a launch's blocks out over host threads and gathers what they found.
-//! * [`block`] holds one block: its warps, shared memory and barriers, and lets every warp make progress.
-//! * [`warp`] holds one warp: registers, and the *splits* into which its lanes fall when they take different ways,
-//!   until they meet again.
-//! * `step` executes instructions; memory, synchronisation, copies and matrix tiles have a module each.
+//! * [`grid`] distributes a launch's blocks over host threads and collects their findings.
+//! * [`block`] holds one block: its warps, shared memory and barriers. It schedules the warps.
+//! * [`warp`] holds one warp: its registers, and the *splits* into which its lanes diverge until they reconverge.
+//! * `step` executes instructions. Loads and stores, atomics, barriers and warp-level instructions, asynchronous
+//!   copies, matrix tiles and `printf` have a file each.
+//! * [`check`] defines findings, [`meter`] counts, [`profile`] describes the devices, [`settings`] says how to run.
+//!
+//! `grid`, `block`, `meter` and the files of instructions name each other. That is no circle to break: a block and the
+//! launch that it belongs to are one algorithm, `impl Block`, in several files.
 
-pub mod asynchronous;
+mod asynchronous;
 mod atomics;
 pub mod block;
 pub mod check;
 pub mod grid;
-pub mod matrix;
+mod matrix;
 mod memory;
+pub mod meter;
 mod printf;
 pub mod profile;
+pub mod settings;
 mod step;
-pub mod sync;
+mod sync;
 pub mod warp;
 
 /// Lanes in words: `lanes 0-15, 31`.

@@ -1,10 +1,10 @@
 //! Executes a split of a warp, instruction by instruction.
 
 use super::block::Block;
+use super::check::{Check, Finding};
 use super::warp::{Frame, LOCAL_LIMIT, Meet, Split, Wait, Warp};
 use crate::ir::regs::{LANES, Regs, Slot};
 use crate::ir::{Builtin, Call, Converge, Inst, LaneMask, Op, Special, Target};
-use crate::run::check::{Check, Finding};
 
 /// Calls inside calls that a thread may make.
 const MOST_FRAMES: usize = 4096;

@@ -9,7 +9,7 @@ use std::time::Instant;
 use softcuda::ir::regs::{LANES, Regs, Slot, Width};
 use softcuda::ir::{Code, Op, Ref, Special};
 use softcuda::lower::isa;
-use softcuda::lower::{Addresses, Builder, Constants, Refused, Virtual, width_of};
+use softcuda::lower::{Addresses, Builder, Constants, Refused, Virtual};
 use softcuda::ptx::ast::{self, Instruction, Operand, RegId, Type};
 
 /// Bytes between the slots: room for the widest.
@@ -89,7 +89,7 @@ impl Machine {
             virtuals: types
                 .iter()
                 .map(|&ty| Virtual {
-                    width: width_of(ty),
+                    width: Width::of(ty),
                     ty,
                 })
                 .collect(),

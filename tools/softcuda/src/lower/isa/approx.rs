@@ -12,9 +12,9 @@ use super::Covered;
 use super::float::*;
 use super::half::{Binary16, Brain16, Half, halves};
 use super::ieee::*;
-use crate::alu;
 use crate::ir::{Class, Code};
-use crate::lower::{Builder, Refused};
+use crate::lower::builder::{Builder, Refused};
+use crate::lower::isa::simd::alu;
 use crate::ptx::ast::{Instruction, Type};
 
 /// What this family supports.

@@ -3,10 +3,9 @@
 use super::Covered;
 use super::memory::{address, place};
 use super::sync::{is_predicate, only};
-use crate::ir::{Class, Code, Op, Order, Ref, Scope};
-use crate::lower::{Builder, Refused};
+use crate::ir::{Async, Class, Code, Op, Order, Place, Ref, Scope};
+use crate::lower::builder::{Builder, Refused};
 use crate::ptx::ast::{Instruction, Operand, Type};
-use crate::run::asynchronous::{Async, Place};
 
 pub const COVERED: &[Covered] = &[
     Covered {

@@ -2,12 +2,13 @@
 
 use crate::ir::regs::Width;
 use crate::ir::{Alu, Class, Code, Ref};
+use crate::lower::builder::{Builder, Refused};
 use crate::lower::isa::Covered;
 use crate::lower::isa::form::Form;
+use crate::lower::isa::form::by_type;
 use crate::lower::isa::simd::map;
-use crate::lower::{Builder, Refused};
+use crate::lower::isa::simd::{alu, alu_loop};
 use crate::ptx::ast::{Instruction, Operand, Type};
-use crate::{alu, alu_loop, by_type};
 
 pub const COVERED: &[Covered] = &[
     Covered {

@@ -8,10 +8,10 @@ use super::Covered;
 use super::float::*;
 use super::half::{Binary16, Brain16, Half};
 use super::ieee::{self, *};
-use crate::alu;
 use crate::ir::regs::Width;
 use crate::ir::{Alu, Class, Code};
-use crate::lower::{Builder, Refused};
+use crate::lower::builder::{Builder, Refused};
+use crate::lower::isa::simd::alu;
 use crate::ptx::ast::{Instruction, Type};
 
 /// What this family supports.

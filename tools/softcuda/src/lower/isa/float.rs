@@ -7,10 +7,10 @@
 
 use super::ieee::*;
 use super::{Covered, half};
-use crate::alu;
 use crate::ir::regs::Width;
 use crate::ir::{Alu, Class, Code, Ref};
-use crate::lower::{Builder, Refused};
+use crate::lower::builder::{Builder, Refused};
+use crate::lower::isa::simd::alu;
 use crate::ptx::ast::{Instruction, Operand, Type};
 
 /// What this family supports.

@@ -1,6 +1,6 @@
 //! An instruction's modifiers, taken one by one; what nobody took is refused.
 
-use crate::lower::Refused;
+use crate::lower::builder::Refused;
 use crate::ptx::ast::{Instruction, Operand, Type};
 
 /// What is left of an instruction's modifiers.
@@ -72,7 +72,6 @@ impl<'a> Form<'a> {
 /// ```ignore
 /// by_type!(ty, T in { U16 = u16, S16 = i16 }, alu!(|a: T, b: T| -> T { a.min(b) }))
 /// ```
-#[macro_export]
 macro_rules! by_type {
     ($ty:expr, $T:ident in { $($($variant:ident)|+ = $rust:ty),+ $(,)? }, $body:expr) => {
         match $ty {
@@ -84,3 +83,5 @@ macro_rules! by_type {
         }
     };
 }
+
+pub(crate) use by_type;

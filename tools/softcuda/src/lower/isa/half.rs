@@ -10,9 +10,9 @@ use super::float::*;
 use super::ieee::*;
 use crate::ir::regs::LANES;
 use crate::ir::{Alu, Class, Code};
-use crate::lower::{Builder, Refused};
+use crate::lower::builder::{Builder, Refused};
+use crate::lower::isa::simd::{alu, alu_loop};
 use crate::ptx::ast::{Instruction, Type};
-use crate::{alu, alu_loop};
 
 /// What this family supports.
 pub const COVERED: &[Covered] = &[

@@ -1,11 +1,12 @@
 //! Integer arithmetic and the bit-field instructions.
 
 use crate::ir::{Alu, Class, Code, Ref};
+use crate::lower::builder::{Builder, Refused};
 use crate::lower::isa::Covered;
 use crate::lower::isa::form::Form;
-use crate::lower::{Builder, Refused};
+use crate::lower::isa::form::by_type;
+use crate::lower::isa::simd::alu;
 use crate::ptx::ast::{Instruction, Operand, Type};
-use crate::{alu, by_type};
 
 pub const COVERED: &[Covered] = &[
     Covered {

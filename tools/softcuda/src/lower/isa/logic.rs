@@ -1,12 +1,13 @@
 //! Bitwise logic, shifts and byte permutation.
 
 use crate::ir::{Alu, Class, Code};
+use crate::lower::builder::{Builder, Refused};
 use crate::lower::isa::Covered;
 use crate::lower::isa::form::Form;
+use crate::lower::isa::form::by_type;
 use crate::lower::isa::simd::map;
-use crate::lower::{Builder, Refused};
+use crate::lower::isa::simd::{alu, alu_loop};
 use crate::ptx::ast::{Instruction, Operand, Type};
-use crate::{alu, alu_loop, by_type};
 
 pub const COVERED: &[Covered] = &[
     Covered {

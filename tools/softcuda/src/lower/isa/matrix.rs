@@ -5,10 +5,9 @@ use super::asynchronous::at;
 use super::memory::elements;
 use super::sync::only;
 use crate::ir::regs::{LANES, Regs, Slot};
-use crate::ir::{Class, Code, Op};
-use crate::lower::{Builder, Refused};
+use crate::ir::{Class, Code, MatrixCopy, Op};
+use crate::lower::builder::{Builder, Refused};
 use crate::ptx::ast::{Instruction, Type};
-use crate::run::matrix::MatrixCopy;
 
 pub const COVERED: &[Covered] = &[
     Covered {

@@ -3,7 +3,7 @@
 use super::Covered;
 use crate::ir::regs::Width;
 use crate::ir::{Access, Atomic, AtomicOp, Class, Code, Op, Order, Ref, Scope};
-use crate::lower::{Builder, Refused};
+use crate::lower::builder::{Builder, Refused};
 use crate::ptx::ast::{Address, Base, Instruction, Operand, Space, Type};
 
 pub const COVERED: &[Covered] = &[
@@ -220,7 +220,7 @@ fn access(instruction: &Instruction, builder: &mut Builder<'_>, load: bool) -> R
     for element in list {
         let (r, width) = match element {
             Operand::Sink if load => {
-                let width = register.unwrap_or(crate::lower::width_of(ty));
+                let width = register.unwrap_or(Width::of(ty));
                 let ty = if width == Width::W64 { Type::B64 } else { ty };
                 (builder.temporary(ty), width)
             }

@@ -44,7 +44,7 @@
 
 use crate::ir::regs::{LANES, Regs, Slot};
 use crate::ir::{Alu, Class, Code, MatrixWork, Ref};
-use crate::lower::{Builder, Refused};
+use crate::lower::builder::{Builder, Refused};
 use crate::ptx::ast::{Instruction, Operand, Type};
 
 use super::Covered;

@@ -3,12 +3,13 @@
 use crate::ir::regs::LANES;
 use crate::ir::windows::{self, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::ir::{Alu, Class, Code, Op, Ref, Special};
+use crate::lower::builder::{Builder, Refused};
 use crate::lower::isa::Covered;
 use crate::lower::isa::form::Form;
+use crate::lower::isa::form::by_type;
 use crate::lower::isa::simd::Element;
-use crate::lower::{Builder, Refused};
+use crate::lower::isa::simd::{alu, alu_loop};
 use crate::ptx::ast::{Instruction, Operand, Type};
-use crate::{alu, alu_loop, by_type};
 
 pub const COVERED: &[Covered] = &[
     Covered {
@@ -92,7 +93,7 @@ fn read_special(
     d: &Operand,
     name: &str,
 ) -> Result<Code, Refused> {
-    let special = crate::lower::isa::special(name)
+    let special = crate::ir::Special::named(name)
         .ok_or_else(|| form.refuse(&format!("special register %{name} is not supported")))?;
     let own = special_type(special);
     let dst = vec![builder.dst(d, ty)?];

@@ -1,6 +1,6 @@
 //! From a function of one lane to an instruction over a warp.
 //!
-//! [`alu!`](crate::alu) writes the loop over the 32 lanes twice: once for the target's baseline and, on x86-64,
+//! `alu!` writes the loop over the 32 lanes twice: once for the target's baseline and, on x86-64,
 //! once with AVX2 and its companions, and takes the better one that the host has. That happens when a kernel is
 //! lowered; running it asks nothing.
 //!
@@ -193,12 +193,12 @@ pub type Wide = unsafe fn(Regs, &[Slot], u32);
 
 static BASELINE: AtomicBool = AtomicBool::new(false);
 
-/// Makes [`alu!`](crate::alu) take the baseline version on every host, for tests of both.
+/// Makes `alu!` take the baseline version on every host, for tests of both.
 pub fn use_baseline(on: bool) {
     BASELINE.store(on, Ordering::Relaxed);
 }
 
-/// Whether the host has every feature that [`alu!`](crate::alu) compiles its second version for.
+/// Whether the host has every feature that `alu!` compiles its second version for.
 #[cfg(target_arch = "x86_64")]
 pub fn has_wide() -> bool {
     // The macro caches what the processor said: one load each.
@@ -226,17 +226,17 @@ pub unsafe fn choose(baseline: Alu, wide: Wide) -> Alu {
 }
 
 /// An [`Alu`] from a function of one lane; see [the module](crate::lower::isa::simd).
-#[macro_export]
 macro_rules! alu {
     (|$($a:ident: $t:ty),+ $(,)?| -> $r:ty $body:block) => {
-        $crate::alu_loop!(|regs, ops, mask| {
+        $crate::lower::isa::simd::alu_loop!(|regs, ops, mask| {
             $crate::lower::isa::simd::map::<($($t,)+), $r>(regs, ops, mask, |($($a,)+)| -> $r { $body })
         })
     };
 }
 
-/// An [`Alu`] from a function of the whole warp, compiled twice as [`alu!`](crate::alu) does.
-#[macro_export]
+pub(crate) use alu;
+
+/// An [`Alu`] from a function of the whole warp, compiled twice as `alu!` does.
 macro_rules! alu_loop {
     (|$regs:ident, $ops:ident, $mask:ident| $body:block) => {{
         fn baseline($regs: $crate::ir::regs::Regs, $ops: &[$crate::ir::regs::Slot], $mask: u32) {
@@ -257,3 +257,5 @@ macro_rules! alu_loop {
         }
     }};
 }
+
+pub(crate) use alu_loop;

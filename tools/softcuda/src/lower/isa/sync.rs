@@ -2,10 +2,11 @@
 
 use super::Covered;
 use crate::ir::regs::Width;
-use crate::ir::{Class, Code, Converge, Op, Order, Ref, Scope};
-use crate::lower::{Builder, Refused};
+use crate::ir::{
+    BarrierKind, Class, Code, Converge, FenceOrder, Op, Order, Redux, Ref, Scope, Shuffle, Sync, Vote,
+};
+use crate::lower::builder::{Builder, Refused};
 use crate::ptx::ast::{Instruction, Operand, Type};
-use crate::run::sync::{BarrierKind, FenceOrder, Redux, Shuffle, Sync, Vote};
 
 pub const COVERED: &[Covered] = &[
     Covered {
@@ -343,5 +344,5 @@ fn redux(i: &Instruction, b: &mut Builder<'_>) -> Result<Code, Refused> {
 
 /// A predicate's or register's width, for the executor's benefit.
 pub fn is_predicate(operand: &Operand, b: &Builder<'_>) -> bool {
-    b.register_type(operand).map(crate::lower::width_of) == Some(Width::Pred)
+    b.register_type(operand).map(Width::of) == Some(Width::Pred)
 }

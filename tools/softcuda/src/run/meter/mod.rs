@@ -1,17 +1,73 @@
-//! The hooks that the executor calls.
+//! Counts what a launch does while it runs: instructions always, memory traffic where the settings ask for it.
+//! [`crate::counters`] makes a launch's counters of it.
+
+mod touched;
+pub mod traffic;
 
 use std::sync::Arc;
 
-use super::touched::{Sectors, Touched};
-use super::{Requests, Waves, traffic};
+use serde::{Deserialize, Serialize};
+
+use super::grid::Run;
 use crate::ir::Class;
 use crate::ir::regs::LANES;
 use crate::memory::Allocation;
-use crate::run::grid::Run;
+
+pub use touched::{Dram, Sectors, Touch, Touched};
+
+/// Warps' requests to global memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requests {
+    pub requests: u64,
+    /// Distinct sectors of 32 bytes in each request, added up: 32 times this is asked of L2 (the L1 cache counts as
+    /// empty).
+    pub sectors: u64,
+    /// The fewest sectors that each request's distinct bytes fit in, added up.
+    pub ideal_sectors: u64,
+    /// Distinct bytes of each request, added up.
+    pub useful_bytes: u64,
+}
+
+impl Requests {
+    /// Bytes asked of L2.
+    pub fn bytes(&self) -> u64 {
+        self.sectors * traffic::SECTOR
+    }
+
+    pub(crate) fn add(&mut self, more: &Requests) {
+        self.requests += more.requests;
+        self.sectors += more.sectors;
+        self.ideal_sectors += more.ideal_sectors;
+        self.useful_bytes += more.useful_bytes;
+    }
+}
+
+/// Warps' requests to shared memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waves {
+    pub requests: u64,
+    /// Passes through the banks that they took.
+    pub wavefronts: u64,
+    /// The fewest that accesses of their width take.
+    pub ideal: u64,
+}
+
+impl Waves {
+    /// Wavefronts beyond the fewest: bank conflicts.
+    pub fn conflicts(&self) -> u64 {
+        self.wavefronts - self.ideal
+    }
+
+    pub(crate) fn add(&mut self, more: &Waves) {
+        self.requests += more.requests;
+        self.wavefronts += more.wavefronts;
+        self.ideal += more.ideal;
+    }
+}
 
 /// Executions of one instruction.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Count {
+pub(crate) struct Count {
     /// Times that a warp issued it.
     pub issued: u64,
     /// Lanes that executed it, in all.
@@ -22,17 +78,17 @@ pub(super) struct Count {
 
 /// Counters of the blocks that one host thread ran; added up at the end of the launch.
 pub struct Meter {
-    pub(super) counts: Vec<Count>,
+    pub(crate) counts: Vec<Count>,
     /// Warps that came to a barrier of their block.
-    pub(super) barriers: u64,
+    pub(crate) barriers: u64,
     /// Bytes of local memory read and written.
-    pub(super) local: [u64; 2],
+    pub(crate) local: [u64; 2],
     /// What costs time to count.
-    pub(super) memory: Option<Box<Memory>>,
+    pub(crate) memory: Option<Box<Memory>>,
 }
 
 /// Memory traffic by instruction.
-pub(super) struct Memory {
+pub(crate) struct Memory {
     class: Vec<Class>,
     pub requests: Vec<Requests>,
     pub waves: Vec<Waves>,

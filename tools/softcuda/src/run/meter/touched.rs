@@ -4,10 +4,35 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use serde::{Deserialize, Serialize};
+
 use super::traffic::SECTOR;
-use super::{Dram, Touch};
 use crate::ir::regs::LANES;
 use crate::memory::{Allocation, Kind};
+
+/// Device memory that the launch touched at all, in whole sectors of 32 bytes: what DRAM must move even if L2 keeps
+/// everything. A sector is read if the kernel reads it before anything in the launch has written to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dram {
+    /// Without the host's memory.
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+    /// By allocation, in the order in which they were made, the host's among them.
+    pub allocations: Vec<Touch>,
+}
+
+/// What a launch touched of an allocation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Touch {
+    pub serial: u64,
+    pub label: String,
+    /// `device`, `pinned`, …
+    pub kind: String,
+    /// Size of the allocation.
+    pub bytes: u64,
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+}
 
 /// The allocations that a launch touched, for all of its host threads.
 #[derive(Default)]
