@@ -1005,7 +1005,7 @@ fn host_memory_has_its_own_address() {
     assert_eq!(address, start as u64);
     memory.write(address + 1000, &[9]).unwrap();
     memory.write(address + 1000, &[9, 9]).unwrap_err();
-    // SAFETY: as above; it overlaps and is refused.
+    // SAFETY: `own` lives until it is unregistered; this range overlaps it and is refused.
     unsafe { memory.register_host(start.wrapping_add(500), 10, "cuMemHostRegister") }.unwrap_err();
     memory.free(address).unwrap_err();
     memory.unregister_host(start).unwrap();

@@ -192,7 +192,7 @@ pub fn call(
     result
 }
 
-/// Faults, the order of initialisation, and contexts that are gone bad.
+/// Refuses a call: an injected fault, a call before `cuInit`, a context that an error has poisoned.
 fn admit(call: &mut Call) -> Answer {
     let function = call.function;
     if let Some(fault) = call.faults.on_call(function) {
@@ -225,7 +225,7 @@ pub struct Address(pub *const ());
 
 // SAFETY: the address of a function, which is never written through.
 unsafe impl Sync for Address {}
-// SAFETY: as above.
+// SAFETY: a function's address means the same on every thread.
 unsafe impl Send for Address {}
 
 /// Defines exported functions, and the table `EXPORTS` of them.
@@ -310,7 +310,7 @@ pub unsafe fn put<T>(to: *mut T, value: T) -> Answer {
 /// `to` is null or may be written.
 pub unsafe fn put_if<T>(to: *mut T, value: T) {
     if !to.is_null() {
-        // SAFETY: as above.
+        // SAFETY: not null, and the caller vouches that it may be written.
         unsafe { to.write(value) };
     }
 }

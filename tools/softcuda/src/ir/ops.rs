@@ -17,7 +17,7 @@ pub enum Op {
     Nop,
     /// Reads a special register into the first destination.
     Special(Special),
-    /// `bra`: to the instruction's index; where the two ways meet again (`None`: only at the end).
+    /// `bra`: to the instruction's index; where the two paths reconverge (`None`: only at the end).
     Branch {
         target: u32,
         meet: Option<u32>,

@@ -159,7 +159,7 @@ pub struct Kernel {
     pub name: Arc<str>,
     pub insts: Vec<Inst>,
     pub operands: Vec<Slot>,
-    /// Constants' bytes, laid out as slots (aligned to 64 by whoever runs it).
+    /// Constants' bytes, laid out as slots (the executor aligns them to 64).
     pub constants: Vec<u8>,
     /// `functions[0]` is the entry.
     pub functions: Vec<Function>,
@@ -180,6 +180,6 @@ pub struct Kernel {
     /// Dynamic shared memory's first byte: no better aligned than declared.
     pub dynamic_base: u32,
     pub limits: Limits,
-    /// Whether any instruction needs the async proxy, a cluster, …: set by the lowering for launch checks.
+    /// Whether any instruction waits for the launch before it in the stream.
     pub uses_grid_dependency: bool,
 }

@@ -1,8 +1,8 @@
-//! A warp's registers: 32 lanes side by side for each.
+//! A warp's registers, each as an array over its 32 lanes.
 //!
 //! A *slot* is where a value lives. Registers of up to 32 bits take 32 `u32` (narrower values are kept
 //! zero-extended), 64-bit ones 32 `u64`, 128-bit ones 32 `u128`, a predicate one `u32` with a bit per lane.
-//! Constants have slots too, with the value in every lane, so an instruction never asks what its operand is.
+//! Constants have slots too, with the value in every lane, so an instruction does not distinguish its operands.
 
 use crate::ptx::ast::Type;
 
@@ -88,34 +88,34 @@ impl Regs {
 
     #[inline(always)]
     pub fn get64(self, slot: Slot) -> [u64; LANES] {
-        // SAFETY: as above.
+        // SAFETY: by `new`, the slot is aligned and of this width.
         unsafe { self.at(slot).cast::<[u64; LANES]>().read() }
     }
 
     #[inline(always)]
     pub fn get128(self, slot: Slot) -> [u128; LANES] {
-        // SAFETY: as above.
+        // SAFETY: by `new`, the slot is aligned and of this width.
         unsafe { self.at(slot).cast::<[u128; LANES]>().read() }
     }
 
     /// A predicate, one bit per lane.
     #[inline(always)]
     pub fn pred(self, slot: Slot) -> u32 {
-        // SAFETY: as above.
+        // SAFETY: by `new`, the slot is aligned and of this width.
         unsafe { self.at(slot).cast::<u32>().read() }
     }
 
     #[inline(always)]
     pub fn lane32(self, slot: Slot, lane: usize) -> u32 {
         debug_assert!(lane < LANES);
-        // SAFETY: as above, lane < 32.
+        // SAFETY: by `new`, the slot is aligned and holds 32 values of this width; lane < 32.
         unsafe { self.at(slot).cast::<u32>().add(lane).read() }
     }
 
     #[inline(always)]
     pub fn lane64(self, slot: Slot, lane: usize) -> u64 {
         debug_assert!(lane < LANES);
-        // SAFETY: as above, lane < 32.
+        // SAFETY: by `new`, the slot is aligned and holds 32 values of this width; lane < 32.
         unsafe { self.at(slot).cast::<u64>().add(lane).read() }
     }
 
@@ -123,7 +123,7 @@ impl Regs {
     #[inline(always)]
     pub fn set32(self, slot: Slot, value: &[u32; LANES], mask: u32) {
         let to = self.at(slot).cast::<[u32; LANES]>();
-        // SAFETY: as above; a destination is never a constant.
+        // SAFETY: by `new`, the slot is aligned and of this width; a destination is never a constant.
         unsafe {
             if mask == FULL {
                 to.write(*value);
@@ -143,7 +143,7 @@ impl Regs {
     #[inline(always)]
     pub fn set64(self, slot: Slot, value: &[u64; LANES], mask: u32) {
         let to = self.at(slot).cast::<[u64; LANES]>();
-        // SAFETY: as above.
+        // SAFETY: by `new`, the slot is aligned and of this width; a destination is never a constant.
         unsafe {
             if mask == FULL {
                 to.write(*value);
@@ -163,7 +163,7 @@ impl Regs {
     #[inline(always)]
     pub fn set128(self, slot: Slot, value: &[u128; LANES], mask: u32) {
         let to = self.at(slot).cast::<[u128; LANES]>();
-        // SAFETY: as above.
+        // SAFETY: by `new`, the slot is aligned and of this width; a destination is never a constant.
         let to = unsafe { &mut *to };
         for lane in 0..LANES {
             if mask >> lane & 1 != 0 {
@@ -176,21 +176,21 @@ impl Regs {
     #[inline(always)]
     pub fn set_pred(self, slot: Slot, value: u32, mask: u32) {
         let to = self.at(slot).cast::<u32>();
-        // SAFETY: as above.
+        // SAFETY: by `new`, the slot is aligned and of this width; a destination is never a constant.
         unsafe { to.write((to.read() & !mask) | (value & mask)) }
     }
 
     #[inline(always)]
     pub fn set_lane32(self, slot: Slot, lane: usize, value: u32) {
         debug_assert!(lane < LANES);
-        // SAFETY: as above, lane < 32.
+        // SAFETY: by `new`, the slot is aligned and holds 32 values of this width; lane < 32.
         unsafe { self.at(slot).cast::<u32>().add(lane).write(value) }
     }
 
     #[inline(always)]
     pub fn set_lane64(self, slot: Slot, lane: usize, value: u64) {
         debug_assert!(lane < LANES);
-        // SAFETY: as above, lane < 32.
+        // SAFETY: by `new`, the slot is aligned and holds 32 values of this width; lane < 32.
         unsafe { self.at(slot).cast::<u64>().add(lane).write(value) }
     }
 

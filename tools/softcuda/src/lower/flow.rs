@@ -12,10 +12,10 @@ pub struct Block {
 /// Marks "the end of the function" among post-dominators.
 pub const END: usize = usize::MAX;
 
-/// For each block the block where all ways from it meet first (its immediate post-dominator), or [`END`].
+/// The immediate post-dominator of each block: the first block that every path from it passes, or [`END`].
 ///
 /// Cooper, Harvey and Kennedy, "A Simple, Fast Dominance Algorithm" (2001), on the reversed graph with one virtual
-/// end. Blocks that cannot reach the end (endless loops) get an edge to it, or nothing would meet in them.
+/// end. Blocks that cannot reach the end (endless loops) get an edge to it; without one, nothing would reconverge in them.
 pub fn post_dominators(blocks: &[Block]) -> Vec<usize> {
     let n = blocks.len();
     let end = n;

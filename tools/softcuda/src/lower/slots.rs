@@ -1,4 +1,4 @@
-//! Which virtual registers share a slot: linear scan over live ranges.
+//! Register slots: linear scan over live ranges decides which virtual registers share one.
 //!
 //! nvcc's PTX never reuses a register, so an unrolled kernel has thousands; a warp's window would leave the cache.
 //! Threads of a warp may be at different places, but each lane of a slot belongs to one thread, and writes are

@@ -15,7 +15,7 @@ use crate::run::warp::Aligned;
 /// Bytes of a cooperative launch's workspace: its size and the grid's barrier (cooperative_groups' own layout).
 const WORKSPACE: u64 = 64;
 
-/// A launch as asked for.
+/// The configuration of a launch.
 #[derive(Debug, Clone)]
 pub struct Launch {
     pub grid: [u32; 3],
@@ -31,12 +31,12 @@ pub struct Launch {
     pub stream: u64,
 }
 
-/// A launch that did not end well.
+/// Why a launch failed.
 #[derive(Debug)]
 pub enum LaunchError {
     /// Refused before anything ran.
     Invalid { kind: Invalid, message: String },
-    /// The kernel ran and was found wrong.
+    /// The kernel ran, and checks failed.
     Failed { findings: Vec<Finding>, dropped: usize },
 }
 
@@ -73,7 +73,7 @@ impl fmt::Display for LaunchError {
 
 impl std::error::Error for LaunchError {}
 
-/// What a launch that ended well leaves.
+/// The result of a launch without findings.
 pub struct Done {
     pub counters: Counters,
 }

@@ -1,4 +1,4 @@
-//! Copies that run beside the threads, and the barriers in shared memory that they can arrive at.
+//! Asynchronous copies (`cp.async`), and the barriers in shared memory that they arrive at (mbarriers).
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! One block: its warps take turns until all have ended or none can go on.
+//! One block: schedules its warps until all have ended or none can go on.
 
 use std::sync::atomic::Ordering;
 
@@ -42,11 +42,11 @@ pub struct Block<'l> {
     last_change: (u64, u64),
     /// The spin limit was reached once since something changed.
     second_chance: bool,
-    /// Changes that this block has made and not yet told the launch of.
+    /// Changes by this block that are not yet in the launch's `events`.
     changes: u64,
     /// Whether it has changed anything since its last slice began.
     changed: bool,
-    /// Rounds in which nobody did more than look at an mbarrier.
+    /// Rounds in which no warp did more than poll an mbarrier.
     idle_rounds: u32,
     /// The kernel's dependence on the launch before it has been waited for, by warp (lanes).
     pub(super) waited_for_previous: Vec<u32>,
@@ -93,11 +93,11 @@ impl<'l> Block<'l> {
             &self.shadow,
             u64::from(run.shared_bytes),
         );
-        // The system's part holds something: programs clear bits in it that nobody has set.
+        // The system's part counts as initialised: programs clear bits in it that no instruction has set.
         if run.kernel.reserved_shared != 0 {
             self.shadow.set_initialised(0, run.kernel.reserved_shared.into());
         }
-        // NaN in every float type, so that what nobody wrote shows.
+        // NaN in every float type, so that uninitialised values show.
         self.shared.as_mut()[..run.shared_bytes as usize].fill(0xff);
         for (index, warp) in self.warps.iter_mut().enumerate() {
             warp.as_mut()

@@ -1,4 +1,4 @@
-//! What a run can find wrong, and how it is told: kernel, source line, block, thread, address.
+//! Findings: the checks that can fail, and their report with kernel, source line, block, thread and address.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! One launch: its blocks shared out over host threads.
+//! One launch: its blocks distributed over host threads.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Mutex;
@@ -41,7 +41,7 @@ pub struct Run<'l> {
     pub previous: Option<u64>,
     pub findings: Mutex<Findings>,
     pub stop: AtomicBool,
-    /// Counts whatever some thread may wait for: changed memory, arrivals, exits.
+    /// Number of events that a thread may wait for: changed memory, arrivals, exits.
     pub events: AtomicU64,
     /// What `printf` wrote.
     pub output: Mutex<Vec<u8>>,
@@ -64,7 +64,7 @@ pub struct Findings {
 const MOST_FINDINGS: usize = 32;
 
 impl Run<'_> {
-    /// Takes note of a finding; one that the kernel cannot go on from stops the launch.
+    /// Records a finding. One after which the kernel cannot go on stops the launch.
     pub fn report(&self, finding: Finding) {
         if self.settings.without.contains(&finding.check) {
             return;
@@ -116,7 +116,7 @@ impl Run<'_> {
 /// Warp instructions that a block of a cooperative grid runs before another has its turn.
 const TURN: u64 = 20_000;
 
-/// The same for one that changed nothing in its last turn: most likely it waits for another.
+/// The same for a block that changed nothing in its last turn: most likely it waits for another block.
 const GLANCE: u64 = 500;
 
 /// Blocks among which a seed shuffles the order.

@@ -1,4 +1,4 @@
-//! Loads, stores and atomics: where an address points, what is wrong with it, and the bytes.
+//! Loads and stores: resolves addresses, checks them, moves the bytes. The other files' accesses are checked here too.
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -98,9 +98,9 @@ fn repeated(mask: u32, addresses: &Addresses, bytes: usize, equal: impl Fn(usize
     repeated
 }
 
-/// Held while 16 bytes are accessed strongly (shorter vectors go in one piece). To the PTX memory model a vector is
-/// scalars in any order, but GPUs move 16 aligned bytes at once, and CUB's look-back scan counts on it: status and value
-/// lie in one vector.
+/// The lock held while 16 bytes are accessed strongly (shorter vectors are accessed in one piece). In the PTX memory
+/// model a vector is scalars in any order, but GPUs move 16 aligned bytes at once, and CUB's look-back scan relies on
+/// it: status and value lie in one vector.
 fn whole(at: *const u8) -> MutexGuard<'static, ()> {
     static LOCKS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
     LOCKS[at as usize / 16 % LOCKS.len()]

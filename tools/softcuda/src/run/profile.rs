@@ -1,8 +1,8 @@
-//! The devices that softcuda shows: limits and attributes as NVIDIA publishes them for real ones.
+//! The devices that softcuda presents, with the limits and attributes that NVIDIA publishes for the real ones.
 
 /// One model of device.
 ///
-/// Everything that a program may decide by (limits, sizes, capabilities) is that of the real device; what softcuda
+/// Everything on which a program may decide (limits, sizes, capabilities) is that of the real device; what softcuda
 /// cannot do (textures, inter-process handles, managed memory that pages) is reported as absent.
 #[derive(Debug)]
 pub struct Profile {

@@ -1,4 +1,4 @@
-//! How kernels are run, from the environment or from Rust.
+//! Settings of a run: threads, order, checks, counters; from the environment or from Rust.
 
 use std::path::PathBuf;
 

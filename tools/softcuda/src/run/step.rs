@@ -6,7 +6,7 @@ use super::warp::{Frame, LOCAL_LIMIT, Meet, Split, Wait, Warp};
 use crate::ir::regs::{LANES, Regs, Slot};
 use crate::ir::{Builtin, Call, Converge, Inst, LaneMask, Op, Special, Target};
 
-/// Calls inside calls that a thread may make.
+/// Depth of calls that a thread may reach.
 const MOST_FRAMES: usize = 4096;
 
 /// What an instruction leaves its split to do.

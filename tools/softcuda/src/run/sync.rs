@@ -1,4 +1,4 @@
-//! Instructions by which threads meet: barriers, fences, and what lanes of a warp do together.
+//! Barriers, fences, and warp-level instructions (shuffle, vote, match, redux, elect).
 
 use super::block::Block;
 use super::check::{Check, Finding};

@@ -1,4 +1,4 @@
-//! One warp: registers, and where its lanes are.
+//! One warp: its registers, and the program counters of its lanes.
 
 use std::alloc::Layout;
 
@@ -59,7 +59,7 @@ impl Wait {
     }
 }
 
-/// Where lanes that took different ways meet again.
+/// A reconvergence point of lanes that diverged.
 #[derive(Debug, Clone)]
 pub struct Meet {
     pub pc: u32,
@@ -122,7 +122,7 @@ impl AsRef<[u8]> for Aligned {
 
 impl AsMut<[u8]> for Aligned {
     fn as_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and borrowed uniquely.
+        // SAFETY: `at` owns `bytes` initialised bytes, and `self` is borrowed uniquely.
         unsafe { std::slice::from_raw_parts_mut(self.at, self.bytes) }
     }
 }

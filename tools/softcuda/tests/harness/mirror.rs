@@ -412,7 +412,7 @@ impl Drop for Mirror {
             let _ = unsafe { sys::cuMemFree_v2(buffer.address) };
         }
         for loaded in self.modules.values() {
-            // SAFETY: as above.
+            // SAFETY: nothing runs any more, and the module is this mirror's own.
             let _ = unsafe { sys::cuModuleUnload(loaded.module) };
         }
     }

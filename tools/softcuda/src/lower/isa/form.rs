@@ -1,4 +1,4 @@
-//! An instruction's modifiers, taken one by one; what nobody took is refused.
+//! An instruction's modifiers: a family consumes those that it knows, and any that is left is refused.
 
 use crate::lower::builder::Refused;
 use crate::ptx::ast::{Instruction, Operand, Type};

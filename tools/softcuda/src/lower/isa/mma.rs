@@ -5,9 +5,9 @@
 //! With g = lane / 4 and t = lane mod 4, PTX puts into a lane (PTX ISA 9.0, "Matrix fragments for mma"): of A the
 //! rows g and g + 8, of B the column g, of C and D the rows g and g + 8 and the columns 2t and 2t + 1. A 32-bit
 //! register of A or B holds 1, 2 or 4 neighbours in k (tf32, 16-bit types, 8-bit types), so that the four
-//! lanes of a group hold 4, 8 or 16, and further registers hold the next so many. For a register as it lies here,
+//! lanes of a group hold 4, 8 or 16, and each further register the next 4, 8 or 16. For a register as it lies here,
 //! 32 lanes in a row, this means: eight rows (A) or columns (B) of four words. The code keeps that order:
-//! k is permuted to `[block][place in the word][t]`, alike for A and B, which a sum does not mind, and columns of
+//! k is permuted to `[block][place in the word][t]`, alike for A and B, which leaves the sum the same, and columns of
 //! the result are kept as the even ones and then the odd ones, which is how C and D lie in their registers. Nothing
 //! but B, which is transposed, has to move across lanes.
 //!

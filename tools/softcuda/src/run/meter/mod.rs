@@ -70,20 +70,21 @@ impl Waves {
 pub(crate) struct Count {
     /// Times that a warp issued it.
     pub issued: u64,
-    /// Lanes that executed it, in all.
+    /// Lanes that executed it, over all of these times.
     pub lanes: u64,
     /// Times that its guard left no lane.
     pub skipped: u64,
 }
 
-/// Counters of the blocks that one host thread ran; added up at the end of the launch.
+/// What was counted of the blocks that one [`Block`](super::block::Block) ran, one after the other. The meters are summed
+/// at the end of the launch.
 pub struct Meter {
     pub(crate) counts: Vec<Count>,
     /// Warps that came to a barrier of their block.
     pub(crate) barriers: u64,
     /// Bytes of local memory read and written.
     pub(crate) local: [u64; 2],
-    /// What costs time to count.
+    /// Memory traffic, which costs time to count.
     pub(crate) memory: Option<Box<Memory>>,
 }
 
