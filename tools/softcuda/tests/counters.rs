@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use softcuda::counters::{Counters, Limit, Memory, Requests, Waves, occupancy, report};
 use softcuda::machine::{Device, Launch, Module, Settings, launch};
 use softcuda::memory::Kind;
-use softcuda::profile::{SM_80, SM_89, SM_90};
+use softcuda::run::profile::{SM_80, SM_89, SM_90};
 
 const PATTERNS: &str = include_str!("counters/patterns.ptx");
 const TRANSPOSE: &str = include_str!("counters/transpose.ptx");

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 fn table() -> String {
-    let mut rows: Vec<(&str, &str, &str)> = softcuda::isa::FAMILIES
+    let mut rows: Vec<(&str, &str, &str)> = softcuda::lower::isa::FAMILIES
         .iter()
         .flat_map(|(_, _, covered)| covered.iter().map(|c| (c.opcode, c.forms, c.notes)))
         .chain(

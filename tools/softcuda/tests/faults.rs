@@ -10,7 +10,7 @@
 mod harness;
 
 use harness::{Args, Ended, Gpu, Shape, compile, folder, header};
-use softcuda::check::{Finding, Site};
+use softcuda::run::check::{Finding, Site};
 
 fn shape(text: &str) -> Shape {
     let mut shape = Shape::new(1, 1);

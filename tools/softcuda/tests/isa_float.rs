@@ -8,11 +8,11 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use softcuda::isa::FAMILIES;
-use softcuda::lower::{Addresses, Builder, Constants, Refused, Virtual, width_of};
-use softcuda::program::{Alu, Op, Ref};
+use softcuda::ir::regs::{FULL, Regs, Slot, Width};
+use softcuda::ir::{Alu, Op, Ref};
+use softcuda::lower::isa::FAMILIES;
+use softcuda::lower::{Addresses, Builder, Constants, Refused, Virtual};
 use softcuda::ptx::ast::{Instruction, Module, Operand, RegId, Register, Type, VarId};
-use softcuda::regs::{FULL, Regs, Slot, Width};
 
 // ---------------------------------------------------------------------------------------------- running
 
@@ -84,7 +84,7 @@ fn lower(name: &str, dst: &[Type], src: &[Type]) -> Result<Program, Refused> {
     let mut virtuals: Vec<Virtual> = registers
         .iter()
         .map(|r| Virtual {
-            width: width_of(r.ty),
+            width: Width::of(r.ty),
             ty: r.ty,
         })
         .collect();
@@ -163,7 +163,7 @@ impl Program {
         };
         let slot = Slot((index * STRIDE) as u32);
         let regs = self.regs();
-        match width_of(ty) {
+        match Width::of(ty) {
             Width::Pred => regs.set_pred(slot, (value as u32 & 1) << lane, 1 << lane),
             Width::W64 => regs.set_lane64(slot, lane, value),
             _ => regs.set_lane32(slot, lane, value as u32),
@@ -174,7 +174,7 @@ impl Program {
         let slot = Slot((index * STRIDE) as u32);
         let ty = self.dst[index];
         let regs = self.regs();
-        match width_of(ty) {
+        match Width::of(ty) {
             Width::Pred => (regs.pred(slot) >> lane & 1).into(),
             Width::W64 => regs.lane64(slot, lane),
             _ => regs.lane32(slot, lane).into(),

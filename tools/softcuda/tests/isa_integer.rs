@@ -6,8 +6,8 @@ mod machine;
 use std::collections::HashSet;
 
 use machine::{LOCAL, Machine, Random, instruction, reg};
-use softcuda::isa;
-use softcuda::program::Special;
+use softcuda::ir::Special;
+use softcuda::lower::isa;
 use softcuda::ptx::ast::{Operand, RegId, Type, VarId};
 
 /// What stands at an operand's place.

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use softcuda::isa::mma;
-use softcuda::lower::{Addresses, Builder, Constants, Refused, Virtual, width_of};
-use softcuda::program::{Alu, Code, Converge, Op, Ref};
+use softcuda::ir::regs::{FULL, LANES, Regs, Slot, Width};
+use softcuda::ir::{Alu, Code, Converge, Op, Ref};
+use softcuda::lower::isa::mma;
+use softcuda::lower::{Addresses, Builder, Constants, Refused, Virtual};
 use softcuda::ptx::ast::{Instruction, Module, Operand, RegId, Register, Type, VarId};
-use softcuda::regs::{FULL, LANES, Regs, Slot};
 
 // --- Lowering one instruction and running it ------------------------------------------------------------
 
@@ -64,7 +64,7 @@ fn lower(name: &str, registers: &[Type], operands: Vec<Operand>) -> Result<Lower
     let mut virtuals: Vec<Virtual> = registers
         .iter()
         .map(|&ty| Virtual {
-            width: width_of(ty),
+            width: Width::of(ty),
             ty,
         })
         .collect();

@@ -1,10 +1,10 @@
 //! Allocations and race detection. Every rule of the memory model has a racy order that is found and its
 //! corrected twin that is not; random programs are compared with exact vector clocks in `memory_random.rs`.
 
+use softcuda::ir::{Order, Scope};
 use softcuda::memory::{
     BlockClocks, DeviceMemory, Domain, Hazard, How, Kind, Launch, Pattern, Published, RaceKind, Shadow, Var,
 };
-use softcuda::program::{Order, Scope};
 
 const ALL: u32 = u32::MAX;
 const WEAK: How = How::Weak;
@@ -1005,7 +1005,7 @@ fn host_memory_has_its_own_address() {
     assert_eq!(address, start as u64);
     memory.write(address + 1000, &[9]).unwrap();
     memory.write(address + 1000, &[9, 9]).unwrap_err();
-    // SAFETY: as above; it overlaps and is refused.
+    // SAFETY: `own` lives until it is unregistered; this range overlaps it and is refused.
     unsafe { memory.register_host(start.wrapping_add(500), 10, "cuMemHostRegister") }.unwrap_err();
     memory.free(address).unwrap_err();
     memory.unregister_host(start).unwrap();

@@ -1,8 +1,8 @@
 //! Random programs of a few threads, watched by the race detector and by a slow exact one: a vector clock for
 //! every thread and a list of every access. Nothing may be reported that the exact one does not report.
 
+use softcuda::ir::{Order, Scope};
 use softcuda::memory::{BlockClocks, DeviceMemory, Domain, Hazard, How, Published, Shadow, Var};
-use softcuda::program::{Order, Scope};
 
 const BYTES: usize = 64;
 

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use softcuda::ir::{Order, Scope};
 use softcuda::memory::{BlockClocks, DeviceMemory, Domain, How, Kind, Shadow, Var};
-use softcuda::program::{Order, Scope};
 
 /// Nanoseconds for each of `count` things that `f` does, best of several runs.
 fn time(name: &str, count: usize, mut f: impl FnMut()) {

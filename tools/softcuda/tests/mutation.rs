@@ -21,9 +21,9 @@ use std::sync::{Arc, Mutex};
 
 use half::bf16;
 use harness::{Args, Ended, Gpu, Random, Shape, compile, folder};
-use softcuda::check::{Check, places};
 use softcuda::machine::Module;
 use softcuda::ptx;
+use softcuda::run::check::{Check, places};
 
 /// Changes after which nothing is wrong: kernel, site and change as the table names them, and why.
 const UNNOTICED: &[(&str, &str, &str, &str)] = &[

@@ -1,6 +1,6 @@
 //! Ceilings of real GPUs, each with its source.
 
-use crate::profile::{self, Profile};
+use crate::run::profile::{self, Profile};
 
 /// A rate that a GPU does not exceed, and who says so.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::profile::{Profile, WARP};
+use crate::run::profile::{Profile, WARP};
 
 /// Registers are given to warps in this many.
 const REGISTER_UNIT: u32 = 256;

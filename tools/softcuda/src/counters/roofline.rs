@@ -1,4 +1,4 @@
-//! The least time that a launch can take on a GPU, resource by resource. A model, not a measurement.
+//! Lower bounds of a launch's time on a GPU, by resource. A model, not a measurement.
 
 use serde::Serialize;
 

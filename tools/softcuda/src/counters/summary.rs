@@ -1,17 +1,16 @@
-//! From what the meters counted to a launch's counters.
+//! Makes a launch's counters from its meters.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::meter::{Count, Meter};
 use super::{
     Barriers, ClassCount, Counters, Executed, Global, Line, Local, MatrixBlocks, MatrixCount, Memory,
     Position, Requests, Shared, Site, Waves,
 };
-use crate::check::places;
-use crate::exec::asynchronous::Async;
-use crate::exec::grid::Run;
-use crate::program::{Class, Inst, Kernel, Op};
+use crate::ir::{Async, Class, Inst, Kernel, Op};
 use crate::ptx::ast::{Loc, Type};
+use crate::run::check::places;
+use crate::run::grid::Run;
+use crate::run::meter::{Count, Meter};
 
 /// Every class with its name.
 const CLASSES: [(Class, &str); Class::COUNT] = [
@@ -248,7 +247,7 @@ impl Lines {
             return index;
         }
         let places = places(run.module, inst.loc);
-        let position = |place: &crate::check::Place| Position {
+        let position = |place: &crate::run::check::Place| Position {
             file: place.file.to_string(),
             line: place.line,
         };

@@ -7,7 +7,7 @@ use super::handle::Handle;
 use super::result::CUresult;
 use super::types::{CUdevice, CUdevprop, CUuuid};
 use super::{VERSION, exit, put, put_text, string};
-use crate::profile::{MAX_BLOCK, MAX_GRID, WARP};
+use crate::run::profile::{MAX_BLOCK, MAX_GRID, WARP};
 
 exports! {
     fn cuInit(call, flags: c_uint) {

@@ -1,4 +1,4 @@
-//! What is told at the end: memory that nobody freed, and how often which function was called.
+//! Reports at exit: memory leaks, and the number of calls by function.
 
 use std::fmt::Write;
 use std::sync::{Once, TryLockError};

@@ -244,7 +244,7 @@ impl Call {
         let (from, to) = unsafe { (list(from, number)?, list(to, number)?) };
         for place in 0..number {
             let (from, to) = (from[place], to[place]);
-            // SAFETY: as above.
+            // SAFETY: not null here, and the function's caller vouches for `number` elements.
             let edge = unsafe {
                 if edges.is_null() {
                     None

@@ -10,9 +10,9 @@ use super::state::Function;
 use super::types::{CUDA_KERNEL_NODE_PARAMS, CUfunction, CUlaunchAttribute, CUlaunchConfig, CUstream};
 use super::work::{KernelWork, Work};
 use super::{Call, exports, get, list};
-use crate::check::Check;
+use crate::ir::Kernel;
 use crate::machine::{self, Invalid, LaunchError};
-use crate::program::Kernel;
+use crate::run::check::Check;
 
 /// `CUlaunchAttributeID`s.
 pub mod attribute {

@@ -1,17 +1,22 @@
 //! The CUDA driver API: the functions of cuda.h, on top of the machine that runs kernels.
 //!
 //! One lock guards one state ([`state::Driver`]). Every exported function is written with `exports!`, which counts
-//! the call, lets faults in, keeps panics from crossing into C and logs. Work goes through streams ([`work`]): by
-//! default it is done when it is put in, with `SOFTCUDA_ASYNC=lazy` only when somebody waits for it.
+//! the call, injects faults, stops panics before they cross into C, and logs. Work goes through streams ([`work`]): by
+//! default it is done when it is enqueued, with `SOFTCUDA_ASYNC=lazy` only when the program waits for it.
 //!
-//! A pointer argument is null or good for what cuda.h says of it, as in every C API; handles are checked
+//! A pointer argument is null or valid for what cuda.h says of it, as in every C API; handles are checked
 //! ([`handle`]).
+//!
+//! The files of handle types name each other through [`state`], as the functions of cuda.h do: a stream belongs to a
+//! context, a graph holds functions, a capture makes a graph of a stream's work.
 
 mod capture;
 mod context;
 mod copy;
 mod device;
 mod exit;
+mod fatbin;
+mod fault;
 mod graph;
 mod graph_exec;
 pub mod handle;
@@ -187,7 +192,7 @@ pub fn call(
     result
 }
 
-/// Faults, the order of initialisation, and contexts that are gone bad.
+/// Refuses a call: an injected fault, a call before `cuInit`, a context that an error has poisoned.
 fn admit(call: &mut Call) -> Answer {
     let function = call.function;
     if let Some(fault) = call.faults.on_call(function) {
@@ -201,7 +206,7 @@ fn admit(call: &mut Call) -> Answer {
         }
         return Err(fault.error);
     }
-    let base = crate::fault::base_name(function);
+    let base = fault::base_name(function);
     if !call.initialised && !BEFORE_INIT.contains(&base) {
         return Err(CUresult::NOT_INITIALIZED);
     }
@@ -220,7 +225,7 @@ pub struct Address(pub *const ());
 
 // SAFETY: the address of a function, which is never written through.
 unsafe impl Sync for Address {}
-// SAFETY: as above.
+// SAFETY: a function's address means the same on every thread.
 unsafe impl Send for Address {}
 
 /// Defines exported functions, and the table `EXPORTS` of them.
@@ -305,7 +310,7 @@ pub unsafe fn put<T>(to: *mut T, value: T) -> Answer {
 /// `to` is null or may be written.
 pub unsafe fn put_if<T>(to: *mut T, value: T) {
     if !to.is_null() {
-        // SAFETY: as above.
+        // SAFETY: not null, and the caller vouches that it may be written.
         unsafe { to.write(value) };
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 
+use super::fatbin;
 use super::handle::Handle;
 use super::result::{Answer, CUresult};
 use super::state::{Function, Module};
 use super::types::{CUdeviceptr, CUfunction};
 use super::{Call, exports, list, present, put, put_if, string};
-use crate::{fatbin, machine};
+use crate::machine;
 
 /// Registers per thread of a kernel that came without machine code. PTX does not say, and occupancy needs a number:
 /// with 64 a block of 1024 threads just fits, as it does for kernels compiled without bounds.

@@ -6,7 +6,7 @@ use super::result::{Answer, CUresult};
 use super::state::Function;
 use super::types::{CUfunction, CUlaunchConfig};
 use super::{Call, exports, get, present, put, put_if};
-use crate::profile::{Profile, WARP};
+use crate::run::profile::{Profile, WARP};
 
 /// Registers are given out to warps in this many.
 const REGISTER_UNIT: u32 = 256;
@@ -220,7 +220,7 @@ exports! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{SM_80, SM_89, SM_90};
+    use crate::run::profile::{SM_80, SM_89, SM_90};
 
     fn function(registers: u32, static_shared: u32) -> Demand {
         Demand {

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Instant;
 
+use super::fault::Faults;
 use super::handle::{Handle, Object, Table};
 use super::result::{Answer, CUresult};
 use super::types::CUgraphEdgeData;
 use super::work::{OpId, Pending, Work};
-use crate::fault::Faults;
 use crate::machine;
 use crate::memory;
-use crate::profile::{self, Profile};
+use crate::run::profile::{self, Profile};
 
 /// What the environment asks for, read once.
 #[derive(Default)]
@@ -87,7 +87,7 @@ pub struct Function {
     pub module: Handle<Module>,
     pub context: Handle<Context>,
     pub name: CString,
-    pub kernel: Arc<crate::program::Kernel>,
+    pub kernel: Arc<crate::ir::Kernel>,
     pub registers: u32,
     /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`
     pub max_dynamic_shared: u32,

@@ -1,10 +1,10 @@
-//! Work in streams: what it is, in which order it may be done, and doing it.
+//! Work in streams: its kinds, its order, its execution.
 //!
-//! Each piece of work has a number, and waits for pieces with smaller numbers: the one before it in its stream,
-//! events it was told to wait for, the legacy default stream. With `SOFTCUDA_ASYNC=lazy` a piece stays undone until
-//! somebody waits for it or for something behind it; then it is done together with what it waits for, and nothing
-//! else. So a program that reads a result without waiting finds the old bytes, and one that reuses a pinned source
-//! buffer too early sends the new ones.
+//! Each piece of work has a number, and depends on pieces with smaller numbers: the one before it in its stream,
+//! events that the stream waits for, the legacy default stream. With `SOFTCUDA_ASYNC=lazy` a piece is done only when
+//! the program waits for it or for a piece that depends on it, together with its own dependencies and nothing else. So
+//! a program that reads a result without waiting finds the old bytes, and one that reuses a pinned source buffer too
+//! early sends the new ones.
 
 use std::collections::BTreeSet;
 use std::ffi::c_void;
@@ -16,9 +16,9 @@ use super::handle::Handle;
 use super::result::{Answer, CUresult};
 use super::state::{Context, Driver, Event, Function, Graph, Module, Stream, StreamKind};
 use super::types::CUhostFn;
+use crate::ir::Kernel;
 use crate::machine;
 use crate::memory::Pattern;
-use crate::program::Kernel;
 
 /// Number of a piece of work.
 pub type OpId = u64;
@@ -74,7 +74,7 @@ pub type CUstreamCallback = unsafe extern "C" fn(Handle<Stream>, CUresult, *mut 
 
 // SAFETY: the program asks for its function to be called with its pointer on a thread of the driver's choice.
 unsafe impl Send for HostCall {}
-// SAFETY: as above.
+// SAFETY: a shared `HostCall` gives no access to what `data` points to; only the program's function follows it.
 unsafe impl Sync for HostCall {}
 
 /// One end of a copy.

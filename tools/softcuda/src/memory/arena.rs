@@ -42,7 +42,7 @@ pub(super) struct Arena {
 
 // SAFETY: the arena owns its range; who uses pieces of it answers for data races.
 unsafe impl Send for Arena {}
-// SAFETY: as above.
+// SAFETY: a shared arena only tells addresses; changing it needs `&mut`.
 unsafe impl Sync for Arena {}
 
 impl Arena {

@@ -18,9 +18,9 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::ir::{Order, Scope};
 use crate::memory::launch::{self, Launch};
 use crate::memory::shadow::{Domain, Shadow};
-use crate::program::{Order, Scope};
 
 /// Most warps of a block.
 pub(super) const WARPS: usize = 32;

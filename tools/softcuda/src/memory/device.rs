@@ -53,7 +53,7 @@ pub struct Allocation {
 
 // SAFETY: the host range belongs to the allocation; who uses it through `host` answers for data races.
 unsafe impl Send for Allocation {}
-// SAFETY: as above; the shadow is made of atomics.
+// SAFETY: a shared allocation only tells its host address, and its shadow is made of atomics.
 unsafe impl Sync for Allocation {}
 
 impl Allocation {
@@ -636,7 +636,7 @@ impl DeviceMemory {
             unsafe { host.write_bytes(pattern[0], bytes as usize) };
         } else {
             for (at, byte) in (0..bytes as usize).zip(pattern.iter().cycle()) {
-                // SAFETY: as above.
+                // SAFETY: `at` is below `bytes`, and the range is inside of the allocation's memory.
                 unsafe { host.add(at).write(*byte) };
             }
         }

@@ -1,14 +1,17 @@
-//! Memory and what is known of it: allocations, which bytes were ever written, who touched them last.
+//! Device memory and what is known of it: allocations, initialised bytes, the last accesses to each word.
 //!
-//! * [`DeviceMemory`] hands out addresses and answers for them: out of bounds, freed, never allocated.
-//! * [`Shadow`] lies beside every allocation and beside a block's shared memory: a bit per byte (initialised) and
-//!   the last write and read of every 4-byte word.
-//! * [`BlockClocks`] says what each thread of a block knows of the others' accesses: barriers, fences, releases
-//!   and acquires raise that knowledge. An access to a word that another thread touched without this thread
-//!   knowing of it is a race.
+//! * [`DeviceMemory`] allocates, and explains a bad address: out of bounds, freed, never allocated.
+//! * [`Shadow`] accompanies every allocation and every block's shared memory: a bit per byte (initialised) and the
+//!   last write and read of every 4-byte word.
+//! * [`BlockClocks`] holds vector clocks: which accesses of other threads happened before what a thread does next.
+//!   Barriers, fences, releases and acquires advance them. An access to a word is a race if another thread's access
+//!   to it did not happen before.
 //!
-//! Nothing reported is ordered by the PTX memory model; where exact knowledge would cost too much, threads are
-//! taken to know more than they do, so a race may be missed (each place says so).
+//! No pair of accesses that the PTX memory model orders is reported. Where exact clocks would cost too much, they claim
+//! more order than there is, so a race may be missed (each such place says so).
+//!
+//! `clocks`, `shadow` and `launch` name each other: they are one algorithm, happens-before race detection, in three
+//! files. Clocks per block, stamps per word, epochs per launch.
 
 mod arena;
 mod clocks;

@@ -17,7 +17,7 @@ pub(super) struct Region {
 
 // SAFETY: the region owns its memory, and all access goes through atomics.
 unsafe impl Send for Region {}
-// SAFETY: as above.
+// SAFETY: a shared region hands out atomics alone.
 unsafe impl Sync for Region {}
 
 impl Region {

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::ir::Scope;
 use crate::memory::clocks::{CLOCK_BITS, CLOCK_MAX, WARPS, Who, lanes};
 use crate::memory::launch::Launch;
 use crate::memory::region::Region;
-use crate::program::Scope;
 
 /// Whose memory a [`Shadow`] describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

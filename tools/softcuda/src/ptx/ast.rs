@@ -2,7 +2,7 @@
 //!
 //! The parser flattens the nested scopes of a function body: every register, variable and label of every scope
 //! has an index of its own in the function's tables, and operands refer to these indices. What an opcode and
-//! its modifiers mean is for [`crate::isa`] to say.
+//! its modifiers mean is for [`crate::lower::isa`] to say.
 
 use std::sync::Arc;
 

@@ -2,8 +2,8 @@
 
 use super::harness::{Args, Gpu, Random, Scalar, Shape, bytes};
 use super::{Number, all, larger, load, randoms, seeds, sizes};
-use softcuda::check::Check;
 use softcuda::machine::Module;
+use softcuda::run::check::Check;
 
 fn reduce<T: Number>(gpu: &mut Gpu, module: &Module, name: &str, threads: usize, items: usize) {
     let tile = threads * items;

@@ -1,6 +1,6 @@
 //! Cooperative groups.
 
-use softcuda::check::Check;
+use softcuda::run::check::Check;
 
 use super::harness::{Args, Random, Shape};
 use super::{load, randoms, seeds};

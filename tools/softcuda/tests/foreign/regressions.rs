@@ -1,7 +1,7 @@
 //! What foreign code has found wrong in softcuda, each as a few lines of PTX.
 
-use softcuda::check::Check;
 use softcuda::machine::Module;
+use softcuda::run::check::Check;
 
 use super::harness::{Args, Ended, Gpu, Shape};
 

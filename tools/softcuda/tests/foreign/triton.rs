@@ -1,8 +1,8 @@
 //! Kernels that Triton compiled: the fixtures in triton/, made by triton/generate.py.
 
 use half::{bf16, f16};
-use softcuda::check::Finding;
 use softcuda::machine::Module;
+use softcuda::run::check::Finding;
 
 use super::harness::{Args, Ended, Gpu, Random, Shape};
 use super::{all, randoms, seeds};

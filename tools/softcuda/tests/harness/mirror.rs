@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUfunction_attribute, CUjit_option, CUlimit, CUresult};
 use serde_json::{Value, json};
+use softcuda::ir::Kernel;
 use softcuda::lower::FUNCTIONS;
 use softcuda::machine::{Launch, Module};
 use softcuda::memory::{DeviceMemory, Kind};
-use softcuda::program::Kernel;
 use softcuda::ptx::ast;
 
 use super::rule::{Outcome, Rule};
@@ -412,7 +412,7 @@ impl Drop for Mirror {
             let _ = unsafe { sys::cuMemFree_v2(buffer.address) };
         }
         for loaded in self.modules.values() {
-            // SAFETY: as above.
+            // SAFETY: nothing runs any more, and the module is this mirror's own.
             let _ = unsafe { sys::cuModuleUnload(loaded.module) };
         }
     }

@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use softcuda::check::Finding;
 use softcuda::machine::{self, Device, Invalid, Launch, LaunchError, Module, Settings};
 use softcuda::memory::Kind;
-use softcuda::profile;
+use softcuda::run::check::Finding;
+use softcuda::run::profile;
 
 use mirror::Mirror;
 pub use rule::Rule;

@@ -6,11 +6,11 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use softcuda::isa;
-use softcuda::lower::{Addresses, Builder, Constants, Refused, Virtual, width_of};
-use softcuda::program::{Code, Op, Ref, Special};
+use softcuda::ir::regs::{LANES, Regs, Slot, Width};
+use softcuda::ir::{Code, Op, Ref, Special};
+use softcuda::lower::isa;
+use softcuda::lower::{Addresses, Builder, Constants, Refused, Virtual};
 use softcuda::ptx::ast::{self, Instruction, Operand, RegId, Type};
-use softcuda::regs::{LANES, Regs, Slot, Width};
 
 /// Bytes between the slots: room for the widest.
 const STRIDE: usize = 16 * LANES;
@@ -89,7 +89,7 @@ impl Machine {
             virtuals: types
                 .iter()
                 .map(|&ty| Virtual {
-                    width: width_of(ty),
+                    width: Width::of(ty),
                     ty,
                 })
                 .collect(),

@@ -1,0 +1,495 @@
+//! Asynchronous copies (`cp.async`), and the barriers in shared memory that they arrive at (mbarriers).
+
+use std::collections::HashMap;
+
+use super::block::Block;
+use super::check::{Check, Finding};
+use super::memory::{Addresses, Deed, addresses, generic, name, read};
+use super::step::{At, Next, each};
+use super::warp::{PendingCopy, Wait, Warp};
+use crate::ir::regs::{LANES, Slot};
+use crate::ir::{Async, Place, Scope};
+use crate::memory::{How, Published};
+use crate::ptx::ast::Space;
+
+/// An mbarrier object as it lies in shared memory, in 64 bits: phase, arrivals still expected in this phase, arrivals
+/// expected in each phase, bytes of transactions still expected. The ISA leaves the layout open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mbarrier {
+    phase: bool,
+    pending: u32,
+    expected: u32,
+    transactions: i32,
+}
+
+/// Largest count (PTX ISA: 2^20 − 1).
+const MOST_ARRIVALS: u32 = (1 << 20) - 1;
+
+impl Mbarrier {
+    fn pack(self) -> u64 {
+        u64::from(self.phase)
+            | u64::from(self.pending) << 1
+            | u64::from(self.expected) << 21
+            | ((self.transactions as u64) & 0x3f_ffff) << 41
+            | 1 << 63
+    }
+
+    /// `None` for bits that no `mbarrier.init` wrote.
+    fn unpack(bits: u64) -> Option<Self> {
+        let transactions = ((bits >> 41 & 0x3f_ffff) as i32) << 10 >> 10;
+        (bits >> 63 == 1 && bits != u64::MAX).then_some(Self {
+            phase: bits & 1 != 0,
+            pending: (bits >> 1) as u32 & MOST_ARRIVALS,
+            expected: (bits >> 21) as u32 & MOST_ARRIVALS,
+            transactions,
+        })
+    }
+}
+
+/// What arrivals at mbarriers have released: in the current phase, and in the last complete one.
+#[derive(Default)]
+pub(super) struct Mbarriers {
+    released: HashMap<u32, (Published, Published)>,
+}
+
+impl<'l> Block<'l> {
+    pub(super) fn asynchronous(
+        &mut self,
+        warp: &mut Warp,
+        at: &At<'_>,
+        what: &Async,
+    ) -> Result<Next, Box<Finding>> {
+        let regs = at.regs;
+        match *what {
+            Async::Copy {
+                bytes,
+                destination,
+                source,
+                sized,
+                ignore,
+            } => self.copy(warp, at, bytes, destination, source, sized, ignore)?,
+            Async::Commit => each(at.mask).for_each(|lane| warp.committed[lane] += 1),
+            Async::Wait(groups) => {
+                let committed = warp.committed;
+                self.finish_copies(warp, at.mask, |copy| {
+                    copy.group.saturating_add(groups) < committed[copy.lane as usize]
+                });
+            }
+            Async::WaitAll => self.finish_copies(warp, at.mask, |_| true),
+            Async::ArriveOnCompletion { place, counted } => {
+                let offsets = self.shared_offsets(warp, at, at.src(0), place)?;
+                for lane in each(at.mask) {
+                    let offset = offsets[lane] as u32;
+                    let mut state = self.mbarrier(warp, at, lane, offset)?;
+                    // The copies are an agent's, which this thread too knows of only by waiting.
+                    let agent = self.clocks.async_agent(offset.into());
+                    self.clocks.async_begin(agent, warp.index, lane);
+                    let mut i = 0;
+                    while i < warp.copies.len() {
+                        if usize::from(warp.copies[i].lane) == lane {
+                            let copy = warp.copies.swap_remove(i);
+                            self.put(&copy);
+                            let who = self.clocks.who_async(agent);
+                            let shadow = &self.shadow;
+                            shadow.complete_pending(
+                                copy.offset.into(),
+                                copy.bytes.into(),
+                                &who,
+                                lane,
+                                copy.pc,
+                            );
+                        } else {
+                            i += 1;
+                        }
+                    }
+                    let published = self.clocks.async_end(agent);
+                    self.mbarriers
+                        .released
+                        .entry(offset)
+                        .or_default()
+                        .0
+                        .join(&published);
+                    // Without .noinc the pending count is first raised by the arrival that follows.
+                    if counted {
+                        if state.pending >= MOST_ARRIVALS {
+                            return Err(self.overflow(warp, at, lane));
+                        }
+                        state.pending += 1;
+                    }
+                    self.arrived(warp, at, lane, offset, state, 1)?;
+                }
+            }
+            Async::Init(place) => {
+                let offsets = self.shared_offsets(warp, at, at.src(0), place)?;
+                let counts = regs.get32(at.src(1));
+                for lane in each(at.mask) {
+                    let offset = offsets[lane];
+                    self.check_place(warp, at, lane, offset)?;
+                    let count = counts[lane];
+                    if count == 0 || count > MOST_ARRIVALS {
+                        let message =
+                            format!("an mbarrier is to wait for {count} arrivals: 1 to {MOST_ARRIVALS}");
+                        return Err(self.finding(Check::BarrierMisuse, warp, at.pc, lane as u32, message));
+                    }
+                    let who = self.clocks.who(warp.index);
+                    if let Err(hazard) = self.shadow.write(offset, 8, &who, lane, How::Weak, false, at.pc) {
+                        self.hazard(warp, at, lane, offset, 8, "shared memory", offset, hazard);
+                    }
+                    self.set_mbarrier(
+                        offset as u32,
+                        Mbarrier {
+                            phase: false,
+                            pending: count,
+                            expected: count,
+                            transactions: 0,
+                        },
+                    );
+                    self.mbarriers.released.remove(&(offset as u32));
+                }
+                self.event();
+            }
+            Async::Invalidate(place) => {
+                let offsets = self.shared_offsets(warp, at, at.src(0), place)?;
+                for lane in each(at.mask) {
+                    self.mbarrier(warp, at, lane, offsets[lane] as u32)?;
+                    let to = self.shared.ptr().wrapping_add(offsets[lane] as usize);
+                    // SAFETY: `mbarrier` checked that the object exists.
+                    unsafe { super::memory::write(to, 8, u64::MAX) };
+                }
+                self.event();
+            }
+            Async::Arrive {
+                place,
+                state: wants_state,
+                counted,
+                expect,
+                drop,
+                order,
+                ..
+            } => {
+                let offsets = self.shared_offsets(warp, at, at.src(0), place)?;
+                let number = (counted || expect).then(|| regs.get32(at.src(1)));
+                for lane in each(at.mask) {
+                    let offset = offsets[lane] as u32;
+                    let mut state = self.mbarrier(warp, at, lane, offset)?;
+                    if order.releases() {
+                        let published = self.clocks.release(warp.index, 1 << lane);
+                        self.mbarriers
+                            .released
+                            .entry(offset)
+                            .or_default()
+                            .0
+                            .join(&published);
+                    }
+                    if wants_state {
+                        regs.set_lane64(at.dst(0), lane, state.pack());
+                    }
+                    let count = match number {
+                        Some(bytes) if expect => {
+                            state.transactions += bytes[lane] as i32;
+                            1
+                        }
+                        Some(count) => count[lane],
+                        None => 1,
+                    };
+                    if drop {
+                        state.expected = state.expected.saturating_sub(count);
+                    }
+                    self.arrived(warp, at, lane, offset, state, count)?;
+                }
+            }
+            Async::Transaction { place, complete } => {
+                let offsets = self.shared_offsets(warp, at, at.src(0), place)?;
+                let bytes = regs.get32(at.src(1));
+                for lane in each(at.mask) {
+                    let offset = offsets[lane] as u32;
+                    let mut state = self.mbarrier(warp, at, lane, offset)?;
+                    state.transactions += if complete {
+                        -(bytes[lane] as i32)
+                    } else {
+                        bytes[lane] as i32
+                    };
+                    self.arrived(warp, at, lane, offset, state, 0)?;
+                }
+            }
+            Async::TestWait {
+                place,
+                parity,
+                suspend,
+                order,
+                ..
+            } => {
+                let offsets = self.shared_offsets(warp, at, at.src(0), place)?;
+                let phase = if parity {
+                    regs.get32(at.src(1)).map(u64::from)
+                } else {
+                    regs.get64(at.src(1))
+                };
+                let mut done = 0;
+                for lane in each(at.mask) {
+                    let offset = offsets[lane] as u32;
+                    let state = self.mbarrier(warp, at, lane, offset)?;
+                    if state.phase != (phase[lane] & 1 != 0) {
+                        done |= 1 << lane;
+                        if order.acquires()
+                            && let Some((_, complete)) = self.mbarriers.released.get(&offset)
+                        {
+                            self.clocks.acquire(warp.index, 1 << lane, complete);
+                        }
+                    }
+                }
+                regs.set_pred(at.dst(0), done, at.mask);
+                if suspend && done != at.mask {
+                    return Ok(Next::Wait(Wait::Poll { mbarrier: true }));
+                }
+            }
+            Async::PendingCount => {
+                let states = regs.get64(at.src(0));
+                let counts = states.map(|s| Mbarrier::unpack(s).map_or(0, |m| m.pending));
+                regs.set32(at.dst(0), &counts, at.mask);
+            }
+        }
+        Ok(Next::On)
+    }
+
+    /// Offsets in shared memory from an address operand.
+    pub(super) fn shared_offsets(
+        &self,
+        warp: &Warp,
+        at: &At<'_>,
+        slot: Slot,
+        place: Place,
+    ) -> Result<Addresses, Box<Finding>> {
+        let mut offsets = addresses(at.regs, slot, place.base, place.offset);
+        if place.generic {
+            for lane in each(at.mask) {
+                let (space, offset) = generic(offsets[lane]);
+                if space != Space::Shared {
+                    let message = format!("the address {:#x} is not one of shared memory", offsets[lane]);
+                    return Err(self.finding(Check::Illegal, warp, at.pc, lane as u32, message));
+                }
+                offsets[lane] = offset;
+            }
+        }
+        Ok(offsets)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn copy(
+        &mut self,
+        warp: &mut Warp,
+        at: &At<'_>,
+        bytes: u8,
+        destination: Place,
+        source: Place,
+        sized: bool,
+        ignore: bool,
+    ) -> Result<(), Box<Finding>> {
+        let regs = at.regs;
+        let size = usize::from(bytes);
+        let to = self.shared_offsets(warp, at, at.src(0), destination)?;
+        let from = addresses(regs, at.src(1), source.base, source.offset);
+        let mut wanted = [bytes as u32; LANES];
+        if sized {
+            wanted = regs.get32(at.src(2));
+        }
+        if ignore {
+            let skip = regs.pred(at.src(2));
+            each(skip).for_each(|lane| wanted[lane] = 0);
+        }
+        let reading = each(at.mask)
+            .filter(|&l| wanted[l] != 0)
+            .fold(0, |m, l| m | 1 << l);
+        self.meter.global(at.pc, reading, &from, size);
+        self.meter.shared(at.pc, at.mask, &to, size);
+        for lane in each(at.mask) {
+            let read_bytes = wanted[lane] as usize;
+            if read_bytes > size {
+                let message = format!("cp.async copies {size} bytes and is told to read {read_bytes}");
+                return Err(self.finding(Check::Illegal, warp, at.pc, lane as u32, message));
+            }
+            self.shared_bounds(warp, at, lane, to[lane], size, Deed::Write)?;
+            if !to[lane].is_multiple_of(size as u64) || !from[lane].is_multiple_of(size as u64) {
+                let wrong = if to[lane].is_multiple_of(size as u64) {
+                    from[lane]
+                } else {
+                    to[lane]
+                };
+                let message =
+                    format!("cp.async of {size} bytes at {wrong:#x}, which is not a multiple of {size}");
+                return Err(self.finding(Check::Misaligned, warp, at.pc, lane as u32, message));
+            }
+            let mut data = [0u8; 16];
+            if read_bytes > 0 {
+                let allocation = self.global(warp, at, lane, from[lane], read_bytes, Deed::Read)?;
+                let offset = allocation.offset(from[lane]);
+                let who = self.clocks.who(warp.index);
+                if let Err(hazard) =
+                    allocation
+                        .shadow()
+                        .read(offset, read_bytes, &who, lane, How::Weak, at.pc)
+                {
+                    let what = name(allocation);
+                    self.hazard(warp, at, lane, from[lane], read_bytes, &what, offset, hazard);
+                }
+                self.check_previous(warp, at, lane, from[lane], read_bytes, allocation, Deed::Read);
+                let mut offsets = [0; LANES];
+                offsets[lane] = offset;
+                self.meter
+                    .touched(allocation, 1 << lane, &offsets, read_bytes, true);
+                let host = allocation.host(from[lane]);
+                for (i, byte) in data[..read_bytes].iter_mut().enumerate() {
+                    // SAFETY: `global` found all `read_bytes` bytes.
+                    *byte = unsafe { read(host.wrapping_add(i), 1) } as u8;
+                }
+            }
+            let who = self.clocks.who(warp.index);
+            if let Err(hazard) = self.shadow.mark_pending(to[lane], size, &who, lane, at.pc) {
+                self.hazard(warp, at, lane, to[lane], size, "shared memory", to[lane], hazard);
+            }
+            warp.copies.push(PendingCopy {
+                lane: lane as u8,
+                group: warp.committed[lane],
+                offset: to[lane] as u32,
+                data,
+                bytes,
+                pc: at.pc,
+            });
+        }
+        self.event();
+        Ok(())
+    }
+
+    /// Data arrives for the copies of these lanes that `which` picks.
+    fn finish_copies(&mut self, warp: &mut Warp, mask: u32, which: impl Fn(&PendingCopy) -> bool) {
+        let mut copies = std::mem::take(&mut warp.copies);
+        copies.retain(|copy| {
+            if mask >> copy.lane & 1 == 0 || !which(copy) {
+                return true;
+            }
+            self.put(copy);
+            let who = self.clocks.who(warp.index);
+            self.shadow.complete_pending(
+                copy.offset.into(),
+                copy.bytes.into(),
+                &who,
+                copy.lane.into(),
+                copy.pc,
+            );
+            false
+        });
+        warp.copies = copies;
+    }
+
+    fn put(&mut self, copy: &PendingCopy) {
+        let bytes = usize::from(copy.bytes);
+        let at = copy.offset as usize;
+        self.shared.as_mut()[at..at + bytes].copy_from_slice(&copy.data[..bytes]);
+    }
+
+    /// Checks the place of an mbarrier object.
+    fn check_place(&self, warp: &Warp, at: &At<'_>, lane: usize, offset: u64) -> Result<(), Box<Finding>> {
+        self.shared_bounds(warp, at, lane, offset, 8, Deed::Atomic)?;
+        if !offset.is_multiple_of(8) {
+            let message = format!("an mbarrier at offset {offset:#x}, which is not a multiple of 8");
+            return Err(self.finding(Check::Misaligned, warp, at.pc, lane as u32, message));
+        }
+        Ok(())
+    }
+
+    /// Reads the mbarrier at an offset of shared memory.
+    fn mbarrier(
+        &mut self,
+        warp: &Warp,
+        at: &At<'_>,
+        lane: usize,
+        offset: u32,
+    ) -> Result<Mbarrier, Box<Finding>> {
+        self.check_place(warp, at, lane, offset.into())?;
+        // SAFETY: checked just above.
+        let bits = unsafe { read(self.shared.ptr().wrapping_add(offset as usize), 8) };
+        let Some(state) = Mbarrier::unpack(bits) else {
+            let message =
+                format!("there is no mbarrier at offset {offset:#x} of shared memory: mbarrier.init first");
+            return Err(self.finding(Check::BarrierMisuse, warp, at.pc, lane as u32, message));
+        };
+        let who = self.clocks.who(warp.index);
+        let scope = Scope::Cta;
+        if let Err(hazard) = self.shadow.atomic(offset.into(), 8, &who, lane, scope, at.pc) {
+            self.hazard(
+                warp,
+                at,
+                lane,
+                offset.into(),
+                8,
+                "an mbarrier",
+                offset.into(),
+                hazard,
+            );
+        }
+        Ok(state)
+    }
+
+    fn set_mbarrier(&mut self, offset: u32, state: Mbarrier) {
+        // SAFETY: the caller checked the place.
+        unsafe { super::memory::write(self.shared.ptr().wrapping_add(offset as usize), 8, state.pack()) };
+    }
+
+    fn overflow(&self, warp: &Warp, at: &At<'_>, lane: usize) -> Box<Finding> {
+        let message = format!("an mbarrier would wait for more than {MOST_ARRIVALS} arrivals");
+        self.finding(Check::BarrierMisuse, warp, at.pc, lane as u32, message)
+    }
+
+    /// `count` arrivals; completes the phase when nothing is pending.
+    fn arrived(
+        &mut self,
+        warp: &Warp,
+        at: &At<'_>,
+        lane: usize,
+        offset: u32,
+        mut state: Mbarrier,
+        count: u32,
+    ) -> Result<(), Box<Finding>> {
+        if count > state.pending {
+            let message = format!(
+                "{count} arrivals at the mbarrier at offset {offset:#x}, which waits for {} more in this phase",
+                state.pending
+            );
+            return Err(self.finding(Check::BarrierMisuse, warp, at.pc, lane as u32, message));
+        }
+        state.pending -= count;
+        if state.pending == 0 && state.transactions == 0 {
+            state.phase = !state.phase;
+            state.pending = state.expected;
+            let released = self.mbarriers.released.entry(offset).or_default();
+            released.1 = std::mem::take(&mut released.0);
+        }
+        self.set_mbarrier(offset, state);
+        self.event();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_mbarrier_survives_its_64_bits() {
+        for (phase, pending, expected, transactions) in [
+            (false, 1, 1, 0),
+            (true, 7, MOST_ARRIVALS, -5),
+            (true, 0, 3, 1 << 20),
+        ] {
+            let state = Mbarrier {
+                phase,
+                pending,
+                expected,
+                transactions,
+            };
+            assert_eq!(Mbarrier::unpack(state.pack()), Some(state));
+        }
+        assert_eq!(Mbarrier::unpack(0), None);
+        assert_eq!(Mbarrier::unpack(u64::MAX), None);
+    }
+}
