@@ -16,9 +16,10 @@ __device__ __forceinline__ uint4 ld_global_nc_v4_b32(const void *p) {
     return v;
 }
 
+/// Volatile for the same reason.
 __device__ __forceinline__ uint16_t ld_global_nc_b16(const void *p) {
     uint16_t v;
-    asm("ld.global.nc.b16 %0, [%1];" : "=h"(v) : "l"(cvta_to_global(p)));
+    asm volatile("ld.global.nc.b16 %0, [%1];" : "=h"(v) : "l"(cvta_to_global(p)));
     return v;
 }
 
