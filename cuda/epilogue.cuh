@@ -1,34 +1,35 @@
-// From a tile's sums in registers to rows of out: bias, residual, GELU, rotation, one rounding.
+// The GEMM epilogue: from a tile's accumulators in registers to rows of out, with bias, residual, GELU, RoPE and one
+// rounding.
 //
-// The sums pass through shared memory as float32, because a thread then has what it needs in one piece: eight
-// neighbouring columns of a row for accesses of 16 bytes, and the partners of a rotation, which another warp may
-// have summed.
+// The accumulators pass through shared memory as float32, because a thread then has eight adjacent columns of a row,
+// for accesses of 16 bytes, and can read the rotation partners, which another warp may have computed.
 #pragma once
 
 #include "gemm.cuh"
 
-/// A tile of float32. Rows are padded by 32 bytes, and halves of an eight are exchanged every second time: so neither
-/// the pairs that warps store (four rows at once) nor the halves that they load have conflicts.
-template <class Tile> struct Staged {
-    static constexpr uint32_t RowFloats = Tile::Columns + 8;
-    static constexpr int Bytes = Tile::Rows * RowFloats * 4;
+/// The tile of accumulators in shared memory, float32. Rows are padded by 32 bytes, and the halves of eight columns are
+/// exchanged every second time, so that neither the pairs that a warp stores (four rows at once) nor the halves that it
+/// loads have bank conflicts.
+template <class Tile> struct SmemAccum {
+    static constexpr uint32_t kRowFloats = Tile::BLOCK_N + 8;
+    static constexpr int kBytes = Tile::BLOCK_M * kRowFloats * 4;
 
     static __device__ __forceinline__ uint32_t address(uint32_t row, uint32_t column) {
-        const uint32_t flip = (column / 32 ^ row) % 2 * 4;
-        return cvta_to_shared(smem) + (row * RowFloats + (column ^ flip)) * 4;
+        const uint32_t swizzle = (column / 32 ^ row) % 2 * 4;
+        return cvta_to_shared(smem) + (row * kRowFloats + (column ^ swizzle)) * 4;
     }
 
-    static __device__ __forceinline__ void store(const Sums<Tile> &sums) {
+    static __device__ __forceinline__ void store(const Accumulators<Tile> &acc) {
         const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        const uint32_t row = warp / Tile::ColumnWarps * Tile::WarpRows + lane / 4;
-        const uint32_t column = warp % Tile::ColumnWarps * Tile::WarpColumns + lane % 4 * 2;
+        const uint32_t row = warp / Tile::kWarpsN * Tile::WARP_M + lane / 4;
+        const uint32_t column = warp % Tile::kWarpsN * Tile::WARP_N + lane % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < Tile::WarpRows / 16; i++) {
+        for (int i = 0; i < Tile::WARP_M / 16; i++) {
 #pragma unroll
-            for (int j = 0; j < Tile::WarpColumns / 8; j++) {
-                const float(&sum)[4] = sums[i][j];
-                st_shared_v2_f32(address(row + 16 * i, column + 8 * j), sum[0], sum[1]);
-                st_shared_v2_f32(address(row + 16 * i + 8, column + 8 * j), sum[2], sum[3]);
+            for (int j = 0; j < Tile::WARP_N / 8; j++) {
+                const float(&d)[4] = acc[i][j];
+                st_shared_v2_f32(address(row + 16 * i, column + 8 * j), d[0], d[1]);
+                st_shared_v2_f32(address(row + 16 * i + 8, column + 8 * j), d[2], d[3]);
             }
         }
     }
@@ -52,9 +53,9 @@ template <class Tile> struct Staged {
     }
 };
 
-/// x·Φ(x), the exact form of GELU. Φ(-a) for a ≥ 0 is e^(-a²/2) times a polynomial in 1 / (1 + 0.31·a), fitted
-/// to the least relative error: 1e-5 of Φ(-a) at most, for all a up to 13, where it leaves float32. As 1 + erf it
-/// would lose its digits where x < -3. Of infinities it makes NaN.
+/// x·Φ(x), the exact form of GELU. Φ(-a) for a ≥ 0 is e^(-a²/2) times a polynomial in 1 / (1 + 0.31·a), fitted for
+/// minimal relative error: at most 1e-5 of Φ(-a) for all a up to 13, where Φ(-a) underflows float32. Computed as 1 +
+/// erf it would lose its digits where x < -3. Infinities give NaN.
 __device__ __forceinline__ float gelu(float x) {
     const float a = fabsf(x);
     const float t = rcp_approx_ftz_f32(__fmaf_rn(a, 0.31f, 1.0f));
@@ -64,67 +65,67 @@ __device__ __forceinline__ float gelu(float x) {
     tail = __fmaf_rn(tail, t, 0.133429781f);
     tail = __fmaf_rn(tail, t, 0.12044128f);
     tail = __fmaf_rn(tail, t, 0.123860702f);
-    // (log2(e) / 2)^½, so that its square is what ex2 takes.
+    // a·(log2(e) / 2)^½: its square is the exponent of ex2.
     const float y = __fmul_rn(a, 0.8493218f);
     tail = __fmul_rn(__fmul_rn(tail, t), ex2_approx_ftz_f32(-__fmul_rn(y, y)));
-    // x - x·Φ(-x), or x·Φ(x).
+    // x - x·Φ(-x) for x ≥ 0, and x·Φ(x) below.
     return __fmaf_rn(-a, tail, fmaxf(x, 0.0f));
 }
 
-/// What is added to eight sums, or multiplies them: all that the epilogue reads for them.
-struct Addends {
+/// All that the epilogue reads from global memory for eight columns of a row.
+struct EpilogueOperands {
     uint4 bias, partner_bias, residual;
-    /// Four times (cos, sin, cos, sin), float32.
-    uint4 turns[4];
+    /// Eight pairs of cosine and sine, float32.
+    uint4 cos_sin[4];
 };
 
-/// Eight neighbouring columns of the block's tile: those of one thread, the same in all of its rows.
-template <class T, class Tile> struct Eight {
-    static constexpr uint32_t RowVectors = Tile::Columns / 8;
-    /// Rows between those of a thread.
-    static constexpr uint32_t PassRows = Tile::Threads / RowVectors;
+/// The epilogue of eight adjacent columns, the same columns in every row that a thread takes.
+template <class T, class Tile> struct EpilogueVec8 {
+    static constexpr uint32_t kRowVectors = Tile::BLOCK_N / 8;
+    /// Rows that all threads together take in one pass.
+    static constexpr uint32_t kRowsPerPass = Tile::kThreads / kRowVectors;
 
     const GemmParams &p;
-    /// Place in the tile, and its partner's.
-    uint32_t at, partner;
-    /// In out, likewise.
+    /// The first of the columns in the tile, and that of their rotation partners.
+    uint32_t tile_column, partner_tile_column;
+    /// The same in out.
     uint32_t column, partner_column;
     bool rotated;
 
-    __device__ __forceinline__ Eight(const GemmParams &p, const ColumnRuns<Tile> &columns) : p(p) {
-        at = threadIdx.x % RowVectors * 8;
-        partner = at ^ columns.partner;
-        column = columns[at];
-        partner_column = columns[partner];
+    __device__ __forceinline__ EpilogueVec8(const GemmParams &p, const ColumnMap<Tile> &columns) : p(p) {
+        tile_column = threadIdx.x % kRowVectors * 8;
+        partner_tile_column = tile_column ^ columns.partner_xor;
+        column = columns[tile_column];
+        partner_column = columns[partner_tile_column];
         rotated = p.rope.table != nullptr && column < p.n / 3 * 2;
     }
 
-    __device__ __forceinline__ uint4 residual(uint32_t row) const {
+    __device__ __forceinline__ uint4 load_residual(uint32_t row) const {
         return ld_global_v4_b32(p.residual + static_cast<uint64_t>(row) * p.residual_stride + column);
     }
 
-    /// Adds the residual ahead of finish(). For rotations: they need their partner's too, and where it lies in the place
-    /// of out, another thread may have written it by then.
+    /// Adds the residual to the accumulators in shared memory, ahead of finish(). For RoPE: a rotation needs the
+    /// residual of its partner too, which another thread may have overwritten by then if out is the residual.
     __device__ __forceinline__ void add_residual(uint32_t row, uint32_t tile_row) const {
-        float x[8], added[8];
-        Staged<Tile>::load(x, tile_row, at);
-        unpack<T>(residual(row), added);
+        float x[8], addend[8];
+        SmemAccum<Tile>::load(x, tile_row, tile_column);
+        unpack<T>(load_residual(row), addend);
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            x[i] = __fadd_rn(x[i], added[i]);
+            x[i] = __fadd_rn(x[i], addend[i]);
         }
-        Staged<Tile>::store(x, tile_row, at);
+        SmemAccum<Tile>::store(x, tile_row, tile_column);
     }
 
-    /// Asks for what row `row` of out needs.
-    __device__ __forceinline__ void load(Addends &more, uint32_t row) const {
+    /// Loads the operands for row `row` of out.
+    __device__ __forceinline__ void load(EpilogueOperands &operands, uint32_t row) const {
         const uint4 zero = make_uint4(0, 0, 0, 0);
-        more.bias = more.partner_bias = more.residual = zero;
+        operands.bias = operands.partner_bias = operands.residual = zero;
         if (p.bias != nullptr) {
-            more.bias = ld_global_nc_v4_b32(p.bias + column);
+            operands.bias = ld_global_nc_v4_b32(p.bias + column);
         }
         if (p.residual != nullptr && p.rope.table == nullptr) {
-            more.residual = residual(row);
+            operands.residual = load_residual(row);
         }
         if (rotated) {
             const uint32_t half = p.rope.head_dim / 2;
@@ -132,30 +133,30 @@ template <class T, class Tile> struct Eight {
             const float *table = p.rope.table + (position * half + (column & (half - 1))) * 2;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                more.turns[i] = ld_global_nc_v4_b32(table + 4 * i);
+                operands.cos_sin[i] = ld_global_nc_v4_b32(table + 4 * i);
             }
             if (p.bias != nullptr) {
-                more.partner_bias = ld_global_nc_v4_b32(p.bias + partner_column);
+                operands.partner_bias = ld_global_nc_v4_b32(p.bias + partner_column);
             }
         }
     }
 
-    /// Row `row` of out, which is row `tile_row` of the tile.
-    __device__ __forceinline__ void finish(const Addends &more, uint32_t row, uint32_t tile_row) const {
-        float x[8], added[8];
-        Staged<Tile>::load(x, tile_row, at);
-        unpack<T>(more.bias, added);
+    /// Writes row `row` of out from row `tile_row` of the tile.
+    __device__ __forceinline__ void finish(const EpilogueOperands &operands, uint32_t row, uint32_t tile_row) const {
+        float x[8], addend[8];
+        SmemAccum<Tile>::load(x, tile_row, tile_column);
+        unpack<T>(operands.bias, addend);
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            x[i] = __fadd_rn(x[i], added[i]);
+            x[i] = __fadd_rn(x[i], addend[i]);
         }
         if (rotated) {
-            rotate(x, more, tile_row);
+            apply_rope(x, operands, tile_row);
         } else {
-            unpack<T>(more.residual, added);
+            unpack<T>(operands.residual, addend);
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                x[i] = __fadd_rn(x[i], added[i]);
+                x[i] = __fadd_rn(x[i], addend[i]);
             }
             if (p.gelu != 0) {
 #pragma unroll
@@ -167,20 +168,21 @@ template <class T, class Tile> struct Eight {
         st_global_v4_b32(p.out + static_cast<uint64_t>(row) * p.out_stride + column, pack<T>(x));
     }
 
-    /// (a, b) becomes (a·cos - b·sin, b·cos + a·sin); x is either of them.
-    __device__ __forceinline__ void rotate(float (&x)[8], const Addends &more, uint32_t tile_row) const {
-        float other[8], added[8];
-        Staged<Tile>::load(other, tile_row, partner);
-        unpack<T>(more.partner_bias, added);
-        const float sign = partner > at ? -1.0f : 1.0f;
+    /// (a, b) becomes (a·cos - b·sin, b·cos + a·sin); x holds either side of the pairs.
+    __device__ __forceinline__ void apply_rope(float (&x)[8], const EpilogueOperands &operands,
+                                               uint32_t tile_row) const {
+        float partner[8], addend[8];
+        SmemAccum<Tile>::load(partner, tile_row, partner_tile_column);
+        unpack<T>(operands.partner_bias, addend);
+        const float sign = partner_tile_column > tile_column ? -1.0f : 1.0f;
         const float scale = column < p.n / 3 ? p.rope.q_scale : 1.0f;
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            const uint4 &turn = more.turns[i / 2];
-            const float cos = __uint_as_float(i % 2 == 0 ? turn.x : turn.z);
-            const float sin = __uint_as_float(i % 2 == 0 ? turn.y : turn.w);
-            const float crossed = __fmul_rn(__fadd_rn(other[i], added[i]), sin);
-            x[i] = __fmul_rn(__fmaf_rn(x[i], cos, __fmul_rn(sign, crossed)), scale);
+            const uint4 &cos_sin = operands.cos_sin[i / 2];
+            const float cos = __uint_as_float(i % 2 == 0 ? cos_sin.x : cos_sin.z);
+            const float sin = __uint_as_float(i % 2 == 0 ? cos_sin.y : cos_sin.w);
+            const float partner_sin = __fmul_rn(__fadd_rn(partner[i], addend[i]), sin);
+            x[i] = __fmul_rn(__fmaf_rn(x[i], cos, __fmul_rn(sign, partner_sin)), scale);
         }
     }
 };

@@ -1,243 +1,255 @@
-// Products of two matrices that both lie along k: tiles of x Wᵀ through a pipeline of shared memory.
+// The GEMM main loop: x Wᵀ, both operands contiguous along k, through a multi-stage pipeline in shared memory.
 //
-// A stage is Tile::Depth columns of k of the tile's rows of x, then of its rows of W. Copies of the next
-// Stages - 1 stages run while the tensor cores work on one. A stage row is Vectors vectors of 16 bytes,
-// each put where the eight rows that one ldmatrix phase reads (and the eight vectors that a quarter of a warp copies)
-// lie in eight different groups of banks: vector v of row r at v ^ (r / rows in 128 bytes), modulo Vectors.
+// A stage holds one k-block: BLOCK_K columns of the tile's rows of x, then of its rows of W. Copies of the next
+// kStages - 1 stages are in flight while the tensor cores work on one. A row of a stage is kRowVectors vectors of 16
+// bytes, swizzled so that the eight rows that one ldmatrix phase reads, and the eight vectors that a quarter of a warp
+// writes, lie in eight different bank groups: vector v of row r is stored at v ^ (r / rows per 128 bytes), modulo
+// kRowVectors.
 #pragma once
 
 #include "dtype.cuh"
 #include "params.h"
-#include "tile.cuh"
+#include "smem.cuh"
 
-/// A block's part of out, a warp's, and the pipeline.
-template <int Rows_, int Columns_, int WarpRows_, int WarpColumns_, int Depth_, int Stages_> struct Tile {
-    static constexpr int Rows = Rows_, Columns = Columns_, WarpRows = WarpRows_, WarpColumns = WarpColumns_;
-    static constexpr int Depth = Depth_, Stages = Stages_;
-    static constexpr int ColumnWarps = Columns / WarpColumns;
-    static constexpr int Threads = 32 * (Rows / WarpRows) * ColumnWarps;
-    /// 16-byte vectors in a row of a stage, and rows that all threads copy at a time.
-    static constexpr int Vectors = Depth / 8;
-    static constexpr int PassRows = Threads / Vectors;
-    static constexpr int RowBytes = 2 * Depth;
-    static constexpr int StageBytes = (Rows + Columns) * RowBytes;
-    static constexpr int PipelineBytes = Stages * StageBytes;
+/// Sizes of a block's tile of out, of a warp's part of it, and of the pipeline.
+template <int BLOCK_M_, int BLOCK_N_, int WARP_M_, int WARP_N_, int BLOCK_K_, int STAGES> struct GemmTile {
+    static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, BLOCK_K = BLOCK_K_;
+    static constexpr int WARP_M = WARP_M_, WARP_N = WARP_N_;
+    static constexpr int kStages = STAGES;
+    static constexpr int kWarpsN = BLOCK_N / WARP_N;
+    static constexpr int kThreads = 32 * (BLOCK_M / WARP_M) * kWarpsN;
+    /// 16-byte vectors in a row of a stage.
+    static constexpr int kRowVectors = BLOCK_K / 8;
+    /// Rows that all threads together copy in one pass.
+    static constexpr int kRowsPerPass = kThreads / kRowVectors;
+    static constexpr int kRowBytes = 2 * BLOCK_K;
+    static constexpr int kStageBytes = (BLOCK_M + BLOCK_N) * kRowBytes;
+    static constexpr int kPipelineBytes = kStages * kStageBytes;
 
-    static_assert(Vectors == 4 || Vectors == 8, "place() is for rows of 64 and of 128 bytes");
-    static_assert(Rows % PassRows == 0 && Columns % PassRows == 0 && PassRows % 8 == 0, "passes are whole");
-    static_assert(WarpRows % 16 == 0 && (WarpColumns == 8 || WarpColumns % 16 == 0), "a warp's part is whole MMAs");
+    static_assert(kRowVectors == 4 || kRowVectors == 8, "smem_offset() swizzles rows of 64 or 128 bytes");
+    static_assert(BLOCK_M % kRowsPerPass == 0 && BLOCK_N % kRowsPerPass == 0 && kRowsPerPass % 8 == 0,
+                  "every pass copies whole groups of eight rows");
+    static_assert(WARP_M % 16 == 0 && (WARP_N == 8 || WARP_N % 16 == 0), "a warp's part is whole MMAs");
 
-    /// Where a vector of a row lies, in bytes from the operand's beginning.
-    static __device__ __forceinline__ uint32_t place(uint32_t row, uint32_t vector) {
-        return row * RowBytes + (vector ^ row / (8 / Vectors) % Vectors) * 16;
+    /// The swizzled byte offset of a vector of a row, from the beginning of the operand in its stage.
+    static __device__ __forceinline__ uint32_t smem_offset(uint32_t row, uint32_t vector) {
+        return row * kRowBytes + (vector ^ row / (8 / kRowVectors) % kRowVectors) * 16;
     }
 };
 
-/// Which columns of out the block has: two runs of half a tile. They are neighbours, except where a head is
-/// wider than the tile and rotates: then the second run holds the partners of the first.
-template <class Tile> struct ColumnRuns {
+/// Maps columns of the tile to columns of out: two runs of BLOCK_N / 2 columns. The runs are adjacent, except for RoPE
+/// with heads wider than the tile: then the second run holds the rotation partners of the first.
+template <class Tile> struct ColumnMap {
+    /// The first column of the first run.
     uint32_t first;
     /// Columns between the end of the first run and the second.
     uint32_t gap;
-    /// What the place in the tile is xored with to find a rotation's partner.
-    uint32_t partner;
+    /// A tile column xor this is the tile column of its rotation partner.
+    uint32_t partner_xor;
 
-    __device__ __forceinline__ explicit ColumnRuns(const GemmParams &p) {
+    __device__ __forceinline__ explicit ColumnMap(const GemmParams &p) {
         const uint32_t head_dim = p.rope.head_dim;
-        first = blockIdx.x * Tile::Columns;
+        first = blockIdx.x * Tile::BLOCK_N;
         gap = 0;
-        partner = head_dim / 2;
-        if (p.rope.table != nullptr && head_dim > Tile::Columns) {
-            const uint32_t in_head = first & (head_dim - 1);
-            first = first - in_head + in_head / 2;
-            gap = (head_dim - Tile::Columns) / 2;
-            partner = Tile::Columns / 2;
+        partner_xor = head_dim / 2;
+        if (p.rope.table != nullptr && head_dim > Tile::BLOCK_N) {
+            const uint32_t column_in_head = first & (head_dim - 1);
+            first = first - column_in_head + column_in_head / 2;
+            gap = (head_dim - Tile::BLOCK_N) / 2;
+            partner_xor = Tile::BLOCK_N / 2;
         }
     }
 
-    /// The column of out at place `at` of the tile.
-    __device__ __forceinline__ uint32_t operator[](uint32_t at) const {
-        return first + at + (at < Tile::Columns / 2 ? 0 : gap);
+    /// The column of out that tile column `tile_column` holds.
+    __device__ __forceinline__ uint32_t operator[](uint32_t tile_column) const {
+        return first + tile_column + (tile_column < Tile::BLOCK_N / 2 ? 0 : gap);
     }
 };
 
-/// Copies stage after stage: k columns of x and W, then the columns of h and B, then zeros for ever.
-template <class Tile> struct Feed {
-    static constexpr int XPasses = Tile::Rows / Tile::PassRows, WPasses = Tile::Columns / Tile::PassRows;
+/// Copies k-blocks of the operands to shared memory, one stage per call: first those of x and W, then those of h and B,
+/// then zeros without end.
+template <class Tile> struct TileLoader {
+    static constexpr int kXPasses = Tile::BLOCK_M / Tile::kRowsPerPass, kWPasses = Tile::BLOCK_N / Tile::kRowsPerPass;
 
     /// The operands, at this thread's next vector of their row 0, and bytes between their rows.
     const uint8_t *x, *w;
     uint32_t x_stride, w_stride;
-    /// Columns from this thread's next vector to the operands' end; none, or fewer, past it.
-    int32_t left;
-    /// Stages of these operands still to copy, and of h and B behind them.
-    uint32_t stages, adapter_stages;
-    /// The thread's rows of x and W.
-    uint32_t x_row[XPasses], w_row[WPasses];
-    /// Rows from the thread's first to the end of the tokens.
-    int32_t rows;
-    /// Where the thread's first vector goes in a stage, in bytes from its beginning.
-    uint32_t to;
+    /// Columns from this thread's next vector to the end of the operands; zero or negative past it.
+    int32_t k_left;
+    /// K-blocks of the current operands, and of h and B after them, that are not copied yet.
+    uint32_t k_blocks, adapter_k_blocks;
+    /// This thread's rows of x and W.
+    uint32_t x_row[kXPasses], w_row[kWPasses];
+    /// Rows from this thread's first row to the last token.
+    int32_t rows_left;
+    /// Byte offset of this thread's first vector in a stage.
+    uint32_t stage_offset;
 
-    __device__ __forceinline__ Feed(const GemmParams &p, const ColumnRuns<Tile> &columns, uint32_t tokens) {
-        const uint32_t row = threadIdx.x / Tile::Vectors;
-        const uint32_t first = blockIdx.y * Tile::Rows + row;
-        rows = static_cast<int32_t>(tokens - first);
-        // Addresses stay good where nothing is read, or nothing of use: the last row again.
+    __device__ __forceinline__ TileLoader(const GemmParams &p, const ColumnMap<Tile> &columns, uint32_t tokens) {
+        const uint32_t row = threadIdx.x / Tile::kRowVectors;
+        const uint32_t first_row = blockIdx.y * Tile::BLOCK_M + row;
+        rows_left = static_cast<int32_t>(tokens - first_row);
+        // Rows past the end are clamped to the last one: an address must be valid even if nothing is read from it or
+        // what is read is not used.
 #pragma unroll
-        for (int i = 0; i < XPasses; i++) {
-            x_row[i] = min(first + i * Tile::PassRows, tokens - 1);
+        for (int i = 0; i < kXPasses; i++) {
+            x_row[i] = min(first_row + i * Tile::kRowsPerPass, tokens - 1);
         }
 #pragma unroll
-        for (int i = 0; i < WPasses; i++) {
-            w_row[i] = min(columns[row + i * Tile::PassRows], p.n - 1);
+        for (int i = 0; i < kWPasses; i++) {
+            w_row[i] = min(columns[row + i * Tile::kRowsPerPass], p.n - 1);
         }
-        to = Tile::place(row, threadIdx.x % Tile::Vectors);
-        stages = (p.k + Tile::Depth - 1) / Tile::Depth;
-        adapter_stages = (p.columns + Tile::Depth - 1) / Tile::Depth;
-        aim(p.x, p.x_stride, p.w, p.k);
+        stage_offset = Tile::smem_offset(row, threadIdx.x % Tile::kRowVectors);
+        k_blocks = (p.k + Tile::BLOCK_K - 1) / Tile::BLOCK_K;
+        adapter_k_blocks = (p.columns + Tile::BLOCK_K - 1) / Tile::BLOCK_K;
+        set_operands(p.x, p.x_stride, p.w, p.k);
     }
 
-    /// To be called before copy() when `stages` may be 0. Not a part of it, because the main loop then has one set of
-    /// operands at a time.
-    __device__ __forceinline__ void turn(const GemmParams &p) {
-        if (stages == 0) {
-            stages = 0xffffffff;
-            if (adapter_stages != 0) {
-                stages = adapter_stages;
-                adapter_stages = 0;
-                aim(p.h, p.columns, p.b, p.columns);
+    /// Switches to h and B, or to zeros, if all k-blocks of the current operands are copied. Must be called before
+    /// copy() wherever `k_blocks` may be 0. It is not a part of copy(), so that the main loop has one pair of operands.
+    __device__ __forceinline__ void next_operands(const GemmParams &p) {
+        if (k_blocks == 0) {
+            k_blocks = 0xffffffff;
+            if (adapter_k_blocks != 0) {
+                k_blocks = adapter_k_blocks;
+                adapter_k_blocks = 0;
+                set_operands(p.h, p.columns, p.b, p.columns);
             }
         }
     }
 
-    /// Turns to an operand [tokens, left_stride] and one [n, width].
-    __device__ __forceinline__ void aim(const uint16_t *left_operand, uint32_t left_stride, const uint16_t *right_operand,
-                                        uint32_t width) {
-        const uint32_t column = threadIdx.x % Tile::Vectors * 8;
-        left = static_cast<int32_t>(width - column);
-        x = reinterpret_cast<const uint8_t *>(left_operand + (left > 0 ? column : 0));
-        w = reinterpret_cast<const uint8_t *>(right_operand + (left > 0 ? column : 0));
+    /// Selects a left operand [tokens, left_stride] and a right operand [n, width].
+    __device__ __forceinline__ void set_operands(const uint16_t *left, uint32_t left_stride, const uint16_t *right,
+                                                 uint32_t width) {
+        const uint32_t column = threadIdx.x % Tile::kRowVectors * 8;
+        k_left = static_cast<int32_t>(width - column);
+        x = reinterpret_cast<const uint8_t *>(left + (k_left > 0 ? column : 0));
+        w = reinterpret_cast<const uint8_t *>(right + (k_left > 0 ? column : 0));
         x_stride = left_stride * 2;
         w_stride = width * 2;
     }
 
-    /// Starts the copies of the next stage, to shared address `slot`; they are a group.
-    __device__ __forceinline__ void copy(uint32_t slot) {
-        slot += to;
+    /// Starts the copies of the next k-block to the stage at shared address `stage`, as one group.
+    __device__ __forceinline__ void copy(uint32_t stage) {
+        const uint32_t to = stage + stage_offset;
 #pragma unroll
-        for (int i = 0; i < XPasses; i++) {
-            const bool real = left > 0 && i * Tile::PassRows < rows;
+        for (int i = 0; i < kXPasses; i++) {
+            const bool inside = k_left > 0 && i * Tile::kRowsPerPass < rows_left;
             const uint8_t *from = x + static_cast<uint64_t>(x_row[i]) * x_stride;
-            cp_async_cg_shared_global_16(slot + i * Tile::PassRows * Tile::RowBytes, from, real ? 16 : 0);
+            cp_async_cg_shared_global_16(to + i * Tile::kRowsPerPass * Tile::kRowBytes, from, inside ? 16 : 0);
         }
 #pragma unroll
-        for (int i = 0; i < WPasses; i++) {
+        for (int i = 0; i < kWPasses; i++) {
+            const uint32_t row = Tile::BLOCK_M + i * Tile::kRowsPerPass;
             const uint8_t *from = w + static_cast<uint64_t>(w_row[i]) * w_stride;
-            cp_async_cg_shared_global_16(slot + (Tile::Rows + i * Tile::PassRows) * Tile::RowBytes, from, left > 0 ? 16 : 0);
+            cp_async_cg_shared_global_16(to + row * Tile::kRowBytes, from, k_left > 0 ? 16 : 0);
         }
         cp_async_commit_group();
-        left -= Tile::Depth;
-        if (left > 0) {
-            x += Tile::RowBytes;
-            w += Tile::RowBytes;
+        k_left -= Tile::BLOCK_K;
+        if (k_left > 0) {
+            x += Tile::kRowBytes;
+            w += Tile::kRowBytes;
         }
     }
 };
 
-/// What a warp multiplies at a time: its rows of x and of W, 16 columns of k deep.
+/// The MMA operands of a warp for one k-step (16 columns of k).
 template <class Tile> struct Fragments {
-    uint32_t x[Tile::WarpRows / 16][4];
-    /// By eight columns of out.
-    uint32_t w[Tile::WarpColumns / 8][2];
+    /// By 16 rows of x.
+    uint32_t x[Tile::WARP_M / 16][4];
+    /// By eight rows of W, which are columns of out.
+    uint32_t w[Tile::WARP_N / 8][2];
 
-    /// Reads one step; `x_at` and `w_at` are where the lane's row of the first 16 has its vector.
-    __device__ __forceinline__ void load(uint32_t x_at, uint32_t w_at) {
+    /// Reads one k-step. `x_address`, `w_address`: the address that this lane passes to ldmatrix for the first 16 rows.
+    __device__ __forceinline__ void load(uint32_t x_address, uint32_t w_address) {
 #pragma unroll
-        for (int i = 0; i < Tile::WarpRows / 16; i++) {
-            ldmatrix_x4(x[i], x_at + i * 16 * Tile::RowBytes);
+        for (int i = 0; i < Tile::WARP_M / 16; i++) {
+            ldmatrix_x4(x[i], x_address + i * 16 * Tile::kRowBytes);
         }
-        if constexpr (Tile::WarpColumns == 8) {
-            ldmatrix_x2(w[0], w_at);
+        if constexpr (Tile::WARP_N == 8) {
+            ldmatrix_x2(w[0], w_address);
         } else {
 #pragma unroll
-            for (int j = 0; j < Tile::WarpColumns / 16; j++) {
-                uint32_t four[4];
-                ldmatrix_x4(four, w_at + j * 16 * Tile::RowBytes);
-                w[2 * j][0] = four[0];
-                w[2 * j][1] = four[1];
-                w[2 * j + 1][0] = four[2];
-                w[2 * j + 1][1] = four[3];
+            for (int j = 0; j < Tile::WARP_N / 16; j++) {
+                uint32_t matrices[4];
+                ldmatrix_x4(matrices, w_address + j * 16 * Tile::kRowBytes);
+                w[2 * j][0] = matrices[0];
+                w[2 * j][1] = matrices[1];
+                w[2 * j + 1][0] = matrices[2];
+                w[2 * j + 1][1] = matrices[3];
             }
         }
     }
 };
 
-/// A warp's sums: lane l holds columns 2·(l % 4) and the next of rows l / 4 and l / 4 + 8 of each 16x8.
-template <class Tile> using Sums = float[Tile::WarpRows / 16][Tile::WarpColumns / 8][4];
+/// A warp's accumulators: lane l holds columns 2·(l % 4) and 2·(l % 4) + 1 of rows l / 4 and l / 4 + 8 of each 16x8.
+template <class Tile> using Accumulators = float[Tile::WARP_M / 16][Tile::WARP_N / 8][4];
 
-/// sums += x Wᵀ + h Bᵀ. Every number is one chain over k, 16 columns at a time, and then over the columns of h; zeros past
-/// their ends change no bit. All of shared memory is free again when it returns.
+/// acc += x Wᵀ + h Bᵀ. Every accumulator is one chain of MMAs over k in steps of 16, then over the columns of h; zeros
+/// past their ends change no bit. On return no thread uses shared memory any longer.
 template <class T, class Tile>
-__device__ __forceinline__ void multiply(const GemmParams &p, const ColumnRuns<Tile> &columns, uint32_t tokens,
-                                         Sums<Tile> &sums) {
+__device__ __forceinline__ void mainloop(const GemmParams &p, const ColumnMap<Tile> &columns, uint32_t tokens,
+                                         Accumulators<Tile> &acc) {
     const uint32_t pipeline = cvta_to_shared(smem);
-    Feed<Tile> feed(p, columns, tokens);
+    TileLoader<Tile> loader(p, columns, tokens);
 #pragma unroll 1
-    for (int i = 0; i < Tile::Stages - 1; i++) {
-        feed.turn(p);
-        feed.stages--;
-        feed.copy(pipeline + i * Tile::StageBytes);
+    for (int i = 0; i < Tile::kStages - 1; i++) {
+        loader.next_operands(p);
+        loader.k_blocks--;
+        loader.copy(pipeline + i * Tile::kStageBytes);
     }
 
-    // Lanes 0-15 have the rows of x and columns 0-7 of k, the others columns 8-15. For W, eight lanes each: rows 0-7
-    // with columns 0-7 and 8-15, then rows 8-15.
+    // ldmatrix addresses. For x, lanes 0-15 pass rows 0-15 at columns 0-7 of the k-step, lanes 16-31 the same rows at
+    // columns 8-15. For W, lanes 0-7 and 8-15 pass rows 0-7 at columns 0-7 and 8-15, lanes 16-31 rows 8-15 likewise.
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t warp_row = warp / Tile::ColumnWarps * Tile::WarpRows;
-    const uint32_t warp_column = warp % Tile::ColumnWarps * Tile::WarpColumns;
-    constexpr int Steps = Tile::Depth / 16;
-    uint32_t x_at[Steps], w_at[Steps];
+    const uint32_t warp_row = warp / Tile::kWarpsN * Tile::WARP_M;
+    const uint32_t warp_column = warp % Tile::kWarpsN * Tile::WARP_N;
+    constexpr int kSteps = Tile::BLOCK_K / 16;
+    uint32_t x_offset[kSteps], w_offset[kSteps];
 #pragma unroll
-    for (int step = 0; step < Steps; step++) {
-        x_at[step] = Tile::place(warp_row + lane % 16, 2 * step + lane / 16);
-        w_at[step] = Tile::Rows * Tile::RowBytes + Tile::place(warp_column + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2);
+    for (int step = 0; step < kSteps; step++) {
+        x_offset[step] = Tile::smem_offset(warp_row + lane % 16, 2 * step + lane / 16);
+        w_offset[step] = Tile::BLOCK_M * Tile::kRowBytes +
+                         Tile::smem_offset(warp_column + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2);
     }
 
-    // The stage that is read, and the one before it, which is copied to.
-    uint32_t slot = pipeline, behind = pipeline + Tile::PipelineBytes - Tile::StageBytes;
-    uint32_t stages = (p.k + Tile::Depth - 1) / Tile::Depth + (p.columns + Tile::Depth - 1) / Tile::Depth;
-    // Two sets: one is read from shared memory while the tensor cores have the other.
+    // The stage that the tensor cores read, and the one before it in the ring, which the copies write.
+    uint32_t read_stage = pipeline, write_stage = pipeline + Tile::kPipelineBytes - Tile::kStageBytes;
+    uint32_t k_blocks = (p.k + Tile::BLOCK_K - 1) / Tile::BLOCK_K + (p.columns + Tile::BLOCK_K - 1) / Tile::BLOCK_K;
+    // Double buffering in registers: one set is loaded from shared memory while the tensor cores use the other.
     Fragments<Tile> fragments[2];
-    cp_async_wait_group<Tile::Stages - 2>();
+    cp_async_wait_group<Tile::kStages - 2>();
     __syncthreads();
-    fragments[0].load(slot + x_at[0], slot + w_at[0]);
-    while (stages != 0) {
-        feed.turn(p);
-        const uint32_t run = min(stages, feed.stages);
-        stages -= run;
-        feed.stages -= run;
+    fragments[0].load(read_stage + x_offset[0], read_stage + w_offset[0]);
+    while (k_blocks != 0) {
+        loader.next_operands(p);
+        // The k-blocks until the loader's operands end.
+        const uint32_t run = min(k_blocks, loader.k_blocks);
+        k_blocks -= run;
+        loader.k_blocks -= run;
 #pragma unroll 1
-        for (uint32_t stage = run; stage != 0; stage--) {
+        for (uint32_t left = run; left != 0; left--) {
 #pragma unroll
-            for (int step = 0; step < Steps; step++) {
-                if (step == Steps - 1) {
-                    // The next stage has arrived, for all threads; and all have read the last of this one.
-                    cp_async_wait_group<Tile::Stages - 2>();
+            for (int step = 0; step < kSteps; step++) {
+                if (step == kSteps - 1) {
+                    // After this the next stage has arrived for all threads, and none reads the current stage again.
+                    cp_async_wait_group<Tile::kStages - 2>();
                     __syncthreads();
-                    behind = slot;
-                    slot = slot + Tile::StageBytes == pipeline + Tile::PipelineBytes ? pipeline : slot + Tile::StageBytes;
+                    write_stage = read_stage;
+                    read_stage += Tile::kStageBytes;
+                    read_stage = read_stage == pipeline + Tile::kPipelineBytes ? pipeline : read_stage;
                 }
-                const int next = (step + 1) % Steps;
-                fragments[(step + 1) % 2].load(slot + x_at[next], slot + w_at[next]);
+                const int next = (step + 1) % kSteps;
+                fragments[(step + 1) % 2].load(read_stage + x_offset[next], read_stage + w_offset[next]);
                 if (step == 0) {
-                    feed.copy(behind);
+                    loader.copy(write_stage);
                 }
-                const Fragments<Tile> &now = fragments[step % 2];
+                const Fragments<Tile> &current = fragments[step % 2];
 #pragma unroll
-                for (int i = 0; i < Tile::WarpRows / 16; i++) {
+                for (int i = 0; i < Tile::WARP_M / 16; i++) {
 #pragma unroll
-                    for (int j = 0; j < Tile::WarpColumns / 8; j++) {
-                        T::mma(sums[i][j], now.x[i], now.w[j][0], now.w[j][1]);
+                    for (int j = 0; j < Tile::WARP_N / 8; j++) {
+                        T::mma(acc[i][j], current.x[i], current.w[j][0], current.w[j][1]);
                     }
                 }
             }

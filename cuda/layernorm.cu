@@ -1,50 +1,56 @@
-// out[t] = LN(x[t] + y[t])·gamma + beta, [tokens, hidden_size], and h = (out Aᵀ)·weight·scale, [tokens, columns]; 16-bit, sums in float32.
-// Grid ⌈tokens of the bucket / rows per block⌉; a block is up to 8 rows of one warp (hidden_size ≤ 1024), or one row of ⌈hidden_size / 1024⌉ warps.
-// Every warp alike: a row in registers (row.cuh). Shared memory: none for one warp per row, else ROW_SHARED_BYTES.
-// Bound by bytes: 6·hidden_size + 2·columns per token (two rows in, one out; gains and A stay in L1 and L2), 2·hidden_size FLOP per column used.
-// Needs pointers and strides aligned to 16 bytes; rows past tokens and columns past hidden_size are never written.
-// gate: registers <= 80, stack = 0, static shared = 0, blocks >= 3
+// computes: out[t] = LN(x[t] + y[t])·gamma + beta, [tokens, hidden_size], and h = (out Aᵀ)·weight·scale,
+//     [tokens, columns]. All 16-bit, accumulated in float32.
+// grid: ⌈tokens of the bucket / rows per block⌉. A block has up to 8 rows of one warp (hidden_size ≤ 1024), or one row
+//     of ⌈hidden_size / 1024⌉ warps.
+// block and shared memory: all warps have the same role and hold their row in registers (row.cuh). No shared memory
+//     with one warp per row, else ROW_SHARED_BYTES.
+// bound by: bytes, 6·hidden_size + 2·columns per token (two rows read, one written; gamma, beta and A stay in L1 and
+//     L2). 2·hidden_size FLOP per token and column used.
+// requires: pointers and strides aligned to 16 bytes. Rows past tokens and columns past hidden_size are never written.
+// gates: registers <= 80, stack = 0, static shared = 0, blocks >= 3
 #include "row.cuh"
 
 template <class T> __device__ __forceinline__ void layernorm(const LayerNormParams &p) {
-    Place place(p.hidden_size);
-    if (place.row >= *p.tokens) {
-        return; // Whole warps of one-warp rows, whole blocks otherwise: no barrier waits for them.
+    RowThread thread(p.hidden_size);
+    if (thread.row >= *p.tokens) {
+        return; // Whole warps with one warp per row, else whole blocks: no barrier waits for them.
     }
-    const uint32_t sequence = p.lora.columns > 0 ? p.mixtures.sequence_of_row[place.row] : 0;
-    const float factor = lora_factor(p.lora, p.mixtures, sequence, threadIdx.x % 32);
+    const uint32_t sequence = p.lora.columns > 0 ? p.mixtures.sequence_of_row[thread.row] : 0;
+    const float column_scale = lora_scale(p.lora, p.mixtures, sequence, threadIdx.x % 32);
 
-    const uint16_t *residual = p.x + static_cast<uint64_t>(place.row) * p.x_stride;
-    const uint16_t *added = p.y + static_cast<uint64_t>(place.row) * p.y_stride;
-    uint4 left[ROW_LANE_VECTORS], right[ROW_LANE_VECTORS];
-    // All loads are on their way before the first is waited for.
+    const uint16_t *x_row = p.x + static_cast<uint64_t>(thread.row) * p.x_stride;
+    const uint16_t *y_row = p.y + static_cast<uint64_t>(thread.row) * p.y_stride;
+    uint4 x_vectors[ROW_LANE_VECTORS], y_vectors[ROW_LANE_VECTORS];
+    // All loads are in flight before the first result is used.
 #pragma unroll
     for (int i = 0; i < ROW_LANE_VECTORS; i++) {
-        const uint32_t column = place.column(i);
-        left[i] = right[i] = make_uint4(0, 0, 0, 0);
+        const uint32_t column = thread.column(i);
+        x_vectors[i] = y_vectors[i] = make_uint4(0, 0, 0, 0);
         if (column < p.hidden_size) {
-            left[i] = ld_global_v4_b32(residual + column);
-            right[i] = ld_global_v4_b32(added + column);
+            x_vectors[i] = ld_global_v4_b32(x_row + column);
+            y_vectors[i] = ld_global_v4_b32(y_row + column);
         }
     }
-    Share x;
+    RowFragment x;
 #pragma unroll
     for (int i = 0; i < ROW_LANE_VECTORS; i++) {
-        float more[ROW_VECTOR];
-        unpack<T>(left[i], x[i]);
-        unpack<T>(right[i], more);
+        float addend[ROW_VECTOR];
+        unpack<T>(x_vectors[i], x[i]);
+        unpack<T>(y_vectors[i], addend);
 #pragma unroll
         for (int j = 0; j < ROW_VECTOR; j++) {
-            x[i][j] += more[j];
+            x[i][j] += addend[j];
         }
     }
-    norm_and_write<T>(place, x, p, sequence, factor);
+    norm_and_write<T>(thread, x, p, sequence, column_scale);
 }
 
-extern "C" __global__ void __launch_bounds__(32 * ROW_MAX_WARPS, 3) layernorm_bf16(const __grid_constant__ LayerNormParams p) {
+extern "C" __global__ void __launch_bounds__(32 * ROW_MAX_WARPS, 3)
+layernorm_bf16(const __grid_constant__ LayerNormParams p) {
     layernorm<Bf16>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(32 * ROW_MAX_WARPS, 3) layernorm_f16(const __grid_constant__ LayerNormParams p) {
+extern "C" __global__ void __launch_bounds__(32 * ROW_MAX_WARPS, 3)
+layernorm_f16(const __grid_constant__ LayerNormParams p) {
     layernorm<F16>(p);
 }

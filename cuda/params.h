@@ -1,16 +1,15 @@
-// The structs and constants that host and kernels share: the one source of both sides.
+// The parameter structs and constants that host and kernels share, defined here alone.
 //
-// Plain C. nvcc includes it as it is; tools/bindgen makes src/gpu/params.rs of it. A kernel takes one
-// of these structs as its only parameter, `const __grid_constant__`. Every pointer is to device
-// memory and says its shape and type; "number" is the 16-bit type of the entry (embed_bf16: bfloat16).
-// No struct has implicit padding.
+// Plain C: nvcc includes it directly, and tools/bindgen generates src/gpu/params.rs from it. A kernel takes one of
+// these structs as its only parameter, `const __grid_constant__`. Every pointer is a device address, and its comment
+// gives shape and type; an "element" has the 16-bit type of the entry (bfloat16 in embed_bf16). No struct has implicit
+// padding.
 #ifndef ROPEWAY_PARAMS_H
 #define ROPEWAY_PARAMS_H
 
 #include <stdint.h>
 
-// An address on the device: a pointer for the kernels, eight bytes for the host, which must never
-// follow it.
+// A device address: a pointer for the kernels; an integer of eight bytes for the host, which must never dereference it.
 #ifdef __CUDACC__
 #define DEVICE(type) type *
 #else
@@ -23,79 +22,78 @@
 #define SAME_SIZE(type, bytes) _Static_assert(sizeof(type) == bytes, #type)
 #endif
 
-// ---- Row kernels (embed, layernorm): one row of hidden_size numbers, held in registers ----
+// ---- Row kernels (embed, layernorm): one row of hidden_size elements, held in registers ----
 
-/// Numbers in one 16-byte access; hidden_size and every stride are multiples of it.
+/// Elements in a 16-byte vector; hidden_size and every stride are multiples of it.
 #define ROW_VECTOR 8
-/// Accesses per lane that cover a row's share of one warp.
+/// Vectors that one lane holds, at most.
 #define ROW_LANE_VECTORS 4
-/// Columns that one warp covers, and so hidden_size up to which a row has one warp: 32 lanes of
-/// ROW_LANE_VECTORS vectors.
+/// Columns that one warp covers, and so the largest hidden_size with one warp per row: 32 lanes of ROW_LANE_VECTORS
+/// vectors.
 #define ROW_WARP_COLUMNS 1024
-/// Warps in a block at most.
+/// The largest number of warps in a block.
 #define ROW_MAX_WARPS 8
 /// The largest hidden_size: ROW_MAX_WARPS warps.
 #define ROW_MAX_HIDDEN 8192
-/// Dynamic shared memory of a block whose rows have more than one warp: two sets of
-/// LORA_GROUP float32 sums per warp. A block of one-warp rows needs none.
+/// Dynamic shared memory of a block whose row has more than one warp: two buffers of LORA_GROUP float32 sums per warp.
+/// A block of one-warp rows needs none.
 #define ROW_SHARED_BYTES 256
 
 // ---- Adapters ----
 
-/// Columns of a down-projection are padded to a multiple of this, the K of one MMA.
+/// The number of columns of a down-projection is padded to a multiple of this, the K of one MMA.
 #define LORA_COLUMN_STEP 16
-/// Columns whose sums are taken together; groups that a row does not use cost it nothing.
+/// Columns of h that a row kernel sums together. It skips groups of which the row uses no column.
 #define LORA_GROUP 4
 /// LoraColumn::slot of a padding column.
 #define LORA_NO_SLOT 0xffffffffu
 
-/// Which adapters each sequence uses, and how much.
+/// The adapters that each sequence uses, with their weights.
 struct Mixtures {
     /// [tokens] uint32: the sequence of each row.
     DEVICE(const uint32_t) sequence_of_row;
     /// [sequences, slots] float32: 0 where the sequence does not use the slot.
     DEVICE(const float) weights;
-    /// Slots, resident adapters and gaps.
+    /// Slots: those of loaded adapters, and empty ones.
     uint32_t slots;
     /// Zero.
     uint32_t reserved;
 };
 SAME_SIZE(struct Mixtures, 24);
 
-/// What one column of a site's down-projection belongs to.
+/// The owner of one column of a site's down-projection.
 struct LoraColumn {
     /// The adapter's slot, or LORA_NO_SLOT.
     uint32_t slot;
-    /// alpha / rank of its part.
+    /// alpha / rank of the adapter's factors.
     float scale;
 };
 SAME_SIZE(struct LoraColumn, 8);
 
-/// The down-projection of a row kernel's output for the linear layer that reads it: h = x Aᵀ for all
-/// resident adapters side by side, masked and scaled for the row.
+/// The down-projection of a row kernel's output for the linear layer that reads it: h = x Aᵀ, the columns of all loaded
+/// adapters concatenated, masked and scaled for the row.
 struct LoraDown {
-    /// [columns, hidden_size] numbers: A of every resident adapter; what padding columns hold does not
-    /// matter.
+    /// [columns, hidden_size] elements: A of every loaded adapter; the contents of padding columns do not matter.
     DEVICE(const uint16_t) a;
-    /// [columns]: what each column belongs to.
+    /// [columns]: the owner of each column.
     DEVICE(const struct LoraColumn) column;
-    /// [tokens, columns] numbers.
+    /// [tokens, columns] elements.
     DEVICE(uint16_t) h;
-    /// A multiple of LORA_COLUMN_STEP; 0 where the batch or the layer has no adapters, and the
-    /// other fields are then not read.
+    /// A multiple of LORA_COLUMN_STEP, or 0 if the batch or the layer has no adapters; the other fields are then not
+    /// read.
     uint32_t columns;
     /// Zero.
     uint32_t reserved;
 };
 SAME_SIZE(struct LoraDown, 32);
 
-/// An adapter's factors of the embedding tables.
+/// An adapter's factors for the embedding tables.
 struct EmbedAdapter {
-    /// [vocab_size, rank] numbers, or null if the words are not adapted.
+    /// [vocab_size, rank] elements, or null if the adapter does not change the word table.
     DEVICE(const uint16_t) a;
-    /// [rank, hidden_size] numbers.
+    /// [rank, hidden_size] elements.
     DEVICE(const uint16_t) b;
-    /// [hidden_size] float32: scale · A_type[0] B_type, or null if the token types are not adapted.
+    /// [hidden_size] float32: scale · A_type[0] B_type, or null if the adapter does not change the token types.
     DEVICE(const float) token_type;
     /// alpha / rank of a and b.
     float scale;
@@ -106,35 +104,35 @@ SAME_SIZE(struct EmbedAdapter, 32);
 
 /// embed_bf16, embed_f16.
 struct EmbedParams {
-    /// [1] uint32: rows; blocks past them exit.
+    /// [1] uint32: rows; blocks past them exit at once.
     DEVICE(const uint32_t) tokens;
     /// [tokens] uint32, each below vocab_size.
     DEVICE(const uint32_t) ids;
     /// [sequences + 1] uint32: first row of each sequence. Read if position is not null.
     DEVICE(const uint32_t) cu_seqlens;
-    /// [vocab_size, hidden_size] numbers.
+    /// [vocab_size, hidden_size] elements.
     DEVICE(const uint16_t) word;
-    /// [hidden_size] numbers: token type 0.
+    /// [hidden_size] elements: token type 0.
     DEVICE(const uint16_t) token_type;
-    /// [positions, hidden_size] numbers, or null if positions are not learned.
+    /// [positions, hidden_size] elements, or null if positions are not learned.
     DEVICE(const uint16_t) position;
-    /// [hidden_size] numbers: LayerNorm's gain.
+    /// [hidden_size] elements: LayerNorm's gain.
     DEVICE(const uint16_t) gamma;
-    /// [hidden_size] numbers: LayerNorm's offset.
+    /// [hidden_size] elements: LayerNorm's offset.
     DEVICE(const uint16_t) beta;
-    /// [slots], or null if no sequence of the batch uses an adapter; weight 0 keeps a slot unread.
+    /// [slots], or null if no sequence of the batch uses an adapter. A slot is read only by sequences that use it.
     DEVICE(const struct EmbedAdapter) adapters;
-    /// [tokens, out_stride] numbers: hidden_size columns.
+    /// [tokens, out_stride] elements: hidden_size columns.
     DEVICE(uint16_t) out;
-    /// Read if adapters is not null, lora.columns is not 0, or position is not null (the rows' sequences).
+    /// Read if adapters is not null, lora.columns is not 0, or position is not null (only sequence_of_row).
     struct Mixtures mixtures;
     /// For the first layer's Wqkv.
     struct LoraDown lora;
     /// A multiple of ROW_VECTOR, at most ROW_MAX_HIDDEN.
     uint32_t hidden_size;
-    /// Numbers between rows of out: a multiple of ROW_VECTOR.
+    /// Elements between rows of out: a multiple of ROW_VECTOR.
     uint32_t out_stride;
-    /// Row of position that a sequence's first token has.
+    /// The row of position for the first token of a sequence.
     uint32_t position_offset;
     /// LayerNorm's epsilon.
     float eps;
@@ -143,18 +141,18 @@ SAME_SIZE(struct EmbedParams, 152);
 
 /// layernorm_bf16, layernorm_f16.
 struct LayerNormParams {
-    /// [1] uint32: rows; blocks past them exit.
+    /// [1] uint32: rows; blocks past them exit at once.
     DEVICE(const uint32_t) tokens;
-    /// [tokens, x_stride] numbers: the residual stream.
+    /// [tokens, x_stride] elements: the residual stream.
     DEVICE(const uint16_t) x;
-    /// [tokens, y_stride] numbers: what is added to it.
+    /// [tokens, y_stride] elements: the addend.
     DEVICE(const uint16_t) y;
-    /// [hidden_size] numbers: the gain.
+    /// [hidden_size] elements: the gain.
     DEVICE(const uint16_t) gamma;
-    /// [hidden_size] numbers: the offset.
+    /// [hidden_size] elements: the offset.
     DEVICE(const uint16_t) beta;
-    /// [tokens, out_stride] numbers. May be x or y, if the stride is the same: a row is read whole before
-    /// it is written.
+    /// [tokens, out_stride] elements. May be x or y, if the stride is the same: a whole row is read before it is
+    /// written.
     DEVICE(uint16_t) out;
     /// Read if lora.columns is not 0.
     struct Mixtures mixtures;
@@ -162,11 +160,11 @@ struct LayerNormParams {
     struct LoraDown lora;
     /// A multiple of ROW_VECTOR, at most ROW_MAX_HIDDEN.
     uint32_t hidden_size;
-    /// Numbers between rows of x: a multiple of ROW_VECTOR.
+    /// Elements between rows of x: a multiple of ROW_VECTOR.
     uint32_t x_stride;
-    /// Numbers between rows of y: a multiple of ROW_VECTOR.
+    /// Elements between rows of y: a multiple of ROW_VECTOR.
     uint32_t y_stride;
-    /// Numbers between rows of out: a multiple of ROW_VECTOR.
+    /// Elements between rows of out: a multiple of ROW_VECTOR.
     uint32_t out_stride;
     /// Added to the variance.
     float eps;
@@ -177,68 +175,67 @@ SAME_SIZE(struct LayerNormParams, 128);
 
 // ---- Rotary position embedding ----
 
-/// Rotates pairs (i, i + head_dim / 2) of every head of q and k by the angle of the row's position:
-/// (a, b) becomes (a·cos - b·sin, b·cos + a·sin), in float32 before the one rounding
-/// (arXiv 2104.09864, half-split pairs).
+/// Rotates pairs (i, i + head_dim / 2) of every head of q and k by the angle of the row's position: (a, b) becomes
+/// (a·cos - b·sin, b·cos + a·sin), in float32 before the one rounding (arXiv 2104.09864, half-split pairs).
 struct Rope {
     /// [positions, head_dim / 2] pairs of float32, cosine and sine; or null: nothing is rotated or scaled.
     DEVICE(const float) table;
     /// [tokens] uint32: the position of each row in its sequence.
     DEVICE(const uint32_t) position_of_row;
-    /// Numbers per head: 32, 64 or 128.
+    /// Elements per head: 32, 64 or 128.
     uint32_t head_dim;
-    /// What q is multiplied by, after its rotation: head_dim^-0.5.
+    /// The factor of q after its rotation: head_dim^-0.5.
     float q_scale;
 };
 SAME_SIZE(struct Rope, 24);
 
 // ---- Linear layers ----
 
-/// Tiles of the linear layers' kernels. A grid is (⌈n / COLUMNS⌉, ⌈rows / ROWS⌉) blocks of THREADS, with SHARED bytes of
-/// dynamic shared memory each. Rows of the bucket, not of the batch: blocks past tokens exit.
+/// Tiles of the GEMM kernels. A grid is (⌈n / COLUMNS⌉, ⌈rows / ROWS⌉) blocks of THREADS, with SHARED bytes of dynamic
+/// shared memory each. `rows` are those of the bucket, not of the batch: blocks past tokens exit at once.
 ///
-/// Many tokens: the least bytes per product.
+/// For many tokens: the fewest bytes per FLOP.
 #define GEMM_LARGE_ROWS 128
 #define GEMM_LARGE_COLUMNS 128
 #define GEMM_LARGE_THREADS 128
 #define GEMM_LARGE_SHARED 69632
-/// A few hundred tokens: enough blocks for all multiprocessors.
+/// For a few hundred tokens: enough blocks for all multiprocessors.
 #define GEMM_MEDIUM_ROWS 64
 #define GEMM_MEDIUM_COLUMNS 64
 #define GEMM_MEDIUM_THREADS 128
 #define GEMM_MEDIUM_SHARED 49152
-/// Up to 64 tokens: weights stream through narrow tiles, most of the stages are under way at once.
+/// For up to 64 tokens: weights stream through narrow tiles, with most stages in flight at once.
 #define GEMM_SMALL64_ROWS 32
 #define GEMM_SMALL64_COLUMNS 32
 #define GEMM_SMALL64_THREADS 128
 #define GEMM_SMALL64_SHARED 65536
-/// Up to 16 tokens: narrower still.
+/// For up to 16 tokens: narrower still.
 #define GEMM_SMALL16_ROWS 16
 #define GEMM_SMALL16_COLUMNS 16
 #define GEMM_SMALL16_THREADS 64
 #define GEMM_SMALL16_SHARED 65536
 
-/// gemm_*: out = f(x Wᵀ + h Bᵀ + bias + residual), f the identity or GELU; q and k rotated, q scaled, if
-/// rope.table is not null. One sum per number of out, in float32: over k in ascending order in steps of
-/// 16, then over the columns of h likewise, whatever the tile. So every variant gives the same bits.
+/// gemm_*: out = f(x Wᵀ + h Bᵀ + bias + residual), f the identity or GELU; q and k rotated, q scaled, if rope.table is
+/// not null. Each element of out has one float32 accumulator: over k in ascending order in steps of 16, then over the
+/// columns of h likewise, for every tile. So all variants give the same bits.
 struct GemmParams {
-    /// [1] uint32: rows; blocks past them exit.
+    /// [1] uint32: rows; blocks past them exit at once.
     DEVICE(const uint32_t) tokens;
-    /// [tokens, x_stride] numbers.
+    /// [tokens, x_stride] elements.
     DEVICE(const uint16_t) x;
-    /// [n, k] numbers.
+    /// [n, k] elements.
     DEVICE(const uint16_t) w;
-    /// [tokens, columns] numbers: the down-projection, masked and scaled. Read if columns is not 0.
+    /// [tokens, columns] elements: the down-projection, masked and scaled. Read if columns is not 0.
     DEVICE(const uint16_t) h;
-    /// [n, columns] numbers: B of all resident adapters side by side, all finite. Read if columns is not 0.
+    /// [n, columns] elements: B of all loaded adapters, concatenated by column, all finite. Read if columns is not 0.
     DEVICE(const uint16_t) b;
-    /// [n] numbers, or null.
+    /// [n] elements, or null.
     DEVICE(const uint16_t) bias;
-    /// [tokens, residual_stride] numbers, or null. May be out, if the stride is the same.
+    /// [tokens, residual_stride] elements, or null. May be out, if the stride is the same.
     DEVICE(const uint16_t) residual;
-    /// [tokens, out_stride] numbers.
+    /// [tokens, out_stride] elements.
     DEVICE(uint16_t) out;
-    /// For Wqkv, whose rows are q, k and v, n / 3 each, whole heads. With a table there is no GELU.
+    /// For Wqkv, whose rows are q, k and v, n / 3 each, in whole heads. With a table gelu must be 0.
     struct Rope rope;
     /// Columns of out: a multiple of 8.
     uint32_t n;
@@ -246,13 +243,13 @@ struct GemmParams {
     uint32_t k;
     /// Columns of h and b: a multiple of LORA_COLUMN_STEP, or 0.
     uint32_t columns;
-    /// Numbers between rows of x: a multiple of 8.
+    /// Elements between rows of x: a multiple of 8.
     uint32_t x_stride;
-    /// Numbers between rows of residual: a multiple of 8.
+    /// Elements between rows of residual: a multiple of 8.
     uint32_t residual_stride;
-    /// Numbers between rows of out: a multiple of 8.
+    /// Elements between rows of out: a multiple of 8.
     uint32_t out_stride;
-    /// 1: out is GELU, exact erf form, of the sum; 0: the sum.
+    /// 1: f is GELU in its exact erf form; 0: f is the identity.
     uint32_t gelu;
     /// Zero.
     uint32_t reserved;
@@ -263,23 +260,23 @@ SAME_SIZE(struct GemmParams, 120);
 #define LORA_DOWN_ROWS 16
 /// Threads of a block.
 #define LORA_DOWN_THREADS 256
-/// Columns whose sums a block takes in one pass over its rows of x; if they use more, it makes more passes.
+/// Columns of h that a block accumulates in one pass over its rows of x; if its rows use more, it makes more passes.
 #define LORA_DOWN_COLUMNS 32
-/// Dynamic shared memory of a block: LORA_DOWN_ROWS by LORA_DOWN_COLUMNS float32 per warp, and which columns are
+/// Dynamic shared memory of a block: LORA_DOWN_ROWS by LORA_DOWN_COLUMNS float32 per warp, and the masks of the columns
 /// in use.
 #define LORA_DOWN_SHARED_BYTES 16448
 
-/// lora_down_*: h = (x Aᵀ) · weight · scale, masked, for linear layers whose x comes from no row kernel.
+/// lora_down_*: h = (x Aᵀ) · weight · scale, masked, for linear layers whose x is not the output of a row kernel.
 struct LoraDownParams {
-    /// [1] uint32: rows; blocks past them exit.
+    /// [1] uint32: rows; blocks past them exit at once.
     DEVICE(const uint32_t) tokens;
-    /// [tokens, x_stride] numbers.
+    /// [tokens, x_stride] elements.
     DEVICE(const uint16_t) x;
-    /// [columns, k] numbers: A of every resident adapter; what padding columns hold does not matter.
+    /// [columns, k] elements: A of every loaded adapter; the contents of padding columns do not matter.
     DEVICE(const uint16_t) a;
-    /// [columns]: what each column belongs to.
+    /// [columns]: the owner of each column.
     DEVICE(const struct LoraColumn) column;
-    /// [tokens, columns] numbers.
+    /// [tokens, columns] elements.
     DEVICE(uint16_t) h;
     /// The rows' adapters.
     struct Mixtures mixtures;
@@ -287,7 +284,7 @@ struct LoraDownParams {
     uint32_t k;
     /// A multiple of LORA_COLUMN_STEP.
     uint32_t columns;
-    /// Numbers between rows of x: a multiple of 8.
+    /// Elements between rows of x: a multiple of 8.
     uint32_t x_stride;
     /// Zero.
     uint32_t reserved;
@@ -296,19 +293,20 @@ SAME_SIZE(struct LoraDownParams, 80);
 
 // ---- Attention ----
 
-/// Threads of a block. It needs 2·head_dim·(rows + 4·keys) bytes of shared memory: its queries, and two stages of
-/// keys and values; keys = min(ATTENTION_MAX_KEYS, ATTENTION_TILE_NUMBERS / head_dim).
+/// Threads of a block. It needs 2·head_dim·(rows + 4·keys) bytes of dynamic shared memory, for its queries and two
+/// stages of keys and values; keys = min(ATTENTION_MAX_KEYS, ATTENTION_TILE_NUMBERS / head_dim).
 #define ATTENTION_THREADS 128
 /// Queries of a tile of attention_*_large.
 #define ATTENTION_LARGE_ROWS 128
 /// Queries of a tile of attention_*_small.
 #define ATTENTION_SMALL_ROWS 64
-/// Keys of one step of the softmax at most: the same in both variants of a head_dim, and so are the bits.
+/// The largest key tile: keys per update of the online softmax. Both variants of a head_dim have the same, and so give
+/// the same bits.
 #define ATTENTION_MAX_KEYS 64
-/// Numbers of the keys of one step at most: head_dim 128 has registers for 32 keys.
+/// The most elements in a key tile: with head_dim 128 the registers allow 32 keys.
 #define ATTENTION_TILE_NUMBERS 4096
 
-/// Queries of one block: up to the entry's rows of one sequence.
+/// A tile of queries: up to the entry's rows, all of one sequence.
 struct AttentionTile {
     /// The sequence.
     uint32_t sequence;
@@ -320,27 +318,26 @@ SAME_SIZE(struct AttentionTile, 8);
 
 /// attention_*: softmax(q kᵀ · scale) v for every head of every sequence, not causal.
 struct AttentionParams {
-    /// [1] uint32: tiles. Blocks take (tile, head) pairs in turn until there are no more, so that any
-    /// grid does.
+    /// [1] uint32: tiles. Blocks take (tile, head) pairs gridDim.x apart, so a grid of any size covers them.
     DEVICE(const uint32_t) tile_count;
     /// [tiles], longest sequences first.
     DEVICE(const struct AttentionTile) tiles;
     /// [sequences + 1] uint32: first row of each sequence.
     DEVICE(const uint32_t) cu_seqlens;
-    /// [tokens, qkv_stride] numbers: q of all heads, k of all heads, v of all heads.
+    /// [tokens, qkv_stride] elements: q of all heads, k of all heads, v of all heads.
     DEVICE(const uint16_t) qkv;
-    /// [positions, head_dim / 2] pairs of float32, cosine and sine, to rotate q and k by; or null, if they
-    /// are rotated already or never.
+    /// [positions, head_dim / 2] pairs of float32, cosine and sine, to rotate q and k by; or null if q and k are
+    /// already rotated or the model has no RoPE.
     DEVICE(const float) rope;
-    /// [tokens, out_stride] numbers: heads side by side.
+    /// [tokens, out_stride] elements: the heads, concatenated.
     DEVICE(uint16_t) out;
     /// Heads.
     uint32_t heads;
-    /// What scores are multiplied by, above 0: head_dim^-0.5, or 1 if q is scaled already.
+    /// The factor of the scores, above 0: head_dim^-0.5, or 1 if q is already scaled.
     float scale;
-    /// Numbers between rows of qkv: a multiple of 8.
+    /// Elements between rows of qkv: a multiple of 8.
     uint32_t qkv_stride;
-    /// Numbers between rows of out: a multiple of 8.
+    /// Elements between rows of out: a multiple of 8.
     uint32_t out_stride;
 };
 SAME_SIZE(struct AttentionParams, 64);
@@ -355,18 +352,18 @@ SAME_SIZE(struct AttentionParams, 64);
 #define POOL_INT8 2u
 /// PoolRow::encoding: x > 0, a bit each, most significant first.
 #define POOL_BINARY 3u
-/// PoolRow::flags: divide the sum of the rows by their number.
+/// PoolRow::flags: divide the sum of the rows by their count.
 #define POOL_MEAN 1u
-/// PoolRow::flags: divide by the Euclidean norm, after cutting.
+/// PoolRow::flags: divide by the Euclidean norm, after truncation to `dimensions`.
 #define POOL_NORMALIZE 2u
-/// Bytes ahead of a record's numbers: uint32, 1 if all of them are finite in float32 and else 0 (what
-/// they are encoded to then does not say); float32, the scale of POOL_INT8, max|x| / 127, and else 0.
+/// Bytes of the head of a record: uint32, 1 if all elements are finite in float32, else 0 (their encoding may not show
+/// it); float32, the scale of POOL_INT8, max|x| / 127, else 0.
 #define POOL_HEAD_BYTES 8
 /// Threads of a block.
 #define POOL_THREADS 512
-/// Groups of rows that are summed side by side, at most: narrow rows leave threads for many.
+/// The largest number of groups of rows that a block sums concurrently.
 #define POOL_MAX_GROUPS 32
-/// Dynamic shared memory of a block: the largest record, and what its warps tell each other.
+/// Dynamic shared memory of a block: the largest record, and the warps' parts of reductions.
 #define POOL_SHARED_BYTES 32912
 
 /// One output vector.
@@ -375,7 +372,7 @@ struct PoolRow {
     uint32_t first;
     /// Rows, at least 1.
     uint32_t rows;
-    /// The first so many columns are kept.
+    /// Columns that are kept: the first `dimensions`.
     uint32_t dimensions;
     /// POOL_MEAN, POOL_NORMALIZE.
     uint32_t flags;
@@ -388,17 +385,17 @@ SAME_SIZE(struct PoolRow, 24);
 
 /// pool_*.
 struct PoolParams {
-    /// [1] uint32: output vectors. Blocks take them in turn, so that any grid does.
+    /// [1] uint32: output vectors. Blocks take them gridDim.x apart, so a grid of any size covers them.
     DEVICE(const uint32_t) count;
     /// [count]
     DEVICE(const struct PoolRow) rows;
-    /// [tokens, x_stride] numbers.
+    /// [tokens, x_stride] elements.
     DEVICE(const uint16_t) x;
     /// The records.
     DEVICE(uint8_t) out;
     /// Columns of x: a multiple of 8.
     uint32_t hidden_size;
-    /// Numbers between rows of x: a multiple of 8.
+    /// Elements between rows of x: a multiple of 8.
     uint32_t x_stride;
 };
 SAME_SIZE(struct PoolParams, 40);

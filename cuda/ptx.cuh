@@ -1,5 +1,8 @@
-// PTX, one instruction per function, its name in the function's name. No other file but ptx_sm90.cuh
-// holds asm. Loads that name .nc are for memory that nobody writes while the kernel runs.
+// PTX wrappers: one instruction per function, named after the instruction. Inline asm appears only here, and for Hopper
+// in ptx_sm90.cuh. Loads with .nc are for memory that is not written while the kernel runs.
+//
+// Every load is volatile: the compiler may move an asm that is not volatile in front of the condition that guards it, a
+// null check for example. Arithmetic needs no volatile: it may run where its result is not used.
 #pragma once
 
 #include <stdint.h>
@@ -8,21 +11,22 @@ __device__ __forceinline__ uint64_t cvta_to_global(const void *p) { return __cvt
 
 // ---- Memory ----
 
-/// Weights: read-only, through L1, where the next row's block may find them. Volatile, because what is not may be moved
-/// in front of the condition that it depends on, a null pointer's too.
+/// For weights: read-only and cached in L1, where the block of the next row may hit.
 __device__ __forceinline__ uint4 ld_global_nc_v4_b32(const void *p) {
     uint4 v;
-    asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(cvta_to_global(p)));
+    asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(cvta_to_global(p)));
     return v;
 }
 
 __device__ __forceinline__ uint16_t ld_global_nc_b16(const void *p) {
     uint16_t v;
-    asm("ld.global.nc.b16 %0, [%1];" : "=h"(v) : "l"(cvta_to_global(p)));
+    asm volatile("ld.global.nc.b16 %0, [%1];" : "=h"(v) : "l"(cvta_to_global(p)));
     return v;
 }
 
-/// Activations: read once, and perhaps written by the same thread later.
+/// For activations: the same thread may write the address later.
 __device__ __forceinline__ uint4 ld_global_v4_b32(const void *p) {
     uint4 v;
     asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -32,7 +36,7 @@ __device__ __forceinline__ uint4 ld_global_v4_b32(const void *p) {
     return v;
 }
 
-/// Activations, past L1, which is left to what others read again.
+/// For activations that are read once: bypasses L1, which keeps what is read again.
 __device__ __forceinline__ uint4 ld_global_cg_v4_b32(const void *p) {
     uint4 v;
     asm volatile("ld.global.cg.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -43,7 +47,8 @@ __device__ __forceinline__ uint4 ld_global_cg_v4_b32(const void *p) {
 }
 
 __device__ __forceinline__ void st_global_v4_b32(void *p, uint4 v) {
-    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(cvta_to_global(p)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(cvta_to_global(p)),
+                 "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                  : "memory");
 }
 
@@ -59,7 +64,9 @@ __device__ __forceinline__ void st_global_b8(void *p, uint8_t v) {
     asm volatile("st.global.b8 [%0], %1;" ::"l"(cvta_to_global(p)), "r"(static_cast<uint32_t>(v)) : "memory");
 }
 
-__device__ __forceinline__ uint32_t cvta_to_shared(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+__device__ __forceinline__ uint32_t cvta_to_shared(const void *p) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
 
 __device__ __forceinline__ void st_shared_v2_f32(uint32_t to, float x, float y) {
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(x), "f"(y) : "memory");
@@ -67,30 +74,35 @@ __device__ __forceinline__ void st_shared_v2_f32(uint32_t to, float x, float y) 
 
 __device__ __forceinline__ float4 ld_shared_v4_f32(uint32_t from) {
     float4 v;
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(from) : "memory");
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(from)
+                 : "memory");
     return v;
 }
 
-// ---- Copies to shared memory that run beside the program ----
+// ---- Asynchronous copies to shared memory ----
 
-/// 16 bytes, past L1: the first `bytes` (0 to 16) from `from`, zeros for the rest. With 0 bytes nothing is
-/// read, but the address must be a good one all the same.
+/// Writes 16 bytes: the first `bytes` (0 to 16) are copied from `from`, bypassing L1, the rest are zeros. With 0 bytes
+/// nothing is read, but `from` must be a valid address all the same.
 __device__ __forceinline__ void cp_async_cg_shared_global_16(uint32_t to, const void *from, uint32_t bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(cvta_to_global(from)), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(cvta_to_global(from)), "r"(bytes)
+                 : "memory");
 }
 
-/// All copies since the last one of these are a group.
+/// Closes a group: all copies of this thread since the last commit.
 __device__ __forceinline__ void cp_async_commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-/// All but the last `Groups` groups of this thread have arrived. Other threads' are seen after a barrier.
+/// Waits until at most the last `Groups` groups of this thread are in flight. Copies of other threads are visible after
+/// a barrier.
 template <int Groups> __device__ __forceinline__ void cp_async_wait_group() {
     asm volatile("cp.async.wait_group %0;" ::"n"(Groups) : "memory");
 }
 
 // ---- Matrix instructions ----
 
-/// Four 8x8 matrices of 16-bit numbers; lane l gives the address of row l % 8 of matrix l / 8, and gets numbers
-/// 2·(l % 4) and the next of row l / 4 of each.
+/// Loads four 8x8 matrices of 16-bit elements. Lane l passes the address of row l % 8 of matrix l / 8, and receives
+/// elements 2·(l % 4) and 2·(l % 4) + 1 of row l / 4 of each matrix.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&m)[4], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
@@ -98,7 +110,7 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&m)[4], uint32_t address) 
                  : "memory");
 }
 
-/// The same, each matrix transposed.
+/// As ldmatrix_x4, with each matrix transposed.
 __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&m)[4], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
@@ -106,44 +118,49 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&m)[4], uint32_t add
                  : "memory");
 }
 
-/// Two 8x8 matrices; lanes 0 to 15 give the addresses.
+/// Loads two 8x8 matrices; lanes 0 to 15 pass the addresses.
 __device__ __forceinline__ void ldmatrix_x2(uint32_t (&m)[2], uint32_t address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(m[0]), "=r"(m[1]) : "r"(address) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(m[0]), "=r"(m[1])
+                 : "r"(address)
+                 : "memory");
 }
 
-/// d += a b, 16x8x16. a is row-major, b column-major; lane l holds columns 2·(l % 4) and the next of rows l / 4
-/// and l / 4 + 8 of d.
+/// d += a b, 16x8x16, a row-major, b column-major. Lane l holds columns 2·(l % 4) and 2·(l % 4) + 1 of rows l / 4 and
+/// l / 4 + 8 of d.
 __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 __device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // ---- Arithmetic ----
 
-/// 2^x within 2 ulp; 2^-inf is 0.
+/// 2^x within 2 ulp; 2^-∞ is 0.
 __device__ __forceinline__ float ex2_approx_ftz_f32(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 
-/// 1/x within 1 ulp; of infinity 0.
+/// 1/x within 1 ulp; 1/∞ is 0.
 __device__ __forceinline__ float rcp_approx_ftz_f32(float x) {
     float y;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 
-// ---- Conversions, all to nearest, ties to even ----
+// ---- Conversions: round to nearest, ties to even ----
 
-/// Two float32 to two bfloat16; `low` goes to the lower half, which is the lower address.
+/// Two float32 to two bfloat16; `low` becomes the lower half, which has the lower address in memory.
 __device__ __forceinline__ uint32_t cvt_rn_bf16x2_f32(float low, float high) {
     uint32_t pair;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));

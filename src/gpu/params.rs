@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0x42b0ee9d30cf0a10;
+pub const HEADER_FNV1A: u64 = 0xdbf9a35097d85ff5;
 
 pub const ROW_VECTOR: u32 = 8;
 pub const ROW_LANE_VECTORS: u32 = 4;
@@ -47,7 +47,7 @@ pub const POOL_HEAD_BYTES: u32 = 8;
 pub const POOL_THREADS: u32 = 512;
 pub const POOL_MAX_GROUPS: u32 = 32;
 pub const POOL_SHARED_BYTES: u32 = 32912;
-#[doc = " Which adapters each sequence uses, and how much."]
+#[doc = " The adapters that each sequence uses, with their weights."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct Mixtures {
@@ -55,7 +55,7 @@ pub struct Mixtures {
     pub sequence_of_row: u64,
     #[doc = " [sequences, slots] float32: 0 where the sequence does not use the slot."]
     pub weights: u64,
-    #[doc = " Slots, resident adapters and gaps."]
+    #[doc = " Slots: those of loaded adapters, and empty ones."]
     pub slots: u32,
     #[doc = " Zero."]
     pub reserved: u32,
@@ -70,13 +70,13 @@ const _: () = {
     ["Offset of field: Mixtures::slots"][::core::mem::offset_of!(Mixtures, slots) - 16usize];
     ["Offset of field: Mixtures::reserved"][::core::mem::offset_of!(Mixtures, reserved) - 20usize];
 };
-#[doc = " What one column of a site's down-projection belongs to."]
+#[doc = " The owner of one column of a site's down-projection."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct LoraColumn {
     #[doc = " The adapter's slot, or LORA_NO_SLOT."]
     pub slot: u32,
-    #[doc = " alpha / rank of its part."]
+    #[doc = " alpha / rank of the adapter's factors."]
     pub scale: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -86,17 +86,17 @@ const _: () = {
     ["Offset of field: LoraColumn::slot"][::core::mem::offset_of!(LoraColumn, slot) - 0usize];
     ["Offset of field: LoraColumn::scale"][::core::mem::offset_of!(LoraColumn, scale) - 4usize];
 };
-#[doc = " The down-projection of a row kernel's output for the linear layer that reads it: h = x Aᵀ for all\n resident adapters side by side, masked and scaled for the row."]
+#[doc = " The down-projection of a row kernel's output for the linear layer that reads it: h = x Aᵀ, the columns of all loaded\n adapters concatenated, masked and scaled for the row."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct LoraDown {
-    #[doc = " [columns, hidden_size] numbers: A of every resident adapter; what padding columns hold does not\n matter."]
+    #[doc = " [columns, hidden_size] elements: A of every loaded adapter; the contents of padding columns do not matter."]
     pub a: u64,
-    #[doc = " [columns]: what each column belongs to."]
+    #[doc = " [columns]: the owner of each column."]
     pub column: u64,
-    #[doc = " [tokens, columns] numbers."]
+    #[doc = " [tokens, columns] elements."]
     pub h: u64,
-    #[doc = " A multiple of LORA_COLUMN_STEP; 0 where the batch or the layer has no adapters, and the\n other fields are then not read."]
+    #[doc = " A multiple of LORA_COLUMN_STEP, or 0 if the batch or the layer has no adapters; the other fields are then not\n read."]
     pub columns: u32,
     #[doc = " Zero."]
     pub reserved: u32,
@@ -111,15 +111,15 @@ const _: () = {
     ["Offset of field: LoraDown::columns"][::core::mem::offset_of!(LoraDown, columns) - 24usize];
     ["Offset of field: LoraDown::reserved"][::core::mem::offset_of!(LoraDown, reserved) - 28usize];
 };
-#[doc = " An adapter's factors of the embedding tables."]
+#[doc = " An adapter's factors for the embedding tables."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct EmbedAdapter {
-    #[doc = " [vocab_size, rank] numbers, or null if the words are not adapted."]
+    #[doc = " [vocab_size, rank] elements, or null if the adapter does not change the word table."]
     pub a: u64,
-    #[doc = " [rank, hidden_size] numbers."]
+    #[doc = " [rank, hidden_size] elements."]
     pub b: u64,
-    #[doc = " [hidden_size] float32: scale · A_type[0] B_type, or null if the token types are not adapted."]
+    #[doc = " [hidden_size] float32: scale · A_type[0] B_type, or null if the adapter does not change the token types."]
     pub token_type: u64,
     #[doc = " alpha / rank of a and b."]
     pub scale: f32,
@@ -141,35 +141,35 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct EmbedParams {
-    #[doc = " [1] uint32: rows; blocks past them exit."]
+    #[doc = " [1] uint32: rows; blocks past them exit at once."]
     pub tokens: u64,
     #[doc = " [tokens] uint32, each below vocab_size."]
     pub ids: u64,
     #[doc = " [sequences + 1] uint32: first row of each sequence. Read if position is not null."]
     pub cu_seqlens: u64,
-    #[doc = " [vocab_size, hidden_size] numbers."]
+    #[doc = " [vocab_size, hidden_size] elements."]
     pub word: u64,
-    #[doc = " [hidden_size] numbers: token type 0."]
+    #[doc = " [hidden_size] elements: token type 0."]
     pub token_type: u64,
-    #[doc = " [positions, hidden_size] numbers, or null if positions are not learned."]
+    #[doc = " [positions, hidden_size] elements, or null if positions are not learned."]
     pub position: u64,
-    #[doc = " [hidden_size] numbers: LayerNorm's gain."]
+    #[doc = " [hidden_size] elements: LayerNorm's gain."]
     pub gamma: u64,
-    #[doc = " [hidden_size] numbers: LayerNorm's offset."]
+    #[doc = " [hidden_size] elements: LayerNorm's offset."]
     pub beta: u64,
-    #[doc = " [slots], or null if no sequence of the batch uses an adapter; weight 0 keeps a slot unread."]
+    #[doc = " [slots], or null if no sequence of the batch uses an adapter. A slot is read only by sequences that use it."]
     pub adapters: u64,
-    #[doc = " [tokens, out_stride] numbers: hidden_size columns."]
+    #[doc = " [tokens, out_stride] elements: hidden_size columns."]
     pub out: u64,
-    #[doc = " Read if adapters is not null, lora.columns is not 0, or position is not null (the rows' sequences)."]
+    #[doc = " Read if adapters is not null, lora.columns is not 0, or position is not null (only sequence_of_row)."]
     pub mixtures: Mixtures,
     #[doc = " For the first layer's Wqkv."]
     pub lora: LoraDown,
     #[doc = " A multiple of ROW_VECTOR, at most ROW_MAX_HIDDEN."]
     pub hidden_size: u32,
-    #[doc = " Numbers between rows of out: a multiple of ROW_VECTOR."]
+    #[doc = " Elements between rows of out: a multiple of ROW_VECTOR."]
     pub out_stride: u32,
-    #[doc = " Row of position that a sequence's first token has."]
+    #[doc = " The row of position for the first token of a sequence."]
     pub position_offset: u32,
     #[doc = " LayerNorm's epsilon."]
     pub eps: f32,
@@ -201,17 +201,17 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct LayerNormParams {
-    #[doc = " [1] uint32: rows; blocks past them exit."]
+    #[doc = " [1] uint32: rows; blocks past them exit at once."]
     pub tokens: u64,
-    #[doc = " [tokens, x_stride] numbers: the residual stream."]
+    #[doc = " [tokens, x_stride] elements: the residual stream."]
     pub x: u64,
-    #[doc = " [tokens, y_stride] numbers: what is added to it."]
+    #[doc = " [tokens, y_stride] elements: the addend."]
     pub y: u64,
-    #[doc = " [hidden_size] numbers: the gain."]
+    #[doc = " [hidden_size] elements: the gain."]
     pub gamma: u64,
-    #[doc = " [hidden_size] numbers: the offset."]
+    #[doc = " [hidden_size] elements: the offset."]
     pub beta: u64,
-    #[doc = " [tokens, out_stride] numbers. May be x or y, if the stride is the same: a row is read whole before\n it is written."]
+    #[doc = " [tokens, out_stride] elements. May be x or y, if the stride is the same: a whole row is read before it is\n written."]
     pub out: u64,
     #[doc = " Read if lora.columns is not 0."]
     pub mixtures: Mixtures,
@@ -219,11 +219,11 @@ pub struct LayerNormParams {
     pub lora: LoraDown,
     #[doc = " A multiple of ROW_VECTOR, at most ROW_MAX_HIDDEN."]
     pub hidden_size: u32,
-    #[doc = " Numbers between rows of x: a multiple of ROW_VECTOR."]
+    #[doc = " Elements between rows of x: a multiple of ROW_VECTOR."]
     pub x_stride: u32,
-    #[doc = " Numbers between rows of y: a multiple of ROW_VECTOR."]
+    #[doc = " Elements between rows of y: a multiple of ROW_VECTOR."]
     pub y_stride: u32,
-    #[doc = " Numbers between rows of out: a multiple of ROW_VECTOR."]
+    #[doc = " Elements between rows of out: a multiple of ROW_VECTOR."]
     pub out_stride: u32,
     #[doc = " Added to the variance."]
     pub eps: f32,
@@ -255,7 +255,7 @@ const _: () = {
     ["Offset of field: LayerNormParams::reserved"]
         [::core::mem::offset_of!(LayerNormParams, reserved) - 124usize];
 };
-#[doc = " Rotates pairs (i, i + head_dim / 2) of every head of q and k by the angle of the row's position:\n (a, b) becomes (a·cos - b·sin, b·cos + a·sin), in float32 before the one rounding\n (arXiv 2104.09864, half-split pairs)."]
+#[doc = " Rotates pairs (i, i + head_dim / 2) of every head of q and k by the angle of the row's position: (a, b) becomes\n (a·cos - b·sin, b·cos + a·sin), in float32 before the one rounding (arXiv 2104.09864, half-split pairs)."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct Rope {
@@ -263,9 +263,9 @@ pub struct Rope {
     pub table: u64,
     #[doc = " [tokens] uint32: the position of each row in its sequence."]
     pub position_of_row: u64,
-    #[doc = " Numbers per head: 32, 64 or 128."]
+    #[doc = " Elements per head: 32, 64 or 128."]
     pub head_dim: u32,
-    #[doc = " What q is multiplied by, after its rotation: head_dim^-0.5."]
+    #[doc = " The factor of q after its rotation: head_dim^-0.5."]
     pub q_scale: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -277,27 +277,27 @@ const _: () = {
     ["Offset of field: Rope::head_dim"][::core::mem::offset_of!(Rope, head_dim) - 16usize];
     ["Offset of field: Rope::q_scale"][::core::mem::offset_of!(Rope, q_scale) - 20usize];
 };
-#[doc = " gemm_*: out = f(x Wᵀ + h Bᵀ + bias + residual), f the identity or GELU; q and k rotated, q scaled, if\n rope.table is not null. One sum per number of out, in float32: over k in ascending order in steps of\n 16, then over the columns of h likewise, whatever the tile. So every variant gives the same bits."]
+#[doc = " gemm_*: out = f(x Wᵀ + h Bᵀ + bias + residual), f the identity or GELU; q and k rotated, q scaled, if rope.table is\n not null. Each element of out has one float32 accumulator: over k in ascending order in steps of 16, then over the\n columns of h likewise, for every tile. So all variants give the same bits."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct GemmParams {
-    #[doc = " [1] uint32: rows; blocks past them exit."]
+    #[doc = " [1] uint32: rows; blocks past them exit at once."]
     pub tokens: u64,
-    #[doc = " [tokens, x_stride] numbers."]
+    #[doc = " [tokens, x_stride] elements."]
     pub x: u64,
-    #[doc = " [n, k] numbers."]
+    #[doc = " [n, k] elements."]
     pub w: u64,
-    #[doc = " [tokens, columns] numbers: the down-projection, masked and scaled. Read if columns is not 0."]
+    #[doc = " [tokens, columns] elements: the down-projection, masked and scaled. Read if columns is not 0."]
     pub h: u64,
-    #[doc = " [n, columns] numbers: B of all resident adapters side by side, all finite. Read if columns is not 0."]
+    #[doc = " [n, columns] elements: B of all loaded adapters, concatenated by column, all finite. Read if columns is not 0."]
     pub b: u64,
-    #[doc = " [n] numbers, or null."]
+    #[doc = " [n] elements, or null."]
     pub bias: u64,
-    #[doc = " [tokens, residual_stride] numbers, or null. May be out, if the stride is the same."]
+    #[doc = " [tokens, residual_stride] elements, or null. May be out, if the stride is the same."]
     pub residual: u64,
-    #[doc = " [tokens, out_stride] numbers."]
+    #[doc = " [tokens, out_stride] elements."]
     pub out: u64,
-    #[doc = " For Wqkv, whose rows are q, k and v, n / 3 each, whole heads. With a table there is no GELU."]
+    #[doc = " For Wqkv, whose rows are q, k and v, n / 3 each, in whole heads. With a table gelu must be 0."]
     pub rope: Rope,
     #[doc = " Columns of out: a multiple of 8."]
     pub n: u32,
@@ -305,13 +305,13 @@ pub struct GemmParams {
     pub k: u32,
     #[doc = " Columns of h and b: a multiple of LORA_COLUMN_STEP, or 0."]
     pub columns: u32,
-    #[doc = " Numbers between rows of x: a multiple of 8."]
+    #[doc = " Elements between rows of x: a multiple of 8."]
     pub x_stride: u32,
-    #[doc = " Numbers between rows of residual: a multiple of 8."]
+    #[doc = " Elements between rows of residual: a multiple of 8."]
     pub residual_stride: u32,
-    #[doc = " Numbers between rows of out: a multiple of 8."]
+    #[doc = " Elements between rows of out: a multiple of 8."]
     pub out_stride: u32,
-    #[doc = " 1: out is GELU, exact erf form, of the sum; 0: the sum."]
+    #[doc = " 1: f is GELU in its exact erf form; 0: f is the identity."]
     pub gelu: u32,
     #[doc = " Zero."]
     pub reserved: u32,
@@ -339,19 +339,19 @@ const _: () = {
     ["Offset of field: GemmParams::gelu"][::core::mem::offset_of!(GemmParams, gelu) - 112usize];
     ["Offset of field: GemmParams::reserved"][::core::mem::offset_of!(GemmParams, reserved) - 116usize];
 };
-#[doc = " lora_down_*: h = (x Aᵀ) · weight · scale, masked, for linear layers whose x comes from no row kernel."]
+#[doc = " lora_down_*: h = (x Aᵀ) · weight · scale, masked, for linear layers whose x is not the output of a row kernel."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct LoraDownParams {
-    #[doc = " [1] uint32: rows; blocks past them exit."]
+    #[doc = " [1] uint32: rows; blocks past them exit at once."]
     pub tokens: u64,
-    #[doc = " [tokens, x_stride] numbers."]
+    #[doc = " [tokens, x_stride] elements."]
     pub x: u64,
-    #[doc = " [columns, k] numbers: A of every resident adapter; what padding columns hold does not matter."]
+    #[doc = " [columns, k] elements: A of every loaded adapter; the contents of padding columns do not matter."]
     pub a: u64,
-    #[doc = " [columns]: what each column belongs to."]
+    #[doc = " [columns]: the owner of each column."]
     pub column: u64,
-    #[doc = " [tokens, columns] numbers."]
+    #[doc = " [tokens, columns] elements."]
     pub h: u64,
     #[doc = " The rows' adapters."]
     pub mixtures: Mixtures,
@@ -359,7 +359,7 @@ pub struct LoraDownParams {
     pub k: u32,
     #[doc = " A multiple of LORA_COLUMN_STEP."]
     pub columns: u32,
-    #[doc = " Numbers between rows of x: a multiple of 8."]
+    #[doc = " Elements between rows of x: a multiple of 8."]
     pub x_stride: u32,
     #[doc = " Zero."]
     pub reserved: u32,
@@ -382,7 +382,7 @@ const _: () = {
     ["Offset of field: LoraDownParams::reserved"]
         [::core::mem::offset_of!(LoraDownParams, reserved) - 76usize];
 };
-#[doc = " Queries of one block: up to the entry's rows of one sequence."]
+#[doc = " A tile of queries: up to the entry's rows, all of one sequence."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct AttentionTile {
@@ -402,25 +402,25 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct AttentionParams {
-    #[doc = " [1] uint32: tiles. Blocks take (tile, head) pairs in turn until there are no more, so that any\n grid does."]
+    #[doc = " [1] uint32: tiles. Blocks take (tile, head) pairs gridDim.x apart, so a grid of any size covers them."]
     pub tile_count: u64,
     #[doc = " [tiles], longest sequences first."]
     pub tiles: u64,
     #[doc = " [sequences + 1] uint32: first row of each sequence."]
     pub cu_seqlens: u64,
-    #[doc = " [tokens, qkv_stride] numbers: q of all heads, k of all heads, v of all heads."]
+    #[doc = " [tokens, qkv_stride] elements: q of all heads, k of all heads, v of all heads."]
     pub qkv: u64,
-    #[doc = " [positions, head_dim / 2] pairs of float32, cosine and sine, to rotate q and k by; or null, if they\n are rotated already or never."]
+    #[doc = " [positions, head_dim / 2] pairs of float32, cosine and sine, to rotate q and k by; or null if q and k are\n already rotated or the model has no RoPE."]
     pub rope: u64,
-    #[doc = " [tokens, out_stride] numbers: heads side by side."]
+    #[doc = " [tokens, out_stride] elements: the heads, concatenated."]
     pub out: u64,
     #[doc = " Heads."]
     pub heads: u32,
-    #[doc = " What scores are multiplied by, above 0: head_dim^-0.5, or 1 if q is scaled already."]
+    #[doc = " The factor of the scores, above 0: head_dim^-0.5, or 1 if q is already scaled."]
     pub scale: f32,
-    #[doc = " Numbers between rows of qkv: a multiple of 8."]
+    #[doc = " Elements between rows of qkv: a multiple of 8."]
     pub qkv_stride: u32,
-    #[doc = " Numbers between rows of out: a multiple of 8."]
+    #[doc = " Elements between rows of out: a multiple of 8."]
     pub out_stride: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -450,7 +450,7 @@ pub struct PoolRow {
     pub first: u32,
     #[doc = " Rows, at least 1."]
     pub rows: u32,
-    #[doc = " The first so many columns are kept."]
+    #[doc = " Columns that are kept: the first `dimensions`."]
     pub dimensions: u32,
     #[doc = " POOL_MEAN, POOL_NORMALIZE."]
     pub flags: u32,
@@ -474,17 +474,17 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct PoolParams {
-    #[doc = " [1] uint32: output vectors. Blocks take them in turn, so that any grid does."]
+    #[doc = " [1] uint32: output vectors. Blocks take them gridDim.x apart, so a grid of any size covers them."]
     pub count: u64,
     #[doc = " [count]"]
     pub rows: u64,
-    #[doc = " [tokens, x_stride] numbers."]
+    #[doc = " [tokens, x_stride] elements."]
     pub x: u64,
     #[doc = " The records."]
     pub out: u64,
     #[doc = " Columns of x: a multiple of 8."]
     pub hidden_size: u32,
-    #[doc = " Numbers between rows of x: a multiple of 8."]
+    #[doc = " Elements between rows of x: a multiple of 8."]
     pub x_stride: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]

@@ -68,6 +68,16 @@ fn entries(source: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
+/// The labels of the comment at the head of a source, in order.
+const CONTRACT: [&str; 6] = [
+    "computes",
+    "grid",
+    "block and shared memory",
+    "bound by",
+    "requires",
+    "gates",
+];
+
 /// What ptxas says of one kernel on one architecture.
 #[derive(Debug, Default)]
 struct Figures {
@@ -232,18 +242,40 @@ fn parameter_structs_have_the_size_that_the_ptx_takes() {
 }
 
 #[test]
-fn kernels_keep_to_their_registers_and_use_no_local_memory() {
+fn every_source_opens_with_its_contract() {
     for module in embedded() {
         let source = source(module);
-        for number in 0..5 {
-            let line = source.lines().nth(number).unwrap_or_default();
+        let head = source.lines().map_while(|line| line.strip_prefix("// "));
+        // A line that goes on with the one above it is indented.
+        let labelled = head.filter(|line| !line.starts_with(' '));
+        let mut labels: Vec<&str> = labelled
+            .map(|line| line.split(':').next().unwrap_or_default())
+            .map(|label| {
+                if label.starts_with("gates ") {
+                    "gates"
+                } else {
+                    label
+                }
+            })
+            .collect();
+        labels.dedup();
+        assert_eq!(labels, CONTRACT, "{}", module.name);
+        for (number, line) in source.lines().enumerate() {
+            let columns = line.chars().count();
             assert!(
-                line.starts_with("// ") && !line.starts_with("// gate"),
-                "{} line {}",
+                columns <= 120,
+                "{} line {}: {columns} columns",
                 module.name,
                 number + 1
             );
         }
+    }
+}
+
+#[test]
+fn kernels_keep_to_their_registers_and_use_no_local_memory() {
+    for module in embedded() {
+        let source = source(module);
         let gate = Gate::of(&source);
         let figures = figures(module.log);
         for (entry, _) in entries(&source) {

@@ -13,7 +13,7 @@ use super::{Case, exhaustive};
 
 const HEAD_DIMS: [usize; 3] = [32, 64, 128];
 
-/// Lengths of the sequences of a batch: around the 16 rows of a product, the keys of a step and the queries of a tile.
+/// Lengths of the sequences of a batch: around the 16 rows of an MMA, the keys of a key tile, the queries of a tile.
 const BATCHES: [&[usize]; 14] = [
     &[],
     &[1],
@@ -31,7 +31,7 @@ const BATCHES: [&[usize]; 14] = [
     &[600],
 ];
 
-/// More of them if `exhaustive`.
+/// Further lengths if `exhaustive`.
 const LONG: [&[usize]; 2] = [&[2100], &[700, 1, 300, 513]];
 
 /// Queries of a tile.
@@ -70,14 +70,14 @@ struct Shape {
     head_dim: usize,
     /// Whether the kernel rotates q and k.
     rope: bool,
-    /// Of q and k: scores are about as many standard deviations from each other as its square.
+    /// Of q and k. The spread of the scores grows as its square.
     spread: f32,
-    /// Numbers between rows of qkv and of out, beyond what the kernel needs.
+    /// Elements between rows of qkv and of out, beyond what the kernel needs.
     gap: usize,
     seed: u64,
 }
 
-/// How a batch is launched. Numbers of the result do not follow from any of it.
+/// How a batch is launched. The result does not depend on any of it.
 #[derive(Debug, Clone)]
 struct Launch {
     variant: Variant,
@@ -105,7 +105,7 @@ impl Launch {
     }
 }
 
-/// All batches of every head_dim; all products with the numbers of heads, rotation and spread if `exhaustive`.
+/// All batches for every head_dim; if `exhaustive`, combined with every number of heads, rotation and spread.
 fn shapes() -> Vec<Shape> {
     let mut shapes = Vec::new();
     let long = if exhaustive() { &LONG[..] } else { &[] };
@@ -123,7 +123,7 @@ fn shapes() -> Vec<Shape> {
                     },
                     head_dim,
                     rope: (turn + d) % 2 == 0,
-                    // Nearly even weights; text's; all but one-hot, where exponents reach ±60.
+                    // Nearly uniform weights; those of text; nearly one-hot weights, where exponents reach ±60.
                     spread: [1.7, 0.1, 5.0][turn % 3],
                     gap: [0, 8, 40][turn / 2 % 3],
                     seed: turn as u64,
@@ -134,7 +134,7 @@ fn shapes() -> Vec<Shape> {
     shapes
 }
 
-/// What a reference needs beside `Real`'s.
+/// The operations that a reference needs beside those of `Real`.
 trait Exp: Real + PartialOrd {
     fn exp(self) -> Self;
 }
@@ -157,13 +157,13 @@ fn dot<R: Real>(a: &[R], b: &[R]) -> R {
     sum
 }
 
-/// What a shape's kernel gets.
+/// The inputs of a case.
 #[derive(Clone)]
 struct Inputs<T> {
     shape: Shape,
     /// [tokens, 3, heads, head_dim], without the gaps.
     qkv: Vec<T>,
-    /// [positions, head_dim / 2] pairs; as many as the longest sequence has.
+    /// [positions, head_dim / 2] pairs; as many positions as the longest sequence has tokens.
     table: Vec<[f32; 2]>,
     scale: f32,
 }
@@ -192,7 +192,7 @@ impl<T: Number> Inputs<T> {
         }
     }
 
-    /// Numbers of a row of out, and of each third of a row of qkv.
+    /// Elements of a row of out, and of each third of a row of qkv.
     fn width(&self) -> usize {
         self.shape.heads * self.shape.head_dim
     }
@@ -207,7 +207,7 @@ impl<T: Number> Inputs<T> {
         first..first + self.shape.lengths[sequence]
     }
 
-    /// Another batch of sequences of this one.
+    /// A batch of some of these sequences.
     fn pick(&self, sequences: &[usize]) -> Inputs<T> {
         let mut picked = self.clone();
         picked.shape.lengths = sequences.iter().map(|&s| self.shape.lengths[s]).collect();
@@ -279,7 +279,7 @@ impl<T: Number> Inputs<T> {
         self.run_first(device, launch, launch.tiles.len())
     }
 
-    /// The same of the first tiles, as if there were no more. Rows of other tiles are left as SENTINEL.
+    /// As `run`, with the first tiles alone. The rows of other tiles stay SENTINEL.
     fn run_first(&self, device: &Device, launch: &Launch, tile_count: usize) -> Vec<T> {
         let Shape {
             heads,
@@ -290,7 +290,7 @@ impl<T: Number> Inputs<T> {
         } = self.shape;
         let width = self.width();
         let (qkv_stride, out_stride) = (3 * width + gap, width + gap);
-        // Behind the last row: rows that nobody may look at, or the end of the allocation.
+        // After the last row: rows that must not be read, or the end of the allocation.
         let spare = if seed % 2 == 0 {
             ATTENTION_LARGE_ROWS as usize + 7
         } else {
@@ -348,7 +348,7 @@ impl<T: Number> Inputs<T> {
         inside
     }
 
-    /// Asserts that rows are as exact as they can be: all of them, or some of many.
+    /// Asserts that rows are within tolerance: all of them, or some of many.
     fn check(&self, got: &[T]) {
         let step = self.tokens().div_ceil(150).max(1);
         let rows: Vec<usize> = (0..self.tokens()).step_by(step).collect();
@@ -382,7 +382,7 @@ pub fn launch(device: &Device, lengths: &[usize], heads: usize, head_dim: usize,
     Inputs::<bf16>::new(&shape).run(device, &Launch::new(lengths, variant, 2));
 }
 
-/// For the tests that are about rows and not about shapes: two steps and two tiles in some of the sequences.
+/// For the tests of single rows rather than shapes: some sequences have two key tiles and two query tiles.
 fn mixed(head_dim: usize) -> Shape {
     Shape {
         lengths: vec![3, 0, 70, 1, 133, 64],
@@ -426,13 +426,13 @@ fn invariant<T: Number>() {
         let large = Launch::new(&shape.lengths, Variant::Large, 3);
         let wanted = inputs.run(&device, &large);
 
-        // Many blocks, some of which have nothing to do; one that does all, in another order.
+        // Many blocks, some of which have no work item; one block that does all of them, in another order.
         let mut small = Launch::new(&shape.lengths, Variant::Small, 100);
         assert_same("small tiles", &inputs.run(&device, &small), &wanted);
         (small.blocks, small.tiles) = (1, small.tiles.into_iter().rev().collect());
         assert_same("the tiles reversed", &inputs.run(&device, &small), &wanted);
 
-        // In other company, at other places, and alone.
+        // In other batches, at other rows, and alone.
         for sequences in [&[4, 2, 0, 4][..], &[5], &[2], &[0]] {
             let picked = inputs.pick(sequences);
             let launch = Launch::new(&picked.shape.lengths, Variant::Large, 2);
@@ -468,7 +468,7 @@ fn poisoned<T: Number>() {
         let width = inputs.width();
         let launch = Launch::new(&shape.lengths, Variant::Small, 3);
         let clean = inputs.run(&device, &launch);
-        // All of one sequence, between two others; a key and a value of the next but one, in its last step.
+        // All of one sequence, between two others; a key and a value of the sequence after next, in its last key tile.
         let (whole, part) = (inputs.rows(2), inputs.rows(4));
         inputs.qkv[whole.start * 3 * width..whole.end * 3 * width].fill(T::NAN);
         inputs.qkv[(part.end - 1) * 3 * width + width] = T::NAN;
@@ -496,7 +496,7 @@ fn attention_reads_the_number_of_tiles_on_the_device() {
         let width = inputs.width();
         let launch = Launch::new(&inputs.shape.lengths, variant, 5);
         let all = inputs.run(&device, &launch);
-        // One grid, as in a captured graph, and fewer tiles from launch to launch.
+        // One grid, as in a captured graph, with fewer tiles at every launch.
         for tiles in [launch.tiles.len() - 1, 1, 0] {
             let got = inputs.run_first(&device, &launch, tiles);
             for tile in &launch.tiles[..tiles] {
@@ -535,7 +535,7 @@ fn equal_scores_give_the_mean_of_the_values() {
                 for (got, sum) in row.iter().zip(&mean) {
                     let exact = sum / length as f64;
                     let error = (got.to_f64() - exact).abs();
-                    // Half a unit in the last place of 11 bits, and a little for the float32 sums.
+                    // Half a unit in the last place of 11 bits, and a margin for the float32 sums.
                     assert!(
                         error <= exact.abs() * 2_f64.powi(-11) + 1e-6,
                         "{got} is not {exact}"
@@ -550,7 +550,7 @@ fn equal_scores_give_the_mean_of_the_values() {
 fn a_score_above_all_others_takes_that_value_as_it_is() {
     let Some(device) = Device::open() else { return };
     for head_dim in HEAD_DIMS {
-        // At the first key, in the first step, in a later one, at the last key.
+        // The first key, one in the first key tile, one in a later tile, the last key.
         for chosen in [0, 40, 70, 149] {
             let mut shape = mixed(head_dim);
             (shape.lengths, shape.rope) = (vec![150, 9], false);

@@ -1,6 +1,6 @@
-//! What launches cost, as softcuda counts it: no bank conflicts, hardly a byte of DRAM but what is read and written
-//! anyway, no more matrix products than the tiles need. Exact for the algorithm, so a launch of a small shape says
-//! what one of a large shape does.
+//! What launches do, as softcuda counts it: no bank conflicts, hardly more DRAM traffic than operands and results need,
+//! no more FLOPs of matrix instructions than the tiles have. The counts are exact for the algorithm, so a small shape
+//! stands for a large one.
 
 use std::io::Write as _;
 use std::process::Command;
@@ -17,29 +17,29 @@ use super::params::{
 };
 use super::{attention, embed, gemm, layernorm, lora_down, pool};
 
-/// A launch, and what it may cost.
+/// A launch, and its limits.
 struct Launch {
     entry: String,
     shape: String,
     run: Box<dyn Fn(&Device)>,
-    /// Of all operands and results, each once: what DRAM must move.
+    /// Bytes of all operands and results, each once: the minimum DRAM traffic.
     bytes: usize,
-    /// 2·m·n·k of its products.
+    /// 2·m·n·k of its matrix products.
     flops: usize,
-    /// The same with m, n and k as the tiles round them up: what matrix instructions may have.
+    /// The same with m, n and k rounded up to whole tiles: the maximum for matrix instructions.
     tiled: usize,
 }
 
-/// Bytes of DRAM per byte that must be moved.
+/// The largest ratio of DRAM bytes to the minimum.
 const TRAFFIC: f64 = 1.1;
 
-/// Functions that have bank conflicts, none of them in a loop: passes through the banks per request beyond the fewest.
+/// Functions that have bank conflicts, none of them in a loop: wavefronts per request beyond the minimum.
 const CONFLICTS: [(&str, f64); 1] = [
-    // Of pool: a thread's eight float32 of the record, 16 bytes of each 32 at a time.
+    // In pool: a thread writes its eight float32 of the record as two vectors, 32 bytes apart from the next thread's.
     ("encode", 4.0),
 ];
 
-/// Of gemm: rows, columns, and the steps in which k, and the columns of h, are taken.
+/// The tiles of gemm: BLOCK_M, BLOCK_N and BLOCK_K.
 const TILES: [(&str, [u32; 3]); 4] = [
     ("large", [GEMM_LARGE_ROWS, GEMM_LARGE_COLUMNS, 32]),
     ("medium", [GEMM_MEDIUM_ROWS, GEMM_MEDIUM_COLUMNS, 64]),
@@ -53,7 +53,7 @@ fn up(number: usize, step: u32) -> usize {
 
 fn launches() -> Vec<Launch> {
     let mut launches = Vec::new();
-    // Whole tiles; heads that rotate; edges of all, with adapters.
+    // Whole tiles; heads with RoPE; partial tiles in every dimension, with adapters.
     for (variant, [rows, columns_of_tile, step]) in TILES {
         let (m, n) = (rows as usize, columns_of_tile as usize);
         for ([tokens, n, k, columns], then) in [
@@ -73,7 +73,7 @@ fn launches() -> Vec<Launch> {
                 run: Box::new(move |device| gemm::launch(device, variant, [tokens, n, k, columns], then)),
                 bytes: 2 * (tokens + n) * (k + columns)
                     + 2 * n * (1 + tokens * (1 + residual))
-                    // Positions are random, hardly one twice.
+                    // Positions are random, with hardly a repetition.
                     + if rope > 0 { tokens * (4 + 4 * rope) } else { 0 },
                 flops: 2 * tokens * n * (k + columns),
                 tiled: 2 * up(tokens, rows) * up(n, columns_of_tile) * (up(k, step) + up(columns, step)),
@@ -91,7 +91,7 @@ fn launches() -> Vec<Launch> {
             let longest = lengths.iter().max().copied().unwrap_or_default();
             let large = variant == "large";
             let table = if rope { 4 * head_dim * longest } else { 0 };
-            // Whole warps, whole steps of keys.
+            // Whole warps, whole key tiles.
             let (warp, keys) = (
                 rows / 4,
                 ATTENTION_MAX_KEYS.min(ATTENTION_TILE_NUMBERS / head_dim as u32),
@@ -110,7 +110,7 @@ fn launches() -> Vec<Launch> {
     }
     for hidden in [1024, 4096] {
         for ranks in [&[][..], &[4]] {
-            // A, h, and what says which adapter: weights are a few bytes.
+            // A, h, and the owners of the columns; the weights are a few bytes.
             let down = |tokens: usize| match ranks {
                 [rank] => 2 * hidden * rank + 16 * (2 * tokens + 8) + 4 * tokens,
                 _ => 0,
@@ -210,7 +210,7 @@ fn launches_cost_no_more_than_they_must() {
         let matrix = count["matrix"].as_array().into_iter().flatten();
         let flops: u64 = matrix.map(|of| number(&of["flops"])).sum();
         let useful = flops as f64 / launch.flops.max(1) as f64;
-        // Of all requests to L2.
+        // All requests to L2.
         let requests = count["memory"]["global"].as_object().into_iter().flatten();
         let [sectors, fewest] = ["sectors", "ideal_sectors"]
             .map(|name| requests.clone().map(|(_, of)| number(&of[name])).sum::<u64>() as f64);
@@ -235,7 +235,7 @@ fn launches_cost_no_more_than_they_must() {
         println!(
             "{entry:27} {shape:50} {bytes:13} {traffic:9.3} | {sectors:16.2} | {flops:8} {useful:8.3} | {conflicts}"
         );
-        // Much less than the minimum is no good news: the minimum, or the count, is wrong.
+        // Much less than the minimum means that the minimum or the count is wrong.
         if !(0.9..=TRAFFIC).contains(&traffic) {
             places.push(format!(
                 "{bytes} bytes of DRAM, and {} must be moved",

@@ -1,8 +1,7 @@
 //! The device under test, through the CUDA driver API: a GPU, or `tools/softcuda/run` in its place.
 //!
-//! Inputs are allocations of exactly their size: softcuda and compute-sanitizer see every access past
-//! them. Outputs lie between guards, and every number of them is a NaN that no kernel writes, until one
-//! does.
+//! Inputs are allocations of exactly their size: softcuda and compute-sanitizer report every access past
+//! them. Outputs lie between guards, and every element begins as a NaN with bits that no kernel writes.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,24 +15,25 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use ropeway::kernels;
 
-/// An address that is no allocation's, for pointers that a kernel must not follow.
+/// An address outside of every allocation, for pointers that a kernel must not dereference.
 pub const WILD: u64 = 0xdead_0000;
 
-/// Two of them make a number that nobody has written: a NaN as bfloat16, float16 and float32.
+/// Two of these bytes mark an unwritten element: a NaN as bfloat16, float16 and float32.
 pub const SENTINEL: [u8; 2] = 0x7fa5_u16.to_le_bytes();
 
 /// Bytes on both sides of an output.
 const GUARD: usize = 512;
 
-/// A context on the first device. It is of one thread and one test: what a kernel breaks in it, it breaks there.
+/// A context on the first device. Each test has its own, on its own thread, so that a failing kernel breaks no other
+/// test.
 pub struct Device {
     context: sys::CUcontext,
     modules: RefCell<HashMap<&'static str, sys::CUmodule>>,
 }
 
 impl Device {
-    /// `None`, and a line that says so, where kernels cannot be run; with `ROPEWAY_GPU_TESTS=require` that
-    /// is a failure.
+    /// `None`, after printing a line that says so, where kernels cannot run; a failure with
+    /// `ROPEWAY_GPU_TESTS=require`.
     pub fn open() -> Option<Device> {
         match Device::try_open() {
             Ok(device) => Some(device),
@@ -67,7 +67,7 @@ impl Device {
         }
         let ordinal = result::device::get(0).expect("there is a device");
         let mut context = std::ptr::null_mut();
-        // SAFETY: the place for the context is good; no parameters are no affinity and no graphics.
+        // SAFETY: `context` is valid for the write; no parameters means no affinity and no graphics.
         unsafe { sys::cuCtxCreate_v4(&mut context, std::ptr::null_mut(), 0, ordinal) }
             .result()
             .expect("a context can be made");
@@ -88,7 +88,7 @@ impl Device {
         let loaded = modules.entry(module).or_insert_with(|| {
             let found = kernels().modules.iter().find(|found| found.name == module);
             let image = found.unwrap_or_else(|| panic!("no module {module}")).image;
-            // SAFETY: a whole fatbin, aligned, which says its own length.
+            // SAFETY: the image is a whole fatbin, aligned, and its header holds its length.
             let loaded = unsafe { result::module::load_data(image.as_ptr().cast()) };
             loaded.unwrap_or_else(|e| panic!("{module} cannot be loaded: {e:?}"))
         });
@@ -97,7 +97,7 @@ impl Device {
         let function = unsafe { result::module::get_function(*loaded, name) };
         let function = function.unwrap_or_else(|e| panic!("{module} has no {entry}: {e:?}"));
         let (mut offset, mut size) = (0, 0);
-        // SAFETY: the function is the module's, and the places for the results are good.
+        // SAFETY: the function belongs to the loaded module, and the results are valid for the writes.
         unsafe { sys::cuFuncGetParamInfo(function, 0, &mut offset, &mut size) }
             .result()
             .unwrap_or_else(|e| panic!("{entry} takes no parameter: {e:?}"));
@@ -120,7 +120,7 @@ impl Device {
         buffer
     }
 
-    /// `length` numbers for a kernel to write, all SENTINEL.
+    /// `length` elements for a kernel to write, all SENTINEL.
     pub fn output<N: Pod>(&self, length: usize) -> Output<'_, N> {
         let bytes = length * size_of::<N>();
         let whole = self.allocate(bytes + 2 * GUARD);
@@ -133,7 +133,7 @@ impl Device {
     }
 
     fn allocate(&self, bytes: usize) -> Buffer<'_> {
-        // An allocation of nothing is an error; the address of nothing is still one.
+        // The driver refuses an allocation of 0 bytes, and an empty buffer still needs an address.
         // SAFETY: this context is the thread's.
         let address = unsafe { result::malloc_sync(bytes.max(1)) };
         Buffer {
@@ -147,7 +147,7 @@ impl Drop for Device {
     fn drop(&mut self) {
         // SAFETY: buffers and kernels borrow the device, so that nothing of the context is in use.
         let ended = unsafe { sys::cuCtxDestroy_v2(self.context) }.result();
-        // After a kernel failed, so may this.
+        // This may fail too, if a kernel has failed.
         if !std::thread::panicking() {
             ended.expect("the context can be destroyed");
         }
@@ -162,23 +162,23 @@ pub struct Kernel<'d, Params> {
 }
 
 impl<Params: Pod> Kernel<'_, Params> {
-    /// Runs it to its end. Panics if the device says that it failed.
+    /// Launches it and waits for its end. Panics if the device reports an error.
     pub fn launch(&self, blocks: u32, threads: u32, shared_bytes: u32, params: &Params) {
         self.launch_grid((blocks, 1), threads, shared_bytes, params);
     }
 
-    /// The same on a grid of two dimensions.
+    /// As `launch`, on a grid of two dimensions.
     pub fn launch_grid(&self, blocks: (u32, u32), threads: u32, shared_bytes: u32, params: &Params) {
-        // More than 48 KB has to be asked for.
+        // More than 48 KB needs an attribute.
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the function is the module's; the driver refuses what the device does not have.
+        // SAFETY: the function belongs to the loaded module; the driver refuses more than the device has.
         unsafe { sys::cuFuncSetAttribute(self.function, attribute, shared_bytes as i32) }
             .result()
             .unwrap_or_else(|e| panic!("{} with {shared_bytes} bytes of shared memory: {e:?}", self.entry));
         let mut params = *params;
         let mut arguments = [(&raw mut params).cast::<c_void>()];
-        // SAFETY: the one argument has the size that the kernel takes (see `Device::kernel`). What its pointers
-        // are good for is what is tested.
+        // SAFETY: the one argument has the size that the kernel takes (see `Device::kernel`). Whether the kernel keeps
+        // to its pointers' allocations is what the tests check.
         let launched = unsafe {
             result::launch_kernel(
                 self.function,
@@ -211,7 +211,7 @@ impl Buffer<'_> {
         if numbers.is_empty() {
             return;
         }
-        // SAFETY: the driver refuses what does not fit; no kernel is under way.
+        // SAFETY: the driver refuses more bytes than the allocation has; no kernel is running.
         unsafe { result::memcpy_htod_sync(self.address, numbers) }.expect("numbers go to the device");
     }
 }
@@ -238,26 +238,26 @@ impl<N: Pod> Output<'_, N> {
         self.whole.address + GUARD as u64
     }
 
-    /// Overwrites numbers from `start` on: for a kernel that works in place.
+    /// Overwrites elements from `start` on: for a kernel that works in place.
     pub fn write(&self, start: usize, numbers: &[N]) {
         assert!(start + numbers.len() <= self.length);
         if numbers.is_empty() {
             return;
         }
         let address = self.address() + (start * size_of::<N>()) as u64;
-        // SAFETY: within the allocation, as just checked; no kernel is under way.
+        // SAFETY: within the allocation, as just checked; no kernel is running.
         unsafe { result::memcpy_htod_sync(address, numbers) }.expect("numbers go to the device");
     }
 
-    /// All numbers. Panics if anything was written around them.
+    /// All elements. Panics if anything was written around them.
     pub fn download(&self) -> Vec<N> {
         let bytes = self.length * size_of::<N>();
         let mut whole = vec![0_u8; bytes + 2 * GUARD];
-        // SAFETY: the allocation has this size; no kernel is under way.
+        // SAFETY: the allocation has this size; no kernel is running.
         unsafe { result::memcpy_dtoh_sync(&mut whole, self.whole.address) }.expect("numbers come back");
         let (before, rest) = whole.split_at(GUARD);
         let (inside, behind) = rest.split_at(bytes);
-        // A guard is as long as an even number of bytes, but what comes before the second may not be.
+        // A guard has an even number of bytes, but what comes before the second guard may not.
         let broken =
             |bytes: &[u8], phase: usize| (0..bytes.len()).find(|&at| bytes[at] != SENTINEL[(at + phase) % 2]);
         if let Some(at) = broken(before, 0) {
@@ -272,7 +272,7 @@ impl<N: Pod> Output<'_, N> {
     }
 }
 
-/// Says once that the tests do nothing, or fails if they must not be skipped.
+/// Prints once that the tests are skipped, or fails if they must not be.
 fn skip(reason: &str) {
     let required = std::env::var("ROPEWAY_GPU_TESTS").is_ok_and(|value| value == "require");
     assert!(!required, "ROPEWAY_GPU_TESTS=require, and {reason}");
@@ -280,7 +280,7 @@ fn skip(reason: &str) {
     SAID.call_once(|| say(&format!("SKIPPED: {reason}")));
 }
 
-/// Not by eprintln: that is shown for failing tests alone.
+/// Not by eprintln!, whose output cargo test shows for failing tests only.
 fn say(line: &str) {
     let _ = std::io::stderr().write_all(format!("\n{line}\n").as_bytes());
 }

@@ -12,7 +12,7 @@ use super::rows::{
 use super::{Case, exhaustive};
 
 const VOCAB: usize = 60;
-/// A word that the random batches do not have.
+/// A word that the random batches do not contain.
 const SPARE: u32 = 59;
 
 /// A row of the table.
@@ -22,7 +22,7 @@ struct Shape {
     lengths: Vec<usize>,
     /// The adapters of the batch.
     ranks: &'static [usize],
-    /// Whether they adapt the tables, and whether they have a down-projection.
+    /// Whether they change the tables, and whether they have a down-projection.
     tables: bool,
     down: bool,
     /// The first token's row of the position table, if there is one.
@@ -32,7 +32,7 @@ struct Shape {
     seed: u64,
 }
 
-/// All values of every dimension; all products of rows' sizes, batches and adapters if `exhaustive`.
+/// All values of every dimension; if `exhaustive`, all combinations of hidden_size, batch and adapters.
 fn shapes() -> Vec<Shape> {
     let mut shapes = Vec::new();
     for (h, &hidden) in HIDDEN.iter().enumerate() {
@@ -71,13 +71,13 @@ fn shapes() -> Vec<Shape> {
 struct Adapter<T> {
     rank: usize,
     scale: f32,
-    /// [VOCAB, rank] and [rank, hidden_size], unless the words are not adapted.
+    /// [VOCAB, rank] and [rank, hidden_size], unless it does not change the word table.
     words: Option<(Vec<T>, Vec<T>)>,
-    /// [hidden_size], unless the token types are not adapted.
+    /// [hidden_size], unless it does not change the token types.
     token_type: Option<Vec<f32>>,
 }
 
-/// What a shape's kernel gets. Rows of tables that the batch does not use are NaN.
+/// The inputs of a case. Rows of tables that the batch does not use are NaN.
 #[derive(Clone)]
 struct Inputs<T> {
     shape: Shape,
@@ -91,12 +91,12 @@ struct Inputs<T> {
     beta: Vec<T>,
     eps: f32,
     weights: Weights,
-    /// By slot; none for those that no sequence uses.
+    /// By slot; none for slots that no sequence uses.
     adapters: Vec<Option<Adapter<T>>>,
     down: Down<T>,
 }
 
-/// Rows of `width` numbers, NaN where `used` says that nobody reads them.
+/// Rows of `width` elements, NaN where `used` says that the batch does not read them.
 fn table<T: Number>(
     random: &mut Random,
     rows: usize,
@@ -176,7 +176,7 @@ impl<T: Number> Inputs<T> {
         picked
     }
 
-    /// Numbers that become of a row: itself, and its h.
+    /// Elements that a row yields: the row of out, and its h.
     fn width(&self) -> usize {
         self.shape.hidden + self.down.columns.len()
     }
@@ -229,7 +229,7 @@ impl<T: Number> Inputs<T> {
         self.run_first(device, self.ids.len(), grid)
     }
 
-    /// The same of the first rows, as if there were no more.
+    /// As `run`, with the first rows alone.
     fn run_first<'d>(&self, device: &'d Device, tokens: usize, grid: Grid) -> Vec<T> {
         let Shape { hidden, gap, .. } = self.shape;
         let stride = hidden + gap;
@@ -246,7 +246,7 @@ impl<T: Number> Inputs<T> {
         let mut table = Vec::new();
         for adapter in &self.adapters {
             let Some(adapter) = adapter else {
-                // What nobody uses is not even looked at.
+                // Unused slots must not be read at all.
                 table.push(EmbedAdapter {
                     a: WILD,
                     b: WILD,
@@ -258,7 +258,7 @@ impl<T: Number> Inputs<T> {
             };
             let mut place = |buffer: Buffer<'d>| {
                 let address = buffer.address();
-                // Not freed before the kernel has run.
+                // Kept until the kernel has run.
                 buffers.push(buffer);
                 address
             };
@@ -307,7 +307,7 @@ impl<T: Number> Inputs<T> {
         beside(&inside, hidden, &placed.h(tokens), placed.lora.columns as usize)
     }
 
-    /// Asserts that each part of the rows is as exact as it can be.
+    /// Asserts that each part of the rows is within tolerance.
     fn check(&self, got: &[T]) {
         let (plain, exact) = (self.reference::<f32>(), self.reference::<f64>());
         check_beside(
@@ -335,7 +335,7 @@ pub fn launch(device: &Device, hidden: usize, lengths: &[usize], ranks: &'static
         seed: 0,
     };
     let mut inputs = Inputs::<bf16>::new(&shape);
-    // Every word once, as nearly as there are that many.
+    // Every word about once, if the vocabulary suffices.
     for (at, id) in inputs.ids.iter_mut().enumerate() {
         *id = at as u32 % SPARE;
     }
@@ -343,7 +343,7 @@ pub fn launch(device: &Device, hidden: usize, lengths: &[usize], ranks: &'static
     inputs.run(device);
 }
 
-/// A batch of every mixture, for the tests that are about rows and not about shapes.
+/// A batch with every mixture, for the tests of single rows rather than shapes.
 fn mixed(hidden: usize) -> Shape {
     Shape {
         hidden,

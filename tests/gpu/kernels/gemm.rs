@@ -7,7 +7,7 @@ use super::numbers::{Number, Random, Real, assert_close, assert_same, assert_unt
 use super::params::*;
 use super::{Case, exhaustive};
 
-/// A tile. Numbers of out do not follow from it.
+/// A tile. The elements of out do not depend on it.
 #[derive(Debug)]
 struct Variant {
     name: &'static str,
@@ -48,23 +48,23 @@ const VARIANTS: [Variant; 4] = [
     },
 ];
 
-/// What becomes of the sums.
+/// The epilogue.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Then {
     Nothing,
     Residual,
-    /// It lies where out goes.
+    /// The residual is out.
     ResidualInPlace,
     Gelu,
     ResidualGelu,
-    /// Of heads of so many numbers; n is a multiple of three.
+    /// RoPE with this head_dim; n is a multiple of three.
     Rope(usize),
-    /// What is rotated is the sum with a residual that lies where out goes.
+    /// RoPE of the sum with a residual, which is out.
     ResidualRope(usize),
 }
 
 impl Then {
-    /// 0 where nothing is rotated.
+    /// 0 without RoPE.
     fn head_dim(self) -> usize {
         match self {
             Then::Rope(head_dim) | Then::ResidualRope(head_dim) => head_dim,
@@ -83,17 +83,17 @@ struct Shape {
     tokens: usize,
     n: usize,
     k: usize,
-    /// Of h.
+    /// Columns of h.
     columns: usize,
     bias: bool,
     then: Then,
-    /// Numbers between the end of a row and the next.
+    /// Elements between the end of a row and the next.
     gap: usize,
     seed: u64,
 }
 
 const TOKENS: [usize; 9] = [1, 7, 16, 17, 63, 64, 65, 129, 200];
-/// n and k: no more than a vector; parts of a tile, of a stage and of a step; several of each.
+/// n and k: a single vector; parts of a tile, of a k-block and of a k-step; several of each.
 const SIZES: [(usize, usize); 9] = [
     (8, 8),
     (24, 24),
@@ -115,7 +115,7 @@ const THENS: [Then; 5] = [
 ];
 
 impl Shape {
-    /// All values of every dimension, the dear ones with few tokens; all products of them if `exhaustive`.
+    /// All values of every dimension, the slow ones with few tokens; all combinations if `exhaustive`.
     fn all() -> Vec<Shape> {
         let mut shapes = Vec::new();
         for (t, &tokens) in TOKENS.iter().enumerate() {
@@ -148,7 +148,7 @@ impl Shape {
         shapes
     }
 
-    /// Of Wqkv: heads narrower and wider than the tiles.
+    /// Cases of Wqkv: heads narrower and wider than the tiles.
     fn rotated() -> Vec<Shape> {
         let mut shapes = Vec::new();
         for (t, &tokens) in [17, 1, 70, 150].iter().enumerate() {
@@ -177,7 +177,7 @@ impl Shape {
     }
 }
 
-/// What a shape's kernel gets; rows without their gaps.
+/// The inputs of a case; rows without their gaps.
 #[derive(Clone)]
 struct Inputs<T> {
     shape: Shape,
@@ -214,7 +214,7 @@ impl<T: Number> Inputs<T> {
         } = *shape;
         let random = &mut Random::new(shape.seed);
         let half = then.head_dim() / 2;
-        // Sums between -3 and 3 or so: GELU bends there.
+        // Sums between about -3 and 3, where GELU is not linear.
         let spread = 3.0 / ((k + columns) as f32).sqrt();
         let table = (0..POSITIONS * half).map(|at| {
             let (position, i) = (at / half, at % half);
@@ -234,7 +234,7 @@ impl<T: Number> Inputs<T> {
         }
     }
 
-    /// The rows from `first` on, as a batch of their own.
+    /// The rows from `first` on, as a separate batch.
     fn rows(&self, first: usize, tokens: usize) -> Inputs<T> {
         let Shape { n, k, columns, .. } = self.shape;
         let of = |numbers: &[T], width: usize| numbers[first * width..][..tokens * width].to_vec();
@@ -304,12 +304,12 @@ impl<T: Number> Inputs<T> {
 
     /// [tokens, n]. Panics if anything else was written.
     fn run(&self, device: &Device, variant: &Variant) -> Vec<T> {
-        // A grid for more tokens than there are: blocks have part of their rows, and none.
+        // A grid for more tokens than there are: some blocks have a part of their rows, some none.
         let bucket = (self.shape.tokens + 1).next_multiple_of(16) + variant.rows as usize;
         self.run_first(device, variant, self.shape.tokens, bucket)
     }
 
-    /// The same of the first rows, as if there were no more, on a grid for `bucket` rows.
+    /// As `run`, with the first rows alone, on a grid for `bucket` rows.
     fn run_first(&self, device: &Device, variant: &Variant, tokens: usize, bucket: usize) -> Vec<T> {
         let Shape {
             n,
@@ -320,7 +320,7 @@ impl<T: Number> Inputs<T> {
             gap,
             ..
         } = self.shape;
-        // The gap behind the last row is not there.
+        // The allocation ends with the last row, without its gap.
         let padded = |numbers: &[T], width: usize| -> Vec<T> {
             let mut rows: Vec<T> = Vec::new();
             for row in numbers.chunks(width) {
@@ -386,7 +386,7 @@ impl<T: Number> Inputs<T> {
         got
     }
 
-    /// What all variants make of it; panics if they do not agree.
+    /// The result of all variants; panics if they differ.
     fn run_all(&self, device: &Device) -> Vec<T> {
         let first = self.run(device, &VARIANTS[0]);
         for variant in &VARIANTS[1..] {
@@ -463,7 +463,7 @@ fn gemm_rotates_q_and_k_in_every_variant() {
     table::<f16>(&shapes[..if exhaustive() { shapes.len() } else { 5 }]);
 }
 
-/// A shape for the tests of what does not matter: several blocks of all tiles but the largest.
+/// A shape for the tests of what must not matter: several blocks of all tiles but the largest.
 fn mixed(then: Then, columns: usize) -> Shape {
     Shape {
         tokens: 70,
@@ -498,7 +498,7 @@ fn gemm_has_the_same_bits_in_any_batch() {
         let _case = Case(&shape);
         let inputs = Inputs::<bf16>::new(&shape);
         let together = inputs.run(&device, &VARIANTS[3]);
-        // At other places of other tiles.
+        // At other rows of other tiles.
         for (variant, first, tokens) in [(0, 0, 1), (0, 69, 1), (1, 13, 9), (2, 3, 67), (3, 31, 1)] {
             let got = inputs.rows(first, tokens).run(&device, &VARIANTS[variant]);
             assert_same(
@@ -560,7 +560,7 @@ fn gemm_reads_the_number_of_tokens_on_the_device() {
         let inputs = Inputs::<bf16>::new(&shape);
         let all = inputs.run(&device, &VARIANTS[0]);
         for variant in &VARIANTS {
-            // One grid, as in a captured graph, and fewer tokens from launch to launch; what lies past them is NaN.
+            // One grid, as in a captured graph, with fewer tokens at every launch; rows past them are NaN.
             for tokens in [69, 64, 1, 0] {
                 let mut inputs = inputs.clone();
                 inputs.x[tokens * shape.k..].fill(bf16::NAN);
@@ -574,7 +574,7 @@ fn gemm_reads_the_number_of_tokens_on_the_device() {
     }
 }
 
-/// Every number that there is in 16 bits, through W = 1.
+/// Every value of the 16-bit type, through W = 1.
 fn every_gelu<T: Number>(finite: impl Fn(T) -> bool, from_bits: impl Fn(u16) -> T, digits: i32) {
     let Some(device) = Device::open() else { return };
     let numbers: Vec<T> = (0..=u16::MAX).map(from_bits).filter(|&x| finite(x)).collect();
@@ -597,8 +597,8 @@ fn every_gelu<T: Number>(finite: impl Fn(T) -> bool, from_bits: impl Fn(u16) -> 
         let x = f64::from(x.to_f32());
         let exact = x * normal_cdf(x);
         let got = f64::from(got.to_f32());
-        // Half a unit in the last place for the one rounding; 1 % of that for the function. The least numbers of
-        // float16 lie 2^-24 apart, and below 1e-30 nothing is asked.
+        // Half a unit in the last place for the one rounding, and 1 % of that for the function. The smallest values of
+        // float16 are 2^-24 apart, and below 1e-30 no accuracy is required.
         let unit = 2_f64.powi(
             exact
                 .abs()

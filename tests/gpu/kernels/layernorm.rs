@@ -14,7 +14,7 @@ use super::{Case, exhaustive};
 /// Where the sum is written.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Out {
-    /// A buffer of its own.
+    /// A separate buffer.
     Apart,
     OverX,
     OverY,
@@ -26,22 +26,22 @@ struct Shape {
     hidden: usize,
     lengths: Vec<usize>,
     ranks: &'static [usize],
-    /// Numbers between the end of a row and the next, beyond what the kernel needs.
+    /// Elements between the end of a row and the next, beyond what the kernel needs.
     gap: usize,
     out: Out,
-    /// Of the numbers.
+    /// Of the elements of x and y.
     mean: f32,
     spread: f32,
     rows_per_block: usize,
     seed: u64,
 }
 
-/// All values of every dimension; all products of rows' sizes, batches and adapters if `exhaustive`.
+/// All values of every dimension; if `exhaustive`, all combinations of hidden_size, batch and adapters.
 fn shapes() -> Vec<Shape> {
     let mut shapes = Vec::new();
     for (h, &hidden) in HIDDEN.iter().enumerate() {
         for (b, lengths) in BATCHES.iter().enumerate() {
-            // A few long rows tell as much as many.
+            // A few long rows test as much as many.
             let tokens: usize = lengths.iter().sum();
             let large = tokens * hidden > 66 * 1024;
             if !exhaustive() && large {
@@ -59,7 +59,7 @@ fn shapes() -> Vec<Shape> {
                         ranks,
                         gap: [0, 8, 40][turn % 3],
                         out: [Out::Apart, Out::OverX, Out::OverY][turn / 2 % 3],
-                        // A mean that would cancel, and a variance below eps.
+                        // A mean with which E[x²] - E[x]² cancels, and a variance below eps.
                         mean: [0.0, 30.0, 0.0][turn / 3 % 3],
                         spread: [1.0, 1.0, 1e-3][turn / 3 % 3],
                         rows_per_block: [8, 4, 1, 3][turn % 4],
@@ -72,7 +72,7 @@ fn shapes() -> Vec<Shape> {
     shapes
 }
 
-/// What a shape's kernel gets.
+/// The inputs of a case.
 struct Inputs<T> {
     shape: Shape,
     /// [tokens, hidden_size], without the gaps.
@@ -105,7 +105,7 @@ impl<T: Number> Inputs<T> {
         }
     }
 
-    /// Another batch of rows of this one.
+    /// A batch of some of these rows.
     fn pick(&self, rows: &[usize]) -> Inputs<T> {
         let hidden = self.shape.hidden;
         let of = |numbers: &[T]| -> Vec<T> {
@@ -127,7 +127,7 @@ impl<T: Number> Inputs<T> {
         }
     }
 
-    /// Numbers that become of a row: itself, and its h.
+    /// Elements that a row yields: the row of out, and its h.
     fn width(&self) -> usize {
         self.shape.hidden + self.down.columns.len()
     }
@@ -153,10 +153,10 @@ impl<T: Number> Inputs<T> {
         self.run_first(device, self.rows.len(), grid)
     }
 
-    /// The same of the first rows, as if there were no more.
+    /// As `run`, with the first rows alone.
     fn run_first(&self, device: &Device, tokens: usize, grid: Grid) -> Vec<T> {
         let Shape { hidden, gap, out, .. } = self.shape;
-        // An input that is written over has the output's stride; where all is apart, each has its own.
+        // An input that is overwritten has the stride of the output; separate buffers have different strides.
         let apart = |more: usize| hidden + gap + if out == Out::Apart { more } else { 0 };
         let (x_stride, y_stride, out_stride) = (apart(8), apart(24), apart(0));
         let padded = |numbers: &[T], stride: usize| -> Vec<T> {
@@ -219,7 +219,7 @@ impl<T: Number> Inputs<T> {
         beside(&inside, hidden, &placed.h(tokens), placed.lora.columns as usize)
     }
 
-    /// Asserts that each part of the rows is as exact as it can be.
+    /// Asserts that each part of the rows is within tolerance.
     fn check(&self, got: &[T]) {
         let (plain, exact) = (self.reference::<f32>(), self.reference::<f64>());
         check_beside("the sum", self.shape.hidden, got, &plain, &exact, self.width());
@@ -242,7 +242,7 @@ pub fn launch(device: &Device, hidden: usize, lengths: &[usize], ranks: &'static
     Inputs::<bf16>::new(&shape).run(device);
 }
 
-/// A batch of every mixture, for the tests that are about rows and not about shapes.
+/// A batch with every mixture, for the tests of single rows rather than shapes.
 fn mixed(hidden: usize) -> Shape {
     Shape {
         hidden,
@@ -294,7 +294,7 @@ fn alone<T: Number>() {
             let got = alone.run_first(&device, 1, grid);
             assert_same("a row alone", &got, &together[row * width..][..width]);
         }
-        // In other company, at another place of another block.
+        // In another batch, at another row of another block.
         let reversed: Vec<usize> = (0..count).rev().collect();
         let mut other = inputs.pick(&reversed);
         other.shape.rows_per_block = 3;
@@ -325,7 +325,7 @@ fn poisoned<T: Number>() {
         let bad = 5;
         inputs.x[bad * hidden..][..hidden].fill(T::NAN);
         let got = inputs.run(&device);
-        // NaN where the row's own numbers are NaN, and 0 still in the columns that it does not use.
+        // NaN where the row's own elements are NaN, and still 0 in the columns that it does not use.
         inputs.check(&got);
         let (row, before) = (&got[bad * width..][..width], &clean[bad * width..][..width]);
         assert!(row[..hidden].iter().all(|number| number.to_f32().is_nan()));
@@ -354,7 +354,7 @@ fn layernorm_reads_the_number_of_tokens_on_the_device() {
         let inputs = Inputs::<bf16>::new(&shape);
         let width = inputs.width();
         let all = inputs.run(&device);
-        // One grid, as in a captured graph, and fewer tokens from launch to launch.
+        // One grid, as in a captured graph, with fewer tokens at every launch.
         let grid = Grid::new(inputs.rows.len(), 8);
         for tokens in [inputs.rows.len() - 1, 8, 1, 0] {
             let got = inputs.run_first(&device, tokens, grid);
@@ -370,8 +370,8 @@ fn a_row_of_equal_numbers_becomes_the_offset() {
         let shape = mixed(hidden);
         let _case = Case(&shape);
         let mut inputs = Inputs::<bf16>::new(&shape);
-        // Their sum over a power of two of columns is exact, and over 768 too: the variance is 0, and eps keeps it
-        // from dividing by it.
+        // The sum over a power of two of columns is exact, and over 768 columns too: the variance is 0, and eps
+        // prevents a division by it.
         inputs.x.fill(bf16::from_f32(0.75));
         inputs.y.fill(bf16::from_f32(-0.25));
         let width = inputs.width();

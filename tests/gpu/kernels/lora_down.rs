@@ -8,10 +8,11 @@ use super::params::{LORA_DOWN_ROWS, LORA_DOWN_SHARED_BYTES, LORA_DOWN_THREADS, L
 use super::rows::{BATCHES, Down, Placed, Weights, down_project, sequence_of_row};
 use super::{Case, exhaustive};
 
-/// Sizes of rows: a part of a step; with an end that fills no step, no turn; what every warp has one turn of; models' sizes.
+/// Values of k: less than a step; an end that fills neither a step nor a warp's run of steps; one run for every warp;
+/// models' sizes.
 const K: [usize; 10] = [8, 24, 64, 136, 384, 1024, 1032, 3072, 4096, 16384];
 
-/// Ranks by slot, 0 for a gap: 16 to 368 columns, of which more than one pass, or the second word of octets, may be in use.
+/// Ranks by slot, 0 for an empty one: 16 to 368 columns, which may take more than one pass, or a second panel.
 const RANKS: [&[usize]; 8] = [
     &[4],
     &[1, 4, 8],
@@ -29,18 +30,18 @@ struct Shape {
     k: usize,
     lengths: Vec<usize>,
     ranks: &'static [usize],
-    /// Numbers between the end of a row of x and the next.
+    /// Elements between the end of a row of x and the next.
     gap: usize,
     seed: u64,
 }
 
-/// All values of every dimension; all products if `exhaustive`.
+/// All values of every dimension; all combinations if `exhaustive`.
 fn shapes() -> Vec<Shape> {
     let mut shapes = Vec::new();
     for (i, &k) in K.iter().enumerate() {
         for (b, lengths) in BATCHES.iter().enumerate() {
             let tokens: usize = lengths.iter().sum();
-            // A few long rows tell as much as many.
+            // A few long rows test as much as many.
             if tokens * k > if exhaustive() { 512 * 1024 } else { 70 * 1024 } {
                 continue;
             }
@@ -62,7 +63,7 @@ fn shapes() -> Vec<Shape> {
     shapes
 }
 
-/// A batch of every mixture, for the tests that are about rows and not about shapes.
+/// A batch with every mixture, for the tests of single rows rather than shapes.
 fn mixed(k: usize) -> Shape {
     Shape {
         k,
@@ -73,7 +74,7 @@ fn mixed(k: usize) -> Shape {
     }
 }
 
-/// What a shape's kernel gets.
+/// The inputs of a case.
 #[derive(Clone)]
 struct Inputs<T> {
     shape: Shape,
@@ -98,7 +99,7 @@ impl<T: Number> Inputs<T> {
         }
     }
 
-    /// Another batch of rows of this one.
+    /// A batch of some of these rows.
     fn pick(&self, rows: &[usize]) -> Inputs<T> {
         let k = self.shape.k;
         let x = rows.iter().flat_map(|&row| &self.x[row * k..][..k]);
@@ -128,12 +129,12 @@ impl<T: Number> Inputs<T> {
     }
 
     fn run(&self, device: &Device) -> Vec<T> {
-        // Not only the next block: whole blocks have nothing to do.
+        // More than one block too many: whole blocks have no row.
         let bucket = (self.rows.len() + 1).next_multiple_of(32);
         self.run_first(device, self.rows.len(), bucket)
     }
 
-    /// [tokens, columns] of the first rows, as if there were no more; past them all is NaN, and sequences that are none.
+    /// [tokens, columns], with the first rows alone; rows past them are NaN, with invalid sequences.
     fn run_first(&self, device: &Device, tokens: usize, bucket: usize) -> Vec<T> {
         let Shape { k, gap, .. } = self.shape;
         let stride = k + gap;
@@ -209,7 +210,7 @@ fn alone<T: Number>() {
             let got = inputs.pick(&[row]).run_first(&device, 1, 1);
             assert_same("a row alone", &got, &together[row * columns..][..columns]);
         }
-        // In other company, at another place of another block.
+        // In another batch, at another row of another block.
         let reversed: Vec<usize> = (0..count).rev().collect();
         let other = inputs.pick(&reversed).run(&device);
         for (row, got) in reversed.iter().zip(other.chunks(columns)) {
@@ -229,7 +230,7 @@ fn lora_down_reads_the_number_of_tokens_on_the_device() {
     let Some(device) = Device::open() else { return };
     let inputs = Inputs::<bf16>::new(&mixed(256));
     let all = inputs.run(&device);
-    // One grid, as in a captured graph, and fewer tokens from launch to launch.
+    // One grid, as in a captured graph, with fewer tokens at every launch.
     for tokens in [inputs.rows.len() - 1, 17, 16, 8, 1, 0] {
         let got = inputs.run_first(&device, tokens, 64);
         assert_same("the first rows", &got, &all[..tokens * inputs.columns()]);
@@ -245,7 +246,7 @@ fn poisoned<T: Number>() {
     let bad = 2;
     inputs.x[bad * shape.k..][..shape.k].fill(T::NAN);
     let got = inputs.run(&device);
-    // NaN in the columns that the row uses, and 0 still in those that it does not.
+    // NaN in the columns that the row uses, and still 0 in those that it does not.
     inputs.check(&got);
     let used = |row: usize| {
         clean[row * columns..][..columns]
@@ -266,7 +267,7 @@ fn a_row_of_nan_leaves_the_down_projections_beside_it_alone() {
     poisoned::<f16>();
 }
 
-/// One user's broken adapter must not reach the rows of others, which a block computes together.
+/// One user's broken adapter must not affect other rows, even those that the same block computes.
 #[test]
 fn an_adapter_of_nan_stays_in_the_rows_that_use_it() {
     let Some(device) = Device::open() else { return };

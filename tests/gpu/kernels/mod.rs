@@ -1,12 +1,12 @@
-//! The kernels of `cuda/` on a device, against what they compute written plainly in float64.
+//! The kernels of `cuda/` on a device, against straightforward references in float64.
 //!
 //! | | |
 //! |---|---|
 //! | `device` | the driver API: modules, launches, buffers, guards around outputs |
 //! | `numbers` | 16-bit types, random numbers, the tolerance |
-//! | `rows` | what the row kernels have in common: shapes, adapters, LayerNorm and down-projection written plainly |
-//! | `counts` | what the launches of each kernel cost, as softcuda counts it |
-//! | `attention`, `embed`, `gemm`, `layernorm`, `lora_down`, `pool` | a kernel each: its reference, its table of cases, its tests |
+//! | `rows` | what the row kernels share: shapes, adapters, references of LayerNorm and down-projection |
+//! | `counts` | what the launches of each kernel do, as softcuda counts it |
+//! | `attention`, `embed`, `gemm`, `layernorm`, `lora_down`, `pool` | one kernel each: its reference, its table of cases, its tests |
 
 use crate::exhaustive;
 
@@ -18,14 +18,14 @@ mod gemm;
 mod layernorm;
 mod lora_down;
 mod numbers;
-#[allow(dead_code)] // The build's hash of the header is another test's.
+#[allow(dead_code)] // Another test uses the hash of the header.
 #[path = "../../../src/gpu/params.rs"]
 #[rustfmt::skip] // As bindgen writes it.
 mod params;
 mod pool;
 mod rows;
 
-/// Says which case a failed assertion is of.
+/// Prints the case of a failed assertion.
 struct Case<'a>(&'a dyn std::fmt::Debug);
 
 impl Drop for Case<'_> {

@@ -1,4 +1,4 @@
-//! Numbers: the 16-bit types, random ones, and how far two computations may lie apart.
+//! The 16-bit types, random values, and the tolerance between two computations.
 
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, Sub};
@@ -8,7 +8,7 @@ use half::{bf16, f16};
 
 /// A type of activations and weights.
 pub trait Number: Pod + Debug {
-    /// What ends the name of an entry that takes it.
+    /// The suffix in the names of its entries.
     const NAME: &str;
     const NAN: Self;
     fn from_f32(x: f32) -> Self;
@@ -44,7 +44,7 @@ impl Number for f16 {
     }
 }
 
-/// What a reference computes in. In float64 it is the oracle and rounds nothing; in float32, with each
+/// The arithmetic of a reference. In float64 it is the oracle, without rounding to 16 bits. In float32, with each
 /// result that the kernel writes rounded to its type, it is the plain computation whose error sets the tolerance.
 pub trait Real:
     Copy
@@ -57,7 +57,7 @@ pub trait Real:
     + Div<Output = Self>
 {
     fn sqrt(self) -> Self;
-    /// As it is after it was written as a `T`.
+    /// The value after rounding to a `T`.
     fn written<T: Number>(self) -> Self;
 }
 
@@ -79,7 +79,7 @@ impl Real for f32 {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): the same numbers everywhere.
+/// SplitMix64 (Steele, Lea, Flood 2014): the same sequence on every machine.
 pub struct Random(u64);
 
 impl Random {
@@ -104,7 +104,7 @@ impl Random {
         (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    /// `mean` and as much as `spread` off it.
+    /// From `mean` - `spread` to `mean` + `spread`.
     pub fn numbers<T: Number>(&mut self, length: usize, mean: f32, spread: f32) -> Vec<T> {
         (0..length)
             .map(|_| T::from_f32(mean + spread * self.unit()))
@@ -112,9 +112,9 @@ impl Random {
     }
 }
 
-/// Asserts that `got` lies no further from `exact` than twice what `plain` does, at worst and in the mean square,
-/// and has NaN where `exact` has it and nowhere else. (A mean square so small leaves nothing for a
-/// cosine to find.)
+/// Asserts that the error of `got` against `exact` is at most twice that of `plain`, in the maximum and in the mean
+/// square, and that it has NaN exactly where `exact` has. (With so small a mean square a cosine would show nothing
+/// further.)
 pub fn assert_close<T: Number>(what: &str, got: &[T], plain: &[f32], exact: &[f64]) {
     assert_eq!((got.len(), plain.len()), (exact.len(), exact.len()), "{what}");
     let (mut worst, mut allowed_worst) = ((0.0, 0), 0.0);
@@ -130,7 +130,7 @@ pub fn assert_close<T: Number>(what: &str, got: &[T], plain: &[f32], exact: &[f6
         if exact.is_nan() {
             continue;
         }
-        // What is masked, not what happens to cancel.
+        // Masked elements, rather than sums that happen to cancel.
         assert!(
             exact != 0.0 || got.bits() == 0,
             "{what}: number {at} is {value}, and should be 0"
@@ -158,7 +158,7 @@ pub fn assert_close<T: Number>(what: &str, got: &[T], plain: &[f32], exact: &[f6
     );
 }
 
-/// Asserts that every number has the same bits.
+/// Asserts that all elements have the same bits.
 pub fn assert_same<T: Number>(what: &str, got: &[T], wanted: &[T]) {
     assert_eq!(got.len(), wanted.len(), "{what}");
     for (at, (got, wanted)) in got.iter().zip(wanted).enumerate() {
@@ -169,7 +169,7 @@ pub fn assert_same<T: Number>(what: &str, got: &[T], wanted: &[T]) {
     }
 }
 
-/// Asserts that nobody has written these.
+/// Asserts that these elements are unwritten.
 pub fn assert_untouched<T: Number>(what: &str, numbers: &[T]) {
     let sentinel = u16::from_le_bytes(super::device::SENTINEL);
     if let Some(at) = numbers.iter().position(|number| number.bits() != sentinel) {

@@ -12,7 +12,8 @@ use super::params::{
 };
 use super::{Case, exhaustive};
 
-/// Sizes of rows: one vector; groups that do not fill a block; models' sizes; as wide as the block, wider, widest.
+/// Values of hidden_size: one vector; groups that do not fill a block; models' sizes; as wide as the block, wider, the
+/// maximum.
 const HIDDEN: [usize; 10] = [8, 40, 128, 384, 768, 1024, 1032, 4096, 4104, 8192];
 const ROWS: [usize; 6] = [1, 7, 63, 64, 65, 700];
 const FLAGS: [u32; 4] = [0, POOL_MEAN, POOL_NORMALIZE, POOL_MEAN | POOL_NORMALIZE];
@@ -23,10 +24,10 @@ const HEAD: usize = POOL_HEAD_BYTES as usize;
 #[derive(Debug, Clone)]
 struct Shape {
     hidden: usize,
-    /// Numbers between the end of a row of x and the next.
+    /// Elements between the end of a row of x and the next.
     gap: usize,
     mean: f32,
-    /// Smaller than the number of vectors, or larger.
+    /// Blocks: fewer than vectors, or more.
     blocks: u32,
     seed: usize,
 }
@@ -51,7 +52,7 @@ fn shape(hidden: usize) -> Shape {
         .expect("a size of the table")
 }
 
-/// What a launch gets.
+/// The inputs of a launch.
 #[derive(Clone)]
 struct Inputs<T> {
     shape: Shape,
@@ -61,7 +62,7 @@ struct Inputs<T> {
     vectors: Vec<PoolRow>,
 }
 
-/// An output vector as it comes back.
+/// An output vector that a kernel has written.
 #[derive(Debug, Clone, PartialEq)]
 struct Record {
     finite: u32,
@@ -70,7 +71,7 @@ struct Record {
 }
 
 impl Record {
-    /// The numbers of a record of float32.
+    /// The elements of a float32 record.
     fn floats(&self) -> Vec<f32> {
         let bytes = self.numbers.chunks_exact(4);
         bytes
@@ -90,11 +91,11 @@ fn bytes(vector: &PoolRow) -> usize {
 }
 
 impl<T: Number> Inputs<T> {
-    /// All numbers of rows under all flags, cut at every place in turn.
+    /// All row counts with all flags, truncated to each number of dimensions in turn.
     fn new(shape: &Shape) -> Inputs<T> {
         let random = &mut Random::new(shape.seed as u64);
         let hidden = shape.hidden;
-        // A few long rows tell as much as many.
+        // A few long rows test as much as many.
         let many = hidden < 1100 || exhaustive() && shape.seed.is_multiple_of(3);
         let most = if many { 700 } else { 65 };
         let tokens = most + 20;
@@ -123,7 +124,7 @@ impl<T: Number> Inputs<T> {
         }
     }
 
-    /// One vector of rows that are given.
+    /// One vector, of the given rows.
     fn of(x: Vec<T>, hidden: usize, flags: u32) -> Inputs<T> {
         let shape = Shape {
             hidden,
@@ -147,7 +148,7 @@ impl<T: Number> Inputs<T> {
         }
     }
 
-    /// Each vector once in every encoding that it can have, side by side.
+    /// Each vector once in every encoding that its dimensions allow.
     fn encoded(&self) -> Inputs<T> {
         let mut all = self.clone();
         let every = self
@@ -164,8 +165,8 @@ impl<T: Number> Inputs<T> {
         self.run_first(device, self.vectors.len())
     }
 
-    /// The first vectors, as if there were no more. Panics if anything else was written. Rows of x that belong to none
-    /// are NaN.
+    /// Runs the first vectors alone, with NaN in rows of x that belong to none of them. Panics if anything else was
+    /// written.
     fn run_first(&self, device: &Device, count: usize) -> Vec<Record> {
         let Shape {
             hidden, gap, blocks, ..
@@ -223,7 +224,7 @@ impl<T: Number> Inputs<T> {
         records
     }
 
-    /// The vector, straight from its definition.
+    /// The vector, by its definition.
     fn reference<R: Real>(&self, vector: &PoolRow) -> Vec<R> {
         let hidden = self.shape.hidden;
         let mut x = vec![R::from(0.0); vector.dimensions as usize];
@@ -244,8 +245,8 @@ impl<T: Number> Inputs<T> {
         x
     }
 
-    /// Asserts that no vector is further off than twice what the plain computation is, in units of its largest number, or
-    /// than two roundings.
+    /// Asserts that the error of every vector, relative to its largest element, is at most twice that of the plain
+    /// computation, or two roundings.
     fn check(&self, got: &[Record]) {
         for flags in FLAGS {
             let (mut worst, mut square, mut count) = ([0.0; 2], [0.0; 2], 0);
@@ -279,7 +280,7 @@ impl<T: Number> Inputs<T> {
     }
 }
 
-/// One launch of bfloat16, for `counts`: vectors of so many rows each, all of their columns.
+/// One launch of bfloat16, for `counts`: vectors of `rows` rows each, with all columns.
 pub fn launch(device: &Device, hidden: usize, rows: &[usize]) {
     let mut first = 0;
     let mut inputs = Inputs::of(
@@ -302,7 +303,7 @@ pub fn launch(device: &Device, hidden: usize, rows: &[usize]) {
     inputs.run(device);
 }
 
-/// The record that the CPU would make.
+/// The record that the CPU encodes.
 fn encode(values: &[f32], encoding: u32) -> Record {
     let [f32, f16, int8, binary] = [POOL_F32, POOL_F16, POOL_INT8, POOL_BINARY];
     let encoding = match encoding {
@@ -326,7 +327,7 @@ fn encode(values: &[f32], encoding: u32) -> Record {
     }
 }
 
-/// Asserts that each vector in each encoding is what the CPU makes of its float32.
+/// Asserts that each vector in each encoding is what the CPU encodes from its float32.
 fn check_encoded<T: Number>(inputs: &Inputs<T>, device: &Device, floats: &[Record]) {
     let encoded = inputs.encoded();
     let of = |vector: &PoolRow| {
@@ -373,7 +374,7 @@ fn alone<T: Number>() {
         let together = inputs.run(&device);
         for at in (0..inputs.vectors.len()).step_by(7) {
             let vector = inputs.vectors[at];
-            // At another place, with nothing but NaN around it and, by the way, past its columns.
+            // At other rows, with NaN around them and past their columns.
             let before = 3 + at % 4;
             let mut x = vec![T::NAN; (before + vector.rows as usize + 2) * hidden];
             for row in 0..vector.rows as usize {
@@ -456,7 +457,7 @@ fn zeros_stay_zeros() {
 #[test]
 fn numbers_whose_squares_are_none_are_normalised() {
     let Some(device) = Device::open() else { return };
-    // The largest and the smallest of bfloat16, and what has no reciprocal.
+    // The largest and the smallest values of bfloat16, and one without a finite reciprocal.
     for size in [3.3e38, 2e38, 1e30, 1e-30, 2e-38, 9.2e-41] {
         let _case = Case(&size);
         let row: Vec<bf16> = Random::new(1)
@@ -472,7 +473,7 @@ fn numbers_whose_squares_are_none_are_normalised() {
 }
 
 impl<T: Number> Inputs<T> {
-    /// As `check`, for what has no plain computation: one that overflows.
+    /// As `check`, for a case in which the plain computation overflows.
     fn check_normalised(&self, got: &Record) {
         assert_eq!(got.finite, 1);
         for (got, exact) in got.floats().iter().zip(self.reference::<f64>(&self.vectors[0])) {
@@ -484,8 +485,8 @@ impl<T: Number> Inputs<T> {
 #[test]
 fn every_edge_of_an_encoding_is_the_cpus() {
     let Some(device) = Device::open() else { return };
-    // 127·x / max = 0.5, 1.5, -2.5: ties. Signs of zero. 127·x that overflows. Float16's largest number, the first that
-    // rounds to infinity, its smallest and half of that, which rounds to even.
+    // 127·x / max = 0.5, 1.5, -2.5: ties. Signs of zero. 127·x that overflows. Float16's largest value, the first that
+    // rounds to infinity, its smallest value and half of that, which rounds to even.
     let edges: [[f32; 8]; 3] = [
         [1.0, 3.0, -5.0, 254.0, 0.0, -0.0, 1e-30, -1e-30],
         [3e38, -3e38, 2e38, 1e36, -1e37, 1.0, -1.0, 0.0],

@@ -1,5 +1,5 @@
-//! What the row kernels have in common (`cuda/row.cuh`): how they are launched, the adapters of a batch, and
-//! LayerNorm and down-projection written plainly.
+//! What the tests of the row kernels (`cuda/row.cuh`) share: launches, the adapters of a batch, and references of
+//! LayerNorm and down-projection.
 
 use super::device::{Buffer, Device, Output, WILD};
 use super::numbers::{Number, Random, Real, assert_close, assert_untouched};
@@ -8,7 +8,7 @@ use super::params::{
     ROW_WARP_COLUMNS,
 };
 
-/// Sizes of rows: one vector; a part of a warp; models' sizes; more than one warp, with all lanes at work and without.
+/// Values of hidden_size: one vector; a part of a warp; models' sizes; more than one warp, with and without idle lanes.
 pub const HIDDEN: [usize; 10] = [8, 128, 256, 384, 768, 1024, 1032, 2056, 4096, 8192];
 
 /// Lengths of the sequences of a batch.
@@ -23,7 +23,7 @@ pub const BATCHES: [&[usize]; 8] = [
     &[3, 0, 17, 1, 90, 19],
 ];
 
-/// Ranks of the adapters of a site by slot, 0 for a gap: down-projections of 0, 16, 16, 32, 48, 64 and 80 columns.
+/// Ranks of a site's adapters by slot, 0 for an empty one: down-projections of 0, 16, 16, 32, 48, 64 and 80 columns.
 pub const RANKS: [&[usize]; 7] = [
     &[],
     &[4],
@@ -34,19 +34,19 @@ pub const RANKS: [&[usize]; 7] = [
     &[16, 16, 16, 16, 16],
 ];
 
-/// How rows are launched. Numbers of a row do not follow from any of it.
+/// How rows are launched. The elements of a row do not depend on any of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Grid {
     /// Rows of the grid: at least as many as there are tokens.
     pub bucket: usize,
-    /// For rows of one warp.
+    /// Rows per block, with one warp per row.
     pub rows_per_block: usize,
 }
 
 impl Grid {
     pub fn new(tokens: usize, rows_per_block: usize) -> Grid {
         Grid {
-            // Not only the next block: whole blocks have nothing to do.
+            // More than one block too many: whole blocks have no row.
             bucket: (tokens + 1).next_multiple_of(32),
             rows_per_block,
         }
@@ -65,7 +65,7 @@ impl Grid {
     }
 }
 
-/// Which sequence each row belongs to.
+/// The sequence of each row.
 pub fn sequence_of_row(lengths: &[usize]) -> Vec<u32> {
     let rows = |(sequence, &length): (usize, &usize)| vec![sequence as u32; length];
     lengths.iter().enumerate().flat_map(rows).collect()
@@ -78,7 +78,7 @@ pub fn cu_seqlens(lengths: &[usize]) -> Vec<u32> {
         .collect()
 }
 
-/// Which adapters the sequences of a batch use.
+/// The adapters that the sequences of a batch use.
 #[derive(Clone)]
 pub struct Weights {
     pub slots: usize,
@@ -87,8 +87,8 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// No adapter, one, a mixture of two or of all, in turn from `turn` on. The last of several slots is resident,
-    /// and no sequence uses it; nor gaps.
+    /// No adapter, one, a mixture of two or of all, in rotation from `turn` on. If there are several slots, no sequence
+    /// uses the last one, nor empty ones.
     pub fn new(random: &mut Random, sequences: usize, ranks: &[usize], turn: usize) -> Weights {
         let mut usable: Vec<usize> = (0..ranks.len()).filter(|&slot| ranks[slot] > 0).collect();
         if usable.len() > 1 {
@@ -123,8 +123,8 @@ impl Weights {
     }
 }
 
-/// A down-projection of all resident adapters. What no row of the batch may read is NaN: the adapters that nobody uses,
-/// with their scales, and the padding columns.
+/// A down-projection of all loaded adapters. What no row of the batch may read is NaN: unused adapters, with their
+/// scales, and padding columns.
 #[derive(Clone)]
 pub struct Down<T> {
     pub columns: Vec<LoraColumn>,
@@ -172,7 +172,7 @@ pub struct Placed<'d, T> {
 }
 
 impl<'d, T: Number> Placed<'d, T> {
-    /// `bucket`: rows that h has room for. `sequenced`: whether the kernel may read which sequence a row belongs to.
+    /// `bucket`: rows of h. `sequenced`: whether the kernel may read the sequences of the rows.
     pub fn new(
         device: &'d Device,
         bucket: usize,
@@ -218,7 +218,7 @@ impl<'d, T: Number> Placed<'d, T> {
     }
 }
 
-/// (x - mean) / √(variance + eps) · gamma + beta, in the order that the formula has.
+/// (x - mean) / √(variance + eps) · gamma + beta, evaluated in the order of the formula.
 pub fn layer_norm<R: Real, T: Number>(x: &[R], gamma: &[T], beta: &[T], eps: f32) -> Vec<R> {
     let sum = |terms: &mut dyn Iterator<Item = R>| {
         let mut sum = R::from(0.0);
@@ -236,7 +236,7 @@ pub fn layer_norm<R: Real, T: Number>(x: &[R], gamma: &[T], beta: &[T], eps: f32
     x.iter().zip(gamma).zip(beta).map(affine).collect()
 }
 
-/// Rows of `left` and of `right` side by side: what a batch's rows became, with their h.
+/// Rows of `left` and of `right`, concatenated: a batch's rows of out, with their h.
 pub fn beside<T: Number>(left: &[T], left_width: usize, right: &[T], right_width: usize) -> Vec<T> {
     let rows = left.len() / left_width;
     assert_eq!(right.len(), rows * right_width);
@@ -247,7 +247,7 @@ pub fn beside<T: Number>(left: &[T], left_width: usize, right: &[T], right_width
     (0..rows).flat_map(row).collect()
 }
 
-/// The rows that a kernel wrote, `stride` apart; nothing beside them and past them was touched.
+/// The rows that a kernel wrote, `stride` apart. Panics if anything between or past them was written.
 pub fn inside<T: Number>(all: &[T], rows: usize, width: usize, stride: usize) -> Vec<T> {
     let (rows, rest) = all.split_at(rows * stride);
     assert_untouched("rows past the tokens", rest);
@@ -259,7 +259,7 @@ pub fn inside<T: Number>(all: &[T], rows: usize, width: usize, stride: usize) ->
     inside
 }
 
-/// Asserts that each part of rows that [`beside`] made is as exact as it can be: `what`, the first `left` columns of
+/// Asserts that both parts of rows that [`beside`] made are within tolerance: `what`, the first `left` columns of
 /// `width`, and h.
 pub fn check_beside<T: Number>(
     what: &str,
@@ -287,7 +287,7 @@ fn part<N: Copy>(rows: &[N], width: usize, columns: std::ops::Range<usize>) -> V
         .collect()
 }
 
-/// Σ row·A · (weight · scale) by column, 0 for what the sequence does not use.
+/// Σ row·A · (weight · scale) by column, 0 in columns that the sequence does not use.
 pub fn down_project<R: Real, T: Number>(row: &[R], down: &Down<T>, weights: &[f32]) -> Vec<R> {
     let column = |(number, column): (usize, &LoraColumn)| {
         let weight = match column.slot {

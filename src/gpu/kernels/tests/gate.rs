@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use super::{KernelModule, embedded, entries, figures, ptx, source};
 use crate::gpu::params::*;
 
-/// The lines of a source that begin with `// gate`, from the sixth on: `// gate: registers <= 96, stack = 0` for all
-/// of its entries; `// gate large sm_89: blocks >= 1` for those that have these words in their names, on that
-/// architecture. The last line that fits decides.
+/// The lines of a source's contract that begin with `// gates`: `// gates: registers <= 96, stack = 0` for all of its
+/// entries; `// gates large sm_89: blocks >= 1` for those that have these words in their names, on that architecture.
+/// The last line that fits decides.
 pub struct Gate<'a>(Vec<Line<'a>>);
 
 /// Words of an entry's name, and limits.
@@ -15,18 +15,18 @@ type Line<'a> = (Vec<&'a str>, Vec<(&'a str, f64)>);
 
 impl<'a> Gate<'a> {
     pub fn of(source: &'a str) -> Gate<'a> {
-        let lines = source.lines().skip(5);
-        let lines = lines.map_while(|line| line.strip_prefix("// gate"));
+        let contract = source.lines().take_while(|line| line.starts_with("//"));
+        let lines = contract.filter_map(|line| line.strip_prefix("// gates"));
         let lines: Vec<_> = lines.map(Gate::line).collect();
         assert!(
             lines.first().is_some_and(|(words, _)| words.is_empty()),
-            "the line after the contract's five begins with `// gate: `"
+            "the first of the contract's gates begins with `// gates: `"
         );
         Gate(lines)
     }
 
     fn line(line: &str) -> (Vec<&str>, Vec<(&str, f64)>) {
-        let (words, limits) = line.split_once(": ").expect("a gate is `// gate WORDS: LIMITS`");
+        let (words, limits) = line.split_once(": ").expect("a gate is `// gates WORDS: LIMITS`");
         let limits = limits.split(", ").map(|limit| {
             let parts = limit.split_once(" <= ").or(limit.split_once(" >= "));
             let parts = parts.or(limit.split_once(" = "));
@@ -156,7 +156,7 @@ fn multiprocessors_have_the_blocks_that_were_planned() {
 
 #[test]
 fn a_gate_holds_for_the_entries_with_its_words() {
-    let source = "1\n2\n3\n4\n5\n// gate: registers <= 96, blocks >= 2\n// gate large sm_89: blocks >= 1\n\n";
+    let source = "// requires: x\n//     y\n// gates: registers <= 96, blocks >= 2\n// gates large sm_89: blocks >= 1\n\n";
     let gate = Gate::of(source);
     assert_eq!(gate.limits("gemm_f16_large", "sm_80")["blocks"], 2.0);
     assert_eq!(gate.limits("gemm_f16_large", "sm_89")["blocks"], 1.0);
