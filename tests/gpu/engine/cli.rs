@@ -1,11 +1,13 @@
 //! The command line on a GPU: text in, vectors out.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
 use super::device::{Gpu, jina, off};
-use crate::common::paths;
+use crate::common::{Scratch, paths};
 
 /// Runs it with the test's model. Gives the exit code, standard output and standard error.
 fn ropeway(arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -118,4 +120,120 @@ fn devices_shows_the_gpu() {
         code == Some(0) && text.contains(found["name"].as_str().unwrap()),
         "{text}"
     );
+}
+
+/// Texts of a file, a line each, that make several passes of 16 tokens.
+const LINES: usize = 24;
+
+fn lines_of_text() -> String {
+    (0..LINES)
+        .map(|n| format!("a warm coat and {n} cold beers\n"))
+        .collect()
+}
+
+/// Runs it in a folder, under faults of softcuda.
+fn faulty(folder: &Path, faults: &str, arguments: &[&str]) -> (Option<i32>, String, Vec<String>) {
+    let output = Command::new(paths::binary())
+        .args(arguments)
+        .args(["--device", "cuda", "--batch-tokens", "16", "--quiet"])
+        .current_dir(folder)
+        .env("ROPEWAY_MODEL", jina(64))
+        .env("SOFTCUDA_FAULTS", faults)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    // softcuda says which call it makes fail.
+    let own = |line: &&str| !line.starts_with("softcuda: ");
+    let err = text(output.stderr)
+        .lines()
+        .filter(own)
+        .map(String::from)
+        .collect();
+    (output.status.code(), text(output.stdout), err)
+}
+
+const LOST: &str = "sticky:cuGraphLaunch:5=CUDA_ERROR_ILLEGAL_ADDRESS";
+
+/// A lost device says nothing about the inputs after it: none of them gets a row, and --resume embeds them.
+#[test]
+fn a_lost_device_ends_the_run_and_resume_does_the_rest() {
+    let Some(_) = Gpu::find_simulated().filter(|gpu| gpu.is_first()) else {
+        return;
+    };
+    for format in ["jsonl", "npy"] {
+        let folder = Scratch::empty();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("in.txt"), lines_of_text()).unwrap();
+        let embed = |out, faults, more: &[&str]| {
+            let arguments = ["embed", "in.txt", "--format", format, "-o", out];
+            faulty(folder.path(), faults, &[&arguments[..], more].concat())
+        };
+        let done = (Some(0), String::new(), Vec::new());
+        assert_eq!(embed("whole", "", &[]), done);
+        let whole = fs::read(at("whole")).unwrap();
+
+        let (code, out, err) = embed("out", LOST, &[]);
+        assert_eq!((code, out.as_str(), err.len()), (Some(4), "", 1), "{err:?}");
+        assert!(
+            err[0].contains("cuGraphLaunch") && err[0].contains("--resume"),
+            "{err:?}"
+        );
+        assert!(
+            !at("out").exists(),
+            "{format}: an unfinished file has the whole one's name"
+        );
+        let partial = fs::read(at("out.partial")).unwrap();
+        assert!(partial.len() > whole.len() / LINES && partial.len() < whole.len());
+        if format == "jsonl" {
+            assert!(
+                whole.starts_with(&partial),
+                "rows of inputs that were not embedded"
+            );
+        }
+
+        // Lost again while the last row is looked at: that is no sign of other inputs.
+        let again = "sticky:cuGraphLaunch:1=CUDA_ERROR_ILLEGAL_ADDRESS";
+        let (code, _, err) = embed("out", again, &["--resume"]);
+        assert_eq!(code, Some(4), "{err:?}");
+        assert!(fs::read(at("out.partial")).unwrap() == partial);
+
+        assert_eq!(embed("out", "", &["--resume"]), done);
+        assert!(
+            fs::read(at("out")).unwrap() == whole,
+            "{format}: other rows than in one run"
+        );
+        assert!(!at("out.partial").exists());
+    }
+}
+
+/// A call that fails once is no input's fault either.
+#[test]
+fn a_batch_that_fails_once_is_tried_again() {
+    let Some(_) = Gpu::find_simulated().filter(|gpu| gpu.is_first()) else {
+        return;
+    };
+    let folder = Scratch::empty();
+    fs::write(folder.path().join("in.txt"), lines_of_text()).unwrap();
+    let run = |faults| faulty(folder.path(), faults, &["embed", "in.txt"]);
+    let (code, whole, err) = run("");
+    assert_eq!((code, whole.lines().count(), err.len()), (Some(0), LINES, 0));
+    let (code, again, err) = run("cuGraphLaunch:5=CUDA_ERROR_OUT_OF_MEMORY");
+    assert_eq!((code, err.len()), (Some(0), 0), "{err:?}");
+    assert!(again == whole, "other rows than without the failure");
+}
+
+#[test]
+fn a_lost_device_leaves_no_ranking_without_some_passages() {
+    let Some(_) = Gpu::find_simulated().filter(|gpu| gpu.is_first()) else {
+        return;
+    };
+    let folder = Scratch::empty();
+    fs::write(folder.path().join("in.txt"), lines_of_text()).unwrap();
+    let (code, out, err) = faulty(folder.path(), LOST, &["rank", "what is cold?", "in.txt"]);
+    assert_eq!((code, out.as_str(), err.len()), (Some(4), "", 1), "{err:?}");
+    assert!(err[0].contains("cuGraphLaunch"), "{err:?}");
+    // So do the chunks of a document.
+    let first = "sticky:cuGraphLaunch:1=CUDA_ERROR_ILLEGAL_ADDRESS";
+    let (code, out, err) = faulty(folder.path(), first, &["chunks", "in.txt"]);
+    assert_eq!((code, out.as_str(), err.len()), (Some(4), "", 1), "{err:?}");
 }

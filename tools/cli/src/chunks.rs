@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ropeway::{Chunk, Chunking, Embed, Embedding, Engine, Vector, Weights};
 use serde_json::json;
 
-use super::exit::Exit;
+use super::exit::{self, Exit};
 use super::options::{self, RunOptions, SizeOptions, WindowOptions, positive};
 use super::rank::{cosine, default_task, rounded};
 use super::source;
@@ -93,7 +93,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         source::read_document(args.file.as_deref()).map_err(|error| Exit::inputs(format!("{error:#}")))?;
     let embedding = engine
         .embed(&[&text], &document)
-        .map_err(|error| Exit::inputs(error.to_string()))?;
+        .map_err(|error| Exit::of_input(error, exit::INPUTS))?;
     let chunks = embedding.first().and_then(Embedding::chunks).unwrap_or_default();
     let mut chunks: Vec<Scored<'_>> = chunks
         .iter()

@@ -7,8 +7,9 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use crate::jsonl::Id;
-use ropeway::{Embed, Embedding, Encoding, Engine, Error, Pooling, Request};
+use ropeway::{Embed, Embedding, Encoding, Engine, Pooling, Request};
 
+use super::device;
 use super::exit::Exit;
 use super::npy::{Dtype, NpySink};
 use super::options::{self, EmbedOptions, RunOptions};
@@ -34,7 +35,8 @@ error, and makes the exit code 1. An array of floats has as many columns as --di
 model; npy has no place for the scales of int8, jsonl and safetensors keep them.
 
 With -o FILE, rows go to FILE.partial, which is renamed when all is done. --resume continues it, or
-FILE itself, which is FILE.partial meanwhile; rows of inputs that failed are kept as they are.
+FILE itself, which is FILE.partial meanwhile; rows of inputs that failed are kept as they are. A GPU
+that fails ends the run with exit code 4: inputs that it did not finish have no row, and are embedded then.
 
 Examples:
   ropeway embed \"a warm coat\" --task retrieval.query
@@ -135,12 +137,12 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         .output
         .as_deref()
         .map_or("standard output".into(), |path| path.display().to_string());
+    let resumable = args.output.is_some() && args.format != Format::Safetensors;
     let output_failed = |error: io::Error| {
         let exit = Exit::output(&name, &error);
-        match args.format {
-            Format::Safetensors => exit,
-            _ if args.output.is_none() => exit,
-            _ => exit.hint("make room and continue with --resume, which keeps all rows that are written"),
+        match resumable {
+            true => exit.hint("make room and continue with --resume, which keeps all rows that are written"),
+            false => exit,
         }
     };
     let columns = {
@@ -182,7 +184,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             }
         }
     };
-    work.embed_all(sink, &output_failed)
+    work.embed_all(sink, &output_failed, resumable)
 }
 
 /// Refuses what the format cannot hold before anything is computed.
@@ -337,11 +339,17 @@ impl Run<'_> {
         }
         // One row is made again, to notice another model or other options before they mix.
         if let Some((item, row)) = last {
-            let same = item.request.as_ref().is_ok_and(|request| {
-                let result = self.engine.embed_batch(std::slice::from_ref(request)).pop();
-                let encoding = request.options.encoding;
-                matches!(result, Some(Ok(embedding)) if former.agrees(&row, &embedding, encoding))
-            });
+            let same = match &item.request {
+                Ok(request) => {
+                    let result = device::embed_batch(self.engine, std::slice::from_ref(request)).pop();
+                    match result {
+                        Some(Ok(embedding)) => former.agrees(&row, &embedding, request.options.encoding),
+                        Some(Err(error)) if device::failed(&error) => return Err(error.into()),
+                        _ => false,
+                    }
+                }
+                Err(_) => false,
+            };
             if !same {
                 let what = format!("its last row is not what this run makes of {}", item.place);
                 return Err(mismatch(&what));
@@ -354,6 +362,7 @@ impl Run<'_> {
         mut self,
         mut sink: Box<dyn Sink>,
         output_failed: &dyn Fn(io::Error) -> Exit,
+        resumable: bool,
     ) -> Result<(), Exit> {
         loop {
             if self.ready.is_empty() {
@@ -364,6 +373,10 @@ impl Run<'_> {
             }
             self.embed_group(&mut *sink).map_err(|end| match end {
                 End::Output(error) => output_failed(error),
+                End::Device(exit) if resumable => {
+                    exit.hint("what is written is kept: continue with --resume")
+                }
+                End::Device(exit) => exit,
                 End::Exit(exit) => exit,
             })?;
         }
@@ -407,7 +420,7 @@ impl Run<'_> {
                 }
             }
         }
-        let mut results = self.engine.embed_batch(&requests).into_iter();
+        let mut results = device::embed_batch(self.engine, &requests).into_iter();
         let mut bytes = 0;
         for Waiting {
             id,
@@ -419,10 +432,11 @@ impl Run<'_> {
             let result = match problem {
                 Some(problem) => Err(problem),
                 None => match results.next() {
-                    Some(Err(error @ Error::Device(_))) => {
-                        // The device is lost, and with it all that follows; what is written stays.
+                    Some(Err(error)) if device::failed(&error) => {
+                        // All later inputs would fail with it. What is written stays, and none of them has a row, so
+                        // that --resume embeds them.
                         sink.flush().map_err(End::Output)?;
-                        return Err(End::Exit(error.into()));
+                        return Err(End::Device(error.into()));
                     }
                     Some(result) => result.map_err(|error| error.to_string()),
                     None => Err("the engine gave no result".into()),
@@ -471,5 +485,6 @@ impl Run<'_> {
 /// Why a run ends early.
 enum End {
     Output(io::Error),
+    Device(Exit),
     Exit(Exit),
 }

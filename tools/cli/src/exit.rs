@@ -4,12 +4,16 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::device;
+
 /// Some inputs failed, the others were done.
 pub const INPUTS: u8 = 1;
 /// Wrong usage or options, or the model could not be opened.
 pub const USAGE: u8 = 2;
 /// The output could not be written.
 pub const OUTPUT: u8 = 3;
+/// The device failed.
+pub const DEVICE: u8 = 4;
 
 /// Why a run ends before its end, or with something to tell.
 #[derive(Debug)]
@@ -33,6 +37,14 @@ impl Exit {
         Exit {
             code: INPUTS,
             message: message.into(),
+        }
+    }
+
+    /// An input's error: the device's exit code if the device failed, else `code`.
+    pub fn of_input(error: ropeway::Error, code: u8) -> Exit {
+        Exit {
+            code: if device::failed(&error) { DEVICE } else { code },
+            message: error.to_string(),
         }
     }
 
@@ -83,13 +95,17 @@ impl Exit {
 
 impl From<anyhow::Error> for Exit {
     fn from(error: anyhow::Error) -> Exit {
-        Exit::usage(format!("{error:#}"))
+        let failed = error.downcast_ref().is_some_and(device::failed);
+        Exit {
+            code: if failed { DEVICE } else { USAGE },
+            message: format!("{error:#}"),
+        }
     }
 }
 
 impl From<ropeway::Error> for Exit {
     fn from(error: ropeway::Error) -> Exit {
-        Exit::usage(error.to_string())
+        Exit::of_input(error, USAGE)
     }
 }
 

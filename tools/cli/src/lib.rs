@@ -6,6 +6,7 @@ mod bench;
 mod chunks;
 mod completions;
 mod count;
+mod device;
 mod devices;
 mod diff;
 mod embed;
@@ -38,6 +39,7 @@ Exit codes:
   1  some inputs failed; all others were done
   2  wrong usage or options, or the model could not be opened
   3  the output could not be written (a full disk, say)
+  4  the GPU failed; what `embed -o` has written is kept, and --resume goes on behind it
 
 Examples:
   ropeway --model models/all-MiniLM-L6-v2 embed \"a warm coat\" \"a cold beer\"
@@ -71,7 +73,7 @@ enum Command {
     Devices(devices::Args),
     /// Run one plan on two executors, or with two sets of options, and name the first step that disagrees
     Diff(diff::Args),
-    /// Measure this machine's GPU: times with the ceiling beside each
+    /// Measure kernels and whole calls on this machine
     Bench(bench::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),

@@ -10,6 +10,7 @@ use ropeway::model::ModelConfig;
 use ropeway::{Embed, Embedding, Encoding, Engine, Input, Request, Weights};
 use serde_json::value::RawValue;
 
+use super::device;
 use super::exit::Exit;
 use super::options::{self, RunOptions, SizeOptions, positive};
 use super::queue::{Entry, Queue};
@@ -124,7 +125,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         if group.is_empty() {
             break;
         }
-        search.add(group);
+        search.add(group)?;
     }
     let Search {
         best,
@@ -166,7 +167,11 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn add(&mut self, group: Vec<Entry>) {
+    /// Ranks a group of inputs.
+    ///
+    /// # Errors
+    /// A device that failed: a ranking without the inputs that it did not finish would be wrong.
+    fn add(&mut self, group: Vec<Entry>) -> Result<(), Exit> {
         let mut items = Vec::with_capacity(group.len());
         let mut requests = Vec::with_capacity(group.len());
         for entry in group {
@@ -183,12 +188,13 @@ impl Search<'_> {
                 },
             }
         }
-        let results = self.engine.embed_batch(&requests);
+        let results = device::embed_batch(self.engine, &requests);
         let mut bytes = 0;
         for ((item, request), result) in items.into_iter().zip(requests).zip(results) {
             self.inputs += 1;
             bytes = item.read;
             match result {
+                Err(error) if device::failed(&error) => return Err(error.into()),
                 Err(error) => self.fail(&format!("{}: {error}", item.place)),
                 Ok(embedding) => {
                     let score = cosine(self.query, embedding.vector().unwrap_or_default());
@@ -208,6 +214,7 @@ impl Search<'_> {
         if bytes > 0 {
             self.progress.set(bytes, self.inputs);
         }
+        Ok(())
     }
 
     /// A JSONL line may choose its task, but not a form that cannot be compared with the query.
