@@ -1,39 +1,47 @@
-//! Compiles the kernels under `cuda/` with nvcc, where there is one, and writes the table of them that
-//! `src/gpu/kernels.rs` includes. Also notes what the build is for, which `ropeway devices` prints.
+//! Compiles the kernels under `cuda/` with nvcc and writes the kernel table that `src/gpu/kernels.rs` includes. Also
+//! passes on the target triple, which `ropeway devices` prints.
 //!
-//! `ROPEWAY_CUDA` decides: `auto` (the default) embeds an empty table without nvcc and says so,
-//! `require` fails, `off` does not look. Each `.cu` becomes one fatbin, cached in
-//! `target/ropeway-cuda/` by a hash of all that goes into it: `OUT_DIR` is another one for every profile.
+//! `ROPEWAY_CUDA` decides what happens without nvcc: `auto` (the default) warns and writes an empty table, `require`
+//! fails, `off` does not look for nvcc. Each `.cu` file becomes one fatbin. Fatbins are cached in `target/ropeway-cuda/`
+//! by a hash of all their inputs, because every profile has an `OUT_DIR` of its own.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-/// Where `tools/setup` puts its compiler.
-const SETUP_FOLDER: &str = ".cuda";
+/// Where nvcc is searched, in this order. `tools/setup` installs it in `.cuda`.
+const PLACES: [&str; 6] = [
+    "$NVCC",
+    "$CUDA_HOME",
+    "$CUDA_PATH",
+    "PATH",
+    "/usr/local/cuda",
+    ".cuda",
+];
 
-/// Version of CUDA whose PTX the oldest driver that is supported can load.
+/// CUDA version whose PTX the oldest supported driver can load.
 const WANTED: (u32, u32) = (13, 0);
 
-/// 8.x and 9.0 have their own code, later GPUs compile the PTX when it is loaded.
+/// GPUs of compute capability 8.x and 9.0 have machine code; the driver compiles the PTX for later GPUs at load time.
 const ANY: Target = Target {
     gencode: "arch=compute_80,code=[sm_80,sm_90,compute_80]",
     architectures: &["sm_80", "sm_90", "compute_80"],
 };
 
-/// Under `cuda/sm90/`: wgmma and TMA. This PTX runs on no other GPU.
+/// Kernels under `cuda/sm90/`, which use wgmma and TMA. This PTX runs on no other GPU.
 const SM90: Target = Target {
     gencode: "arch=compute_90a,code=[sm_90a,compute_90a]",
     architectures: &["sm_90a", "compute_90a"],
 };
 
-/// Not compressed, so that tests and software devices read the PTX where it lies.
+/// Without compression, so that tests and software devices can read the PTX in place.
 const FLAGS: [&str; 8] = [
     "--fatbin",
     "-no-compress",
@@ -50,27 +58,29 @@ struct Target {
     architectures: &'static [&'static str],
 }
 
-/// A compiler that can be used.
+/// A usable compiler.
 struct Nvcc {
     path: PathBuf,
-    /// All that `--version` prints.
+    /// Output of `--version`.
     text: String,
-    /// For people: `13.0.88`.
+    /// Short form of the version: `13.0.88`.
     version: String,
+    /// Arguments that name the host compiler and its flags.
+    host: Vec<OsString>,
 }
 
 /// A `.cu` file.
 struct Source {
-    /// From the package's root, as nvcc gets it: `cuda/sm90/gemm.cu`.
+    /// Relative to the package's root, as nvcc gets it: `cuda/sm90/gemm.cu`.
     path: PathBuf,
-    /// `sm90/gemm`.
+    /// Module name: `sm90/gemm`.
     name: String,
 }
 
-/// What nvcc made of a source.
+/// The result of compiling a source.
 struct Kernel {
     fatbin: Vec<u8>,
-    /// What nvcc and ptxas said: registers, shared memory, spills.
+    /// Output of nvcc and ptxas: registers, shared memory, spills.
     log: String,
 }
 
@@ -80,7 +90,7 @@ fn main() {
         "cargo::rustc-env=ROPEWAY_TARGET={}",
         variable("TARGET").unwrap_or_default()
     );
-    // The folder too: sources that come and go.
+    // Watch the folder, so that added and removed sources are noticed.
     println!("cargo::rerun-if-changed=cuda");
     let table = match watched("ROPEWAY_CUDA").as_deref() {
         None | Some("auto") => match find_nvcc() {
@@ -102,37 +112,24 @@ fn main() {
     write(&out_dir().join("kernels.rs"), table.as_bytes());
 }
 
-// ---- The compiler ----
+// ---- The compilers ----
 
-/// The first nvcc that will do, or where it was looked for and what to do about it.
+/// The first usable nvcc; otherwise the places that were searched and what to do about it.
 fn find_nvcc() -> Result<Nvcc, String> {
-    let mut places = Vec::new();
-    if let Some(nvcc) = watched("NVCC") {
-        places.push(("$NVCC".to_owned(), programs(&nvcc)));
-    }
-    for name in ["CUDA_HOME", "CUDA_PATH"] {
-        if let Some(folder) = watched(name) {
-            places.push((format!("${name}"), vec![Path::new(&folder).join("bin/nvcc")]));
-        }
-    }
-    let mut looked = Vec::new();
-    for (label, paths) in places {
-        match first_usable(&label, &paths) {
-            Ok(nvcc) => return Ok(nvcc),
-            Err(problem) => looked.push(problem),
-        }
-    }
-    // PATH matters only if the search comes this far: it is another in every other terminal.
-    watched("PATH");
-    let last = [
-        ("PATH", programs("nvcc")),
-        ("/usr/local/cuda", vec![PathBuf::from("/usr/local/cuda/bin/nvcc")]),
-        (SETUP_FOLDER, vec![root().join(SETUP_FOLDER).join("bin/nvcc")]),
-    ];
-    for (label, paths) in last {
+    let mut searched = Vec::new();
+    for label in PLACES {
+        let paths = match (label, label.strip_prefix('$')) {
+            ("$NVCC", _) => watched("NVCC").map(|nvcc| programs(&nvcc)),
+            // PATH differs between terminals, so it is watched only if the search comes this far.
+            ("PATH", _) => watched("PATH").map(|_| programs("nvcc")),
+            (_, Some(variable)) => watched(variable).map(|folder| vec![Path::new(&folder).join("bin/nvcc")]),
+            (folder, None) => Some(vec![root().join(folder).join("bin/nvcc")]),
+        };
+        // A variable that is not set is no place.
+        let Some(paths) = paths else { continue };
         match first_usable(label, &paths) {
             Ok(nvcc) => return Ok(nvcc),
-            Err(problem) => looked.push(problem),
+            Err(problem) => searched.push(problem),
         }
     }
     Err(format!(
@@ -140,14 +137,14 @@ fn find_nvcc() -> Result<Nvcc, String> {
          elsewhere; ROPEWAY_CUDA=off builds without and says nothing",
         WANTED.0,
         WANTED.1,
-        looked.join("; ")
+        searched.join("; ")
     ))
 }
 
 fn first_usable(label: &str, paths: &[PathBuf]) -> Result<Nvcc, String> {
     let mut problems = Vec::new();
     for path in paths.iter().filter(|path| path.is_file()) {
-        // An upgrade in place is noticed.
+        // Notice an upgrade in place.
         println!("cargo::rerun-if-changed={}", path.display());
         match check(path) {
             Ok(nvcc) => return Ok(nvcc),
@@ -160,7 +157,7 @@ fn first_usable(label: &str, paths: &[PathBuf]) -> Result<Nvcc, String> {
     Err(format!("{label}: {}", problems.join(", ")))
 }
 
-/// Runs `nvcc --version`, and sees to the host compiler that nvcc preprocesses with.
+/// Checks the version that `nvcc --version` prints, and finds the host compiler.
 fn check(path: &Path) -> Result<Nvcc, String> {
     let output = Command::new(path).arg("--version").output();
     let output = output.map_err(|e| format!("does not run ({e})"))?;
@@ -170,18 +167,12 @@ fn check(path: &Path) -> Result<Nvcc, String> {
         .split_once(", V")
         .and_then(|(_, rest)| rest.split_whitespace().next());
     let version = version.ok_or("does not tell its version")?.to_owned();
-    let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
-    let (major, minor) = match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(major), Some(minor)) => (major, minor),
-        _ => return Err(format!("has the version {version}, which is not understood")),
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
+        return Err(format!("has the version {version}, which is not understood"));
     };
     if (major, minor) < WANTED || major > WANTED.0 {
         return Err(format!("is {version}, and 13.x is wanted, best 13.0"));
-    }
-    if watched("NVCC_CCBIN").is_none() && programs("g++").is_empty() {
-        return Err(
-            "needs g++, which is not on PATH (apt-get install g++; $NVCC_CCBIN names another)".into(),
-        );
     }
     if (major, minor) > WANTED {
         println!(
@@ -193,10 +184,45 @@ fn check(path: &Path) -> Result<Nvcc, String> {
         path: path.to_owned(),
         text,
         version,
+        host: host_compiler()?,
     })
 }
 
-/// The program's own path, or all of that name on PATH.
+/// nvcc's arguments for the C++ compiler that it preprocesses with. `cc` chooses it for the target, whose data types the
+/// device code shares, and takes its flags from `CXXFLAGS`.
+fn host_compiler() -> Result<Vec<OsString>, String> {
+    // nvcc reads this variable itself.
+    if watched("NVCC_CCBIN").is_some() {
+        return Ok(Vec::new());
+    }
+    let mut build = cc::Build::new();
+    // No flags but the user's: the others are for code generation, and nvcc has warnings of its own.
+    build.cpp(true).no_default_flags(true).inherit_rustflags(false);
+    build.warnings(false).extra_warnings(false).cargo_warnings(false);
+    let tool = build
+        .try_get_compiler()
+        .map_err(|e| format!("needs a C++ compiler: {e}"))?;
+    let path = tool.path();
+    // `cc` names a compiler even if there is none.
+    Command::new(path).arg("--version").output().map_err(|e| {
+        format!(
+            "needs a C++ compiler, and {} does not run: {e} (apt-get install g++; $CXX or $NVCC_CCBIN names another)",
+            path.display()
+        )
+    })?;
+    let mut arguments = vec!["-ccbin".into(), path.into()];
+    let command = tool.to_command();
+    // With a wrapper such as ccache, the compiler's path is the first argument.
+    let flags = command.get_args().skip_while(|argument| *argument == path);
+    for flag in flags {
+        // nvcc splits the value at commas.
+        let flag = flag.to_string_lossy().replace(',', "\\,");
+        arguments.extend(["-Xcompiler".into(), flag.into()]);
+    }
+    Ok(arguments)
+}
+
+/// The path itself if `name` is one; otherwise every program of this name on PATH.
 fn programs(name: &str) -> Vec<PathBuf> {
     if name.contains('/') {
         return vec![PathBuf::from(name)];
@@ -208,14 +234,14 @@ fn programs(name: &str) -> Vec<PathBuf> {
 
 // ---- Compiling ----
 
-/// The table of all kernels. Ends the build if one does not compile.
+/// The table of all kernels. Fails the build if one does not compile.
 fn compile_all(nvcc: &Nvcc) -> String {
-    // For the tests: what disassembles the kernels lies beside it.
+    // For the tests, which run the disassembler in the same folder.
     println!("cargo::rustc-env=ROPEWAY_NVCC={}", nvcc.path.display());
     let sources = sources();
-    // Line information holds the sources' full paths.
+    // The root, because line information holds the sources' full paths.
     let mut common = vec![nvcc.text.clone(), root().display().to_string()];
-    // nvcc reads flags from these as well.
+    // nvcc reads arguments from these variables.
     for name in ["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"] {
         common.push(watched(name).unwrap_or_default());
     }
@@ -225,26 +251,29 @@ fn compile_all(nvcc: &Nvcc) -> String {
     }
     let cache = target_folder().join("ropeway-cuda");
 
-    let queue = Mutex::new(sources.iter().enumerate());
-    let results = Mutex::new(Vec::new());
-    let jobs = variable("NUM_JOBS").and_then(|n| n.parse().ok()).unwrap_or(1);
-    thread::scope(|scope| {
-        for _ in 0..jobs.min(sources.len()) {
-            scope.spawn(|| {
-                while let Some((index, source)) = next(&queue) {
-                    let kernel = compile(nvcc, source, &common, &cache);
-                    results.lock().expect("no thread panics").push((index, kernel));
-                }
-            });
+    let jobs: usize = variable("NUM_JOBS").and_then(|n| n.parse().ok()).unwrap_or(1);
+    let next = AtomicUsize::new(0);
+    let compile_until_done = || {
+        let mut results = Vec::new();
+        while let Some(source) = sources.get(next.fetch_add(1, Relaxed)) {
+            results.push((source, compile(nvcc, source, &common, &cache)));
         }
+        results
+    };
+    let mut results: Vec<_> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.min(sources.len()))
+            .map(|_| scope.spawn(compile_until_done))
+            .collect();
+        let results = workers
+            .into_iter()
+            .map(|worker| worker.join().expect("no thread panics"));
+        results.flatten().collect()
     });
-    let mut results = results.into_inner().expect("no thread panics");
-    results.sort_by_key(|(index, _)| *index);
+    results.sort_by_key(|(source, _)| &source.path);
 
     let mut modules = String::new();
     let mut failed = Vec::new();
-    for (index, kernel) in results {
-        let source = &sources[index];
+    for (source, kernel) in results {
         match kernel {
             Ok(kernel) => modules += &module(source, &kernel),
             Err(problem) => failed.push(problem),
@@ -259,47 +288,41 @@ fn compile_all(nvcc: &Nvcc) -> String {
     )
 }
 
-/// The lock is held no longer than this call.
-fn next<T>(queue: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
-    queue.lock().expect("no thread panics").next()
-}
-
-/// From the cache, or from nvcc.
+/// Takes the kernel from the cache, or compiles it.
 fn compile(nvcc: &Nvcc, source: &Source, common: &[String], cache: &Path) -> Result<Kernel, String> {
     let mut arguments: Vec<&OsStr> = FLAGS.iter().map(OsStr::new).collect();
+    arguments.extend(nvcc.host.iter().map(OsString::as_os_str));
     arguments.extend(["-gencode", source.target().gencode].map(OsStr::new));
     arguments.push(source.path.as_os_str());
 
-    let mut key = Fnv::new();
-    arguments
-        .iter()
-        .for_each(|argument| key.add(argument.as_encoded_bytes()));
-    common.iter().for_each(|part| key.add(part.as_bytes()));
-    key.add(read(&source.path).as_bytes());
-    let folder = cache.join(format!("{:032x}", key.0));
+    let mut key = DefaultHasher::new();
+    (&arguments, common, read(&source.path)).hash(&mut key);
+    let key = key.finish();
+    let folder = cache.join(format!("{key:016x}"));
     let (fatbin, log) = (folder.join("fatbin"), folder.join("log"));
     if let (Ok(fatbin), Ok(log)) = (fs::read(&fatbin), fs::read_to_string(&log)) {
         return Ok(Kernel { fatbin, log });
     }
 
-    // Made aside, so that what has the name is whole; another build may be at the same kernel.
-    let aside = cache.join(format!("{:032x}.{}", key.0, std::process::id()));
-    fs::create_dir_all(&aside).unwrap_or_else(|e| fail(&format!("{}: {e}", aside.display())));
+    // Written to a temporary folder and renamed, so that the cache holds only complete entries; another build may compile
+    // the same kernel at the same time.
+    let temporary = cache.join(format!("{key:016x}.{}", std::process::id()));
+    fs::create_dir_all(&temporary).unwrap_or_else(|e| fail(&format!("{}: {e}", temporary.display())));
     let mut command = Command::new(&nvcc.path);
-    command.args(&arguments).arg("-o").arg(aside.join("fatbin"));
+    command.args(&arguments).arg("-o").arg(temporary.join("fatbin"));
     let shown = format!("{command:?}").replace('"', "");
     let result = run(&mut command).and_then(|log| match spills(&log) {
         Some(spilled) => Err(format!("{log}\n{spilled}")),
         None => Ok(log),
     });
     let kernel = result.and_then(|log| {
-        write(&aside.join("log"), log.as_bytes());
-        let fatbin = fs::read(aside.join("fatbin")).map_err(|e| format!("nvcc wrote no fatbin: {e}"))?;
-        // It fails where another build was faster; that one's is the same.
-        let _ = fs::rename(&aside, &folder);
+        write(&temporary.join("log"), log.as_bytes());
+        let fatbin = fs::read(temporary.join("fatbin")).map_err(|e| format!("nvcc wrote no fatbin: {e}"))?;
+        // Fails if another build was faster; its entry is identical.
+        let _ = fs::rename(&temporary, &folder);
         Ok(Kernel { fatbin, log })
     });
-    let _ = fs::remove_dir_all(&aside);
+    let _ = fs::remove_dir_all(&temporary);
     kernel.map_err(|problem| {
         format!(
             "{} does not compile\n{problem}\nthe command was: {shown}",
@@ -308,13 +331,13 @@ fn compile(nvcc: &Nvcc, source: &Source, common: &[String], cache: &Path) -> Res
     })
 }
 
-/// What the command printed, as `Err` if it failed.
+/// Output of the command; `Err` if the command failed.
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command.current_dir(root()).output().map_err(|e| e.to_string())?;
     let mut log = String::new();
     for stream in [&output.stdout, &output.stderr] {
         for line in String::from_utf8_lossy(stream).lines() {
-            // The one line that is another each time.
+            // The only line that differs between runs.
             if !line.contains("Compile time") {
                 log += line;
                 log.push('\n');
@@ -328,7 +351,7 @@ fn run(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// What is wrong if ptxas put registers into memory.
+/// An error message if ptxas spilled registers.
 fn spills(log: &str) -> Option<String> {
     let mut function = "";
     for line in log.lines() {
@@ -336,12 +359,8 @@ fn spills(log: &str) -> Option<String> {
             function = entry;
         }
         // "80 bytes stack frame, 156 bytes spill stores, 100 bytes spill loads"
-        let properties = line.trim().split(", ").skip(1);
-        let spilled = line.contains("bytes stack frame")
-            && properties
-                .filter(|part| part.contains("spill"))
-                .any(|part| !part.starts_with("0 "));
-        if spilled {
+        if line.contains("bytes stack frame") && !line.contains(", 0 bytes spill stores, 0 bytes spill loads")
+        {
             return Some(format!(
                 "{function}: registers are spilled to memory, which no kernel here may do"
             ));
@@ -350,7 +369,7 @@ fn spills(log: &str) -> Option<String> {
     None
 }
 
-/// One entry of the table, with its files in `OUT_DIR`: what the cache holds may go at any time.
+/// One entry of the table. Its files are copied to `OUT_DIR`, because the cache may be removed at any time.
 fn module(source: &Source, kernel: &Kernel) -> String {
     for warning in kernel.log.lines().filter(|line| line.contains("warning")) {
         println!("cargo::warning={}: {warning}", source.path.display());
@@ -367,7 +386,7 @@ fn module(source: &Source, kernel: &Kernel) -> String {
          image: &Aligned(*include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{file}.fatbin\"))).0,\n            \
          log: include_str!(concat!(env!(\"OUT_DIR\"), \"/{file}.log\")),\n        }},"
     )
-    .expect("a string takes all");
+    .expect("writing to a string does not fail");
     text
 }
 
@@ -388,22 +407,19 @@ impl Source {
 // ---- Files ----
 
 fn sources() -> Vec<Source> {
-    let name = |path: &Path| {
-        let name = path.strip_prefix("cuda").unwrap_or(path).with_extension("");
-        name.to_str()
-            .map(str::to_owned)
-            .unwrap_or_else(|| fail(&format!("{} is not UTF-8", path.display())))
+    let source = |path: PathBuf| {
+        let name = path.strip_prefix("cuda").unwrap_or(&path).with_extension("");
+        let name = name.to_str().map(str::to_owned);
+        let name = name.unwrap_or_else(|| fail(&format!("{} is not UTF-8", path.display())));
+        Source { path, name }
     };
     files(Path::new("cuda"), &["cu"])
         .into_iter()
-        .map(|path| Source {
-            name: name(&path),
-            path,
-        })
+        .map(source)
         .collect()
 }
 
-/// All files under a folder with one of these extensions, in order.
+/// All files under a folder with one of these extensions, sorted.
 fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     let list =
         || -> io::Result<Vec<PathBuf>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
@@ -413,9 +429,9 @@ fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     for path in paths {
         if path.is_dir() {
             found.extend(files(&path, extensions));
-        } else if path
-            .extension()
-            .is_some_and(|e| extensions.iter().any(|wanted| e == *wanted))
+        } else if extensions
+            .iter()
+            .any(|wanted| path.extension() == Some(OsStr::new(wanted)))
         {
             found.push(path);
         }
@@ -423,8 +439,8 @@ fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     found
 }
 
-/// The target folder, which all profiles share: cargo marks it. Without a mark (a folder that was
-/// there before cargo) what holds the profile's folder: `OUT_DIR` is `PROFILE/build/ropeway-HASH/out`.
+/// The target folder, which all profiles share. Cargo marks it with `CACHEDIR.TAG`, unless the folder existed before; then
+/// it is the parent of the profile's folder: `OUT_DIR` is `PROFILE/build/ropeway-HASH/out`.
 fn target_folder() -> PathBuf {
     let out = out_dir();
     let marked = out
@@ -451,12 +467,12 @@ fn write(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap_or_else(|e| fail(&format!("{}: {e}", path.display())));
 }
 
-/// A variable that is set to something.
+/// An environment variable that is set and not empty.
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The same, and the build is made anew when it changes.
+/// Same as [`variable`]; the build script runs again when the variable changes.
 fn watched(name: &str) -> Option<String> {
     println!("cargo::rerun-if-env-changed={name}");
     variable(name)
@@ -465,21 +481,4 @@ fn watched(name: &str) -> Option<String> {
 fn fail(problem: &str) -> ! {
     problem.lines().for_each(|line| println!("cargo::error={line}"));
     exit(1)
-}
-
-/// FNV-1a over 128 bits. The cache is the developer's own and nobody gains by a collision in it, so
-/// chance is all there is to guard against, and 128 bits are plenty; std's hasher has 64.
-struct Fnv(u128);
-
-impl Fnv {
-    fn new() -> Fnv {
-        Fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
-    }
-
-    /// A part, ended by its length, so that parts do not run into each other.
-    fn add(&mut self, part: &[u8]) {
-        for &byte in part.iter().chain(&(part.len() as u64).to_le_bytes()) {
-            self.0 = (self.0 ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
-        }
-    }
 }
