@@ -14,7 +14,7 @@ use std::sync::Once;
 use bytemuck::Pod;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
-use ropeway::kernels;
+use ropeway::inspect::kernels;
 
 /// An address that is no allocation's, for pointers that a kernel must not follow.
 pub const WILD: u64 = 0xdead_0000;
