@@ -7,6 +7,7 @@ use crate::plan::{BufferId, Name, Op, Plan, Step, Tile};
 
 /// The least work of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Cost {
     /// Floating-point operations of its matrix products; a multiply-add counts as 2.
     pub flops: u64,

@@ -1,16 +1,14 @@
 //! What this build can compute on, here.
 
-use std::fmt;
-use std::str::FromStr;
-
 use crate::cpu::Isa;
 use crate::gpu::driver::{self, DeviceFacts};
-use crate::kernels;
+use crate::gpu::kernels::kernels;
 
 /// A device, or why there is none of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DeviceInfo {
-    /// As `--device` takes it: `cpu`, `cuda:0`; `cuda` where there is none.
+    /// As [`Device`](crate::Device) is written: `cpu`, `cuda:0`; `cuda` where there is none.
     pub kind: String,
     /// The device's own name.
     pub name: String,
@@ -19,17 +17,18 @@ pub struct DeviceInfo {
     /// Whether this build has kernels that run on it.
     pub usable: bool,
     /// What a CUDA device is.
-    pub cuda: Option<CudaInfo>,
+    pub cuda: Option<CudaDevice>,
 }
 
 /// What a CUDA device is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CudaInfo {
-    /// What tells it from every other.
-    pub uuid: Uuid,
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CudaDevice {
+    /// As `nvidia-smi -L` prints it: `GPU-` and 32 hexadecimal digits in groups. `CUDA_VISIBLE_DEVICES` takes it.
+    pub uuid: String,
     /// Compute capability, major and minor.
     pub capability: (u32, u32),
-    /// Bytes.
+    /// Memory, in bytes.
     pub memory: u64,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
@@ -37,7 +36,7 @@ pub struct CudaInfo {
     pub simulated: bool,
 }
 
-/// The devices of this machine, as this build sees them.
+/// The devices of this machine, as this build sees them: the CPU, then CUDA devices by their number.
 pub fn devices() -> Vec<DeviceInfo> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let sets: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
@@ -69,7 +68,7 @@ fn cuda(facts: &DeviceFacts) -> DeviceInfo {
         "compute capability {major}.{minor}, {:.1} GiB, {} multiprocessors, {}",
         facts.memory as f64 / f64::from(1 << 30),
         facts.multiprocessors,
-        facts.uuid
+        uuid_text(&facts.uuid)
     );
     if let Ok(version) = driver::version() {
         detail += &format!(", driver for CUDA {version}");
@@ -86,8 +85,8 @@ fn cuda(facts: &DeviceFacts) -> DeviceInfo {
         name: facts.name.clone(),
         detail,
         usable: kernels.is_ok(),
-        cuda: Some(CudaInfo {
-            uuid: facts.uuid,
+        cuda: Some(CudaDevice {
+            uuid: uuid_text(&facts.uuid),
             capability: facts.capability,
             memory: facts.memory,
             multiprocessors: facts.multiprocessors,
@@ -103,145 +102,27 @@ fn cpu_name() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// What tells a GPU from every other. Written as `nvidia-smi -L` does: `GPU-` and 32 hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Uuid(pub [u8; 16]);
-
-/// How a [`Uuid`] begins: `GPU-` and at least one digit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UuidPrefix {
-    /// Zeros after the digits.
-    uuid: Uuid,
-    digits: u8,
-}
-
-impl Uuid {
-    /// The first digits, in groups.
-    fn write(self, f: &mut fmt::Formatter<'_>, digits: usize) -> fmt::Result {
-        f.write_str("GPU-")?;
-        for at in 0..digits {
-            if [8, 12, 16, 20].contains(&at) {
-                f.write_str("-")?;
-            }
-            write!(f, "{:x}", self.digit(at))?;
+/// A GPU's UUID as `nvidia-smi -L` prints it: `GPU-` and 32 hexadecimal digits in groups.
+pub(crate) fn uuid_text(uuid: &[u8; 16]) -> String {
+    let mut text = "GPU-".to_owned();
+    for (index, byte) in uuid.iter().enumerate() {
+        if [4, 6, 8, 10].contains(&index) {
+            text.push('-');
         }
-        Ok(())
+        text += &format!("{byte:02x}");
     }
-
-    fn digit(self, at: usize) -> u8 {
-        (self.0[at / 2] >> shift(at)) & 0xf
-    }
-}
-
-/// Where in its byte a digit is; the first is the high one.
-fn shift(at: usize) -> usize {
-    4 * (1 - at % 2)
-}
-
-impl fmt::Display for Uuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write(f, 32)
-    }
-}
-
-impl UuidPrefix {
-    /// Whether the UUID begins so.
-    pub fn matches(self, uuid: Uuid) -> bool {
-        (0..usize::from(self.digits)).all(|at| self.uuid.digit(at) == uuid.digit(at))
-    }
-}
-
-impl FromStr for UuidPrefix {
-    type Err = String;
-
-    /// Dashes after `GPU-` do not matter, nor does the digits' case.
-    fn from_str(s: &str) -> Result<UuidPrefix, String> {
-        let problem = || format!("`{s}` is not how a GPU's UUID begins: GPU- and 1 to 32 hexadecimal digits");
-        let digits = s.strip_prefix("GPU-").ok_or_else(problem)?.chars();
-        let digits: Option<Vec<u32>> = digits.filter(|c| *c != '-').map(|c| c.to_digit(16)).collect();
-        let digits = digits.filter(|digits| (1..=32).contains(&digits.len()));
-        let digits = digits.ok_or_else(problem)?;
-        let mut uuid = Uuid([0; 16]);
-        for (at, digit) in digits.iter().enumerate() {
-            uuid.0[at / 2] |= (*digit as u8) << shift(at);
-        }
-        Ok(UuidPrefix {
-            uuid,
-            digits: digits.len() as u8,
-        })
-    }
-}
-
-impl fmt::Display for UuidPrefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.uuid.write(f, self.digits.into())
-    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Device;
-
-    const WHOLE: &str = "GPU-0123abcd-4567-89ef-fedc-ba9876543210";
-    const UUID: Uuid = Uuid([
-        0x01, 0x23, 0xab, 0xcd, 0x45, 0x67, 0x89, 0xef, 0xfe, 0xdc, 0xba, 0x98, 0x76, 0x54, 0x32, 0x10,
-    ]);
 
     #[test]
     fn a_uuid_is_written_as_nvidia_smi_writes_it() {
-        assert_eq!(UUID.to_string(), WHOLE);
-    }
-
-    #[test]
-    fn every_beginning_of_a_uuid_is_one_and_is_written_back() {
-        for end in "GPU-0".len()..=WHOLE.len() {
-            let prefix: UuidPrefix = WHOLE[..end].parse().unwrap();
-            assert!(prefix.matches(UUID));
-            assert_eq!(prefix.to_string(), WHOLE[..end].trim_end_matches('-'));
-            // All other digits than the last.
-            let mut other = WHOLE[..end].trim_end_matches('-').to_owned();
-            let last = other.pop().unwrap().to_digit(16).unwrap();
-            for digit in (0..16).filter(|digit| *digit != last) {
-                let other = format!("{other}{digit:x}");
-                assert!(!other.parse::<UuidPrefix>().unwrap().matches(UUID), "{other}");
-            }
-        }
-        let loose: UuidPrefix = "GPU-0123ABCD4567".parse().unwrap();
-        assert!(loose.matches(UUID));
-        assert_eq!(loose.to_string(), "GPU-0123abcd-4567");
-    }
-
-    #[test]
-    fn devices_are_read_and_written_back() {
-        for name in [
-            "auto",
-            "cpu",
-            "cuda:0",
-            "cuda:7",
-            "cuda:GPU-0123abcd",
-            &format!("cuda:{WHOLE}"),
-        ] {
-            assert_eq!(name.parse::<Device>().unwrap().to_string(), name);
-        }
-        assert_eq!("cuda".parse::<Device>().unwrap(), Device::Cuda(0));
-        let long = format!("cuda:{WHOLE}0");
-        for name in [
-            "",
-            "gpu",
-            "cuda:",
-            "cuda:-1",
-            "cuda:GPU-",
-            "cuda:GPU-x",
-            "cuda:0123abcd",
-            "cuda:gpu-0",
-            &long,
-        ] {
-            let problem = name.parse::<Device>().unwrap_err().to_string();
-            assert!(
-                problem.contains(&format!("`{name}` is not one of auto, cpu")),
-                "{problem}"
-            );
-        }
+        let uuid = [
+            0x01, 0x23, 0xab, 0xcd, 0x45, 0x67, 0x89, 0xef, 0xfe, 0xdc, 0xba, 0x98, 0x76, 0x54, 0x32, 0x10,
+        ];
+        assert_eq!(uuid_text(&uuid), "GPU-0123abcd-4567-89ef-fedc-ba9876543210");
     }
 }

@@ -1,6 +1,8 @@
 //! The engine: a model, opened once, and the way of a call through it.
 
 use std::fmt;
+use std::fs;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -11,13 +13,13 @@ use crate::batch::{Batch, BatchShape, cut};
 use crate::cost::Cost;
 use crate::cpu::{self, Cpu};
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{AdapterError, Error, Result};
 use crate::gpu::{self, adapters::Resident};
+#[cfg(feature = "hub")]
+use crate::hub;
 use crate::lanes::Lanes;
 use crate::marks::Marks;
 use crate::model::adapter::{Adapter, AdapterTable, Site};
-#[cfg(feature = "hub")]
-use crate::model::hub;
 use crate::model::{Model, ModelConfig};
 use crate::output::{Embedding, Vector};
 use crate::plan::Plan;
@@ -32,13 +34,13 @@ pub struct EngineBuilder {
     device: Device,
     threads: Option<usize>,
     batch_tokens: Option<usize>,
-    lanes: Option<usize>,
+    concurrency: Option<usize>,
     precision: Precision,
     numerics: Numerics,
     separate_adapters: bool,
     merged: Vec<String>,
     #[cfg(feature = "hub")]
-    offline: bool,
+    downloader: hub::Downloader,
 }
 
 impl EngineBuilder {
@@ -60,9 +62,9 @@ impl EngineBuilder {
         self
     }
 
-    /// On a GPU, keep a copy of the weights with the adapter of one of the model's tasks merged into them.
-    /// With [`Numerics::Fastest`], batches that use it alone, with weight 1, take that copy. It costs as
-    /// much memory as the linear layers (0.6 GB for jina-embeddings-v3), and merging rounds: an adapter of
+    /// On a GPU, keep a copy of the weights with the adapter of one of the model's tasks merged into them; may be
+    /// called for several. With [`Numerics::Fastest`], batches that use it alone, with weight 1, take that copy. It
+    /// costs as much memory as the linear layers (0.6 GB for jina-embeddings-v3), and merging rounds: an adapter of
     /// 0.3 % of the weights' size loses 43 % of itself in bf16.
     pub fn merge(mut self, adapter: impl Into<String>) -> Self {
         self.merged.push(adapter.into());
@@ -72,6 +74,7 @@ impl EngineBuilder {
     /// On a GPU, add adapters by products of their own instead of inside the linear layers' products: what
     /// others do, kept to be measured against. Sums are rounded once more on the way, also those of rows
     /// without an adapter in a batch that has some, so that results depend on their batch-mates.
+    #[cfg(feature = "inspect")]
     pub fn separate_adapters(mut self, separate: bool) -> Self {
         self.separate_adapters = separate;
         self
@@ -91,90 +94,121 @@ impl EngineBuilder {
         self
     }
 
-    /// Calls that compute at the same time; each has an arena and, on the CPU, `threads / lanes` threads
+    /// Calls that compute at the same time; each has an arena and, on the CPU, `threads / concurrency` threads
     /// of its own, on a GPU a stream; further calls wait. 1 to `threads`; 1 if not set, which is fastest
     /// for a call alone.
-    pub fn lanes(mut self, lanes: usize) -> Self {
-        self.lanes = Some(lanes);
+    pub fn concurrency(mut self, calls: usize) -> Self {
+        self.concurrency = Some(calls);
         self
     }
 
-    /// Never download a model.
+    /// Whether [`from_hub`](Self::from_hub) takes what is in the cache and downloads nothing; `false` if not set.
     #[cfg(feature = "hub")]
     pub fn offline(mut self, offline: bool) -> Self {
-        self.offline = offline;
+        self.downloader = self.downloader.offline(offline);
         self
     }
 
-    /// Opens the model in a folder, or a hub id (`owner/name`): from the hub's cache, else
-    /// downloaded into it.
+    /// Called while [`from_hub`](Self::from_hub) downloads a model, on the thread that opens the engine.
+    ///
+    /// ```no_run
+    /// # use ropeway::Engine;
+    /// let engine = Engine::builder()
+    ///     .on_download(|p| eprintln!("{}: {} of {} bytes", p.file, p.done_bytes, p.total_bytes))
+    ///     .from_hub("jinaai/jina-embeddings-v3")?;
+    /// # let _ = engine;
+    /// # Ok::<(), ropeway::Error>(())
+    /// ```
+    #[cfg(feature = "hub")]
+    pub fn on_download(mut self, report: impl Fn(&hub::Progress<'_>) + Send + Sync + 'static) -> Self {
+        self.downloader = self.downloader.on_progress(report);
+        self
+    }
+
+    /// Opens the model in a folder.
     ///
     /// # Errors
-    /// A setting out of its range, a device that cannot be used, a model that cannot be had
-    /// ([`Error::Hub`]), or whose files are broken ([`Error::Io`], [`Error::Model`],
+    /// A setting out of its range ([`Error::Setting`]), a device that cannot be used ([`Error::Device`],
+    /// [`Error::Gpu`]), a folder that is not there or whose files are broken ([`Error::Io`], [`Error::Model`],
     /// [`Error::Tensor`]); the message names the file and what was wanted of it.
-    pub fn open(self, model: impl AsRef<Path>) -> Result<Engine> {
-        #[cfg(feature = "hub")]
-        return self.open_with_progress(model, &mut |_, _, _| {});
-        #[cfg(not(feature = "hub"))]
-        self.open_found(model.as_ref(), |name| Ok(name.into()))
+    pub fn open(self, folder: impl AsRef<Path>) -> Result<Engine> {
+        let folder = folder.as_ref();
+        self.open_found(|_| match fs::metadata(folder) {
+            Ok(found) if found.is_dir() => Ok(folder.to_owned()),
+            Ok(_) => Err(Error::model(folder, "is a file; give the model's folder")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::model(
+                folder,
+                "there is no such folder; a hub id (`owner/name`) is opened with from_hub",
+            )),
+            Err(error) => Err(Error::io(folder, error)),
+        })
     }
 
-    /// As [`open`](Self::open); `progress` is called with file, bytes done and bytes in all while
-    /// a model is downloaded.
+    /// Opens a model by its hub id, `owner/name` or `owner/name@revision`: from the hub's cache, else
+    /// downloaded into it. See the module [`hub`](crate::hub).
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`Error::Hub`] for a model that cannot be had. Settings and device are checked
+    /// before anything is downloaded.
     #[cfg(feature = "hub")]
-    pub fn open_with_progress(
-        self,
-        model: impl AsRef<Path>,
-        progress: hub::OnProgress<'_>,
-    ) -> Result<Engine> {
-        let offline = self.offline;
-        self.open_found(model.as_ref(), |name| hub::resolve(name, offline, progress))
+    pub fn from_hub(self, id: impl AsRef<str>) -> Result<Engine> {
+        self.open_found(|settings| settings.downloader.fetch(id.as_ref()))
     }
 
-    /// Opens the model in the folder that `find` gives for its name.
-    fn open_found(self, model: &Path, find: impl FnOnce(&str) -> Result<PathBuf>) -> Result<Engine> {
+    /// Opens the model in the folder that `find` gives.
+    fn open_found(self, find: impl FnOnce(&EngineBuilder) -> Result<PathBuf>) -> Result<Engine> {
         let mut marks = Marks::start();
-        let bounded = |name: &str, value: Option<usize>, default: usize, limit: usize| match value {
-            None => Ok(default),
-            Some(value) if (1..=limit).contains(&value) => Ok(value),
-            Some(value) => Err(Error::request(format!("{name} is {value}; wanted 1 to {limit}"))),
+        let bounded = |name, value: usize, limit| match value {
+            value if (1..=limit).contains(&value) => Ok(value),
+            value => Err(Error::Setting { name, value, limit }),
         };
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let threads = bounded("threads", self.threads, cores, 1024)?;
-        let lanes = bounded("lanes", self.lanes, 1, threads)?;
-        let batch_tokens = self
-            .batch_tokens
-            .map(|tokens| bounded("batch_tokens", Some(tokens), tokens, 1 << 24))
-            .transpose()?;
+        let threads = self
+            .threads
+            .map_or(Ok(cores), |threads| bounded("threads", threads, 1024))?;
+        let concurrency = bounded("concurrency", self.concurrency.unwrap_or(1), threads)?;
+        if let Some(tokens) = self.batch_tokens {
+            bounded("batch_tokens", tokens, 1 << 24)?;
+        }
         // Before a model is fetched for it.
-        let gpu = match self.device {
-            Device::Cpu => Err(None),
-            Device::Auto => gpu::Gpu::choose().map_err(|reason| Some(no_gpu(&reason))),
-            chosen => Ok(gpu::Gpu::find(chosen)?),
+        let placement = match self.device {
+            Device::Cpu => Placement::Cpu { fallback: None },
+            Device::Auto => match gpu::Gpu::choose() {
+                Ok(index) => Placement::Gpu(index),
+                Err(reason) => Placement::fallback(&reason),
+            },
+            chosen => Placement::Gpu(gpu::Gpu::find(chosen)?),
         };
         marks.mark("driver");
-        let name = model
-            .to_str()
-            .ok_or_else(|| Error::model(model, "the path is not valid UTF-8"))?;
-        let folder = find(name)?;
-        Engine::new(&folder, &self, gpu, threads, lanes, batch_tokens, marks)
+        let folder = find(&self)?;
+        Engine::new(&folder, &self, placement, threads, concurrency, marks)
     }
 }
 
-/// Why [`Device::Auto`] computes on the CPU.
-fn no_gpu(reason: &str) -> String {
-    format!("no GPU is used: {reason}")
+/// Where an engine computes, as it was decided.
+enum Placement {
+    /// On the CUDA device of this index.
+    Gpu(usize),
+    /// On the CPU; where a GPU might have been taken, with the reason why none was.
+    Cpu { fallback: Option<String> },
 }
 
-/// A GPU that failed while an engine was opened on it is a reason for [`Device::Auto`] to compute on the CPU, and an
-/// error for whoever chose it.
-fn or_the_cpu<T>(device: Device, opened: Result<T>) -> Result<Result<T, Option<String>>> {
-    match (opened, device) {
-        (Err(error @ (Error::Gpu { .. } | Error::DeviceLost(_))), Device::Auto) => {
-            Ok(Err(Some(no_gpu(&error.to_string()))))
+impl Placement {
+    fn fallback(reason: &str) -> Placement {
+        Placement::Cpu {
+            fallback: Some(format!("no GPU is used: {reason}")),
         }
-        (opened, _) => opened.map(Ok),
+    }
+
+    /// A GPU that failed while an engine was opened on it is a reason for [`Device::Auto`] to compute on the CPU, and
+    /// an error for everyone who chose it.
+    fn after(error: Error, device: Device) -> Result<Placement> {
+        match (error, device) {
+            (error @ (Error::Gpu { .. } | Error::DeviceLost(_)), Device::Auto) => {
+                Ok(Placement::fallback(&error.to_string()))
+            }
+            (error, _) => Err(error),
+        }
     }
 }
 
@@ -194,7 +228,7 @@ pub struct Engine {
     model: Model,
     text: Option<TextPipeline>,
     adapters: RwLock<Adapters>,
-    /// Held while adapters are added or dropped, which on a GPU takes a while.
+    /// Held while adapters are added or removed, which on a GPU takes a while.
     changing: Mutex<()>,
     backend: Backend,
     /// Why a GPU was not taken, where one might have been.
@@ -245,24 +279,38 @@ impl From<Failure> for Error {
 
 /// What an engine needs, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Memory {
     /// Weights in the executor's own layout.
     pub weights: usize,
     /// The loaded adapters, as far as they are copied to a GPU.
     pub adapters: usize,
-    /// One lane's arena, for the largest batch there can be.
+    /// The arena of one call, for the largest batch there can be.
     pub arena: usize,
-    /// Lanes.
-    pub lanes: usize,
+    /// How many arenas there are: see [`EngineBuilder::concurrency`].
+    pub concurrency: usize,
 }
 
 impl Engine {
-    /// Opens a model with the default settings; see [`EngineBuilder::open`].
-    pub fn open(model: impl AsRef<Path>) -> Result<Engine> {
-        Engine::builder().open(model)
+    /// Opens the model in a folder with the default settings.
+    ///
+    /// # Errors
+    /// See [`EngineBuilder::open`].
+    pub fn open(folder: impl AsRef<Path>) -> Result<Engine> {
+        Engine::builder().open(folder)
     }
 
-    /// Settings first, then [`EngineBuilder::open`].
+    /// Opens a model by its hub id (`owner/name`) with the default settings: from the hub's cache, else downloaded into
+    /// it.
+    ///
+    /// # Errors
+    /// See [`EngineBuilder::from_hub`].
+    #[cfg(feature = "hub")]
+    pub fn from_hub(id: impl AsRef<str>) -> Result<Engine> {
+        Engine::builder().from_hub(id)
+    }
+
+    /// Settings first, then [`EngineBuilder::open`] or [`EngineBuilder::from_hub`].
     pub fn builder() -> EngineBuilder {
         EngineBuilder::default()
     }
@@ -270,10 +318,9 @@ impl Engine {
     fn new(
         folder: &Path,
         settings: &EngineBuilder,
-        gpu: Result<usize, Option<String>>,
+        mut placement: Placement,
         threads: usize,
-        lanes: usize,
-        batch_tokens: Option<usize>,
+        concurrency: usize,
         mut marks: Marks,
     ) -> Result<Engine> {
         let tokenizers = rayon::ThreadPoolBuilder::new()
@@ -291,41 +338,49 @@ impl Engine {
             resident: None,
         };
         // A model that the kernels cannot run is one that `auto` runs on the CPU.
-        let gpu = gpu.and_then(|index| match (gpu::check(&model.config), settings.device) {
-            (Err(reason), Device::Auto) => Err(Some(no_gpu(&reason))),
-            _ => Ok(index),
-        });
-        let mut on_gpu = |index| -> Result<_> {
+        if let (Placement::Gpu(_), Device::Auto, Err(reason)) =
+            (&placement, settings.device, gpu::check(&model.config))
+        {
+            placement = Placement::fallback(&reason);
+        }
+        let mut on_gpu = |index, marks: &mut Marks| -> Result<Backend> {
             let options = gpu::Options {
                 precision: settings.precision,
                 numerics: settings.numerics,
                 separate_adapters: settings.separate_adapters,
                 merged: settings.merged.clone(),
-                batch_tokens: batch_tokens.unwrap_or(GPU_BATCH_TOKENS),
+                batch_tokens: settings.batch_tokens.unwrap_or(GPU_BATCH_TOKENS),
             };
-            let open = || gpu::Gpu::open(&model, &adapters.table, index, options, &mut marks);
+            let open = || gpu::Gpu::open(&model, &adapters.table, index, options, marks);
             let (gpu, resident) = tokenizers.install(open)?;
             let lane = |_| gpu.lane(&model.config, &adapters.table, &resident);
-            let lanes = (0..lanes).map(lane).collect::<Result<_>>()?;
+            let lanes = (0..concurrency).map(lane).collect::<Result<_>>()?;
             marks.mark("lanes");
-            Ok((Box::new(gpu), resident, Lanes::new(lanes)))
+            adapters.resident = Some(resident);
+            Ok(Backend::Gpu {
+                gpu: Box::new(gpu),
+                lanes: Lanes::new(lanes),
+            })
         };
-        let opened = match gpu {
-            Ok(index) => or_the_cpu(settings.device, on_gpu(index))?,
-            Err(reason) => Err(reason),
+        let on_cpu = |marks: &mut Marks| {
+            let cpu = Cpu::new(&model, threads);
+            marks.mark("weights");
+            let lane = |_| cpu::Lane::new(threads / concurrency);
+            let lanes = Lanes::new((0..concurrency).map(lane).collect());
+            marks.mark("lanes");
+            Backend::Cpu { cpu, lanes }
         };
-        let (backend, fallback) = match opened {
-            Ok((gpu, resident, lanes)) => {
-                adapters.resident = Some(resident);
-                (Backend::Gpu { gpu, lanes }, None)
+        let mut on_gpu_backend = None;
+        if let Placement::Gpu(index) = placement {
+            match on_gpu(index, &mut marks) {
+                Ok(backend) => on_gpu_backend = Some(backend),
+                Err(error) => placement = Placement::after(error, settings.device)?,
             }
-            Err(reason) => {
-                let cpu = Cpu::new(&model, threads);
-                marks.mark("weights");
-                let lanes = Lanes::new((0..lanes).map(|_| cpu::Lane::new(threads / lanes)).collect());
-                marks.mark("lanes");
-                (Backend::Cpu { cpu, lanes }, reason)
-            }
+        }
+        let backend = on_gpu_backend.unwrap_or_else(|| on_cpu(&mut marks));
+        let fallback = match placement {
+            Placement::Gpu(_) => None,
+            Placement::Cpu { fallback } => fallback,
         };
         if let Some(reason) = &fallback {
             tracing::info!("{reason}");
@@ -343,7 +398,7 @@ impl Engine {
             fallback,
             tokenizers,
             threads,
-            batch_tokens: batch_tokens.unwrap_or(default_tokens),
+            batch_tokens: settings.batch_tokens.unwrap_or(default_tokens),
             precision: settings.precision,
             marks,
         })
@@ -370,10 +425,10 @@ impl Engine {
     ///
     /// # Errors
     /// Per request: [`Error::Request`] for options, texts and ids that this model cannot serve,
-    /// [`Error::Adapter`] for an adapter that was dropped, [`Error::Gpu`] for a device that failed,
-    /// [`Error::Internal`] for a bug in ropeway.
+    /// [`Error::Adapter`] for an adapter that was removed, [`Error::Gpu`] and [`Error::DeviceLost`] for a device that
+    /// failed, [`Error::Internal`] for a bug in ropeway.
     pub fn embed_batch(&self, requests: &[Request<'_>]) -> Vec<Result<Embedding>> {
-        let adapters = self.loaded();
+        let adapters = self.adapter_snapshot();
         let prepared = self.prepare(requests, &adapters.table);
         // All sequences of all good requests, in order.
         let sequences: Vec<(usize, usize)> = prepared
@@ -417,51 +472,49 @@ impl Engine {
     }
 
     /// Checks a request as [`embed_batch`](Self::embed_batch) would, without computing.
-    pub fn check(&self, request: &Request<'_>) -> Result<()> {
-        self.preparer(&self.loaded().table).prepare(request).map(|_| ())
-    }
-
-    /// Adds a PEFT LoRA adapter folder under a name. Calls that are computing are not disturbed;
-    /// calls that start later can use it.
     ///
     /// # Errors
-    /// A name that is taken, empty, or holds `,` or `=`; files that are broken, for another model, or
-    /// of a kind of adapter that is not supported. Nothing is added then.
+    /// As there, but for the devices'.
+    pub fn validate(&self, request: &Request<'_>) -> Result<()> {
+        self.preparer(&self.adapter_snapshot().table)
+            .prepare(request)
+            .map(|_| ())
+    }
+
+    /// Adds a PEFT LoRA adapter folder (`adapter_config.json`, `adapter_model.safetensors`) under a name, to be asked
+    /// for with [`Embed::task`] or [`Embed::mixture`]. Calls that are computing are not disturbed; calls that start
+    /// later can use it.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] for a name that is taken, empty, or holds `,` or `=`; [`Error::Io`], [`Error::Model`] and
+    /// [`Error::Tensor`] for files that are broken, for another model, or of a kind of adapter that is not supported;
+    /// [`Error::Gpu`] where the device has no room for it. Nothing is added then.
     pub fn add_adapter(&self, name: &str, folder: impl AsRef<Path>) -> Result<()> {
         if name.is_empty() || name.contains([',', '=']) {
-            return Err(Error::adapter(
-                name,
-                "a name must not be empty nor hold `,` or `=`",
-            ));
+            return Err(Error::adapter(name, AdapterError::InvalidName));
         }
         if self.model.config.tasks.iter().any(|task| task.name == name) {
-            return Err(Error::adapter(
-                name,
-                "is the name of a task of the model; choose another",
-            ));
+            return Err(Error::adapter(name, AdapterError::TaskName));
         }
-        if self.loaded().table.find(name).is_some() {
-            return Err(Error::adapter(
-                name,
-                "the name is taken; drop it first or choose another",
-            ));
+        if self.adapter_snapshot().table.find(name).is_some() {
+            return Err(Error::adapter(name, AdapterError::NameTaken));
         }
         let adapter = Adapter::read_peft(name, folder.as_ref(), &self.model.config)?;
         self.change(|table| table.add(adapter))
     }
 
-    /// Drops an adapter. Calls that are computing with it finish; its memory is freed after them.
+    /// Removes an adapter. Calls that are computing with it finish; its memory is freed after them.
     ///
     /// # Errors
-    /// If no adapter of that name is loaded.
-    pub fn drop_adapter(&self, name: &str) -> Result<()> {
+    /// [`AdapterError::NotLoaded`] if no adapter of that name is loaded.
+    pub fn remove_adapter(&self, name: &str) -> Result<()> {
         self.change(|table| table.remove(name))
     }
 
     /// Changes a copy of the adapters, on the device too, and then takes it for the calls to come.
     fn change(&self, change: impl FnOnce(&mut AdapterTable) -> Result<()>) -> Result<()> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Adapters { mut table, resident } = self.loaded();
+        let Adapters { mut table, resident } = self.adapter_snapshot();
         change(&mut table)?;
         let resident = match (&self.backend, resident) {
             (Backend::Gpu { gpu, .. }, Some(before)) => {
@@ -475,11 +528,11 @@ impl Engine {
 
     /// The names of all loaded adapters, the model's own included.
     pub fn adapters(&self) -> Vec<String> {
-        self.loaded().table.names()
+        self.adapter_snapshot().table.names()
     }
 
-    /// What the model is.
-    pub fn model(&self) -> &ModelConfig {
+    /// What the model is: its sizes, tasks and limits.
+    pub fn config(&self) -> &ModelConfig {
         &self.model.config
     }
 
@@ -507,11 +560,11 @@ impl Engine {
     }
 
     /// Why this engine computes on the CPU, where [`Device::Auto`] was to choose.
-    pub fn fallback(&self) -> Option<&str> {
+    pub fn fallback_reason(&self) -> Option<&str> {
         self.fallback.as_deref()
     }
 
-    /// What the engine needs, known before the first batch: weights, and an arena per lane that
+    /// What the engine needs, known before the first batch: weights, and an arena per concurrent call that
     /// holds the larger of the token budget and the longest input. (On the CPU the arena grows to this on
     /// demand; on a GPU it is there from the start. Tokenising, results and loaded adapters come on top.)
     pub fn memory(&self) -> Memory {
@@ -521,7 +574,7 @@ impl Engine {
             output_rows: tokens,
             adapted: true,
         };
-        let Adapters { table, resident } = self.loaded();
+        let Adapters { table, resident } = self.adapter_snapshot();
         let adapters = resident.map_or(0, |resident| resident.bytes() as usize);
         let columns = Site::ALL.map(|site| table.columns(site).1);
         match &self.backend {
@@ -529,13 +582,13 @@ impl Engine {
                 weights: cpu.bytes(),
                 adapters,
                 arena: Plan::cpu(&self.model.config, shape, columns).arena_len * size_of::<f32>(),
-                lanes: lanes.count,
+                concurrency: lanes.count,
             },
             Backend::Gpu { gpu, lanes } => Memory {
                 weights: gpu.weight_bytes(),
                 adapters,
                 arena: gpu.lane_bytes(&self.model.config, &table),
-                lanes: lanes.count,
+                concurrency: lanes.count,
             },
         }
     }
@@ -568,7 +621,7 @@ impl Engine {
 
     /// The plan and the batch these requests make if they all fit one pass, for comparisons.
     pub(crate) fn plan_of(&self, requests: &[Request<'_>]) -> Result<(Plan, Batch)> {
-        let adapters = self.loaded().table;
+        let adapters = self.adapter_snapshot().table;
         let mut batch = Batch::new(adapters.clone());
         for (index, prepared) in self.prepare(requests, &adapters).into_iter().enumerate() {
             for sequence in &prepared.map_err(|e| e.at_input(index))?.sequences {
@@ -581,7 +634,7 @@ impl Engine {
     /// The loaded adapters.
     #[cfg(feature = "inspect")]
     pub(crate) fn adapter_table(&self) -> AdapterTable {
-        self.loaded().table
+        self.adapter_snapshot().table
     }
 
     /// Runs one plan on this engine's own executor; `after` sees every buffer, as float32 and in the form
@@ -594,7 +647,7 @@ impl Engine {
             }
             Backend::Gpu { gpu, lanes } => {
                 let resident = self
-                    .loaded()
+                    .adapter_snapshot()
                     .resident
                     .expect("a GPU has its copy of the adapters");
                 gpu.trace(&mut lanes.take(), &self.model, plan, batch, &resident, after)?;
@@ -614,7 +667,7 @@ impl Engine {
             Backend::Cpu { .. } => Err(Error::Device(format!(
                 "this is measured on a GPU, and the engine computes on {}{}: take --device cuda",
                 self.device_name(),
-                self.fallback()
+                self.fallback_reason()
                     .map_or(String::new(), |reason| format!(" ({reason})"))
             ))),
         }
@@ -634,7 +687,7 @@ impl Engine {
             unreachable!("the engine is on a GPU, as was found above")
         };
         let resident = self
-            .loaded()
+            .adapter_snapshot()
             .resident
             .expect("a GPU has its copy of the adapters");
         work(gpu, &mut lanes.take(), &self.model, &resident)
@@ -657,12 +710,12 @@ impl Engine {
     }
 
     #[cfg(feature = "inspect")]
-    pub(crate) fn opened(&self) -> &Model {
+    pub(crate) fn model(&self) -> &Model {
         &self.model
     }
 
     /// The adapters as they are now; a call keeps this view until it is done.
-    fn loaded(&self) -> Adapters {
+    fn adapter_snapshot(&self) -> Adapters {
         self.adapters
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -751,17 +804,19 @@ mod tests {
     /// Under softcuda `auto` never gets as far, so that this is told without a device.
     #[test]
     fn auto_goes_on_without_a_gpu_that_fails_and_nobody_else_does() {
-        let lost = || Err::<(), _>(Error::DeviceLost("of a cable".into()));
-        let Ok(Err(Some(reason))) = or_the_cpu(Device::Auto, lost()) else {
+        let lost = || Error::DeviceLost("of a cable".into());
+        let Ok(Placement::Cpu {
+            fallback: Some(reason),
+        }) = Placement::after(lost(), Device::Auto)
+        else {
             panic!("auto did not fall back")
         };
         assert!(
             reason.starts_with("no GPU is used: ") && reason.contains("of a cable"),
             "{reason}"
         );
-        assert!(or_the_cpu(Device::Cuda(0), lost()).is_err());
-        let bad_setting = Err::<(), _>(Error::adapter("x", "cannot be merged"));
-        assert!(or_the_cpu(Device::Auto, bad_setting).is_err());
-        assert!(matches!(or_the_cpu(Device::Auto, Ok(5)), Ok(Ok(5))));
+        assert!(Placement::after(lost(), Device::Cuda(0)).is_err());
+        let bad_setting = Error::adapter("x", "cannot be merged".to_owned());
+        assert!(Placement::after(bad_setting, Device::Auto).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The library's one error type. Every message says what went wrong, where, and the way out.
+//! The engine's error type. Every message says what went wrong, where, and the way out.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,26 @@ use crate::gpu::driver::DriverError;
 /// `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong in the library. It never panics on input.
+/// The engine's error type: everything that can go wrong in it. It never panics on input.
+///
+/// [`Engine::embed_batch`](crate::Engine::embed_batch) gives one per request, so that a server can answer each:
+///
+/// ```no_run
+/// use ropeway::{Embed, Engine, Error, Request, RequestError};
+/// # let engine = Engine::open("models/all-MiniLM-L6-v2")?;
+/// let options = Embed::task("retrieval.query").truncate(false);
+/// for result in engine.embed_batch(&[Request::text("reset password", &options)]) {
+///     let status = match &result {
+///         Ok(_) => 200,
+///         Err(Error::Request(RequestError::UnknownTask { .. })) => 404,
+///         Err(Error::Request(RequestError::TooLong { .. })) => 413,
+///         Err(Error::Request(_)) => 400,
+///         Err(_) => 500,
+///     };
+///     # let _ = status;
+/// }
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -19,7 +38,7 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A model folder's file has wrong contents (configuration, index, header, tokenizer).
+    /// A model folder's file has wrong contents (configuration, index, header, tokenizer), or there is no such folder.
     #[error("{path}: {problem}", path = path.display())]
     Model {
         /// The file or folder.
@@ -37,17 +56,17 @@ pub enum Error {
         /// What was wanted and what was found.
         problem: String,
     },
-    /// A LoRA adapter cannot be added, dropped or used.
+    /// A LoRA adapter cannot be added, removed or used.
     #[error("adapter `{name}`: {problem}")]
     Adapter {
         /// The adapter's name.
         name: String,
         /// What is wrong and the way out.
-        problem: String,
+        problem: AdapterError,
     },
     /// An input or its options are not acceptable. The other inputs of the call are not affected.
-    #[error("{0}")]
-    Request(String),
+    #[error(transparent)]
+    Request(#[from] RequestError),
     /// One of several inputs failed.
     #[error("input {index}: {source}")]
     Input {
@@ -55,6 +74,16 @@ pub enum Error {
         index: usize,
         /// Why.
         source: Box<Error>,
+    },
+    /// A setting of the engine is out of its range.
+    #[error("{name} is {value}; wanted 1 to {limit}")]
+    Setting {
+        /// The method of [`EngineBuilder`](crate::EngineBuilder) that sets it.
+        name: &'static str,
+        /// What it was set to.
+        value: usize,
+        /// The largest value it can have; the smallest is 1.
+        limit: usize,
     },
     /// A model could not be had from the hub.
     #[error("model `{id}`: {problem}")]
@@ -85,6 +114,255 @@ pub enum Error {
     Internal(String),
 }
 
+/// Why an input cannot be embedded with these options by this model.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// Neither a task of the model nor a loaded adapter has this name.
+    #[error("there is no task or adapter `{name}`; there are {}", list(known))]
+    UnknownTask {
+        /// The name asked for.
+        name: String,
+        /// The tasks and adapters that there are.
+        known: Vec<String>,
+    },
+    /// A mixture names an adapter that is not loaded.
+    #[error("there is no adapter `{name}`; there are {}", list(known))]
+    UnknownAdapter {
+        /// The name asked for.
+        name: String,
+        /// The loaded adapters.
+        known: Vec<String>,
+    },
+    /// A mixture names an adapter twice.
+    #[error("adapter `{name}` is in the mixture twice")]
+    RepeatedAdapter {
+        /// Its name.
+        name: String,
+    },
+    /// An adapter's weight in a mixture is not finite or too large.
+    #[error("the weight of adapter `{name}` is {weight:?}; wanted a finite number from -{limit} to {limit}")]
+    AdapterWeight {
+        /// The adapter's name.
+        name: String,
+        /// The weight asked for.
+        weight: f32,
+        /// The largest weight, either way.
+        limit: f32,
+    },
+    /// More dimensions than the model has, or none.
+    #[error("dimensions is {dimensions}; the model has 1 to {limit}")]
+    Dimensions {
+        /// The dimensions asked for.
+        dimensions: usize,
+        /// Those of the full embedding.
+        limit: usize,
+    },
+    /// A size that the model was not trained to be cut to; [`Embed::any_dimensions`](crate::Embed::any_dimensions)
+    /// accepts it.
+    #[error(
+        "dimensions is {dimensions}, but the model was trained to be cut to {}; ask for any_dimensions to cut there \
+         all the same",
+        sizes(trained, *full)
+    )]
+    UntrainedDimensions {
+        /// The dimensions asked for.
+        dimensions: usize,
+        /// The sizes that the model was trained to be cut to; empty: the full size alone.
+        trained: Vec<usize>,
+        /// The full size.
+        full: usize,
+    },
+    /// Binary encoding packs eight dimensions into a byte.
+    #[error("binary encoding needs a multiple of 8 dimensions, not {dimensions}")]
+    BinaryDimensions {
+        /// The dimensions asked for.
+        dimensions: usize,
+    },
+    /// The input is longer than the model's limit, and truncation was switched off.
+    #[error(
+        "the input has {tokens} tokens and the model takes {limit}; shorten it, allow truncation or use chunks"
+    )]
+    TooLong {
+        /// Tokens of the input, special tokens and prompt included.
+        tokens: usize,
+        /// [`ModelConfig::max_tokens`](crate::ModelConfig::max_tokens).
+        limit: usize,
+    },
+    /// The list of token ids is empty.
+    #[error("there are no token ids; give at least one")]
+    NoIds,
+    /// A token id is not one of the vocabulary.
+    #[error("token id {id} at position {position} is outside the vocabulary of {vocabulary}")]
+    IdOutOfRange {
+        /// The id.
+        id: u32,
+        /// Its index in the input, from 0.
+        position: usize,
+        /// [`ModelConfig::vocab_size`](crate::ModelConfig::vocab_size).
+        vocabulary: usize,
+    },
+    /// The model cannot take text.
+    #[error("the model folder has no tokenizer.json, so it takes token ids only")]
+    NoTokenizer,
+    /// The tokenizer refused the text.
+    #[error("the text cannot be tokenised: {0}")]
+    Text(String),
+    /// Chunks with another pooling than the mean.
+    #[error("chunks are pooled by their mean; leave out pooling or say mean")]
+    ChunkPooling,
+    /// Chunks of no tokens.
+    #[error("chunks of 0 tokens were asked for; wanted 1 or more")]
+    ChunkSize,
+    /// Sentences of token ids, which have none.
+    #[error("token ids have no sentences; give spans or a number of tokens")]
+    SentencesOfIds,
+    /// A span is empty or reaches past the input.
+    #[error("span [{start}, {end}) is not within the input's {length} {unit}, or is empty")]
+    Span {
+        /// Its start, as it was given.
+        start: usize,
+        /// Its end, as it was given.
+        end: usize,
+        /// The input's length.
+        length: usize,
+        /// What is counted: `code points` or `tokens`.
+        unit: &'static str,
+    },
+    /// A span holds no token.
+    #[error("span [{start}, {end}) holds no token of the text, only white space")]
+    EmptySpan {
+        /// Its first code point.
+        start: usize,
+        /// One past its last.
+        end: usize,
+    },
+    /// More spans than tokens.
+    #[error("{spans} spans for {tokens} tokens; wanted no more spans than the input has tokens")]
+    TooManySpans {
+        /// The spans asked for.
+        spans: usize,
+        /// Tokens of the input.
+        tokens: usize,
+    },
+    /// A window that the model does not take.
+    #[error("windows of {size} tokens; the model takes 1 to {limit}")]
+    Window {
+        /// The size asked for.
+        size: usize,
+        /// [`ModelConfig::max_tokens`](crate::ModelConfig::max_tokens).
+        limit: usize,
+    },
+    /// Windows that overlap by too much.
+    #[error("windows of {size} tokens cannot overlap by {overlap}; wanted up to {limit}")]
+    Overlap {
+        /// Tokens of a window.
+        size: usize,
+        /// The overlap asked for.
+        overlap: usize,
+        /// The largest overlap of such windows.
+        limit: usize,
+    },
+    /// The result has numbers that are not finite.
+    #[error(
+        "the embedding has numbers that are not finite: the model's weights or an adapter's are broken (`ropeway \
+         models verify` checks a model's) or the adapters' weights too large"
+    )]
+    NotFinite,
+    /// An embedding was taken for what it is not; see [`Embedding::into_f32`](crate::Embedding::into_f32).
+    #[error("the embedding is {found}, not {wanted}; ask for that, or match on its output")]
+    Form {
+        /// What it is: `one vector per token`, `int8`.
+        found: &'static str,
+        /// What was wanted.
+        wanted: &'static str,
+    },
+    /// These requests do not fit what is to be done with them together; the text says why.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Why an adapter cannot be added, removed or used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdapterError {
+    /// The name cannot be written where adapters are named.
+    #[error("a name must not be empty nor hold `,` or `=`")]
+    InvalidName,
+    /// The name is that of a task.
+    #[error("is the name of a task of the model; choose another")]
+    TaskName,
+    /// Another adapter has the name.
+    #[error("the name is taken; remove it first or choose another")]
+    NameTaken,
+    /// No adapter has the name.
+    #[error("is not loaded; loaded are {}", list(loaded))]
+    NotLoaded {
+        /// The loaded adapters.
+        loaded: Vec<String>,
+    },
+    /// The adapter of a task of the model was removed.
+    #[error("was removed; open the engine anew to have it back")]
+    Removed,
+    /// The adapter does not work with this engine's settings; the text says why.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// A word that is not one of those that stand for a value; see [`Device`](crate::Device),
+/// [`Precision`](crate::Precision) and [`Numerics`](crate::Numerics).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{word}` is not one of {known}")]
+pub struct ParseError {
+    word: String,
+    known: &'static str,
+}
+
+impl ParseError {
+    pub(crate) fn new(word: &str, known: &'static str) -> ParseError {
+        ParseError {
+            word: word.to_owned(),
+            known,
+        }
+    }
+
+    /// The word.
+    pub fn word(&self) -> &str {
+        &self.word
+    }
+
+    /// The words there are, as a list for people.
+    pub fn known(&self) -> &'static str {
+        self.known
+    }
+}
+
+/// `a, b and c`, for messages; `none` if there are none.
+pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
+    match names {
+        [] => "none".into(),
+        [one] => one.as_ref().into(),
+        [init @ .., last] => {
+            let init: Vec<&str> = init.iter().map(AsRef::as_ref).collect();
+            format!("{} and {}", init.join(", "), last.as_ref())
+        }
+    }
+}
+
+/// The sizes that a model was trained to be cut to.
+fn sizes(trained: &[usize], full: usize) -> String {
+    match trained {
+        [] => format!("only {full}"),
+        trained => list(&trained.iter().map(usize::to_string).collect::<Vec<_>>()),
+    }
+}
+
+impl From<String> for AdapterError {
+    fn from(problem: String) -> AdapterError {
+        AdapterError::Other(problem)
+    }
+}
+
 impl Error {
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Error {
         Error::Io {
@@ -100,8 +378,9 @@ impl Error {
         }
     }
 
+    /// A request error without a kind of its own.
     pub(crate) fn request(problem: impl Into<String>) -> Error {
-        Error::Request(problem.into())
+        RequestError::Other(problem.into()).into()
     }
 
     /// This error as that of input number `index`, from 0.
@@ -112,7 +391,7 @@ impl Error {
         }
     }
 
-    pub(crate) fn adapter(name: &str, problem: impl Into<String>) -> Error {
+    pub(crate) fn adapter(name: &str, problem: impl Into<AdapterError>) -> Error {
         Error::Adapter {
             name: name.to_owned(),
             problem: problem.into(),

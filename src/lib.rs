@@ -1,45 +1,68 @@
 //! A compute engine for text-embedding encoders: jina-embeddings-v3 above all, and the BERT and
 //! XLM-RoBERTa families.
 //!
+//! ```sh
+//! cargo add ropeway
+//! ```
+//!
 //! ```no_run
 //! use ropeway::{Embed, Engine};
 //!
-//! let engine = Engine::open("jinaai/jina-embeddings-v3")?;
+//! let engine = Engine::open("models/jina-embeddings-v3")?;
 //! let query = engine.embed(&["How do I reset my password?"], &Embed::task("retrieval.query"))?;
 //! let passages = ["Click “Forgot password” on the sign-in page.", "Our office is open from 9 to 5."];
-//! let passages = engine.embed(&passages, &Embed::task("retrieval.passage"))?;
-//! # let (query, passages) = (query, passages);
+//! for passage in engine.embed(&passages, &Embed::task("retrieval.passage"))? {
+//!     let vector: Vec<f32> = passage.into_f32()?;
+//!     println!("{vector:?}");
+//! }
+//! # let _ = query;
 //! # Ok::<(), ropeway::Error>(())
 //! ```
 //!
-//! Requests of any kind go through together: every input of a call may name its own task, a
-//! weighted mixture of adapters, a Matryoshka size, a pooling, chunks. Nothing is padded, and no
-//! result depends on its batch-mates, bit for bit.
+//! Opened once, an [`Engine`] is shared between threads. It computes on the CPU in float32, or on an NVIDIA GPU in bf16
+//! or f16: [`Device`] chooses.
+//!
+//! Requests of any kind go through together: every input of a call may name its own task, a weighted mixture of
+//! adapters, a Matryoshka size, a pooling, chunks. Nothing is padded, and no result depends on its batch-mates, bit for
+//! bit. A bad request is an [`Error`] of its own, which a server can match on, and does not hurt the others.
 //!
 //! ```no_run
 //! # use ropeway::{Chunking, Embed, Engine, Request};
-//! # let engine = Engine::open("jinaai/jina-embeddings-v3")?;
+//! # let engine = Engine::open("models/jina-embeddings-v3")?;
 //! let query = Embed::task("retrieval.query").dimensions(256);
 //! let blend = Embed::mixture([("separation", 0.7), ("classification", 0.3)]);
 //! let document = Embed::task("retrieval.passage").chunks(Chunking::Sentences);
-//! let results = engine.embed_batch(&[
+//! let mut results = engine.embed_batch(&[
 //!     Request::text("reset password", &query),
 //!     Request::text("The package never arrived.", &blend),
 //!     Request::text("A long document. It has many sentences. Each becomes a chunk.", &document),
 //! ]);
-//! for chunk in results[2].as_ref().expect("a good request").chunks().unwrap_or_default() {
-//!     println!("{}..{}: {:?}", chunk.start, chunk.end, chunk.embedding);
+//! for chunk in results.remove(2)?.into_chunks()? {
+//!     println!("{}..{}: {:?}", chunk.start, chunk.end, chunk.vector.into_f32()?);
 //! }
 //! # Ok::<(), ropeway::Error>(())
 //! ```
 //!
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `hub` | yes | `Engine::from_hub` and the module `hub`: models by their hub id, from the cache or downloaded. Without it there is no network code and no TLS |
+//! | `inspect` | no | the module `inspect`: the plan of a batch as data, traced runs, times and counts of single kernels |
+//!
+//! GPU kernels need no feature: a build that finds nvcc embeds them, and the CUDA driver is loaded when an engine opens.
+//!
 //! # The way of a batch
 //!
-//! strings → `text` (prefix, tokenise, cut at the limit, chunk spans) → `prepare` (a request becomes
-//! sequences) → `batch` (packed end to end, no padding) → `plan` (the steps, as plain data) → `cpu` or
-//! `gpu` (one `match`, one arm per step, each arm one kernel) → `output` (the encoding asked for). The
-//! plan is the seam: whatever runs it, it is the same plan. The module `inspect` (a feature of its own) shows it,
-//! compares two runs of it step by step, and times and counts single kernels.
+//! 1. `text`: a string gets its prompt, is tokenised and cut at the limit; a document gets the spans of its chunks.
+//! 2. `prepare`: a request becomes one sequence of token ids, or the windows of a long document.
+//! 3. `batch`: the sequences are packed end to end, without padding, up to the token budget.
+//! 4. `plan`: the steps of the pass, as plain data, the same whatever runs them.
+//! 5. `cpu` or `gpu`: one `match` over the steps, one kernel per arm. A vector leaves the device in its final size and
+//!    encoding.
+//! 6. `output`: the vectors of each request become its [`Embedding`].
+//!
+//! The module `inspect` shows the plan, compares two runs of it step by step, and times and counts single kernels.
 #![warn(missing_docs)]
 
 // The README's example is compiled with the doc-tests.
@@ -56,6 +79,8 @@ mod engine;
 mod error;
 #[cfg_attr(not(feature = "inspect"), allow(dead_code))] // Timed and traced passes are for `inspect`.
 mod gpu;
+#[cfg(feature = "hub")]
+pub mod hub;
 #[cfg(feature = "inspect")]
 pub mod inspect;
 mod lanes;
@@ -70,16 +95,16 @@ mod prepare;
 mod request;
 mod text;
 
+/// The crate of [`half::f16`], which [`Vector::F16`] holds.
+pub use half;
+
 pub use cost::Cost;
 pub use device::Device;
-pub use devices::{CudaInfo, DeviceInfo, Uuid, UuidPrefix, devices};
+pub use devices::{CudaDevice, DeviceInfo, devices};
 pub use engine::{Engine, EngineBuilder, Memory};
-pub use error::{Error, Result};
+pub use error::{AdapterError, Error, ParseError, RequestError, Result};
 pub use gpu::driver::DriverError;
-pub use gpu::kernels::{KernelModule, Kernels, kernels};
 pub use model::ModelConfig;
-#[cfg(feature = "hub")]
-pub use model::hub;
 pub use output::{Chunk, Embedding, Output, Vector};
 pub use precision::{Numerics, Precision};
-pub use request::{Chunking, Embed, Encoding, Input, Pooling, Request, Weights, Windows};
+pub use request::{AdapterSelection, Chunking, Embed, Encoding, Input, Pooling, Request};

@@ -3,10 +3,22 @@
 use base64::Engine as _;
 use half::f16;
 
+use crate::error::{RequestError, Result};
 use crate::request::Encoding;
 
 /// What one input became.
+///
+/// ```no_run
+/// # use ropeway::{Embed, Engine};
+/// # let engine = Engine::open("models/all-MiniLM-L6-v2")?;
+/// for embedding in engine.embed(&["a warm coat", "a cold beer"], &Embed::default())? {
+///     let vector: Vec<f32> = embedding.into_f32()?;
+///     println!("{vector:?}");
+/// }
+/// # Ok::<(), ropeway::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Embedding {
     /// One vector, one per token, or one per chunk.
     pub output: Output,
@@ -18,10 +30,11 @@ pub struct Embedding {
 
 /// One vector, one per token, or one per chunk.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Output {
     /// The pooled vector.
     Vector(Vector),
-    /// With pooling `None`: one vector per token.
+    /// With pooling [`None`](crate::Pooling::None): one vector per token.
     Tokens(Vec<Vector>),
     /// With late chunking: one per chunk, in order.
     Chunks(Vec<Chunk>),
@@ -29,38 +42,50 @@ pub enum Output {
 
 /// One chunk of a document.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Chunk {
     /// First code point (token, where ids were given) of the chunk.
     pub start: usize,
     /// One past its last.
     pub end: usize,
-    /// Its embedding.
-    pub embedding: Vector,
+    /// Its vector.
+    pub vector: Vector,
 }
 
 /// A vector in the encoding asked for.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Vector {
-    /// 32-bit floats.
+    /// 32-bit floats, `[dimensions]`.
     F32(Vec<f32>),
-    /// 16-bit floats.
+    /// 16-bit floats, `[dimensions]`.
     F16(Vec<f16>),
     /// `x ≈ values · scale`.
     Int8 {
-        /// In −127 ..= 127.
+        /// In −127 ..= 127, `[dimensions]`.
         values: Vec<i8>,
         /// `max|x| / 127`.
         scale: f32,
     },
-    /// Packed bits, most significant first.
+    /// Packed bits, `[dimensions / 8]`, the first dimension in the highest bit.
     Binary(Vec<u8>),
     /// Base64 of the little-endian f32 bytes.
     Base64(String),
 }
 
 impl Embedding {
-    /// The pooled vector as f32, if there is one and it is in that encoding.
-    pub fn vector(&self) -> Option<&[f32]> {
+    /// An embedding that no engine made, e.g. for the tests of a program that uses one. `tokens` is 0 and `truncated`
+    /// false.
+    pub fn new(output: Output) -> Embedding {
+        Embedding {
+            output,
+            tokens: 0,
+            truncated: false,
+        }
+    }
+
+    /// The pooled vector, if there is one and it is of 32-bit floats.
+    pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.output {
             Output::Vector(vector) => vector.as_f32(),
             _ => None,
@@ -74,6 +99,65 @@ impl Embedding {
             _ => None,
         }
     }
+
+    /// The pooled vector in whatever encoding it has.
+    ///
+    /// # Errors
+    /// [`RequestError::Form`] if there is one vector per token or per chunk.
+    pub fn into_vector(self) -> Result<Vector> {
+        match self.output {
+            Output::Vector(vector) => Ok(vector),
+            other => Err(other.is_not("one vector")),
+        }
+    }
+
+    /// The pooled vector as 32-bit floats, `[dimensions]`.
+    ///
+    /// # Errors
+    /// [`RequestError::Form`] if there is one vector per token or per chunk, or if another encoding was asked for.
+    pub fn into_f32(self) -> Result<Vec<f32>> {
+        self.into_vector()?.into_f32()
+    }
+
+    /// The vectors of the tokens.
+    ///
+    /// # Errors
+    /// [`RequestError::Form`] unless pooling [`None`](crate::Pooling::None) was asked for.
+    pub fn into_tokens(self) -> Result<Vec<Vector>> {
+        match self.output {
+            Output::Tokens(vectors) => Ok(vectors),
+            other => Err(other.is_not("one vector per token")),
+        }
+    }
+
+    /// The chunks, in order.
+    ///
+    /// # Errors
+    /// [`RequestError::Form`] unless late chunking was asked for.
+    pub fn into_chunks(self) -> Result<Vec<Chunk>> {
+        match self.output {
+            Output::Chunks(chunks) => Ok(chunks),
+            other => Err(other.is_not("one vector per chunk")),
+        }
+    }
+}
+
+impl Output {
+    fn is_not(&self, wanted: &'static str) -> crate::Error {
+        let found = match self {
+            Output::Vector(_) => "one vector",
+            Output::Tokens(_) => "one vector per token",
+            Output::Chunks(_) => "one vector per chunk",
+        };
+        RequestError::Form { found, wanted }.into()
+    }
+}
+
+impl Chunk {
+    /// A chunk that no engine made; see [`Embedding::new`].
+    pub fn new(start: usize, end: usize, vector: Vector) -> Chunk {
+        Chunk { start, end, vector }
+    }
 }
 
 impl Vector {
@@ -83,6 +167,21 @@ impl Vector {
             Vector::F32(values) => Some(values),
             _ => None,
         }
+    }
+
+    /// The numbers, `[dimensions]`.
+    ///
+    /// # Errors
+    /// [`RequestError::Form`] if another encoding than 32-bit floats was asked for.
+    pub fn into_f32(self) -> Result<Vec<f32>> {
+        let found = match self {
+            Vector::F32(values) => return Ok(values),
+            Vector::F16(_) => "f16",
+            Vector::Int8 { .. } => "int8",
+            Vector::Binary(_) => "binary",
+            Vector::Base64(_) => "base64",
+        };
+        Err(RequestError::Form { found, wanted: "f32" }.into())
     }
 
     /// A vector from its encoded numbers as a device writes them (float32 for base64).

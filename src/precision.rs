@@ -3,10 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use crate::error::ParseError;
 
 /// The 16-bit type of weights and activations on a GPU; sums and statistics are float32 with either.
+/// Written `bf16` and `f16`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Precision {
     /// bfloat16: float32's range, 8 bits of precision. What jina-embeddings-v3 is published in.
     #[default]
@@ -20,6 +22,14 @@ impl Precision {
     pub const fn bytes(self) -> usize {
         match self {
             Precision::Bf16 | Precision::F16 => 2,
+        }
+    }
+
+    /// Bits of the significand, the implicit one included: a rounding errs by up to `2^-bits` of a number.
+    pub const fn significand_bits(self) -> u32 {
+        match self {
+            Precision::Bf16 => 8,
+            Precision::F16 => 11,
         }
     }
 
@@ -42,13 +52,13 @@ impl Precision {
 }
 
 impl FromStr for Precision {
-    type Err = Error;
+    type Err = ParseError;
 
-    fn from_str(s: &str) -> Result<Precision> {
+    fn from_str(s: &str) -> Result<Precision, ParseError> {
         match s {
             "bf16" => Ok(Precision::Bf16),
             "f16" => Ok(Precision::F16),
-            _ => Err(Error::request(format!("`{s}` is not one of bf16, f16"))),
+            _ => Err(ParseError::new(s, "bf16, f16")),
         }
     }
 }
@@ -59,8 +69,9 @@ impl fmt::Display for Precision {
     }
 }
 
-/// What a result may depend on beside its own input, on a GPU.
+/// What a result may depend on beside its own input, on a GPU. Written `invariant` and `fastest`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Numerics {
     /// On nothing: a text gives the same bits alone and in any company.
     #[default]
@@ -71,13 +82,13 @@ pub enum Numerics {
 }
 
 impl FromStr for Numerics {
-    type Err = Error;
+    type Err = ParseError;
 
-    fn from_str(s: &str) -> Result<Numerics> {
+    fn from_str(s: &str) -> Result<Numerics, ParseError> {
         match s {
             "invariant" => Ok(Numerics::Invariant),
             "fastest" => Ok(Numerics::Fastest),
-            _ => Err(Error::request(format!("`{s}` is not one of invariant, fastest"))),
+            _ => Err(ParseError::new(s, "invariant, fastest")),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! From a request to sequences for a batch, and from the rows that come back to its result.
 
 use crate::batch::{Batch, Mixture, Pool, PoolKind};
-use crate::error::{Error, Result};
+use crate::error::{AdapterError, Error, RequestError, Result};
 use crate::model::ModelConfig;
-use crate::model::adapter::{AdapterTable, list};
+use crate::model::adapter::AdapterTable;
 use crate::output::{Chunk, Embedding, Output, Vector};
-use crate::request::{Embed, Encoding, Input, Pooling, Request, Weights};
+use crate::request::{AdapterSelection, Embed, Encoding, Input, Pooling, Request};
 use crate::text::chunk::{self, Span, Window};
 use crate::text::{TextPipeline, Tokens};
 
@@ -118,9 +118,7 @@ impl Preparer<'_> {
             });
         };
         if !matches!(options.pooling, None | Some(Pooling::Mean)) {
-            return Err(Error::request(
-                "chunks are pooled by their mean; leave out pooling or say mean",
-            ));
+            return Err(RequestError::ChunkPooling.into());
         }
         let spans = match &request.input {
             Input::Text(text) => chunk::of_text(text, &tokens, chunking)?,
@@ -128,11 +126,11 @@ impl Preparer<'_> {
         };
         // So that outputs, like everything else of a pass, are bounded by its tokens.
         if spans.len() > tokens.ids.len() {
-            return Err(Error::request(format!(
-                "{} spans for {} tokens; wanted no more spans than the input has tokens",
-                spans.len(),
-                tokens.ids.len()
-            )));
+            return Err(RequestError::TooManySpans {
+                spans: spans.len(),
+                tokens: tokens.ids.len(),
+            }
+            .into());
         }
         let windows = self.windows(options, tokens.ids.len())?;
         let wanted = Wanted {
@@ -161,39 +159,37 @@ impl Preparer<'_> {
         let full = self.config.hidden_size;
         let wanted = options.dimensions.unwrap_or(full);
         if wanted == 0 || wanted > full {
-            return Err(Error::request(format!(
-                "dimensions is {wanted}; the model has 1 to {full}"
-            )));
+            return Err(RequestError::Dimensions {
+                dimensions: wanted,
+                limit: full,
+            }
+            .into());
         }
         let known = wanted == full || self.config.matryoshka.contains(&wanted);
         if !known && !options.any_dimensions {
-            let sizes = match self.config.matryoshka.as_slice() {
-                [] => format!("only {full}"),
-                sizes => list(&sizes.iter().map(usize::to_string).collect::<Vec<_>>()),
-            };
-            return Err(Error::request(format!(
-                "dimensions is {wanted}, but the model was trained to be cut to {sizes}; ask for any_dimensions to \
-                 cut there all the same"
-            )));
+            return Err(RequestError::UntrainedDimensions {
+                dimensions: wanted,
+                trained: self.config.matryoshka.clone(),
+                full,
+            }
+            .into());
         }
         if options.encoding == Encoding::Binary && !wanted.is_multiple_of(8) {
-            return Err(Error::request(format!(
-                "binary encoding needs a multiple of 8 dimensions, not {wanted}"
-            )));
+            return Err(RequestError::BinaryDimensions { dimensions: wanted }.into());
         }
         Ok(wanted)
     }
 
     /// The adapters of a request and the prompt that goes before its text.
     fn weights<'o>(&'o self, options: &'o Embed) -> Result<(Mixture, &'o str)> {
-        let (mixture, prompt) = match &options.weights {
-            Weights::Unset if options.chunking.is_some() && self.has_task(CHUNKING_TASK) => {
+        let (mixture, prompt) = match &options.adapters {
+            AdapterSelection::Unset if options.chunking.is_some() && self.has_task(CHUNKING_TASK) => {
                 self.task(CHUNKING_TASK)?
             }
-            Weights::Unset => (Mixture::new(), self.config.default_prompt.as_str()),
-            Weights::Base => (Mixture::new(), ""),
-            Weights::Task(name) => self.task(name)?,
-            Weights::Mixture(parts) => (self.mixture(parts)?, ""),
+            AdapterSelection::Unset => (Mixture::new(), self.config.default_prompt.as_str()),
+            AdapterSelection::Base => (Mixture::new(), ""),
+            AdapterSelection::Task(name) => self.task(name)?,
+            AdapterSelection::Mixture(parts) => (self.mixture(parts)?, ""),
         };
         Ok((mixture, options.prompt.as_deref().unwrap_or(prompt)))
     }
@@ -205,20 +201,17 @@ impl Preparer<'_> {
     fn task(&self, name: &str) -> Result<(Mixture, &str)> {
         let slot = self.adapters.find(name);
         match (self.config.tasks.iter().find(|task| task.name == name), slot) {
-            (Some(task), None) if task.adapter => Err(Error::adapter(
-                name,
-                "was dropped; open the engine anew to have it back",
-            )),
+            (Some(task), None) if task.adapter => Err(Error::adapter(name, AdapterError::Removed)),
             (Some(task), slot) => Ok((slot.map(|s| (s, 1.0)).into_iter().collect(), &task.prefix)),
             (None, Some(slot)) => Ok((vec![(slot, 1.0)], "")),
             (None, None) => {
-                let mut known = self.config.task_names();
-                let names = self.adapters.names();
-                known.extend(names.iter().map(String::as_str).filter(|n| !self.has_task(n)));
-                Err(Error::request(format!(
-                    "there is no task or adapter `{name}`; there are {}",
-                    list(&known)
-                )))
+                let tasks = self.config.tasks.iter().map(|task| task.name.clone());
+                let added = self.adapters.names().into_iter().filter(|n| !self.has_task(n));
+                Err(RequestError::UnknownTask {
+                    name: name.to_owned(),
+                    known: tasks.chain(added).collect(),
+                }
+                .into())
             }
         }
     }
@@ -228,21 +221,22 @@ impl Preparer<'_> {
         for (name, weight) in parts {
             // Far outside what mixing means, and bounded so that no product overflows.
             if !(-LARGEST_WEIGHT..=LARGEST_WEIGHT).contains(weight) {
-                return Err(Error::request(format!(
-                    "the weight of adapter `{name}` is {weight:?}; wanted a finite number from -{LARGEST_WEIGHT} to \
-                     {LARGEST_WEIGHT}"
-                )));
+                return Err(RequestError::AdapterWeight {
+                    name: name.clone(),
+                    weight: *weight,
+                    limit: LARGEST_WEIGHT,
+                }
+                .into());
             }
-            let slot = self.adapters.find(name).ok_or_else(|| {
-                Error::request(format!(
-                    "there is no adapter `{name}`; there are {}",
-                    list(&self.adapters.names())
-                ))
-            })?;
+            let slot = self
+                .adapters
+                .find(name)
+                .ok_or_else(|| RequestError::UnknownAdapter {
+                    name: name.clone(),
+                    known: self.adapters.names(),
+                })?;
             if mixture.iter().any(|&(s, _)| s == slot) {
-                return Err(Error::request(format!(
-                    "adapter `{name}` is in the mixture twice"
-                )));
+                return Err(RequestError::RepeatedAdapter { name: name.clone() }.into());
             }
             mixture.push((slot, *weight));
         }
@@ -256,9 +250,7 @@ impl Preparer<'_> {
     fn tokens(&self, request: &Request<'_>, prompt: &str) -> Result<Tokens> {
         let ids = match &request.input {
             Input::Text(text) => {
-                let pipeline = self.text.ok_or_else(|| {
-                    Error::request("the model folder has no tokenizer.json, so it takes token ids only")
-                })?;
+                let pipeline = self.text.ok_or(RequestError::NoTokenizer)?;
                 let offsets = request.options.chunking.is_some();
                 pipeline.tokenize(prompt, text, offsets)?
             }
@@ -268,14 +260,16 @@ impl Preparer<'_> {
             },
         };
         if ids.ids.is_empty() {
-            return Err(Error::request("there are no token ids; give at least one"));
+            return Err(RequestError::NoIds.into());
         }
         let vocabulary = self.config.vocab_size;
         if let Some(position) = ids.ids.iter().position(|&id| id as usize >= vocabulary) {
-            return Err(Error::request(format!(
-                "token id {} at position {position} is outside the vocabulary of {vocabulary}",
-                ids.ids[position]
-            )));
+            return Err(RequestError::IdOutOfRange {
+                id: ids.ids[position],
+                position,
+                vocabulary,
+            }
+            .into());
         }
         Ok(ids)
     }
@@ -283,9 +277,7 @@ impl Preparer<'_> {
     fn truncate(&self, request: &Request<'_>, tokens: &mut Tokens) -> Result<bool> {
         let (count, limit) = (tokens.ids.len(), self.config.max_tokens);
         if count > limit && request.options.no_truncate {
-            return Err(Error::request(format!(
-                "the input has {count} tokens and the model takes {limit}; shorten it, allow truncation or use chunks"
-            )));
+            return Err(RequestError::TooLong { tokens: count, limit }.into());
         }
         match (&request.input, self.text) {
             (Input::Text(_), Some(pipeline)) => Ok(pipeline.truncate(tokens, limit)),
@@ -298,19 +290,20 @@ impl Preparer<'_> {
 
     fn windows(&self, options: &Embed, count: usize) -> Result<Vec<Window>> {
         let limit = self.config.max_tokens;
-        let size = options.windows.size.unwrap_or(limit);
+        let size = options.window.unwrap_or(limit);
         if size == 0 || size > limit {
-            return Err(Error::request(format!(
-                "windows of {size} tokens; the model takes 1 to {limit}"
-            )));
+            return Err(RequestError::Window { size, limit }.into());
         }
-        let overlap = options.windows.overlap.unwrap_or(256.min(size / 2));
+        let overlap = options.overlap.unwrap_or(256.min(size / 2));
         // With more, a document would go through the model more than 16 times.
         let most = size - size.div_ceil(16);
         if overlap > most {
-            return Err(Error::request(format!(
-                "windows of {size} tokens cannot overlap by {overlap}; wanted up to {most}"
-            )));
+            return Err(RequestError::Overlap {
+                size,
+                overlap,
+                limit: most,
+            }
+            .into());
         }
         Ok(chunk::windows(count, size, overlap))
     }
@@ -373,13 +366,8 @@ impl Prepared {
     /// Puts the result together from the rows of all its sequences' pools, in order; `None` is a row with
     /// numbers that are not finite.
     pub fn finish(self, rows: Vec<Option<Vector>>) -> Result<Embedding> {
-        let broken = || {
-            Error::request(
-                "the embedding has numbers that are not finite: the model's weights or an adapter's are broken (`ropeway \
-                 models verify` checks a model's) or the adapters' weights too large",
-            )
-        };
-        let rows: Vec<Vector> = rows.into_iter().collect::<Option<_>>().ok_or_else(broken)?;
+        let rows = rows.into_iter().collect::<Option<Vec<Vector>>>();
+        let rows = rows.ok_or(RequestError::NotFinite)?;
         let mut rows = rows.into_iter();
         let output = match self.shape {
             Shape::Vector => Output::Vector(rows.next().expect("one row was asked for")),
@@ -414,7 +402,7 @@ impl Prepared {
                     Ok(Chunk {
                         start: span.bounds.0,
                         end: span.bounds.1,
-                        embedding: vector.ok_or_else(broken)?,
+                        vector: vector.ok_or(RequestError::NotFinite)?,
                     })
                 };
                 let vectors: Vec<Option<Vector>> = vectors.collect();

@@ -3,7 +3,19 @@
 use std::borrow::Cow;
 
 /// One input and its options. Requests of any kind mix freely within one call.
-#[derive(Clone, Debug)]
+///
+/// ```
+/// use ropeway::{Embed, Request};
+/// let query = Embed::task("retrieval.query");
+/// let requests = [
+///     Request::text("reset password", &query),
+///     Request::text("the opening hours", &query),
+///     Request::ids(vec![0, 70, 1274, 2], Embed::base()),
+/// ];
+/// # let _ = requests;
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Request<'a> {
     /// The text or the token ids.
     pub input: Input<'a>,
@@ -13,6 +25,7 @@ pub struct Request<'a> {
 
 /// Text, or token ids that are taken as they are.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Input<'a> {
     /// Text: the prompt is put before it, then it is tokenised. Empty text is the embedding of
     /// the prompt and the special tokens.
@@ -22,72 +35,72 @@ pub enum Input<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// A request for a text.
-    pub fn text(text: impl Into<Cow<'a, str>>, options: &'a Embed) -> Self {
+    /// A request for an input; `options` are borrowed (`&Embed`) or owned.
+    pub fn new(input: Input<'a>, options: impl Into<Cow<'a, Embed>>) -> Self {
         Request {
-            input: Input::Text(text.into()),
-            options: Cow::Borrowed(options),
+            input,
+            options: options.into(),
         }
+    }
+
+    /// A request for a text.
+    pub fn text(text: impl Into<Cow<'a, str>>, options: impl Into<Cow<'a, Embed>>) -> Self {
+        Request::new(Input::Text(text.into()), options)
     }
 
     /// A request for token ids, special tokens included.
-    pub fn ids(ids: impl Into<Cow<'a, [u32]>>, options: &'a Embed) -> Self {
-        Request {
-            input: Input::Ids(ids.into()),
-            options: Cow::Borrowed(options),
-        }
+    pub fn ids(ids: impl Into<Cow<'a, [u32]>>, options: impl Into<Cow<'a, Embed>>) -> Self {
+        Request::new(Input::Ids(ids.into()), options)
     }
 }
 
-/// The options of one input; the default embeds with the base weights and the model's own pooling.
+/// The options of one input. The default embeds with the base weights, the model's default prompt and the
+/// model's own pooling, normalisation and size.
+///
+/// Options are set by methods that return them, and read by the `get_` methods. Those that the model or the engine
+/// has a value of its own for take that value back with `None`: `options.dimensions(None)`.
 ///
 /// ```
 /// use ropeway::{Embed, Encoding};
 /// let options = Embed::task("retrieval.query").dimensions(256).encoding(Encoding::Int8);
-/// # let _ = options;
+/// assert_eq!(options.get_dimensions(), Some(256));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Embed {
-    /// Which weights: see [`Weights`].
-    pub weights: Weights,
-    /// Replaces the task's prefix; `Some("")` is no prefix. Not used for token ids.
-    pub prompt: Option<String>,
-    /// Keep the first so many dimensions (Matryoshka), before normalising. `None` keeps all.
-    pub dimensions: Option<usize>,
-    /// Accept a size that the model's Matryoshka list does not name.
-    pub any_dimensions: bool,
-    /// `None` is the model's own pooling.
-    pub pooling: Option<Pooling>,
-    /// Divide by the Euclidean norm; `None` is the model's own setting (nearly always `true`).
-    pub normalize: Option<bool>,
-    /// Refuse a text that is longer than the model's limit, instead of cutting it.
-    pub no_truncate: bool,
-    /// Late chunking: one forward pass over the document, one embedding per chunk.
-    pub chunking: Option<Chunking>,
-    /// Windows for late chunking past the context length.
-    pub windows: Windows,
-    /// The form of the numbers handed back.
-    pub encoding: Encoding,
+    pub(crate) adapters: AdapterSelection,
+    /// Not used for token ids.
+    pub(crate) prompt: Option<String>,
+    pub(crate) dimensions: Option<usize>,
+    pub(crate) any_dimensions: bool,
+    pub(crate) pooling: Option<Pooling>,
+    pub(crate) normalize: Option<bool>,
+    pub(crate) no_truncate: bool,
+    pub(crate) chunking: Option<Chunking>,
+    pub(crate) window: Option<usize>,
+    pub(crate) overlap: Option<usize>,
+    pub(crate) encoding: Encoding,
 }
 
-/// Which weights an input is embedded with.
+/// Which adapters an input is embedded with.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Weights {
-    /// Not said: the base weights, or for late chunking the model's `retrieval.passage` task
-    /// where it has one. The model's default prompt, if any, applies.
+#[non_exhaustive]
+pub enum AdapterSelection {
+    /// Not said: none, or for late chunking the model's `retrieval.passage` task where it has one.
+    /// The model's default prompt, if any, applies.
     #[default]
     Unset,
-    /// The base weights, no prompt.
+    /// None: the base weights, no prompt.
     Base,
     /// A task of the model (its adapter and its prefix) or the name of an added adapter.
     Task(String),
     /// A weighted mixture of tasks and adapters: `W + Σ wᵢ·ΔWᵢ`, weights from −1000 to 1000. No prefix
-    /// unless `prompt` is given.
+    /// unless a prompt is given.
     Mixture(Vec<(String, f32)>),
 }
 
 /// How token vectors become one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Pooling {
     /// The mean over all tokens, special tokens and the prompt included.
     Mean,
@@ -100,28 +113,19 @@ pub enum Pooling {
 /// How a document is cut into chunks. Bounds are half-open, in Unicode code points of the text
 /// without prefix, or in tokens where ids are given.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Chunking {
     /// Runs of this many tokens of the text.
     Tokens(usize),
     /// Sentences, by Unicode's rules (UAX 29).
     Sentences,
-    /// These spans, `(start, end)`; they may overlap and leave gaps. No more of them than tokens.
+    /// These spans, `(start, end)`; they may overlap and leave gaps. At most one per token.
     Spans(Vec<(usize, usize)>),
-}
-
-/// The windows a document longer than the context goes through.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Windows {
-    /// Tokens per window; `None` is the model's limit.
-    pub size: Option<usize>,
-    /// Tokens by which a window overlaps the one before, at most 15/16 of it; their second outputs are
-    /// dropped. `None` is 256, as jina-embeddings-v3's authors have it, or half the window if that is
-    /// less.
-    pub overlap: Option<usize>,
 }
 
 /// The form of the numbers handed back, made after truncation and normalisation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Encoding {
     /// 32-bit floats.
     #[default]
@@ -137,12 +141,14 @@ pub enum Encoding {
 }
 
 impl Embed {
+    /// The options for the base weights, without any prompt.
+    pub fn base() -> Self {
+        Embed::default().adapters(AdapterSelection::Base)
+    }
+
     /// The options for a task or an added adapter.
     pub fn task(name: impl Into<String>) -> Self {
-        Embed {
-            weights: Weights::Task(name.into()),
-            ..Embed::default()
-        }
+        Embed::default().adapters(AdapterSelection::Task(name.into()))
     }
 
     /// The options for a weighted mixture of tasks and adapters.
@@ -151,61 +157,80 @@ impl Embed {
             .into_iter()
             .map(|(name, weight)| (name.into(), weight))
             .collect();
-        Embed {
-            weights: Weights::Mixture(parts),
-            ..Embed::default()
-        }
+        Embed::default().adapters(AdapterSelection::Mixture(parts))
     }
 
-    /// Replaces the task's prefix.
+    /// Chooses the adapters.
+    pub fn adapters(mut self, adapters: AdapterSelection) -> Self {
+        self.adapters = adapters;
+        self
+    }
+
+    /// Puts this before the text in place of the task's prefix; `""` is no prefix. Not used for token ids.
     pub fn prompt(mut self, prompt: impl Into<String>) -> Self {
         self.prompt = Some(prompt.into());
         self
     }
 
-    /// Keeps the first `dimensions` dimensions; a size outside the model's list is refused.
-    pub fn dimensions(mut self, dimensions: usize) -> Self {
-        self.dimensions = Some(dimensions);
+    /// Puts the task's own prefix before the text, or the model's default prompt, as when
+    /// [`prompt`](Self::prompt) was never set.
+    pub fn own_prompt(mut self) -> Self {
+        self.prompt = None;
         self
     }
 
-    /// Keeps the first `dimensions` dimensions, whatever the model's list says.
-    pub fn any_dimensions(mut self, dimensions: usize) -> Self {
-        self.dimensions = Some(dimensions);
-        self.any_dimensions = true;
+    /// Keeps the first `dimensions` dimensions (Matryoshka), before normalising; `None` keeps all. A size outside
+    /// [`ModelConfig::matryoshka`](crate::ModelConfig::matryoshka) is refused; see
+    /// [`any_dimensions`](Self::any_dimensions).
+    pub fn dimensions(mut self, dimensions: impl Into<Option<usize>>) -> Self {
+        self.dimensions = dimensions.into();
         self
     }
 
-    /// Sets the pooling.
-    pub fn pooling(mut self, pooling: Pooling) -> Self {
-        self.pooling = Some(pooling);
+    /// Whether [`dimensions`](Self::dimensions) may be a size that the model was not trained to be cut to; `false` if
+    /// not set.
+    pub fn any_dimensions(mut self, any: bool) -> Self {
+        self.any_dimensions = any;
         self
     }
 
-    /// Sets whether vectors are divided by their norm.
-    pub fn normalize(mut self, normalize: bool) -> Self {
-        self.normalize = Some(normalize);
+    /// Sets the pooling; `None` is the model's own.
+    pub fn pooling(mut self, pooling: impl Into<Option<Pooling>>) -> Self {
+        self.pooling = pooling.into();
         self
     }
 
-    /// Refuses a text longer than the model's limit.
-    pub fn no_truncate(mut self) -> Self {
-        self.no_truncate = true;
+    /// Sets whether vectors are divided by their Euclidean norm; `None` is the model's own setting (nearly always
+    /// `true`).
+    pub fn normalize(mut self, normalize: impl Into<Option<bool>>) -> Self {
+        self.normalize = normalize.into();
         self
     }
 
-    /// Asks for late chunking.
-    pub fn chunks(mut self, chunking: Chunking) -> Self {
-        self.chunking = Some(chunking);
+    /// Whether a text longer than the model's limit is cut there (`true`, if not set) or refused
+    /// ([`RequestError::TooLong`](crate::RequestError::TooLong)). Chunked documents are never cut.
+    pub fn truncate(mut self, truncate: bool) -> Self {
+        self.no_truncate = !truncate;
         self
     }
 
-    /// Sets the windows for documents past the context length.
-    pub fn windows(mut self, size: usize, overlap: usize) -> Self {
-        self.windows = Windows {
-            size: Some(size),
-            overlap: Some(overlap),
-        };
+    /// Asks for late chunking: one forward pass over the document, one vector per chunk. `None` asks for one vector.
+    pub fn chunks(mut self, chunking: impl Into<Option<Chunking>>) -> Self {
+        self.chunking = chunking.into();
+        self
+    }
+
+    /// Tokens of the windows that a chunked document longer than the context goes through; `None` is the model's
+    /// limit.
+    pub fn window(mut self, tokens: impl Into<Option<usize>>) -> Self {
+        self.window = tokens.into();
+        self
+    }
+
+    /// Tokens by which a window overlaps the one before, at most 15/16 of it; their second outputs are dropped.
+    /// `None` is 256, as jina-embeddings-v3's authors have it, or half the window if that is less.
+    pub fn overlap(mut self, tokens: impl Into<Option<usize>>) -> Self {
+        self.overlap = tokens.into();
         self
     }
 
@@ -213,5 +238,72 @@ impl Embed {
     pub fn encoding(mut self, encoding: Encoding) -> Self {
         self.encoding = encoding;
         self
+    }
+
+    /// The adapters chosen.
+    pub fn get_adapters(&self) -> &AdapterSelection {
+        &self.adapters
+    }
+
+    /// The prompt; `None` is the task's prefix or the model's default prompt.
+    pub fn get_prompt(&self) -> Option<&str> {
+        self.prompt.as_deref()
+    }
+
+    /// The dimensions kept; `None` is all.
+    pub fn get_dimensions(&self) -> Option<usize> {
+        self.dimensions
+    }
+
+    /// Whether any size of [`get_dimensions`](Self::get_dimensions) is accepted.
+    pub fn get_any_dimensions(&self) -> bool {
+        self.any_dimensions
+    }
+
+    /// The pooling; `None` is the model's own.
+    pub fn get_pooling(&self) -> Option<Pooling> {
+        self.pooling
+    }
+
+    /// Whether vectors are normalised; `None` is the model's own setting.
+    pub fn get_normalize(&self) -> Option<bool> {
+        self.normalize
+    }
+
+    /// Whether a text longer than the model's limit is cut, not refused.
+    pub fn get_truncate(&self) -> bool {
+        !self.no_truncate
+    }
+
+    /// The chunks asked for.
+    pub fn get_chunks(&self) -> Option<&Chunking> {
+        self.chunking.as_ref()
+    }
+
+    /// Tokens of a window; `None` is the model's limit.
+    pub fn get_window(&self) -> Option<usize> {
+        self.window
+    }
+
+    /// Tokens by which windows overlap; `None` is the engine's choice.
+    pub fn get_overlap(&self) -> Option<usize> {
+        self.overlap
+    }
+
+    /// The form of the numbers handed back.
+    pub fn get_encoding(&self) -> Encoding {
+        self.encoding
+    }
+}
+
+impl From<Embed> for Cow<'_, Embed> {
+    fn from(options: Embed) -> Self {
+        Cow::Owned(options)
+    }
+}
+
+impl<'a> From<&'a Embed> for Cow<'a, Embed> {
+    fn from(options: &'a Embed) -> Self {
+        Cow::Borrowed(options)
     }
 }

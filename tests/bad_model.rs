@@ -10,16 +10,15 @@ use common::{
     Scratch, Table, Tensor, edit_bytes, edit_header, edit_json, edit_tensors, model, set_key, tiny,
 };
 use model_maker::{Family, Layout, ModelSpec};
-use ropeway::model::Model;
 use ropeway::{Chunking, Device, Embed, Embedding, Encoding, Engine, Error, Output, Pooling, Request};
 use serde_json::{Value, json};
 
+fn open(path: &Path) -> ropeway::Result<Engine> {
+    Engine::builder().device(Device::Cpu).threads(1).open(path)
+}
+
 fn engine(path: &Path) -> Engine {
-    Engine::builder()
-        .device(Device::Cpu)
-        .threads(1)
-        .open(path)
-        .unwrap()
+    open(path).unwrap()
 }
 
 /// What breaks a copy of a model, and the words that the error must hold.
@@ -31,7 +30,7 @@ fn break_model(name: &str, spec: &ModelSpec, cases: &[Breakage]) {
     for &(case, damage, words) in cases {
         let scratch = Scratch::model(spec);
         damage(scratch.path());
-        table.refused(case, words, || Model::open(scratch.path()));
+        table.refused(case, words, || open(scratch.path()));
     }
     table.finish();
 }
@@ -47,12 +46,16 @@ fn a_path_that_is_no_model_is_refused() {
     fs::create_dir(path("empty")).unwrap();
     fs::write(path("file"), "x").unwrap();
     let mut table = Table::new("paths");
-    let open = |path: &Path| Engine::builder().offline(true).open(path);
     table.refused(
         "no such folder",
-        &["nowhere", "neither a folder nor a hub id"],
+        &["nowhere", "there is no such folder", "hub id", "from_hub"],
         || open(&path("nowhere")),
     );
+    for id in ["nowhere", "a/b/c", "owner/", "a b/c"] {
+        table.refused(id, &[id, "is not a hub id", "`owner/name`"], || {
+            Engine::builder().offline(true).from_hub(id)
+        });
+    }
     table.refused("a file", &["file", "give the model's folder"], || {
         open(&path("file"))
     });
@@ -233,7 +236,7 @@ fn broken_shards_are_refused() {
         shards: 2,
         ..tiny(Family::Bert)
     };
-    Model::open(&model(&spec)).unwrap();
+    engine(&model(&spec));
     fn set(m: &Path, value: Value) {
         edit_json(&m.join(INDEX), |index| {
             let map = index["weight_map"].as_object_mut().unwrap();
@@ -310,9 +313,7 @@ fn bad_keys(spec: &ModelSpec, cases: &[(&str, Value, &[&str])]) {
         let scratch = Scratch::model(spec);
         set_key(&scratch.path().join("config.json"), key, value.clone());
         let words: Vec<&str> = words.iter().copied().chain(["config.json"]).collect();
-        table.refused(&format!("{key} = {value}"), &words, || {
-            Model::open(scratch.path())
-        });
+        table.refused(&format!("{key} = {value}"), &words, || open(scratch.path()));
     }
     table.finish();
 }
@@ -911,7 +912,7 @@ fn broken_peft_adapters_are_refused() {
         engine.add_adapter("good", good.path())
     });
     table.refused("unknown name dropped", &["`broken`", "loaded are good"], || {
-        engine.drop_adapter("broken")
+        engine.remove_adapter("broken")
     });
     table.finish();
     // Nothing that was refused left a trace.
@@ -928,13 +929,13 @@ fn an_adapter_cannot_take_a_tasks_name() {
     table.refused("a task", &["`separation`", "is the name of a task"], || {
         engine.add_adapter("separation", adapter.path())
     });
-    engine.drop_adapter("separation").unwrap();
+    engine.remove_adapter("separation").unwrap();
     table.refused(
-        "a dropped task",
+        "a removed task",
         &["`separation`", "is the name of a task"],
         || engine.add_adapter("separation", adapter.path()),
     );
-    table.refused("its use", &["separation", "was dropped"], || {
+    table.refused("its use", &["separation", "was removed"], || {
         engine.embed(&["x"], &Embed::task("separation"))
     });
     table.finish();
@@ -1025,13 +1026,13 @@ fn bad_requests() -> Vec<BadRequest> {
         (
             "too many dimensions",
             text,
-            Embed::default().any_dimensions(65),
+            Embed::default().dimensions(65).any_dimensions(true),
             &["dimensions is 65", "1 to 64"],
         ),
         (
             "absurd dimensions",
             text,
-            Embed::default().any_dimensions(usize::MAX),
+            Embed::default().dimensions(usize::MAX).any_dimensions(true),
             &["dimensions", "1 to 64"],
         ),
         (
@@ -1043,19 +1044,22 @@ fn bad_requests() -> Vec<BadRequest> {
         (
             "binary of 12",
             text,
-            Embed::default().any_dimensions(12).encoding(Encoding::Binary),
+            Embed::default()
+                .dimensions(12)
+                .any_dimensions(true)
+                .encoding(Encoding::Binary),
             &["multiple of 8", "12"],
         ),
         (
             "too long",
             Ok(long),
-            Embed::default().no_truncate(),
+            Embed::default().truncate(false),
             &["tokens", "40", "allow truncation"],
         ),
         (
             "too many ids",
             Err(&[5; 41]),
-            Embed::default().no_truncate(),
+            Embed::default().truncate(false),
             &["41 tokens", "40", "allow truncation"],
         ),
         ("no ids", Err(&[]), Embed::default(), &["no token ids"]),
@@ -1124,19 +1128,19 @@ fn bad_requests() -> Vec<BadRequest> {
         (
             "window too large",
             text,
-            Embed::default().chunks(Chunking::Sentences).windows(41, 0),
+            Embed::default().chunks(Chunking::Sentences).window(41).overlap(0),
             &["41", "1 to 40"],
         ),
         (
             "window of 0",
             text,
-            Embed::default().chunks(Chunking::Sentences).windows(0, 0),
+            Embed::default().chunks(Chunking::Sentences).window(0).overlap(0),
             &["0 tokens", "1 to 40"],
         ),
         (
             "all overlap",
             Ok(long),
-            Embed::default().chunks(Chunking::Sentences).windows(8, 8),
+            Embed::default().chunks(Chunking::Sentences).window(8).overlap(8),
             &["overlap by 8", "wanted up to"],
         ),
         (
@@ -1144,7 +1148,8 @@ fn bad_requests() -> Vec<BadRequest> {
             Ok(long),
             Embed::default()
                 .chunks(Chunking::Sentences)
-                .windows(8, usize::MAX),
+                .window(8)
+                .overlap(usize::MAX),
             &["overlap"],
         ),
     ]
@@ -1171,7 +1176,7 @@ fn bad_requests_are_refused_and_do_not_hurt_good_ones() {
     let mut table = Table::new("requests");
     for (case, input, options, words) in &bad {
         let request = request(input, options);
-        table.refused(case, words, || engine.check(&request));
+        table.refused(case, words, || engine.validate(&request));
         table.refused(case, words, || {
             engine.embed_batch(std::slice::from_ref(&request)).remove(0)
         });
@@ -1196,7 +1201,9 @@ fn bad_requests_are_refused_and_do_not_hurt_good_ones() {
     }
     // `embed` names the first bad text.
     let texts = ["short", "t ".repeat(99).leak()];
-    let error = engine.embed(&texts, &Embed::default().no_truncate()).unwrap_err();
+    let error = engine
+        .embed(&texts, &Embed::default().truncate(false))
+        .unwrap_err();
     assert!(matches!(error, Error::Input { index: 1, .. }), "{error}");
 }
 
@@ -1213,15 +1220,18 @@ fn requests_at_the_edges_are_served() {
     let empty = one(Request::text("", &default));
     assert_eq!(empty, one(Request::ids(&[0u32, 2][..], &default)));
     assert_eq!((empty.tokens, empty.truncated), (2, false));
-    let norm: f32 = empty.vector().unwrap().iter().map(|x| x * x).sum();
+    let norm: f32 = empty.as_f32().unwrap().iter().map(|x| x * x).sum();
     assert!((norm - 1.0).abs() < 1e-5, "{norm}");
     let chunked = Embed::default().chunks(Chunking::Tokens(usize::MAX));
     assert_eq!(one(Request::text("", &chunked)).chunks().unwrap().len(), 1);
 
     // Any size when asked for, and whole bytes of bits.
-    let three = Embed::default().any_dimensions(3);
-    assert_eq!(one(Request::text("x", &three)).vector().unwrap().len(), 3);
-    let bits = Embed::default().any_dimensions(16).encoding(Encoding::Binary);
+    let three = Embed::default().dimensions(3).any_dimensions(true);
+    assert_eq!(one(Request::text("x", &three)).as_f32().unwrap().len(), 3);
+    let bits = Embed::default()
+        .dimensions(16)
+        .any_dimensions(true)
+        .encoding(Encoding::Binary);
     let Output::Vector(ropeway::Vector::Binary(bytes)) = one(Request::text("x", &bits)).output else {
         panic!("not binary")
     };
@@ -1234,13 +1244,13 @@ fn requests_at_the_edges_are_served() {
     assert_eq!((cut.tokens, cut.truncated), (40, true));
     assert_eq!(
         cut.output,
-        one(Request::ids(vec![7u32; 40], &default.clone().no_truncate())).output
+        one(Request::ids(vec![7u32; 40], default.clone().truncate(false))).output
     );
 
     // No adapter at all: an empty mixture, and weights of zero.
-    let base = one(Request::text("base", &Embed::default()));
+    let base = one(Request::text("base", Embed::default()));
     for mixture in [vec![], vec![("separation", 0.0)], vec![("separation", -0.0)]] {
-        assert_eq!(one(Request::text("base", &Embed::mixture(mixture))), base);
+        assert_eq!(one(Request::text("base", Embed::mixture(mixture))), base);
     }
 
     // No chunks asked for: none come back.
@@ -1253,13 +1263,13 @@ fn requests_at_the_edges_are_served() {
     );
 
     // A document past the context, in windows.
-    let windows = Embed::default().chunks(Chunking::Tokens(7)).windows(16, 5);
+    let windows = Embed::default().chunks(Chunking::Tokens(7)).window(16).overlap(5);
     let document = one(Request::ids(vec![9u32; 100], &windows));
     assert_eq!((document.chunks().unwrap().len(), document.tokens), (15, 100));
     assert!(!document.truncated);
     // The default overlap is larger than this model's context; half the context is taken then.
     let default = Embed::default().chunks(Chunking::Tokens(7));
-    let half = default.clone().windows(40, 20);
+    let half = default.clone().window(40).overlap(20);
     let document = vec![9u32; 100];
     assert_eq!(
         one(Request::ids(&document, &default)),

@@ -84,7 +84,7 @@ fn every_family_type_and_odd_shape_agrees_with_float64() {
         (s.hidden, s.heads, s.ffn, s.layers, s.rank, s.dtype) = (90, 3, 77, 2, 3, Dtype::F32);
     });
     let options = mixed_options();
-    let fits = |o: &&Embed| o.dimensions.is_none();
+    let fits = |o: &&Embed| o.get_dimensions().is_none();
     let options: Vec<Embed> = options.iter().filter(fits).cloned().collect();
     agrees_with_float64(&open(&odd), &mixed_requests(&options, &[1, 9, 40, 3, 17]));
 }
@@ -119,14 +119,14 @@ fn random_shapes_agree_with_float64_and_with_themselves() {
             .open(&path)
             .unwrap();
         let tasks: Vec<String> = engine
-            .model()
+            .config()
             .task_names()
             .into_iter()
             .map(str::to_owned)
             .collect();
         let options: Vec<Embed> = (0..5)
             .map(|_| {
-                let mut options = match tasks.len() {
+                let options = match tasks.len() {
                     0 => Embed::default(),
                     n => {
                         let (a, b) = (random.below(n), random.below(n));
@@ -138,9 +138,11 @@ fn random_shapes_agree_with_float64_and_with_themselves() {
                         }
                     }
                 };
-                options.pooling = [None, Some(Pooling::Cls), Some(Pooling::None)][random.below(3)];
-                options.normalize = Some(random.below(2) == 0);
-                options.any_dimensions(1 + random.below(engine.model().hidden_size))
+                options
+                    .pooling([None, Some(Pooling::Cls), Some(Pooling::None)][random.below(3)])
+                    .normalize(random.below(2) == 0)
+                    .dimensions(1 + random.below(engine.config().hidden_size))
+                    .any_dimensions(true)
             })
             .collect();
         let lengths: Vec<usize> = (0..1 + random.below(7)).map(|_| 1 + random.below(200)).collect();
@@ -197,7 +199,7 @@ fn a_result_depends_on_its_own_input_alone() {
         let builder = Engine::builder()
             .threads(threads)
             .batch_tokens(batch_tokens)
-            .lanes(lanes);
+            .concurrency(lanes);
         let other = builder.device(Device::Cpu).open(jina()).unwrap();
         for (result, together) in other.embed_batch(&requests).into_iter().zip(&together) {
             assert_eq!(
@@ -213,8 +215,8 @@ fn a_result_depends_on_its_own_input_alone() {
 fn both_jina_layouts_give_the_same_bits() {
     let native = open(&model("native", |spec| spec.layout = Layout::Native));
     let hub = open(jina());
-    assert_eq!(native.model().task_names(), hub.model().task_names());
-    for name in hub.model().task_names() {
+    assert_eq!(native.config().task_names(), hub.config().task_names());
+    for name in hub.config().task_names() {
         let options = Embed::task(name);
         let texts = ["A short text.", "Ein etwas längerer Text, mit Prompt."];
         assert_eq!(
@@ -241,7 +243,7 @@ fn a_mixture_of_one_is_that_task_and_of_none_the_base_weights() {
         embed(&Embed::default())
     );
     // The prefix of a task is just text.
-    let prefix = &engine.model().tasks[0].prefix;
+    let prefix = &engine.config().tasks[0].prefix;
     let query = Embed::mixture([("retrieval.query", 1.0)]).prompt(prefix.as_str());
     assert_eq!(embed(&query), embed(&Embed::task("retrieval.query")));
     assert_ne!(
@@ -288,7 +290,7 @@ fn adapters_come_and_go_while_others_embed() {
             assert_ne!(mine, embed(&Embed::default()).unwrap());
             assert_eq!(first.get_or_insert_with(|| mine.clone()), &mine);
             embed(&Embed::mixture([("mine", 0.5), ("separation", 0.5)])).unwrap();
-            engine.drop_adapter("mine").unwrap();
+            engine.remove_adapter("mine").unwrap();
             assert!(embed(&Embed::task("mine")).is_err());
         }
         stop.store(true, Ordering::Relaxed);
@@ -308,7 +310,8 @@ fn rows(engine: &Engine, request: Request<'_>) -> Vec<Vec<f32>> {
     match engine.embed_batch(&[request]).remove(0).unwrap().output {
         Output::Vector(vector) => vec![f32s(&vector)],
         Output::Tokens(vectors) => vectors.iter().map(f32s).collect(),
-        Output::Chunks(chunks) => chunks.iter().map(|chunk| f32s(&chunk.embedding)).collect(),
+        Output::Chunks(chunks) => chunks.iter().map(|chunk| f32s(&chunk.vector)).collect(),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -372,13 +375,7 @@ fn late_chunks_are_means_over_one_forward_pass() {
     // Without a task late chunking takes retrieval.passage.
     let chunked = |weights: Embed| ask(&weights.chunks(Chunking::Tokens(40)));
     assert_eq!(chunked(Embed::default()), chunked(weights));
-    assert_ne!(
-        chunked(Embed::default()),
-        chunked(Embed {
-            weights: ropeway::Weights::Base,
-            ..Embed::default()
-        })
-    );
+    assert_ne!(chunked(Embed::default()), chunked(Embed::base()));
 }
 
 #[test]
@@ -403,7 +400,8 @@ fn long_documents_go_through_overlapping_windows() {
     let spans = vec![(0, 1000), (0, 99), (60, 140), (100, 101), (930, 1000)];
     let options = options
         .chunks(Chunking::Spans(spans.clone()))
-        .windows(size, overlap);
+        .window(size)
+        .overlap(overlap);
     let chunks = rows(&engine, Request::ids(input.as_slice(), &options));
     for (chunk, &(start, end)) in chunks.iter().zip(&spans) {
         close(chunk, &normalised_mean(&tokens[start..end], 128));
@@ -419,18 +417,21 @@ fn long_input_is_cut_and_said_so() {
         .unwrap()
         .remove(0);
     assert!(result.truncated);
-    assert_eq!(result.tokens, engine.model().max_tokens);
+    assert_eq!(result.tokens, engine.config().max_tokens);
     let error = engine
-        .embed(&[text.as_str()], &Embed::default().no_truncate())
+        .embed(&[text.as_str()], &Embed::default().truncate(false))
         .unwrap_err();
     assert!(
         error
             .to_string()
-            .contains(&format!("takes {}", engine.model().max_tokens)),
+            .contains(&format!("takes {}", engine.config().max_tokens)),
         "{error}"
     );
     // All of it goes through where it is chunked.
-    let options = Embed::default().chunks(Chunking::Tokens(100)).windows(128, 16);
+    let options = Embed::default()
+        .chunks(Chunking::Tokens(100))
+        .window(128)
+        .overlap(16);
     let chunked = engine.embed(&[text.as_str()], &options).unwrap().remove(0);
     assert!(!chunked.truncated && chunked.tokens > 800);
     assert_eq!(

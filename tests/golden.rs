@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ropeway::inspect::{Executor, Side, trace};
-use ropeway::{Chunking, Device, Embed, Engine, Request, Weights};
+use ropeway::{AdapterSelection, Chunking, Device, Embed, Engine, Request};
 use serde_json::Value;
 
 mod common;
@@ -64,7 +64,7 @@ fn check(name: &str, fixture: &Fixture, engine: &Engine) {
 /// Every layer's output, for the cases that have them.
 fn check_layers(name: &str, fixture: &Fixture, engine: &Engine) {
     let tolerances = fixture.manifest["tolerance"]["hidden_states"].as_array().unwrap();
-    let layers = engine.model().num_hidden_layers + 1;
+    let layers = engine.config().num_hidden_layers + 1;
     assert_eq!(tolerances.len(), layers);
     let mut checked = 0;
     for case in fixture
@@ -178,17 +178,17 @@ fn sentences_are_the_fixtures_spans() {
 }
 
 /// The least error over the fixture's cases of 7 or more tokens, when something is wrong on purpose.
-fn least_error(fixture: &Fixture, engine: &Engine, change: impl Fn(&mut Embed)) -> f64 {
+fn least_error(fixture: &Fixture, engine: &Engine, change: impl Fn(Embed) -> Embed) -> f64 {
     let mut least = f64::INFINITY;
     for case in fixture.cases() {
         let whole = case["pooling"] == "mean" && case["normalize"] == true && case["dimensions"].is_null();
         if !whole || numbers(&case["ids"]).len() < 7 {
             continue;
         }
-        let mut request = request(case, false);
-        let before = request.options.clone();
-        change(request.options.to_mut());
-        if before == request.options && engine.model().positions == open("jina-hub").model().positions {
+        let Request { input, options, .. } = request(case, false);
+        let before = options.into_owned();
+        let request = Request::new(input, change(before.clone()));
+        if before == *request.options && engine.config().positions == open("jina-hub").config().positions {
             continue;
         }
         let result = engine.embed_batch(&[request]).remove(0).unwrap();
@@ -205,14 +205,16 @@ fn least_error(fixture: &Fixture, engine: &Engine, change: impl Fn(&mut Embed)) 
 fn mistakes_made_on_purpose_are_seen() {
     let fixture = Fixture::open("jina");
     let hub = open("jina-hub");
-    let tasks: Vec<String> = hub.model().task_names().into_iter().map(str::to_owned).collect();
-    let wrong_task = least_error(&fixture, &hub, |options| {
-        if let Weights::Task(task) = &mut options.weights {
+    let tasks: Vec<String> = hub.config().task_names().into_iter().map(str::to_owned).collect();
+    let wrong_task = least_error(&fixture, &hub, |options| match options.get_adapters() {
+        AdapterSelection::Task(task) => {
             let index = tasks.iter().position(|t| t == task).unwrap();
-            *task = tasks[(index + 1) % tasks.len()].clone();
+            let next = tasks[(index + 1) % tasks.len()].clone();
+            options.adapters(AdapterSelection::Task(next))
         }
+        _ => options,
     });
-    let adapters_off = least_error(&fixture, &hub, |options| options.weights = Weights::Base);
+    let adapters_off = least_error(&fixture, &hub, |options| options.adapters(AdapterSelection::Base));
     let copy = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(folder().join("jina-hub")).unwrap() {
         let path = entry.unwrap().path();
@@ -223,7 +225,7 @@ fn mistakes_made_on_purpose_are_seen() {
     assert!(text.contains("20000"));
     fs::write(&config, text.replace("20000", "10000")).unwrap();
     let rope = Engine::builder().device(Device::Cpu).open(copy.path()).unwrap();
-    let rope_base = least_error(&fixture, &rope, |_| {});
+    let rope_base = least_error(&fixture, &rope, |options| options);
     for (mistake, least) in [
         ("task", wrong_task),
         ("adapters", adapters_off),
@@ -274,7 +276,7 @@ fn minilm_agrees_with_sentence_transformers() {
             case["name"]
         );
         let row = case["row"].as_u64().unwrap() as usize;
-        let error = max_abs(result.vector().unwrap(), &rows[row * 384..(row + 1) * 384]);
+        let error = max_abs(result.as_f32().unwrap(), &rows[row * 384..(row + 1) * 384]);
         assert!(
             error <= tolerance,
             "{}: off by {error:.1e}, tolerance {tolerance:.1e}",
@@ -291,7 +293,7 @@ fn minilm_agrees_with_sentence_transformers() {
             .iter()
             .position(|case| &case["name"] == name)
             .unwrap();
-        results[index].vector().unwrap()
+        results[index].as_f32().unwrap()
     };
     let query = vector(&ranking["query"]);
     let score = |name: &Value| query.iter().zip(vector(name)).map(|(a, b)| a * b).sum::<f32>();

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use common::{Scratch, model, tiny};
 use model_maker::{Family, Layout, ModelSpec};
-use ropeway::{Device, Embed, Engine};
+use ropeway::{Device, Embed, Engine, EngineBuilder};
 use serde_json::{Value, json};
 
 /// What the child opens, and where it writes the result.
@@ -31,23 +31,31 @@ fn child() {
     let (Ok(model), Ok(result)) = (std::env::var(MODEL), std::env::var(RESULT)) else {
         return;
     };
-    let answer = match embed(&model) {
+    let answer = match builder().from_hub(&model).and_then(bits) {
         Ok(bits) => json!({ "bits": bits }),
         Err(error) => json!({ "error": error.to_string() }),
     };
     fs::write(result, answer.to_string()).unwrap();
 }
 
-/// The bits of one embedding by the model.
-fn embed(model: impl AsRef<Path>) -> ropeway::Result<Vec<u32>> {
-    let engine = Engine::builder().device(Device::Cpu).threads(1).open(model)?;
+fn builder() -> EngineBuilder {
+    Engine::builder().device(Device::Cpu).threads(1)
+}
+
+/// The bits of one embedding by the model in a folder.
+fn embed(folder: impl AsRef<Path>) -> ropeway::Result<Vec<u32>> {
+    bits(builder().open(folder)?)
+}
+
+/// The bits of one embedding.
+fn bits(engine: Engine) -> ropeway::Result<Vec<u32>> {
     let task = engine
-        .model()
+        .config()
         .task_names()
         .first()
         .map_or(Embed::default(), |&task| Embed::task(task));
     let embedding = engine.embed(&["A text to embed."], &task)?.remove(0);
-    Ok(embedding.vector().unwrap().iter().map(|x| x.to_bits()).collect())
+    Ok(embedding.into_f32()?.into_iter().map(f32::to_bits).collect())
 }
 
 /// Opens `model` in a process with this cache and these variables.

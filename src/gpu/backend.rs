@@ -112,7 +112,7 @@ impl Gpu {
         let mut merged = Vec::new();
         for name in &options.merged {
             let slot = table.find(name).ok_or_else(|| {
-                let names = crate::model::adapter::list(&table.names());
+                let names = crate::error::list(&table.names());
                 Error::adapter(
                     name,
                     format!("cannot be merged: it is not one of the model's; there are {names}"),
@@ -268,8 +268,8 @@ impl Gpu {
         };
         let drained = lane.stream.synchronize();
         let lost = match (&failure, drained) {
-            (Failure::Call(_, error), _) if error.sticky() => error.clone(),
-            (_, Err(error)) if error.sticky() => error,
+            (Failure::Call(_, error), _) if error.is_sticky() => error.clone(),
+            (_, Err(error)) if error.is_sticky() => error,
             _ => return Err(failure),
         };
         Err(Failure::Lost(self.lost.get_or_init(|| lost).clone()))

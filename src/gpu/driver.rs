@@ -59,8 +59,28 @@ impl DriverError {
         self
     }
 
+    /// The driver's function, as the CUDA documentation names it: `cuMemAlloc`.
+    pub fn call(&self) -> &'static str {
+        self.call.trim_end_matches("_v2")
+    }
+
+    /// The driver's code for the failure, a `CUresult`: 2.
+    pub fn code(&self) -> u32 {
+        self.code as u32
+    }
+
+    /// The name of that code: `CUDA_ERROR_OUT_OF_MEMORY`.
+    pub fn name(&self) -> String {
+        format!("{:?}", self.code)
+    }
+
+    /// What the driver says of that code: `out of memory`.
+    pub fn message(&self) -> &str {
+        &self.meaning
+    }
+
     /// Whether the context is lost with this: every later call in it fails as well.
-    pub fn sticky(&self) -> bool {
+    pub fn is_sticky(&self) -> bool {
         use CUresult::*;
         matches!(
             self.code,
@@ -87,7 +107,7 @@ impl DriverError {
     }
 
     /// Whether the device's memory, or the page-locked, did not suffice.
-    pub fn out_of_memory(&self) -> bool {
+    pub fn is_out_of_memory(&self) -> bool {
         self.code == CUresult::CUDA_ERROR_OUT_OF_MEMORY
     }
 
@@ -103,7 +123,7 @@ impl DriverError {
         use CUresult::*;
         match self.code {
             CUDA_ERROR_OUT_OF_MEMORY => {
-                "; use fewer batch_tokens or lanes, or another device (nvidia-smi shows who uses its memory)"
+                "; use fewer batch_tokens or less concurrency, or another device (nvidia-smi shows who uses its memory)"
             }
             CUDA_ERROR_DEVICE_UNAVAILABLE => {
                 "; another process has the device for itself: nvidia-smi shows it"
@@ -117,7 +137,7 @@ impl DriverError {
             CUDA_ERROR_ECC_UNCORRECTABLE | CUDA_ERROR_NVLINK_UNCORRECTABLE => {
                 "; the hardware failed: see nvidia-smi -q and the system's log"
             }
-            _ if self.sticky() => {
+            _ if self.is_sticky() => {
                 "; the device's context is lost. Kernels fail late: CUDA_LAUNCH_BLOCKING=1 shows which one it was"
             }
             _ => "",
@@ -127,7 +147,7 @@ impl DriverError {
 
 impl fmt::Display for DriverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let call = self.call.trim_end_matches("_v2");
+        let call = self.call();
         let of = if self.of.is_empty() { "" } else { " of " };
         let (what, code, meaning, way_out) = (&self.of, self.code, &self.meaning, self.way_out());
         write!(f, "{call}{of}{what} failed: {code:?} ({meaning}){way_out}")

@@ -34,7 +34,7 @@ impl<'e> AdapterLab<'e> {
     /// # Errors
     /// An engine on the CPU; a call of the driver that failed, for want of memory also.
     pub fn new(engine: &'e Engine, rank: usize, relative_size: f32) -> Result<AdapterLab<'e>> {
-        let (gpu, model) = (engine.gpu()?, engine.opened());
+        let (gpu, model) = (engine.gpu()?, engine.model());
         let table = AdapterTable::new(vec![random(model, rank, relative_size, 0)]);
         let merged = Arc::new(Merged::upload(
             gpu.context(),
@@ -64,7 +64,7 @@ impl<'e> AdapterLab<'e> {
     pub fn grow(&mut self, adapters: usize) -> Result<()> {
         let mut table = self.table.clone();
         while table.slots() < adapters {
-            let (model, number) = (self.engine.opened(), table.slots());
+            let (model, number) = (self.engine.model(), table.slots());
             table.add(random(model, self.rank, self.relative_size, number))?;
         }
         self.resident = upload(self.engine, &table, &self.merged)?;
@@ -99,7 +99,7 @@ impl<'e> AdapterLab<'e> {
 
 fn upload(engine: &Engine, table: &AdapterTable, merged: &Arc<Merged>) -> Result<Arc<Resident>> {
     let gpu = engine.gpu()?;
-    let resident = Resident::new(gpu.context(), engine.model(), gpu.precision(), table, None)?;
+    let resident = Resident::new(gpu.context(), engine.config(), gpu.precision(), table, None)?;
     Ok(Arc::new(resident.with_merged(0, merged.clone())))
 }
 

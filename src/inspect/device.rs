@@ -45,7 +45,7 @@ impl DeviceLimits {
             Ok(DeviceLimits {
                 name: facts.name.clone(),
                 simulated: facts.simulated(),
-                uuid: facts.uuid.to_string(),
+                uuid: crate::devices::uuid_text(&facts.uuid),
                 capability: facts.capability,
                 multiprocessors: facts.multiprocessors,
                 clock_khz: clocks.multiprocessor,

@@ -91,7 +91,7 @@ pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
     if left_batch.cu_seqlens != right_batch.cu_seqlens
         || left_batch.output_rows() != right_batch.output_rows()
     {
-        return Err(Error::Request(format!(
+        return Err(Error::request(format!(
             "the two sides do not have the same tokens ({} and {} in all), so their steps cannot be compared; give \
              both the same prompt",
             left_batch.tokens(),
@@ -99,7 +99,7 @@ pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
         )));
     }
     let sizes = |engine: &Engine| {
-        let config = engine.model();
+        let config = engine.config();
         (
             config.hidden_size,
             config.num_hidden_layers,
@@ -108,17 +108,14 @@ pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
         )
     };
     if sizes(left.engine) != sizes(right.engine) {
-        return Err(Error::Request(
-            "the two sides' models have different sizes".into(),
-        ));
+        return Err(Error::request("the two sides' models have different sizes"));
     }
     let (mut shape, left_shape) = (right_batch.shape(), left_batch.shape());
     let columns = |batch: &Batch| Site::ALL.map(|site| batch.adapters.columns(site));
     if columns(&left_batch) != columns(&right_batch) && (shape.adapted || left_shape.adapted) {
-        return Err(Error::Request(
+        return Err(Error::request(
             "the two sides have different adapters loaded, so their down-projections cannot be compared; load the same \
-             ones on both"
-                .into(),
+             ones on both",
         ));
     }
     // Adapters of either side need their steps.
@@ -129,7 +126,7 @@ pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
         (false, true) => left.engine.plan(&left_batch, shape),
         (false, false) => {
             let columns = columns(&right_batch).map(|(_, total)| total);
-            Plan::cpu(right.engine.model(), shape, columns)
+            Plan::cpu(right.engine.config(), shape, columns)
         }
     };
     let mut wanted: HashMap<(usize, BufferId), Vec<f64>> = HashMap::new();
@@ -188,7 +185,7 @@ fn run(
     batch: &Batch,
     after: &mut dyn FnMut(usize, BufferId, Vec<f64>),
 ) -> Result<()> {
-    let model = side.engine.opened();
+    let model = side.engine.model();
     match side.executor {
         Executor::Device => {
             let on_gpu = side.engine.on_gpu();

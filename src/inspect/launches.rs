@@ -130,7 +130,7 @@ fn of_columns(columns: u32) -> String {
 /// [`cost::step`], with what it leaves to arithmetic on the launch: vectors of one element per column, tables, and of the
 /// adapters' columns only those that any row (for bytes) or the row itself (for FLOP) uses.
 pub(super) fn least(pass: &Pass<'_>, plan: &Plan, launch: &Launch) -> Cost {
-    let (config, batch) = (pass.engine.model(), &pass.batch);
+    let (config, batch) = (pass.engine.config(), &pass.batch);
     let step = &plan.steps[launch.step];
     let lengths = pass.lengths();
     let cost = cost::step(config, plan, step, &lengths, NUMBER, NUMBER);

@@ -7,7 +7,7 @@
 //! use ropeway::inspect::{Pass, Rotation};
 //! use ropeway::{Embed, Engine, Request};
 //!
-//! let engine = Engine::open("jinaai/jina-embeddings-v3")?;
+//! let engine = Engine::open("models/jina-embeddings-v3")?;
 //! let options = Embed::task("retrieval.query");
 //! let pass = Pass::new(&engine, &[Request::text("reset password", &options)])?;
 //! println!("{}\n{:?}", pass.plan(), pass.cost());
@@ -29,6 +29,7 @@
 //! | [`compare`], [`trace`] | one plan on two executors, step by step |
 //! | [`AdapterLab`] | random adapters beside the engine's own, applied in each way there is |
 //! | [`time_call`], [`open_phases`] | the parts of a call, and of opening an engine |
+//! | [`kernels`] | the GPU kernels that this build embeds |
 //! | [`DeviceLimits`], [`copy_bandwidth`], [`MemoryProbe`] | what the engine's GPU is, and its memory |
 //!
 //! What the plan shows may change with any version: it describes the kernels of this one.
@@ -47,6 +48,7 @@ pub use launches::LaunchInfo;
 pub use pass::{CallTimes, Pass, StepInfo, StepTimer, open_phases, time_call};
 pub use random::Random;
 
+pub use crate::gpu::kernels::{KernelModule, Kernels, kernels};
 pub use crate::gpu::timing::{PassTimes, Rotation};
 pub use crate::model::adapter::Site;
 pub use crate::plan::{Buffer, BufferId, Form, Fusion, Name, NormSite, Op, Plan, Step, Tile, Variant};

@@ -62,7 +62,7 @@ impl<'e> Pass<'e> {
     pub fn cost(&self) -> Cost {
         let element = self.engine.element_bytes();
         cost::plan(
-            self.engine.model(),
+            self.engine.config(),
             &self.plan(),
             &self.lengths(),
             element,
@@ -107,7 +107,7 @@ impl<'e> Pass<'e> {
         let once = self.engine.with_gpu(|gpu, lane, model, resident| {
             gpu.launch_once(lane, model, &self.batch, resident, products, wanted)
         })?;
-        let (config, lengths) = (self.engine.model(), self.lengths());
+        let (config, lengths) = (self.engine.config(), self.lengths());
         let launched = once.launches.iter().map(|(launch, kernel)| {
             LaunchInfo::new(config, &lengths, launch, kernel, least(self, &once.plan, launch))
         });
@@ -144,7 +144,7 @@ impl StepTimer<'_> {
     pub fn describe(&self, kind: usize) -> StepInfo {
         let of = &self.steps.kinds[kind];
         let launch = &of.launches[0];
-        let (config, lengths, plan) = (self.pass.engine.model(), self.pass.lengths(), &self.steps.plan);
+        let (config, lengths, plan) = (self.pass.engine.config(), self.pass.lengths(), &self.steps.plan);
         let cost = cost::step(config, plan, &plan.steps[of.step], &lengths, NUMBER, NUMBER);
         StepInfo {
             launch: LaunchInfo::new(config, &lengths, launch, self.steps.entry(launch), cost),

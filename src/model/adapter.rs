@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{AdapterError, Error, Result};
 
 use super::config::ModelConfig;
 use super::weights::{Checkpoint, Tensor};
@@ -643,10 +643,7 @@ impl AdapterTable {
     /// Puts an adapter into the first free slot.
     pub fn add(&mut self, adapter: Adapter) -> Result<()> {
         if self.find(&adapter.name).is_some() {
-            return Err(Error::adapter(
-                &adapter.name,
-                "the name is taken; drop it first or choose another",
-            ));
+            return Err(Error::adapter(&adapter.name, AdapterError::NameTaken));
         }
         self.insert(adapter);
         Ok(())
@@ -675,9 +672,11 @@ impl AdapterTable {
 
     /// Empties the slot of `name`. Batches that use it keep it until they are done.
     pub fn remove(&mut self, name: &str) -> Result<()> {
-        let slot = self.find(name).ok_or_else(|| {
-            Error::adapter(name, format!("is not loaded; loaded are {}", list(&self.names())))
-        })?;
+        let not_loaded = || {
+            let loaded = self.names();
+            Error::adapter(name, AdapterError::NotLoaded { loaded })
+        };
+        let slot = self.find(name).ok_or_else(not_loaded)?;
         self.slots[slot] = None;
         Ok(())
     }
@@ -705,18 +704,6 @@ fn first_gap(taken: &[std::ops::Range<usize>], width: usize) -> usize {
         start = start.max(range.end);
     }
     start
-}
-
-/// `a, b and c`, for messages; `none` if there are none.
-pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
-    match names {
-        [] => "none".into(),
-        [one] => one.as_ref().into(),
-        [init @ .., last] => {
-            let init: Vec<&str> = init.iter().map(AsRef::as_ref).collect();
-            format!("{} and {}", init.join(", "), last.as_ref())
-        }
-    }
 }
 
 #[cfg(test)]

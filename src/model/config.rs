@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::request::Pooling;
 
 /// The families of encoders this engine runs. All are post-LayerNorm transformers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Family {
     /// jina-embeddings-v3 as on the hub: adapters stacked in the checkpoint.
     JinaV3,
@@ -36,6 +37,7 @@ impl fmt::Display for Family {
 
 /// How tokens learn their position.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Positions {
     /// Rotary embedding of queries and keys (RoFormer, arXiv 2104.09864), half-split pairs.
     Rotary {
@@ -53,6 +55,7 @@ pub enum Positions {
 
 /// A task of the model: a name, a prefix and, for jina-embeddings-v3, an adapter of that name.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TaskConfig {
     /// As the configuration has it, e.g. `retrieval.query`.
     pub name: String,
@@ -64,6 +67,7 @@ pub struct TaskConfig {
 
 /// What the model is. Sizes are named as in the literature.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ModelConfig {
     /// Which family's tensor names and rules apply.
     pub family: Family,
@@ -120,8 +124,12 @@ mod limit {
 }
 
 impl ModelConfig {
-    /// Reads the configuration of the model in `folder`.
-    pub fn read(folder: &Path) -> Result<ModelConfig> {
+    /// Reads the configuration of the model in `folder`; its weights are not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Model`], with the file and what was wanted of it.
+    pub fn read(folder: impl AsRef<Path>) -> Result<ModelConfig> {
+        let folder = folder.as_ref();
         let path = folder.join("config.json");
         let json = super::read_json(&path)?;
         let config = Fields {

@@ -1,11 +1,12 @@
-//! Models: configuration, weights, adapters, and where they come from.
+//! What a model is, and checking its files.
+//!
+//! [`ModelConfig`] is what [`Engine::config`](crate::Engine::config) gives, and is read without opening a model;
+//! [`verify`] reads all weights and names what is broken.
 
-pub mod adapter;
-pub mod config;
+pub(crate) mod adapter;
+pub(crate) mod config;
 mod encoder;
-#[cfg(feature = "hub")]
-pub mod hub;
-pub mod weights;
+pub(crate) mod weights;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,14 +14,16 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+/// For the fuzz target of adapter files, which has no weights to open an engine with.
+#[doc(hidden)]
 pub use adapter::Adapter;
 pub use config::{Family, ModelConfig, Positions, TaskConfig};
-pub use encoder::{Encoder, Layer, Linear, Norm};
+pub(crate) use encoder::{Encoder, Linear, Norm};
 use weights::Checkpoint;
 
 /// A model folder, opened: configuration, mapped weights, its own adapters.
 #[derive(Debug)]
-pub struct Model {
+pub(crate) struct Model {
     /// The folder.
     pub path: PathBuf,
     /// What the model is.
@@ -72,7 +75,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
 }
 
 /// What [`verify`] found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Report {
     /// Tensors that the engine uses.
     pub tensors: usize,
@@ -82,9 +86,13 @@ pub struct Report {
     pub unused: Vec<String>,
 }
 
-/// Checks a model folder thoroughly: everything [`Model::open`] checks, and that every number of
-/// every tensor in use is finite. Reads all weights once.
-pub fn verify(folder: &Path) -> Result<Report> {
+/// Checks a model folder thoroughly: everything that [`Engine::open`](crate::Engine::open) checks of its configuration,
+/// weights and adapters, and that every number of every tensor in use is finite. Reads all weights once.
+///
+/// # Errors
+/// The first fault: [`Error::Io`], [`Error::Model`] or [`Error::Tensor`], with the file and what was wanted of it.
+pub fn verify(folder: impl AsRef<Path>) -> Result<Report> {
+    let folder = folder.as_ref();
     let model = Model::open(folder)?;
     let checkpoint = Checkpoint::open_folder(folder)?;
     let mut used: Vec<_> = model.encoder.tensors().into_iter().cloned().collect();

@@ -175,11 +175,6 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The file or folder this was opened from.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Whether a tensor of this name is there.
     pub fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
@@ -356,11 +351,6 @@ impl Tensor {
     /// How many numbers.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The raw little-endian bytes.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::Tokens;
-use crate::error::{Error, Result};
+use crate::error::{Error, RequestError, Result};
 use crate::request::Chunking;
 
 /// A chunk: what the caller calls it, and its tokens.
@@ -27,9 +27,7 @@ pub fn of_ids(count: usize, chunking: &Chunking) -> Result<Vec<Span>> {
             .map(|start| (start, count.min(start + n)))
             .collect(),
         Chunking::Sentences => {
-            return Err(Error::request(
-                "token ids have no sentences; give spans or a number of tokens",
-            ));
+            return Err(RequestError::SentencesOfIds.into());
         }
         Chunking::Spans(spans) => spans.clone(),
     };
@@ -140,11 +138,9 @@ fn covered((start, end): (usize, usize), places: &[(usize, (usize, usize))]) -> 
 }
 
 /// Checks what can be checked before the tokens are known to fit.
-fn check(chunking: &Chunking, length: usize, unit: &str) -> Result<()> {
+fn check(chunking: &Chunking, length: usize, unit: &'static str) -> Result<()> {
     match chunking {
-        Chunking::Tokens(0) => Err(Error::request(
-            "chunks of 0 tokens were asked for; wanted 1 or more",
-        )),
+        Chunking::Tokens(0) => Err(RequestError::ChunkSize.into()),
         Chunking::Spans(spans) => spans
             .iter()
             .try_for_each(|&span| check_bounds(span, length, unit)),
@@ -152,19 +148,21 @@ fn check(chunking: &Chunking, length: usize, unit: &str) -> Result<()> {
     }
 }
 
-fn check_bounds((start, end): (usize, usize), length: usize, unit: &str) -> Result<()> {
+fn check_bounds((start, end): (usize, usize), length: usize, unit: &'static str) -> Result<()> {
     if start >= end || end > length {
-        return Err(Error::request(format!(
-            "span [{start}, {end}) is not within the input's {length} {unit}, or is empty"
-        )));
+        return Err(RequestError::Span {
+            start,
+            end,
+            length,
+            unit,
+        }
+        .into());
     }
     Ok(())
 }
 
 fn no_token((start, end): (usize, usize)) -> Error {
-    Error::request(format!(
-        "span [{start}, {end}) holds no token of the text, only white space"
-    ))
+    RequestError::EmptySpan { start, end }.into()
 }
 
 /// One window of a long document.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tokenizers::Tokenizer;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, RequestError, Result};
 
 /// The tokenizer of a model (`tokenizer.json`).
 pub struct TextPipeline {
@@ -60,7 +60,7 @@ impl TextPipeline {
             joined = [prompt, text].concat();
             &joined
         };
-        let failed = |e: tokenizers::Error| Error::request(format!("the text cannot be tokenised: {e}"));
+        let failed = |e: tokenizers::Error| RequestError::Text(e.to_string());
         if !offsets {
             let encoding = self.tokenizer.encode_fast(input, true).map_err(failed)?;
             return Ok(Tokens {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use ropeway::{Chunking, Embed, Input, Output, Pooling, Request, Vector, Weights};
+use ropeway::{AdapterSelection, Chunking, Embed, Input, Output, Pooling, Request, Vector};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -58,12 +58,8 @@ pub fn pairs(value: &Value) -> Vec<(usize, usize)> {
 
 /// The request of a case; `by_text` sends its text and not its ids.
 pub fn request(case: &Value, by_text: bool) -> Request<'static> {
-    let mut options = Embed {
-        no_truncate: true,
-        ..Embed::default()
-    };
-    options.weights = match (&case["task"], &case["adapters"]) {
-        (Value::String(task), _) => Weights::Task(task.clone()),
+    let adapters = match (&case["task"], &case["adapters"]) {
+        (Value::String(task), _) => AdapterSelection::Task(task.clone()),
         (_, Value::Array(parts)) => {
             let part = |p: &Value| {
                 (
@@ -71,17 +67,21 @@ pub fn request(case: &Value, by_text: bool) -> Request<'static> {
                     p["weight"].as_f64().unwrap() as f32,
                 )
             };
-            Weights::Mixture(parts.iter().map(part).collect())
+            AdapterSelection::Mixture(parts.iter().map(part).collect())
         }
-        _ => Weights::Base,
+        _ => AdapterSelection::Base,
     };
-    options.pooling = match case["pooling"].as_str().unwrap() {
-        "cls" => Some(Pooling::Cls),
-        "tokens" => Some(Pooling::None),
-        _ => Some(Pooling::Mean),
+    let pooling = match case["pooling"].as_str().unwrap() {
+        "cls" => Pooling::Cls,
+        "tokens" => Pooling::None,
+        _ => Pooling::Mean,
     };
-    options.normalize = case["normalize"].as_bool();
-    options.dimensions = case["dimensions"].as_u64().map(|n| n as usize);
+    let mut options = Embed::default()
+        .adapters(adapters)
+        .pooling(pooling)
+        .normalize(case["normalize"].as_bool())
+        .dimensions(case["dimensions"].as_u64().map(|n| n as usize))
+        .truncate(false);
     let chunks = &case["chunks"];
     if !chunks.is_null() {
         let spans = if by_text {
@@ -89,12 +89,10 @@ pub fn request(case: &Value, by_text: bool) -> Request<'static> {
         } else {
             &chunks["spans"]
         };
-        options.chunking = Some(Chunking::Spans(pairs(spans)));
+        options = options.chunks(Chunking::Spans(pairs(spans)));
         if let Some(size) = chunks["window"]["size"].as_u64() {
-            options = options.windows(
-                size as usize,
-                chunks["window"]["overlap"].as_u64().unwrap() as usize,
-            );
+            let overlap = chunks["window"]["overlap"].as_u64().unwrap() as usize;
+            options = options.window(size as usize).overlap(overlap);
         }
     }
     let input = if by_text {
@@ -102,10 +100,7 @@ pub fn request(case: &Value, by_text: bool) -> Request<'static> {
     } else {
         Input::Ids(numbers(&case["ids"]).into_iter().map(|id| id as u32).collect())
     };
-    Request {
-        input,
-        options: std::borrow::Cow::Owned(options),
-    }
+    Request::new(input, options)
 }
 
 /// The f32 numbers of an output, end to end.
@@ -114,6 +109,7 @@ pub fn values(output: &Output) -> Vec<f32> {
     match output {
         Output::Vector(vector) => f32s(vector),
         Output::Tokens(vectors) => vectors.iter().flat_map(f32s).collect(),
-        Output::Chunks(chunks) => chunks.iter().flat_map(|chunk| f32s(&chunk.embedding)).collect(),
+        Output::Chunks(chunks) => chunks.iter().flat_map(|chunk| f32s(&chunk.vector)).collect(),
+        other => panic!("{other:?}"),
     }
 }

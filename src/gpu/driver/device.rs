@@ -6,7 +6,7 @@ use cudarc::driver::sys::{CUdevice, CUdevice_attribute};
 
 use super::{DriverError, Unavailable, call, library};
 use crate::device::Device;
-use crate::devices::Uuid;
+use crate::devices::uuid_text;
 use crate::gpu::kernels::kernels;
 
 /// What a device is.
@@ -15,7 +15,7 @@ pub struct DeviceFacts {
     /// Its number, from 0, as `CUDA_VISIBLE_DEVICES` leaves it.
     pub index: usize,
     pub name: String,
-    pub uuid: Uuid,
+    pub uuid: [u8; 16],
     /// Compute capability: (9, 0).
     pub capability: (u32, u32),
     pub multiprocessors: u32,
@@ -104,7 +104,7 @@ fn facts(index: usize, device: CUdevice) -> Result<DeviceFacts, DriverError> {
     Ok(DeviceFacts {
         index,
         name: name.to_string_lossy().into_owned(),
-        uuid: Uuid(uuid.bytes.map(|byte| byte as u8)),
+        uuid: uuid.bytes.map(|byte| byte as u8),
         capability: (
             attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -136,22 +136,20 @@ pub(super) fn choose(
         Device::Auto => !facts.simulated() && check(facts).is_ok(),
         Device::Cpu => false,
         Device::Cuda(index) => facts.index == index,
-        Device::CudaUuid(prefix) => prefix.matches(facts.uuid),
     };
-    let mut found = devices.iter().filter(named);
-    let why = match (device, found.next(), found.next()) {
-        (Device::Auto, Some(first), _) => return Ok(first.index),
-        (_, Some(only), None) => match check(only) {
-            Ok(()) => return Ok(only.index),
-            Err(problem) => return Err(format!("cuda:{} ({}): {problem}", only.index, only.name)),
+    let why = match (device, devices.iter().find(named)) {
+        (Device::Auto, Some(first)) => return Ok(first.index),
+        (_, Some(found)) => match check(found) {
+            Ok(()) => return Ok(found.index),
+            Err(problem) => return Err(format!("cuda:{} ({}): {problem}", found.index, found.name)),
         },
-        (_, Some(_), Some(_)) => "is several devices",
-        (Device::Auto, None, _) => "finds no GPU that this build has kernels for",
-        (_, None, _) => "is no CUDA device here",
+        (Device::Auto, None) => "finds no GPU that this build has kernels for",
+        (_, None) => "is no CUDA device here",
     };
-    let list = devices
-        .iter()
-        .map(|facts| format!("cuda:{} ({}, {})", facts.index, facts.name, facts.uuid));
+    let list = devices.iter().map(|facts| {
+        let uuid = uuid_text(&facts.uuid);
+        format!("cuda:{} ({}, {uuid})", facts.index, facts.name)
+    });
     Err(format!(
         "`{device}` {why}; there are: {}",
         list.collect::<Vec<_>>().join(", ")

@@ -19,7 +19,6 @@ use half::bf16;
 use super::library::{self, FUNCTIONS};
 use super::*;
 use crate::device::Device;
-use crate::devices::Uuid;
 use crate::error::Result;
 use crate::gpu::kernels::{Kernel, Loader, kernels};
 use crate::gpu::params::{LayerNormParams, Mixtures};
@@ -103,7 +102,7 @@ fn a_failed_call_says_what_failed_and_whether_the_context_is_lost() {
     };
     use CUresult::*;
     let memory = error(CUDA_ERROR_OUT_OF_MEMORY);
-    assert!(memory.out_of_memory() && !memory.sticky());
+    assert!(memory.is_out_of_memory() && !memory.is_sticky());
     assert_eq!(
         memory.to_string(),
         "cuMemAlloc of 512 bytes failed: CUDA_ERROR_OUT_OF_MEMORY (what it means); use fewer batch_tokens or \
@@ -114,7 +113,7 @@ fn a_failed_call_says_what_failed_and_whether_the_context_is_lost() {
         CUDA_ERROR_NOT_FOUND,
         CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,
     ] {
-        assert!(!error(code).sticky());
+        assert!(!error(code).is_sticky());
         assert!(error(code).to_string().ends_with("(what it means)"));
     }
     for code in [
@@ -125,18 +124,18 @@ fn a_failed_call_says_what_failed_and_whether_the_context_is_lost() {
         CUDA_ERROR_ECC_UNCORRECTABLE,
         CUDA_ERROR_HARDWARE_STACK_ERROR,
     ] {
-        assert!(error(code).sticky(), "{code:?}");
+        assert!(error(code).is_sticky(), "{code:?}");
     }
     let placed = error(CUDA_ERROR_LAUNCH_FAILED).at("layer 3, fc1").to_string();
     assert!(placed.starts_with("layer 3, fc1: cuMemAlloc of 512 bytes failed: CUDA_ERROR_LAUNCH_FAILED"));
 }
 
 #[test]
-fn a_device_is_chosen_by_number_and_uuid() {
+fn a_device_is_chosen_by_number() {
     let facts = |index: usize, name: &str, capability| DeviceFacts {
         index,
         name: name.into(),
-        uuid: Uuid([index as u8 + 0x10; 16]),
+        uuid: [index as u8 + 0x10; 16],
         capability,
         multiprocessors: 1,
         memory: 1,
@@ -158,21 +157,17 @@ fn a_device_is_chosen_by_number_and_uuid() {
     assert_eq!(choose("auto", &all), Ok(2));
     assert_eq!(choose("cuda", &all), Ok(0));
     assert_eq!(choose("cuda:3", &all), Ok(3));
-    assert_eq!(choose("cuda:GPU-12", &all), Ok(2));
-    assert_eq!(
-        choose("cuda:GPU-13131313-1313-1313-1313-131313131313", &all),
-        Ok(3)
-    );
     assert_eq!(
         choose("cuda:1", &all).unwrap_err(),
         "cuda:1 (an old one): too old"
     );
-    let problem = choose("cuda:GPU-1", &all).unwrap_err();
+    let problem = choose("cuda:4", &all).unwrap_err();
     assert!(
         problem
-            .starts_with("`cuda:GPU-1` is several devices; there are: cuda:0 (softcuda sm_90, GPU-10101010-")
+            .starts_with("`cuda:4` is no CUDA device here; there are: cuda:0 (softcuda sm_90, GPU-10101010-"),
+        "{problem}"
     );
-    for name in ["cuda:4", "cuda:GPU-2", "cpu"] {
+    for name in ["cuda:4", "cuda:5", "cpu"] {
         let problem = choose(name, &all).unwrap_err();
         assert!(
             problem.starts_with(&format!("`{name}` is no CUDA device here; there are: ")),
@@ -510,7 +505,7 @@ fn too_much_memory_is_an_error_that_one_survives() {
     let before = context.free_memory().unwrap();
     assert!(before > 0 && before <= context.facts().memory);
     let error = context.allocate(1 << 50).unwrap_err();
-    assert!(error.out_of_memory() && !error.sticky(), "{error}");
+    assert!(error.is_out_of_memory() && !error.is_sticky(), "{error}");
     assert!(
         error
             .to_string()
@@ -585,7 +580,6 @@ fn a_device_is_opened_by_its_number_alone() {
     assert!(facts.multiprocessors > 0 && facts.memory > 0 && facts.l2 > 0);
     assert!(facts.shared_per_multiprocessor > facts.shared_per_block);
     assert_eq!(find(Device::Cuda(0)), Ok(0));
-    assert_eq!(find(format!("cuda:{}", facts.uuid).parse().unwrap()), Ok(0));
     assert!(find(Device::Cuda(all.len())).is_err());
     if all.iter().all(DeviceFacts::simulated) {
         assert!(find(Device::Auto).is_err());
@@ -712,11 +706,16 @@ fn child_loses_its_context() {
         .give(&stream)
         .and_then(|()| stream.synchronize())
         .unwrap_err();
-    assert!(lost.sticky(), "{lost}");
+    assert!(lost.is_sticky(), "{lost}");
     println!("lost: {lost}");
     // All fails from then on, and says so.
-    assert!(context.allocate(16).unwrap_err().sticky());
-    assert!(stream.capture(|stream| rows.give(stream)).unwrap_err().sticky());
+    assert!(context.allocate(16).unwrap_err().is_sticky());
+    assert!(
+        stream
+            .capture(|stream| rows.give(stream))
+            .unwrap_err()
+            .is_sticky()
+    );
     drop((rows, stream, context));
     match Context::open(0).and_then(|context| context.allocate(16).map(drop).map_err(|e| e.at("after it"))) {
         Ok(()) => println!("opened anew"),

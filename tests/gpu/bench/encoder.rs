@@ -137,7 +137,7 @@ fn the_encoders_report_is_whole() {
     let builder = Engine::builder().device(TARGET).batch_tokens(BATCH_TOKENS);
     let said = builder.open(jina(64)).unwrap().memory();
     assert_eq!(bytes("weights"), said.weights as u64);
-    assert_eq!(bytes("arena"), (said.lanes * said.arena) as u64);
+    assert_eq!(bytes("arena"), (said.concurrency * said.arena) as u64);
     assert!(bytes("adapters") > 0);
     let all = bytes("weights") + bytes("arena") + bytes("adapters");
     assert_eq!(bytes("engine"), all);

@@ -34,7 +34,7 @@ fn adapters_come_and_go_while_others_embed() {
         return;
     };
     let model = jina(64);
-    let engine = gpu.builder().threads(3).lanes(3).open(&model).unwrap();
+    let engine = gpu.builder().threads(3).concurrency(3).open(&model).unwrap();
     let input = ids(24, 1);
     let task = Embed::task("classification");
     let steady = Request::ids(input.as_slice(), &task);
@@ -71,7 +71,7 @@ fn adapters_come_and_go_while_others_embed() {
                     first.get_or_insert_with(|| got.clone()) == &got,
                     "added anew it gives other bits"
                 );
-                engine.drop_adapter("mine").unwrap();
+                engine.remove_adapter("mine").unwrap();
                 assert!(matches!(
                     one(&engine, &mine),
                     Err(Error::Request(_) | Error::Adapter { .. })
@@ -110,7 +110,7 @@ fn many_large_adapters_find_room() {
     let theirs = Embed::mixture([("a", 0.5), ("b", 1.0), ("c", -0.3), ("separation", 1.0)]);
     let theirs = Request::ids(ids(30, 4), &theirs);
     let (got, want) = (one(&engine, &theirs).unwrap(), one(&cpu, &theirs).unwrap());
-    assert!(off(got.vector().unwrap(), want.vector().unwrap(), 128) <= 1e-4);
+    assert!(off(got.as_f32().unwrap(), want.as_f32().unwrap(), 128) <= 1e-4);
     for (before, after) in before.iter().zip(engine.embed_batch(&requests)) {
         assert!(bits(before) == bits(&after.unwrap()));
     }
@@ -179,7 +179,7 @@ fn a_broken_adapter_hurts_the_rows_that_use_it_alone() {
             );
         }
         // And without it, everything as before.
-        engine.drop_adapter("broken").unwrap();
+        engine.remove_adapter("broken").unwrap();
         for (before, after) in before.iter().zip(engine.embed_batch(&good)) {
             assert!(bits(before) == bits(&after.unwrap()), "{what}: afterwards");
         }

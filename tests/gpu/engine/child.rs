@@ -145,7 +145,7 @@ impl Job {
         };
         let mut outcomes = vec![Outcome::Opened {
             device: engine.device_name(),
-            fallback: engine.fallback().map(str::to_owned),
+            fallback: engine.fallback_reason().map(str::to_owned),
         }];
         outcomes.extend((0..self.batches).map(|number| batch(&engine, number)));
         outcomes

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use model_maker::{Family, ModelSpec};
-use ropeway::{Device, Embedding, Engine, EngineBuilder, Error, Output, Vector, kernels};
+use ropeway::inspect::kernels;
+use ropeway::{Device, Embedding, Engine, EngineBuilder, Error, Output, Vector};
 
 use crate::common;
 
@@ -127,12 +128,14 @@ pub fn bits(embedding: &Embedding) -> Vec<u32> {
             }
             Vector::Binary(bytes) => bytes.iter().map(|&x| x.into()).collect(),
             Vector::Base64(text) => text.bytes().map(u32::from).collect(),
+            other => panic!("{other:?}"),
         }
     };
     match &embedding.output {
         Output::Vector(one) => vector(one),
         Output::Tokens(rows) => rows.iter().flat_map(vector).collect(),
-        Output::Chunks(chunks) => chunks.iter().flat_map(|chunk| vector(&chunk.embedding)).collect(),
+        Output::Chunks(chunks) => chunks.iter().flat_map(|chunk| vector(&chunk.vector)).collect(),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use ropeway::{Embed, Encoding, Engine, Output, Precision, Request, Vector, Weights};
+use ropeway::{AdapterSelection, Embed, Encoding, Engine, Output, Precision, Request, Vector};
 use serde_json::Value;
 
 use super::device::{Gpu, off};
@@ -17,6 +17,7 @@ fn bar(precision: Precision) -> f64 {
     match precision {
         Precision::Bf16 => 1e-4,
         Precision::F16 => 1e-4 / 64.0,
+        other => panic!("{other} has no bar"),
     }
 }
 
@@ -38,7 +39,8 @@ fn off_case(fixture: &Fixture, case: &Value, output: &Output) -> f64 {
     let width = match output {
         Output::Vector(vector) => vector.as_f32().unwrap().len(),
         Output::Tokens(rows) => rows[0].as_f32().unwrap().len(),
-        Output::Chunks(chunks) => chunks[0].embedding.as_f32().unwrap().len(),
+        Output::Chunks(chunks) => chunks[0].vector.as_f32().unwrap().len(),
+        other => panic!("{other:?}"),
     };
     off(&values(output), &fixture.tensor(&case["expected"]), width)
 }
@@ -150,7 +152,7 @@ fn mistakes_made_on_purpose_are_seen() {
     let fixture = Fixture::open("jina");
     let engine = open(gpu, "jina-hub", Precision::Bf16);
     let tasks: Vec<String> = engine
-        .model()
+        .config()
         .task_names()
         .into_iter()
         .map(str::to_owned)
@@ -166,18 +168,16 @@ fn mistakes_made_on_purpose_are_seen() {
         })
         .collect();
     assert_eq!(cases.len(), 5);
-    type Mistake<'a> = (&'a str, &'a dyn Fn(&mut Embed, &str));
+    type Mistake<'a> = (&'a str, &'a dyn Fn(&str) -> AdapterSelection);
     let mistakes: [Mistake<'_>; 2] = [
-        ("the next task", &|options, task| {
-            options.weights = Weights::Task(next(task))
-        }),
-        ("no adapter", &|options, _| options.weights = Weights::Base),
+        ("the next task", &|task| AdapterSelection::Task(next(task))),
+        ("no adapter", &|_| AdapterSelection::Base),
     ];
     for (mistake, make) in mistakes {
         let wrong = |case: &&Value| {
-            let mut request = request(case, false);
-            make(request.options.to_mut(), case["task"].as_str().unwrap());
-            request
+            let Request { input, options, .. } = request(case, false);
+            let adapters = make(case["task"].as_str().unwrap());
+            Request::new(input, options.into_owned().adapters(adapters))
         };
         let requests: Vec<Request<'_>> = cases.iter().map(wrong).collect();
         for (case, result) in cases.iter().zip(engine.embed_batch(&requests)) {
@@ -213,7 +213,7 @@ fn every_encoding_is_that_of_the_float32_numbers() {
             .into_iter()
             .map(Result::unwrap)
             .collect();
-        let f32s = results[0].vector().unwrap();
+        let f32s = results[0].as_f32().unwrap();
         assert_eq!(f32s.len(), dimensions);
         for (encoding, result) in encodings.into_iter().zip(&results[1..]) {
             let want = Output::Vector(Vector::encode(f32s, encoding));
@@ -250,7 +250,7 @@ fn minilm_agrees_with_sentence_transformers() {
         for (case, result) in cases.iter().zip(engine.embed(&texts, &Embed::default()).unwrap()) {
             assert_eq!(result.tokens, numbers(&case["ids"]).len(), "{}", case["name"]);
             let row = case["row"].as_u64().unwrap() as usize;
-            let off = off(result.vector().unwrap(), &rows[row * 384..(row + 1) * 384], 384);
+            let off = off(result.as_f32().unwrap(), &rows[row * 384..(row + 1) * 384], 384);
             assert!(
                 off <= bar(precision),
                 "{} in {precision}: off by {off:.1e}",

@@ -55,7 +55,7 @@ fn check(gpu: Gpu, model: &Path, precision: Precision, lengths: &[usize]) {
     // Cut into passes of other sizes, and each on the lane that is free.
     for batch_tokens in if exhaustive() { &[48, 1, 100][..] } else { &[48] } {
         let builder = gpu.builder().precision(precision).batch_tokens(*batch_tokens);
-        let other = builder.threads(2).lanes(2).open(model).unwrap();
+        let other = builder.threads(2).concurrency(2).open(model).unwrap();
         let (straight, mut turned) = std::thread::scope(|scope| {
             let turned = scope.spawn(|| embed(&other, &reversed));
             (embed(&other, &requests), turned.join().unwrap())
@@ -89,14 +89,14 @@ fn check(gpu: Gpu, model: &Path, precision: Precision, lengths: &[usize]) {
     let results = embed(&engine, &everything);
     same(&results[..2], &theirs_alone, "of the added adapters, in company");
     same(&results[2..], &alone, "in company of the added adapters");
-    engine.drop_adapter("a").unwrap();
+    engine.remove_adapter("a").unwrap();
     same(
         &embed(&engine, &theirs[..1]),
         &theirs_alone[..1],
         "after another adapter was dropped",
     );
-    engine.drop_adapter("b").unwrap();
-    engine.drop_adapter("c").unwrap();
+    engine.remove_adapter("b").unwrap();
+    engine.remove_adapter("c").unwrap();
     same(
         &embed(&engine, &requests),
         &alone,
@@ -185,7 +185,10 @@ fn random_batches() {
             Family::Jina => options(),
             _ => vec![
                 Embed::default(),
-                Embed::default().normalize(false).any_dimensions(40),
+                Embed::default()
+                    .normalize(false)
+                    .dimensions(40)
+                    .any_dimensions(true),
             ],
         };
         let lengths: Vec<usize> = (0..2 + random.below(8)).map(|_| 1 + random.below(120)).collect();

@@ -146,7 +146,7 @@ fn other_ways_of_the_adapters_agree_with_float32() {
     ];
     let vector = |engine: &Engine, requests: &[Request<'_>]| {
         let result = engine.embed_batch(requests).remove(0).unwrap();
-        result.vector().unwrap().to_vec()
+        result.as_f32().unwrap().to_vec()
     };
     let want = vector(&cpu, &alone);
     let merged_alone = vector(&merged, &alone);

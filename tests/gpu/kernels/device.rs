@@ -13,7 +13,7 @@ use std::sync::Once;
 use bytemuck::Pod;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
-use ropeway::kernels;
+use ropeway::inspect::kernels;
 
 /// An address outside of every allocation, for pointers that a kernel must not dereference.
 pub const WILD: u64 = 0xdead_0000;

@@ -318,7 +318,7 @@ fn encode(values: &[f32], encoding: u32) -> Record {
         Vector::F16(values) => (0.0, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
         Vector::Int8 { values, scale } => (scale, values.iter().map(|&x| x as u8).collect()),
         Vector::Binary(bytes) => (0.0, bytes),
-        Vector::Base64(_) => unreachable!("not asked for"),
+        other => unreachable!("{other:?} was not asked for"),
     };
     Record {
         finite: 1,

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::ffi::{CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ropeway::Error;
+use ropeway::{Error, ParseError, RequestError};
 
 use crate::types::ropeway_status::{self, *};
 
@@ -54,13 +54,20 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<ParseError> for Failure {
+    fn from(error: ParseError) -> Failure {
+        Failure::argument(error.to_string())
+    }
+}
+
 fn status(error: &Error) -> ropeway_status {
     match error {
         Error::Io { .. } => ROPEWAY_ERROR_IO,
         Error::Model { .. } => ROPEWAY_ERROR_MODEL,
         Error::Tensor { .. } => ROPEWAY_ERROR_TENSOR,
         Error::Adapter { .. } => ROPEWAY_ERROR_ADAPTER,
-        Error::Request(_) => ROPEWAY_ERROR_REQUEST,
+        Error::Request(problem) => request_status(problem),
+        Error::Setting { .. } => ROPEWAY_ERROR_ARGUMENT,
         // It says which input; the status says what is wrong with it.
         Error::Input { source, .. } => status(source),
         Error::Hub { .. } => ROPEWAY_ERROR_HUB,
@@ -69,6 +76,18 @@ fn status(error: &Error) -> ropeway_status {
         Error::DeviceLost(_) => ROPEWAY_ERROR_DEVICE_LOST,
         Error::Internal(_) => ROPEWAY_ERROR_INTERNAL,
         _ => ROPEWAY_ERROR_OTHER,
+    }
+}
+
+fn request_status(problem: &RequestError) -> ropeway_status {
+    match problem {
+        RequestError::UnknownTask { .. } | RequestError::UnknownAdapter { .. } => ROPEWAY_ERROR_UNKNOWN_TASK,
+        RequestError::TooLong { .. } => ROPEWAY_ERROR_TOO_LONG,
+        RequestError::Dimensions { .. }
+        | RequestError::UntrainedDimensions { .. }
+        | RequestError::BinaryDimensions { .. } => ROPEWAY_ERROR_DIMENSIONS,
+        RequestError::NoIds | RequestError::IdOutOfRange { .. } => ROPEWAY_ERROR_IDS,
+        _ => ROPEWAY_ERROR_REQUEST,
     }
 }
 
@@ -143,7 +162,8 @@ mod tests {
             assert!(
                 here.contains(&format!("Error::{variant} {{ .. }} =>"))
                     || here.contains(&format!("Error::{variant} {{ source, .. }} =>"))
-                    || here.contains(&format!("Error::{variant}(_) =>")),
+                    || here.contains(&format!("Error::{variant}(_) =>"))
+                    || here.contains(&format!("Error::{variant}(problem) =>")),
                 "Error::{variant} has no status"
             );
             count += 1;

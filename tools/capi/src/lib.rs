@@ -37,7 +37,7 @@ pub use types::*;
 pub struct ropeway_engine {
     engine: Engine,
     device: CString,
-    fallback: Option<CString>,
+    fallback_reason: Option<CString>,
 }
 
 /// A list of names. Free it with ropeway_names_free.
@@ -51,28 +51,47 @@ pub extern "C" fn ropeway_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// Opens the model in a folder, or a hub id ("owner/name"): from the hub's cache, else downloaded into
-/// it. `options` may be NULL: all defaults. Close the engine with ropeway_close.
+/// Opens the model in a folder. `options` may be NULL: all defaults. Close the engine with ropeway_close.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ropeway_open(
-    model: *const c_char,
+    folder: *const c_char,
     options: *const ropeway_options,
     engine: *mut *mut ropeway_engine,
 ) -> ropeway_status {
     // SAFETY: the conditions of this library, told above.
     guard(|| unsafe {
         let handle = out(engine, "engine")?;
-        let model = string(model, "model")?;
-        let engine = request::read_settings(options)?.open(model)?;
-        let device = c_string(engine.device_name());
-        let fallback = engine.fallback().map(c_string);
-        *handle = Box::into_raw(Box::new(ropeway_engine {
-            engine,
-            device,
-            fallback,
-        }));
+        let folder = string(folder, "folder")?;
+        *handle = hand_over(request::read_settings(options)?.open(folder)?);
         Ok(())
     })
+}
+
+/// Opens a model by its hub id, "owner/name" or "owner/name@revision": from the hub's cache, else
+/// downloaded into it. `options` may be NULL: all defaults. Close the engine with ropeway_close.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ropeway_open_hub(
+    id: *const c_char,
+    options: *const ropeway_options,
+    engine: *mut *mut ropeway_engine,
+) -> ropeway_status {
+    // SAFETY: the conditions of this library, told above.
+    guard(|| unsafe {
+        let handle = out(engine, "engine")?;
+        let id = string(id, "id")?;
+        *handle = hand_over(request::read_settings(options)?.from_hub(id)?);
+        Ok(())
+    })
+}
+
+fn hand_over(engine: Engine) -> *mut ropeway_engine {
+    let device = c_string(engine.device_name());
+    let fallback_reason = engine.fallback_reason().map(c_string);
+    Box::into_raw(Box::new(ropeway_engine {
+        engine,
+        device,
+        fallback_reason,
+    }))
 }
 
 /// Closes an engine that no call uses any more. NULL is fine. Results and names outlive it.
@@ -92,22 +111,22 @@ pub unsafe extern "C" fn ropeway_engine_info(
     guard(|| unsafe {
         let handle = reference(engine, "engine")?;
         let engine = &handle.engine;
-        let (model, memory) = (engine.model(), engine.memory());
+        let (config, memory) = (engine.config(), engine.memory());
         let facts = ropeway_info {
             struct_size: 0,
             device: handle.device.as_ptr(),
-            fallback: handle
-                .fallback
+            fallback_reason: handle
+                .fallback_reason
                 .as_ref()
                 .map_or(std::ptr::null(), |text| text.as_ptr()),
-            hidden_size: model.hidden_size,
-            max_tokens: model.max_tokens,
-            vocab_size: model.vocab_size,
-            num_hidden_layers: model.num_hidden_layers,
-            matryoshka: model.matryoshka.as_ptr(),
-            matryoshka_len: model.matryoshka.len(),
+            hidden_size: config.hidden_size,
+            max_tokens: config.max_tokens,
+            vocab_size: config.vocab_size,
+            num_hidden_layers: config.num_hidden_layers,
+            matryoshka: config.matryoshka.as_ptr(),
+            matryoshka_len: config.matryoshka.len(),
             threads: engine.threads(),
-            lanes: memory.lanes,
+            concurrency: memory.concurrency,
             batch_tokens: engine.batch_tokens(),
             weights_bytes: memory.weights,
             arena_bytes: memory.arena,
@@ -139,14 +158,14 @@ pub unsafe extern "C" fn ropeway_embed(
 
 /// Checks a request as ropeway_embed would, without computing.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ropeway_check(
+pub unsafe extern "C" fn ropeway_validate(
     engine: *const ropeway_engine,
     request: *const ropeway_request,
 ) -> ropeway_status {
     // SAFETY: the conditions of this library.
     guard(|| unsafe {
         let engine = reference(engine, "engine")?;
-        request::check(&engine.engine, reference(request, "request")?)
+        request::validate(&engine.engine, reference(request, "request")?)
     })
 }
 
@@ -174,15 +193,15 @@ pub unsafe extern "C" fn ropeway_embed_texts(
             false => Some(slice(text_lens, texts_len, "text_lens")?),
         };
         let options = request::read_options(options, "options")?;
-        let vectors = options.chunking.is_none()
-            && options.pooling.unwrap_or(engine.model().pooling) != Pooling::None
-            && options.encoding == Encoding::F32;
+        let vectors = options.get_chunks().is_none()
+            && options.get_pooling().unwrap_or(engine.config().pooling) != Pooling::None
+            && options.get_encoding() == Encoding::F32;
         if !vectors {
             return Err(Failure::argument(
                 "options ask for chunks, for one vector per token or for an encoding; ropeway_embed has these",
             ));
         }
-        let dimensions = options.dimensions.unwrap_or(engine.model().hidden_size);
+        let dimensions = options.get_dimensions().unwrap_or(engine.config().hidden_size);
         if texts_len.checked_mul(dimensions) != Some(matrix_len) {
             return Err(Failure::argument(format!(
                 "matrix_len is {matrix_len}; wanted {texts_len} texts × {dimensions} dimensions"
@@ -193,7 +212,7 @@ pub unsafe extern "C" fn ropeway_embed_texts(
         let mut first = Ok(());
         for (index, (row, result)) in matrix.chunks_exact_mut(dimensions).zip(results).enumerate() {
             match result {
-                Ok(embedding) => row.copy_from_slice(embedding.vector().unwrap_or_default()),
+                Ok(embedding) => row.copy_from_slice(embedding.as_f32().unwrap_or_default()),
                 Err(failure) => {
                     row.fill(f32::NAN);
                     first = first.and(Err(failure.at_input(index)));
@@ -247,16 +266,16 @@ pub unsafe extern "C" fn ropeway_add_adapter(
     })
 }
 
-/// Drops an adapter. Calls that are computing with it finish; its memory is freed after them.
+/// Removes an adapter. Calls that are computing with it finish; its memory is freed after them.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ropeway_drop_adapter(
+pub unsafe extern "C" fn ropeway_remove_adapter(
     engine: *const ropeway_engine,
     name: *const c_char,
 ) -> ropeway_status {
     // SAFETY: the conditions of this library.
     guard(|| unsafe {
         let engine = reference(engine, "engine")?;
-        Ok(engine.engine.drop_adapter(string(name, "name")?)?)
+        Ok(engine.engine.remove_adapter(string(name, "name")?)?)
     })
 }
 
@@ -278,7 +297,7 @@ pub unsafe extern "C" fn ropeway_tasks(
 ) -> ropeway_status {
     let tasks = |engine: &Engine| {
         engine
-            .model()
+            .config()
             .tasks
             .iter()
             .map(|task| task.name.clone())

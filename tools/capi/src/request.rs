@@ -1,10 +1,9 @@
 //! From the structs of C to the requests of Rust.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::c_char;
 
-use ropeway::{Chunking, Embed, Encoding, Engine, EngineBuilder, Input, Pooling, Request, Weights, Windows};
+use ropeway::{AdapterSelection, Chunking, Embed, Encoding, Engine, EngineBuilder, Pooling, Request};
 
 use crate::error::{Failure, Result};
 use crate::pointers::{optional, sized, slice, string, text};
@@ -49,8 +48,8 @@ pub unsafe fn read_settings(options: *const ropeway_options) -> Result<EngineBui
     if o.threads != 0 {
         builder = builder.threads(o.threads);
     }
-    if o.lanes != 0 {
-        builder = builder.lanes(o.lanes);
+    if o.concurrency != 0 {
+        builder = builder.concurrency(o.concurrency);
     }
     if o.batch_tokens != 0 {
         builder = builder.batch_tokens(o.batch_tokens);
@@ -82,12 +81,12 @@ pub unsafe fn embed(engine: &Engine, requests: &[ropeway_request]) -> Vec<Result
 ///
 /// # Safety
 /// As for [`embed`].
-pub unsafe fn check(engine: &Engine, request: &ropeway_request) -> Result<()> {
+pub unsafe fn validate(engine: &Engine, request: &ropeway_request) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe {
         let read = read_options(request.options, "options");
         let options = Options::from([(request.options, read)]);
-        Ok(engine.check(&read_request(request, &options)?)?)
+        Ok(engine.validate(&read_request(request, &options)?)?)
     }
 }
 
@@ -133,10 +132,10 @@ pub unsafe fn read_options(options: *const ropeway_embed_options, name: &str) ->
         return Ok(Embed::default());
     }
     // SAFETY: the caller's promise.
-    let (o, weights, prompt, chunking) = unsafe {
+    let (o, adapters, prompt, chunking) = unsafe {
         let o = sized(options, name)?;
         let prompt = optional(o.prompt, "options.prompt")?;
-        (o, read_weights(&o)?, prompt, read_chunking(&o)?)
+        (o, read_adapters(&o)?, prompt, read_chunking(&o)?)
     };
     const POOLINGS: [Option<Pooling>; 4] =
         [None, Some(Pooling::Mean), Some(Pooling::Cls), Some(Pooling::None)];
@@ -151,23 +150,24 @@ pub unsafe fn read_options(options: *const ropeway_embed_options, name: &str) ->
     if o.reserved != 0 {
         return Err(Failure::argument("options.reserved is not 0"));
     }
-    Ok(Embed {
-        weights,
-        prompt: prompt.map(str::to_owned),
-        dimensions: nonzero(o.dimensions),
-        any_dimensions: o.any_dimensions != 0,
-        pooling: choose("pooling", o.pooling, POOLINGS)?,
-        normalize: choose("normalize", o.normalize, [None, Some(true), Some(false)])?,
-        no_truncate: o.no_truncate != 0,
-        chunking,
-        windows: Windows {
-            size: nonzero(o.window_size),
-            overlap: match o.window_overlap {
-                ROPEWAY_NO_OVERLAP => Some(0),
-                overlap => nonzero(overlap),
-            },
-        },
-        encoding: choose("encoding", o.encoding, ENCODINGS)?,
+    let overlap = match o.window_overlap {
+        ROPEWAY_NO_OVERLAP => Some(0),
+        overlap => nonzero(overlap),
+    };
+    let options = Embed::default()
+        .adapters(adapters)
+        .dimensions(nonzero(o.dimensions))
+        .any_dimensions(o.any_dimensions != 0)
+        .pooling(choose("pooling", o.pooling, POOLINGS)?)
+        .normalize(choose("normalize", o.normalize, [None, Some(true), Some(false)])?)
+        .truncate(o.no_truncate == 0)
+        .chunks(chunking)
+        .window(nonzero(o.window_size))
+        .overlap(overlap)
+        .encoding(choose("encoding", o.encoding, ENCODINGS)?);
+    Ok(match prompt {
+        Some(prompt) => options.prompt(prompt),
+        None => options,
     })
 }
 
@@ -182,16 +182,16 @@ fn choose<T: Copy, const N: usize>(field: &str, value: i32, values: [T; N]) -> R
     })
 }
 
-unsafe fn read_weights(o: &ropeway_embed_options) -> Result<Weights> {
+unsafe fn read_adapters(o: &ropeway_embed_options) -> Result<AdapterSelection> {
     // SAFETY: the caller's promise.
     let (task, mixture) = unsafe {
         let task = optional(o.task, "options.task")?;
         (task, slice(o.mixture, o.mixture_len, "options.mixture")?)
     };
     match (task, mixture, o.base_weights != 0) {
-        (None, [], false) => Ok(Weights::Unset),
-        (None, [], true) => Ok(Weights::Base),
-        (Some(task), [], false) => Ok(Weights::Task(task.to_owned())),
+        (None, [], false) => Ok(AdapterSelection::Unset),
+        (None, [], true) => Ok(AdapterSelection::Base),
+        (Some(task), [], false) => Ok(AdapterSelection::Task(task.to_owned())),
         (None, parts, false) => {
             let part = |(index, part): (usize, &ropeway_weight)| {
                 // SAFETY: the caller's promise.
@@ -199,7 +199,7 @@ unsafe fn read_weights(o: &ropeway_embed_options) -> Result<Weights> {
                 Ok((name.to_owned(), part.weight))
             };
             let parts: Result<_> = parts.iter().enumerate().map(part).collect();
-            Ok(Weights::Mixture(parts?))
+            Ok(AdapterSelection::Mixture(parts?))
         }
         _ => Err(Failure::argument(
             "options.task, options.mixture and options.base_weights exclude one another",
@@ -242,10 +242,7 @@ pub unsafe fn texts<'a>(
         let len = lens.map_or(ROPEWAY_NUL_TERMINATED, |lens| lens[index]);
         // SAFETY: the caller's promise.
         let text = unsafe { text(pointer, len, "the text") }?;
-        Ok(Request {
-            input: Input::Text(text.into()),
-            options: Cow::Borrowed(options),
-        })
+        Ok(Request::text(text, options))
     };
     texts.iter().enumerate().map(one).collect()
 }

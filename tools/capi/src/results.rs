@@ -79,9 +79,10 @@ impl Entry {
                     end: chunk.end,
                 };
                 let spans = chunks.iter().map(span).collect();
-                let vectors = chunks.into_iter().map(|chunk| chunk.embedding).collect();
+                let vectors = chunks.into_iter().map(|chunk| chunk.vector).collect();
                 (ROPEWAY_KIND_CHUNKS, vectors, spans)
             }
+            _ => unreachable!("requests of C ask for these forms alone"),
         };
         let mut entry = Entry::build(ROPEWAY_OK, CString::default(), kind, Rows::new(vectors), spans);
         entry.view.tokens = embedding.tokens;
@@ -145,6 +146,7 @@ fn shape(vector: &Vector) -> (ropeway_encoding, usize, usize) {
             // And the NUL.
             (ROPEWAY_ENCODING_BASE64, bytes / size_of::<f32>(), text.len() + 1)
         }
+        _ => unreachable!("requests of C ask for these encodings alone"),
     }
 }
 

@@ -20,7 +20,7 @@ pub const ROPEWAY_NO_OVERLAP: usize = usize::MAX;
 pub enum ropeway_status {
     /// It worked.
     ROPEWAY_OK = 0,
-    /// An argument or a field is NULL, too long, or none of the values it can have.
+    /// An argument or a field is NULL, too long, out of its range, or none of the values it can have.
     ROPEWAY_ERROR_ARGUMENT = 1,
     /// A string is not UTF-8.
     ROPEWAY_ERROR_UTF8 = 2,
@@ -30,9 +30,9 @@ pub enum ropeway_status {
     ROPEWAY_ERROR_MODEL = 4,
     /// A tensor is missing, or has the wrong type, shape or values.
     ROPEWAY_ERROR_TENSOR = 5,
-    /// An adapter cannot be added, dropped or used.
+    /// An adapter cannot be added, removed or used.
     ROPEWAY_ERROR_ADAPTER = 6,
-    /// The model cannot serve this input with these options, or a setting is out of its range.
+    /// The model cannot serve this input with these options, and none of the values below says why.
     ROPEWAY_ERROR_REQUEST = 7,
     /// The model could not be had from the hub.
     ROPEWAY_ERROR_HUB = 8,
@@ -46,6 +46,14 @@ pub enum ropeway_status {
     ROPEWAY_ERROR_INTERNAL = 12,
     /// An error of a kind that this interface has no value for; its message tells.
     ROPEWAY_ERROR_OTHER = 13,
+    /// There is no task or adapter of the name asked for.
+    ROPEWAY_ERROR_UNKNOWN_TASK = 14,
+    /// The input is longer than the model's limit, and `no_truncate` was set.
+    ROPEWAY_ERROR_TOO_LONG = 15,
+    /// The model cannot be cut to these dimensions.
+    ROPEWAY_ERROR_DIMENSIONS = 16,
+    /// Token ids are missing, or outside the vocabulary.
+    ROPEWAY_ERROR_IDS = 17,
 }
 
 /// How token vectors become one vector.
@@ -122,8 +130,8 @@ pub enum ropeway_kind {
 pub struct ropeway_options {
     /// `sizeof(ropeway_options)`.
     pub struct_size: usize,
-    /// "auto" (also NULL: a GPU if there is one that can be used, else the CPU), "cpu", "cuda",
-    /// "cuda:N" or the others that the command line's --device takes.
+    /// "auto" (also NULL: a GPU if there is one that can be used, else the CPU), "cpu", "cuda" or
+    /// "cuda:N". CUDA_VISIBLE_DEVICES selects GPUs by UUID.
     pub device: *const c_char,
     /// The 16-bit type of weights and activations on a GPU: "bf16" (also NULL) or "f16".
     pub precision: *const c_char,
@@ -137,10 +145,10 @@ pub struct ropeway_options {
     /// CPU threads, up to 1024. 0: all cores.
     pub threads: usize,
     /// Calls that compute at the same time, up to `threads`; further ones wait. 0: 1.
-    pub lanes: usize,
+    pub concurrency: usize,
     /// Tokens that go through the model at once; they bound the memory. 0: the engine's choice.
     pub batch_tokens: usize,
-    /// Non-zero: never download a model.
+    /// Non-zero: ropeway_open_hub downloads nothing.
     pub offline: i32,
     /// 0.
     pub reserved: i32,
@@ -269,7 +277,7 @@ pub struct ropeway_info {
     /// What computes, for people.
     pub device: *const c_char,
     /// Why it is the CPU, where "auto" was to choose; else NULL.
-    pub fallback: *const c_char,
+    pub fallback_reason: *const c_char,
     /// Dimensions of the full embedding.
     pub hidden_size: usize,
     /// Longest input in tokens, special tokens included.
@@ -285,11 +293,11 @@ pub struct ropeway_info {
     /// CPU threads.
     pub threads: usize,
     /// Calls that compute at the same time.
-    pub lanes: usize,
+    pub concurrency: usize,
     /// Tokens that go through the model at once.
     pub batch_tokens: usize,
     /// Bytes of the weights in the layout that computes.
     pub weights_bytes: usize,
-    /// Bytes of one lane's arena, at the most.
+    /// Bytes of the arena of one call, at the most; there are `concurrency` of them.
     pub arena_bytes: usize,
 }

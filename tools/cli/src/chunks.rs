@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ropeway::{Chunk, Chunking, Embed, Embedding, Engine, Vector, Weights};
+use ropeway::{AdapterSelection, Chunk, Chunking, Embed, Embedding, Engine, Vector};
 use serde_json::json;
 
 use super::exit::{self, Exit};
@@ -78,16 +78,16 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         (_, None) => Chunking::Sentences,
     };
     let engine = run.open()?;
-    let document = Embed {
-        weights: args.task.clone().map_or(Weights::Unset, Weights::Task),
-        dimensions: args.dimensions.dimensions,
-        any_dimensions: args.dimensions.any_dimensions,
-        chunking: Some(chunking),
-        windows: args.windows.windows(),
+    let adapters = args
+        .task
+        .clone()
+        .map_or(AdapterSelection::Unset, AdapterSelection::Task);
+    let document = Embed::default()
+        .adapters(adapters)
+        .chunks(chunking)
         // Scores are cosines, whatever the model's own setting.
-        normalize: args.query.is_some().then_some(true),
-        ..Embed::default()
-    };
+        .normalize(args.query.is_some().then_some(true));
+    let document = args.windows.apply(args.dimensions.apply(document));
     options::check(&engine, &document)?;
     let text =
         source::read_document(args.file.as_deref()).map_err(|error| Exit::inputs(format!("{error:#}")))?;
@@ -130,15 +130,12 @@ fn texts<'a>(text: &'a str, chunks: &[Chunk]) -> Vec<&'a str> {
 
 /// Scores the chunks and puts the best first; equals stay in the document's order.
 fn score(engine: &Engine, query: &str, document: &Embed, chunks: &mut [Scored<'_>]) -> Result<(), Exit> {
-    let options = Embed {
-        weights: default_task(engine.model(), &["retrieval.query", "query"]),
-        chunking: None,
-        ..document.clone()
-    };
+    let task = default_task(engine.config(), &["retrieval.query", "query"]);
+    let options = document.clone().adapters(task).chunks(None);
     let query = engine.embed(&[query], &options)?;
-    let query = query.first().and_then(Embedding::vector).unwrap_or_default();
+    let query = query.first().and_then(Embedding::as_f32).unwrap_or_default();
     for scored in chunks.iter_mut() {
-        scored.score = Some(cosine(query, scored.chunk.embedding.as_f32().unwrap_or_default()));
+        scored.score = Some(cosine(query, scored.chunk.vector.as_f32().unwrap_or_default()));
     }
     chunks.sort_by(|a, b| {
         b.score
@@ -163,7 +160,7 @@ fn print(chunks: &[Scored<'_>]) -> Result<(), Exit> {
             };
             cells.extend(bounds);
             if score.is_none() {
-                cells.push(format!("{:.3}", norm(&chunk.embedding)));
+                cells.push(format!("{:.3}", norm(&chunk.vector)));
             }
             cells.push((*text).to_owned());
             table.row(cells);
@@ -184,7 +181,7 @@ fn print(chunks: &[Scored<'_>]) -> Result<(), Exit> {
         let mut line = serde_json::Value::Object(row).to_string().into_bytes();
         line.pop();
         line.extend_from_slice(b",\"embedding\":");
-        let written = crate::jsonl::write_numbers(&mut line, &chunk.embedding);
+        let written = crate::jsonl::write_numbers(&mut line, &chunk.vector);
         written.map_err(|error| Exit::output("standard output", &error))?;
         line.extend_from_slice(b"}\n");
         lines.append(&mut line);
@@ -203,11 +200,7 @@ mod tests {
 
     #[test]
     fn chunks_are_cut_at_code_points() {
-        let chunk = |start, end| Chunk {
-            start,
-            end,
-            embedding: Vector::F32(Vec::new()),
-        };
+        let chunk = |start, end| Chunk::new(start, end, Vector::F32(Vec::new()));
         let chunks = [chunk(0, 2), chunk(2, 4), chunk(1, 9), chunk(4, 4)];
         assert_eq!(texts("é漢🙂x", &chunks), ["é漢", "🙂x", "漢🙂x", ""]);
     }

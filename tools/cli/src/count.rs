@@ -15,7 +15,7 @@ use super::terminal;
 pub fn run(run: &RunOptions, json: Option<&Path>) -> Result<(), Exit> {
     let simulated = devices()
         .iter()
-        .any(|device| device.cuda.is_some_and(|cuda| cuda.simulated));
+        .any(|device| device.cuda.as_ref().is_some_and(|cuda| cuda.simulated));
     if !simulated {
         return Err(Exit::usage(
             "launches are counted by softcuda, which is not the driver here: tools/softcuda/run ropeway bench count \

@@ -1,6 +1,6 @@
 //! `ropeway devices`: what can compute here, and the GPU kernels that this build embeds.
 
-use ropeway::{DeviceInfo, Kernels};
+use ropeway::inspect::{Kernels, kernels};
 use serde_json::{Value, json};
 
 use super::exit::Exit;
@@ -20,53 +20,44 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<(), Exit> {
-    let mut devices = ropeway::devices();
-    let kernels = ropeway::kernels();
+    let devices = ropeway::devices();
+    let kernels = kernels();
     let mut text = String::new();
     if args.json {
-        for DeviceInfo {
-            kind,
-            name,
-            detail,
-            usable,
-            cuda,
-        } in &devices
-        {
-            let mut device = json!({"kind": kind, "name": name, "detail": detail, "usable": usable});
-            if let Some(cuda) = cuda {
-                device["uuid"] = cuda.uuid.to_string().into();
+        for info in devices {
+            let mut device =
+                json!({"kind": info.kind, "name": info.name, "detail": info.detail, "usable": info.usable});
+            if let Some(cuda) = info.cuda {
+                device["uuid"] = cuda.uuid.into();
                 device["capability"] = format!("{}.{}", cuda.capability.0, cuda.capability.1).into();
                 device["memory"] = cuda.memory.into();
                 device["multiprocessors"] = cuda.multiprocessors.into();
                 device["simulated"] = cuda.simulated.into();
             }
-            if kind.starts_with("cuda") {
+            if info.kind.starts_with("cuda") {
                 device["kernels"] = embedded(kernels);
             }
             text += &format!("{device}\n");
         }
         return terminal::print(text.as_bytes());
     }
+    let rows = devices
+        .into_iter()
+        .map(|device| [device.kind, device.name, device.detail]);
+    let (compiler, detail) = match kernels.compiler {
+        Ok(compiler) => (compiler, summary(kernels)),
+        Err(reason) => ("none", reason.into()),
+    };
     // The kernels as one more line of the table.
-    devices.push(DeviceInfo {
-        kind: "kernels".into(),
-        name: kernels.compiler.unwrap_or("none").into(),
-        detail: match kernels.compiler {
-            Ok(_) => summary(kernels),
-            Err(reason) => reason.into(),
-        },
-        usable: false,
-        cuda: None,
-    });
-    let width = |text: fn(&DeviceInfo) -> &str| {
-        let widths = devices.iter().map(|device| text(device).chars().count());
+    let rows: Vec<[String; 3]> = rows
+        .chain([["kernels".into(), compiler.into(), detail]])
+        .collect();
+    let width = |column: usize| {
+        let widths = rows.iter().map(|row| row[column].chars().count());
         widths.max().unwrap_or(0)
     };
-    let (kinds, names) = (width(|device| &device.kind), width(|device| &device.name));
-    for DeviceInfo {
-        kind, name, detail, ..
-    } in &devices
-    {
+    let (kinds, names) = (width(0), width(1));
+    for [kind, name, detail] in &rows {
         text += &format!("{kind:kinds$}  {name:names$}  {detail}\n");
     }
     terminal::print(text.as_bytes())

@@ -3,10 +3,10 @@
 use std::str::FromStr;
 
 use ropeway::inspect::{Difference, Executor, Side, compare};
-use ropeway::{Device, Embed, Engine, Request, Weights};
+use ropeway::{AdapterSelection, Device, Embed, Engine, Request};
 
 use super::exit::Exit;
-use super::options::{Mixture, RunOptions, mixture, positive};
+use super::options::{Mixture, RunOptions, mixture, positive, with_prompt};
 use super::terminal;
 
 const EXAMPLES: &str = "\
@@ -123,23 +123,19 @@ impl On {
 impl Args {
     /// A side's options: its own, and where it has none those of both.
     fn options(&self, task: &Option<String>, adapters: &Option<Mixture>, prompt: &Option<String>) -> Embed {
-        let weights = |task: &Option<String>, adapters: &Option<Mixture>| match (task, adapters) {
-            (Some(task), _) => Some(Weights::Task(task.clone())),
-            (None, Some(mixture)) => Some(Weights::Mixture(mixture.0.clone())),
+        let selection = |task: &Option<String>, adapters: &Option<Mixture>| match (task, adapters) {
+            (Some(task), _) => Some(AdapterSelection::Task(task.clone())),
+            (None, Some(mixture)) => Some(AdapterSelection::Mixture(mixture.0.clone())),
             (None, None) => None,
         };
-        Embed {
-            weights: weights(task, adapters)
-                .or_else(|| weights(&self.task, &self.adapters))
-                .unwrap_or_default(),
-            prompt: prompt.clone().or_else(|| self.prompt.clone()),
-            ..Embed::default()
-        }
+        let adapters = selection(task, adapters).or_else(|| selection(&self.task, &self.adapters));
+        let options = Embed::default().adapters(adapters.unwrap_or_default());
+        with_prompt(options, prompt.as_deref().or(self.prompt.as_deref()))
     }
 
     fn requests<'a>(&'a self, engine: &Engine, options: &'a Embed) -> Vec<Request<'a>> {
         if let Some(length) = self.length {
-            let vocab = engine.model().vocab_size as u64;
+            let vocab = engine.config().vocab_size as u64;
             let id = |i: usize| ((i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20) % vocab;
             let ids: Vec<u32> = (0..length).map(|i| id(i) as u32).collect();
             return vec![Request::ids(ids, options)];

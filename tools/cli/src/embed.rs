@@ -146,14 +146,14 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         }
     };
     let columns = {
-        let dimensions = defaults.dimensions.unwrap_or(engine.model().hidden_size);
-        if defaults.encoding == Encoding::Binary {
+        let dimensions = defaults.get_dimensions().unwrap_or(engine.config().hidden_size);
+        if defaults.get_encoding() == Encoding::Binary {
             dimensions.div_ceil(8)
         } else {
             dimensions
         }
     };
-    let dtype = Dtype::new(defaults.encoding);
+    let dtype = Dtype::new(defaults.get_encoding());
     let sink: Box<dyn Sink> = match (target, dtype) {
         (None, _) => Box::new(JsonlSink::new(Out::Stdout(io::stdout()))),
         (Some(target), Some(dtype)) if args.format == Format::Safetensors => {
@@ -199,18 +199,20 @@ fn check_format(args: &Args, options: &Embed) -> Result<(), Exit> {
             "--format {name} needs -o FILE: its header is written last"
         )));
     }
-    if options.encoding == Encoding::Base64 {
+    if options.get_encoding() == Encoding::Base64 {
         return Err(Exit::usage(format!(
             "--format {name} holds numbers: use --encoding f32, not base64"
         )));
     }
-    if args.format == Format::Npy && options.encoding == Encoding::Int8 {
+    if args.format == Format::Npy && options.get_encoding() == Encoding::Int8 {
         let way_out = "use --format jsonl or safetensors, which keep them";
         return Err(Exit::usage(format!(
             "--format npy has no place for the scales of int8: {way_out}"
         )));
     }
-    if args.format == Format::Npy && (options.pooling == Some(Pooling::None) || options.chunking.is_some()) {
+    if args.format == Format::Npy
+        && (options.get_pooling() == Some(Pooling::None) || options.get_chunks().is_some())
+    {
         let way_out = "use --format jsonl or safetensors for token vectors and chunks";
         return Err(Exit::usage(format!(
             "--format npy holds one vector per input: {way_out}"
@@ -343,7 +345,7 @@ impl Run<'_> {
                 Ok(request) => {
                     let result = device::embed_batch(self.engine, std::slice::from_ref(request)).pop();
                     match result {
-                        Some(Ok(embedding)) => former.agrees(&row, &embedding, request.options.encoding),
+                        Some(Ok(embedding)) => former.agrees(&row, &embedding, request.options.get_encoding()),
                         Some(Err(error)) if device::failed(&error) => return Err(error.into()),
                         _ => false,
                     }

@@ -4,7 +4,8 @@
 //! option of that name for this line alone, and `null` sets it back to none:
 //!
 //! ```
-//! use ropeway::{Embed, Weights, jsonl};
+//! use ropeway::Embed;
+//! use ropeway_cli::jsonl;
 //! let run = Embed::task("retrieval.passage").dimensions(256);
 //! let line = jsonl::parse(r#"{"id": "q1", "text": "warm coats", "task": "retrieval.query"}"#, &run).unwrap();
 //! assert_eq!(line.id.unwrap().as_json(), r#""q1""#);

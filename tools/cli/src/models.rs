@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use ropeway::model::{ModelConfig, Positions};
-use ropeway::{Pooling, hub};
+use ropeway::model::Positions;
+use ropeway::{ModelConfig, hub};
 use serde_json::{Value, json};
 
+use crate::jsonl::POOLINGS;
+
 use super::exit::Exit;
-use super::options::{Download, RunOptions};
+use super::options::{Named, RunOptions, download_bar};
 use super::terminal;
 
 const EXAMPLES: &str = "\
@@ -67,10 +69,13 @@ impl ModelName {
             Some(name) => name,
             None => run.model()?,
         };
-        let mut bar = Download::new(!run.quiet);
-        Ok(hub::resolve(name, run.offline, &mut |file, done, total| {
-            bar.set(file, done, total)
-        })?)
+        match Named::new(name)? {
+            Named::Folder(folder) => Ok(folder.to_owned()),
+            Named::Id(id) => Ok(hub::Downloader::new()
+                .offline(run.offline)
+                .on_progress(download_bar(!run.quiet))
+                .fetch(id)?),
+        }
     }
 }
 
@@ -133,7 +138,7 @@ fn adapter_bytes(folder: &Path) -> u64 {
 fn parameters(config: &ModelConfig) -> u64 {
     let positions = match config.positions {
         Positions::Learned { rows, .. } => rows,
-        Positions::Rotary { .. } => 0,
+        _ => 0,
     };
     // Two more rows: gain and bias of the first LayerNorm.
     let rows = config.vocab_size + config.type_vocab_size + positions + 2;
@@ -141,11 +146,10 @@ fn parameters(config: &ModelConfig) -> u64 {
 }
 
 fn pooling(config: &ModelConfig) -> &'static str {
-    match config.pooling {
-        Pooling::Mean => "mean",
-        Pooling::Cls => "cls",
-        Pooling::None => "none",
-    }
+    let mut words = POOLINGS.iter();
+    words
+        .find(|(_, pooling)| *pooling == config.pooling)
+        .map_or("?", |(word, _)| word)
 }
 
 fn describe(config: &ModelConfig, folder: &Path) -> Value {

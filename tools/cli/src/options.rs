@@ -1,11 +1,12 @@
 //! Flags that several commands share: those of the run, and those of an embedding.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::jsonl::{ENCODINGS, POOLINGS, check_mixture};
 use clap::ArgAction;
 use ropeway::{
-    Chunking, Device, Embed, Encoding, Engine, Numerics, Pooling, Precision, Request, Weights, Windows,
+    AdapterSelection, Chunking, Device, Embed, Encoding, Engine, Numerics, Pooling, Precision, Request, hub,
 };
 
 use super::exit::Exit;
@@ -25,7 +26,7 @@ pub struct RunOptions {
     )]
     pub model: Option<String>,
 
-    /// Where to compute: auto, cpu, cuda, cuda:N or cuda:GPU-UUID
+    /// Where to compute: auto, cpu, cuda or cuda:N; CUDA_VISIBLE_DEVICES selects GPUs by UUID
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub device: Device,
 
@@ -95,9 +96,10 @@ impl RunOptions {
         for task in &self.merge {
             builder = builder.merge(task);
         }
-        let mut bar = Download::new(!self.quiet);
-        let engine =
-            builder.open_with_progress(model, &mut |file, done, total| bar.set(file, done, total))?;
+        let engine = match Named::new(model)? {
+            Named::Folder(folder) => builder.open(folder)?,
+            Named::Id(id) => builder.on_download(download_bar(!self.quiet)).from_hub(id)?,
+        };
         for (name, folder) in &self.adapters {
             engine.add_adapter(name, folder)?;
         }
@@ -105,24 +107,32 @@ impl RunOptions {
     }
 }
 
-/// The progress bar of a download; it appears with the first file.
-pub struct Download {
-    shown: bool,
-    bar: Option<Progress>,
+/// What `--model` names.
+pub enum Named<'a> {
+    Folder(&'a Path),
+    Id(&'a str),
 }
 
-impl Download {
-    /// No bar yet.
-    pub fn new(shown: bool) -> Download {
-        Download { shown, bar: None }
+impl Named<'_> {
+    /// A folder where there is one, else a hub id.
+    pub fn new(model: &str) -> Result<Named<'_>, Exit> {
+        let path = Path::new(model);
+        let problem = match path.is_dir() {
+            true => return Ok(Named::Folder(path)),
+            false if path.exists() => "is a file; give the model's folder",
+            false if hub::is_id(model) => return Ok(Named::Id(model)),
+            false => "is neither a folder nor a hub id (`owner/name`)",
+        };
+        Err(Exit::usage(format!("{model}: {problem}")))
     }
+}
 
-    /// So much of the file is here.
-    pub fn set(&mut self, file: &str, done: usize, total: usize) {
-        let bar = self
-            .bar
-            .get_or_insert_with(|| Progress::new(self.shown, Some(total as u64)));
-        bar.say(file, done as u64, total as u64);
+/// The progress bar of a download; it appears with the first file.
+pub fn download_bar(shown: bool) -> impl Fn(&hub::Progress<'_>) + Send + Sync + 'static {
+    let bar = OnceLock::new();
+    move |progress| {
+        let bar = bar.get_or_init(|| Progress::new(shown, Some(progress.total_bytes)));
+        bar.say(progress.file, progress.done_bytes, progress.total_bytes);
     }
 }
 
@@ -201,52 +211,63 @@ pub struct WindowOptions {
     pub overlap: Option<usize>,
 }
 
+impl SizeOptions {
+    /// Sets these options.
+    pub fn apply(&self, options: Embed) -> Embed {
+        options
+            .dimensions(self.dimensions)
+            .any_dimensions(self.any_dimensions)
+    }
+}
+
 impl WindowOptions {
-    /// As the library has it.
-    pub fn windows(&self) -> Windows {
-        Windows {
-            size: self.window,
-            overlap: self.overlap,
-        }
+    /// Sets these options.
+    pub fn apply(&self, options: Embed) -> Embed {
+        options.window(self.window).overlap(self.overlap)
     }
 }
 
 impl EmbedOptions {
     /// The options of an input that says nothing itself.
     pub fn embed(&self) -> Embed {
-        let weights = match (&self.task, &self.adapters) {
-            (Some(task), _) => Weights::Task(task.clone()),
-            (None, Some(mixture)) => Weights::Mixture(mixture.0.clone()),
-            (None, None) => Weights::Unset,
+        let adapters = match (&self.task, &self.adapters) {
+            (Some(task), _) => AdapterSelection::Task(task.clone()),
+            (None, Some(mixture)) => AdapterSelection::Mixture(mixture.0.clone()),
+            (None, None) => AdapterSelection::Unset,
         };
         let chunking = match (self.chunk_tokens, self.chunk_sentences) {
             (Some(tokens), _) => Some(Chunking::Tokens(tokens)),
             (None, true) => Some(Chunking::Sentences),
             (None, false) => None,
         };
-        Embed {
-            weights,
-            prompt: self.prompt.clone(),
-            dimensions: self.size.dimensions,
-            any_dimensions: self.size.any_dimensions,
-            pooling: self.pooling,
-            normalize: (self.normalize || self.no_normalize).then_some(self.normalize),
-            no_truncate: self.no_truncate,
-            chunking,
-            windows: self.windows.windows(),
-            encoding: self.encoding,
-        }
+        let options = Embed::default()
+            .adapters(adapters)
+            .pooling(self.pooling)
+            .normalize((self.normalize || self.no_normalize).then_some(self.normalize))
+            .truncate(!self.no_truncate)
+            .chunks(chunking)
+            .encoding(self.encoding);
+        let options = self.windows.apply(self.size.apply(options));
+        with_prompt(options, self.prompt.as_deref())
+    }
+}
+
+/// Sets the prompt, where one is given.
+pub fn with_prompt(options: Embed, prompt: Option<&str>) -> Embed {
+    match prompt {
+        Some(prompt) => options.prompt(prompt),
+        None => options,
     }
 }
 
 /// Checks options of the whole run, so that a wrong one is told before the work starts.
 pub fn check(engine: &Engine, options: &Embed) -> Result<(), Exit> {
     // Options alone are in question: these ids are valid in any vocabulary and need no tokenizer.
-    let request = match options.chunking {
+    let request = match options.get_chunks() {
         Some(Chunking::Sentences) => Request::text("a", options),
         _ => Request::ids(&[0u32][..], options),
     };
-    Ok(engine.check(&request)?)
+    Ok(engine.validate(&request)?)
 }
 
 /// A mixture, as a type that clap does not take for a repeated flag.
@@ -265,7 +286,7 @@ pub(super) fn mixture(text: &str) -> Result<Mixture, String> {
         Ok((name.trim().to_owned(), weight))
     };
     let parts = text.split(',').map(part).collect::<Result<Vec<_>, String>>()?;
-    check_mixture(&parts).map_err(|e| e.to_string())?;
+    check_mixture(&parts)?;
     Ok(Mixture(parts))
 }
 

@@ -6,13 +6,12 @@ use std::ffi::OsString;
 use std::io;
 
 use crate::jsonl::Id;
-use ropeway::model::ModelConfig;
-use ropeway::{Embed, Embedding, Encoding, Engine, Input, Request, Weights};
+use ropeway::{AdapterSelection, Embed, Embedding, Encoding, Engine, Input, ModelConfig, Request};
 use serde_json::value::RawValue;
 
 use super::device;
 use super::exit::Exit;
-use super::options::{self, RunOptions, SizeOptions, positive};
+use super::options::{self, RunOptions, SizeOptions, positive, with_prompt};
 use super::queue::{Entry, Queue};
 use super::source::{Arguments, Format, Reader, Source, Unit};
 use super::terminal::{self, Progress, Table};
@@ -73,16 +72,13 @@ pub struct Args {
 
 pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     let engine = run.open()?;
-    let options = |task: &Option<String>, prompt: &Option<String>, defaults: &[&str]| Embed {
-        weights: task
+    let options = |task: &Option<String>, prompt: &Option<String>, defaults: &[&str]| {
+        let adapters = task
             .clone()
-            .map_or_else(|| default_task(engine.model(), defaults), Weights::Task),
-        prompt: prompt.clone(),
-        dimensions: args.size.dimensions,
-        any_dimensions: args.size.any_dimensions,
+            .map_or_else(|| default_task(engine.config(), defaults), AdapterSelection::Task);
         // Scores are cosines, whatever the model's own setting.
-        normalize: Some(true),
-        ..Embed::default()
+        let options = Embed::default().adapters(adapters).normalize(true);
+        with_prompt(args.size.apply(options), prompt.as_deref())
     };
     let of_query = options(
         &args.query_task,
@@ -94,7 +90,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     options::check(&engine, &of_query)?;
     options::check(&engine, &of_passage)?;
     let query = engine.embed(&[&args.query], &of_query)?;
-    let query = query.first().and_then(Embedding::vector).unwrap_or_default();
+    let query = query.first().and_then(Embedding::as_f32).unwrap_or_default();
 
     let sources = Source::list(args.files, Arguments::Files);
     // On a terminal as well: what is printed there comes when the bar is gone.
@@ -144,12 +140,11 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
 }
 
 /// The first of these that the model has.
-pub fn default_task(model: &ModelConfig, names: &[&str]) -> Weights {
+pub fn default_task(model: &ModelConfig, names: &[&str]) -> AdapterSelection {
     let has = |name: &&&str| model.tasks.iter().any(|task| task.name == **name);
-    names
-        .iter()
-        .find(has)
-        .map_or(Weights::Unset, |name| Weights::Task((*name).to_owned()))
+    names.iter().find(has).map_or(AdapterSelection::Unset, |name| {
+        AdapterSelection::Task((*name).to_owned())
+    })
 }
 
 /// The cosine of two normalised vectors, summed in one order in double precision.
@@ -197,7 +192,7 @@ impl Search<'_> {
                 Err(error) if device::failed(&error) => return Err(error.into()),
                 Err(error) => self.fail(&format!("{}: {error}", item.place)),
                 Ok(embedding) => {
-                    let score = cosine(self.query, embedding.vector().unwrap_or_default());
+                    let score = cosine(self.query, embedding.as_f32().unwrap_or_default());
                     let (place, id, number) = (item.place, item.id, self.inputs);
                     self.best.add(score, number, || Hit {
                         score,
@@ -205,7 +200,7 @@ impl Search<'_> {
                         id: id.unwrap_or_else(|| Id::string(&place.to_string())),
                         text: match request.input {
                             Input::Text(text) => Some(text.into_owned()),
-                            Input::Ids(_) => None,
+                            _ => None,
                         },
                     });
                 }
@@ -219,15 +214,14 @@ impl Search<'_> {
 
     /// A JSONL line may choose its task, but not a form that cannot be compared with the query.
     fn comparable(&self, request: &mut Request<'static>) {
-        let wanted = Embed {
-            encoding: Encoding::F32,
-            pooling: None,
-            chunking: None,
-            normalize: Some(true),
-            dimensions: Some(self.query.len()),
-            any_dimensions: true,
-            ..request.options.clone().into_owned()
-        };
+        let options = request.options.clone().into_owned();
+        let wanted = options
+            .encoding(Encoding::F32)
+            .pooling(None)
+            .chunks(None)
+            .normalize(true)
+            .dimensions(self.query.len())
+            .any_dimensions(true);
         if *request.options != wanted {
             request.options = std::borrow::Cow::Owned(wanted);
         }

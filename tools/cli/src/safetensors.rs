@@ -130,7 +130,12 @@ impl SafetensorsSink {
                     .iter()
                     .map(|chunk| (bound(chunk.start), bound(chunk.end)))
                     .collect();
-                list.iter().map(|chunk| &chunk.embedding).collect()
+                list.iter().map(|chunk| &chunk.vector).collect()
+            }
+            _ => {
+                return Err(Trouble::Unfit(
+                    "has a form that this file has no place for".into(),
+                ));
             }
         };
         // All of an input is checked before any of it is written.

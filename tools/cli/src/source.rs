@@ -166,14 +166,15 @@ impl Item {
         let bytes = match &request.input {
             Input::Text(text) => text.len(),
             Input::Ids(ids) => 4 * ids.len(),
+            _ => 0,
         };
         // A row is thousands of bytes, however short the text is that it is made of.
         let tokens = bytes / 4;
-        let rows = match &request.options.chunking {
-            _ if request.options.pooling == Some(Pooling::None) => tokens,
+        let rows = match request.options.get_chunks() {
+            _ if request.options.get_pooling() == Some(Pooling::None) => tokens,
             Some(Chunking::Tokens(size)) => tokens / (*size).max(1),
             Some(Chunking::Spans(spans)) => spans.len(),
-            Some(Chunking::Sentences) | None => 0,
+            _ => 0,
         };
         64 + bytes.max(ROW * rows)
     }
@@ -356,7 +357,7 @@ impl Reader {
             Err(bad) => Item {
                 place,
                 id: bad.id,
-                request: Err(bad.problem.to_string()),
+                request: Err(bad.problem),
                 read,
             },
         }

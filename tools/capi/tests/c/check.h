@@ -31,9 +31,9 @@ static inline const char *test_device(void) {
     return device != NULL ? device : "cpu";
 }
 
-static inline ropeway_engine *test_engine(const char *model, size_t lanes) {
+static inline ropeway_engine *test_engine(const char *model, size_t concurrency) {
     ropeway_options options = {.struct_size = sizeof options, .device = test_device(), .threads = 2,
-                               .lanes = lanes, .offline = 1};
+                               .concurrency = concurrency, .offline = 1};
     ropeway_engine *engine = NULL;
     CHECK(ropeway_open(model, &options, &engine) == ROPEWAY_OK);
     CHECK(engine != NULL);

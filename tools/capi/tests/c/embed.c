@@ -103,7 +103,7 @@ static void embed_cases(const ropeway_engine *engine) {
     for (size_t i = 0; i < COUNT; i++) {
         const ropeway_embedding *embedding = ropeway_results_get(results, i);
         print(CASES[i].name, embedding);
-        CHECK(ropeway_check(engine, &requests[i]) == embedding->status);
+        CHECK(ropeway_validate(engine, &requests[i]) == embedding->status);
     }
     ropeway_results_free(results);
 }
@@ -135,9 +135,9 @@ static void facts(const ropeway_engine *engine) {
     CHECK(ropeway_engine_info(engine, &info) == ROPEWAY_OK);
     CHECK(info.struct_size == sizeof info);
     /* The tests name the device. */
-    CHECK(info.fallback == NULL);
+    CHECK(info.fallback_reason == NULL);
     printf("%s: %zu %zu %zu %zu, %zu %zu %zu, %zu %zu:", info.device, info.hidden_size, info.max_tokens,
-           info.vocab_size, info.num_hidden_layers, info.threads, info.lanes, info.batch_tokens, info.weights_bytes,
+           info.vocab_size, info.num_hidden_layers, info.threads, info.concurrency, info.batch_tokens, info.weights_bytes,
            info.arena_bytes);
     for (size_t i = 0; i < info.matryoshka_len; i++) printf(" %zu", info.matryoshka[i]);
     printf("\n");
@@ -162,9 +162,9 @@ static void adapters(const char *model) {
     ropeway_results *results = NULL;
     CHECK(ropeway_embed(engine, &request, 1, &results) == ROPEWAY_OK);
     FAILS(ropeway_add_adapter(engine, "user", folder), ROPEWAY_ERROR_ADAPTER, "taken");
-    CHECK(ropeway_drop_adapter(engine, "user") == ROPEWAY_OK);
-    FAILS(ropeway_drop_adapter(engine, "user"), ROPEWAY_ERROR_ADAPTER, "user");
-    FAILS(ropeway_check(engine, &request), ROPEWAY_ERROR_REQUEST, "user");
+    CHECK(ropeway_remove_adapter(engine, "user") == ROPEWAY_OK);
+    FAILS(ropeway_remove_adapter(engine, "user"), ROPEWAY_ERROR_ADAPTER, "user");
+    FAILS(ropeway_validate(engine, &request), ROPEWAY_ERROR_UNKNOWN_TASK, "user");
     ropeway_close(engine);
     /* Results outlive their engine. */
     print("user", ropeway_results_get(results, 0));

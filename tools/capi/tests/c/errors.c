@@ -17,25 +17,29 @@ static void last_error(void) {
 
 static void open_errors(const char *model) {
     ropeway_engine *engine = (ropeway_engine *)&engine;
-    FAILS(ropeway_open(NULL, NULL, &engine), ROPEWAY_ERROR_ARGUMENT, "model is NULL");
+    FAILS(ropeway_open(NULL, NULL, &engine), ROPEWAY_ERROR_ARGUMENT, "folder is NULL");
+    CHECK(engine == NULL);
+    FAILS(ropeway_open_hub(NULL, NULL, &engine), ROPEWAY_ERROR_ARGUMENT, "id is NULL");
     CHECK(engine == NULL);
     ropeway_options options = {.struct_size = sizeof options, .offline = 1};
-    FAILS(ropeway_open("\xc3(", &options, &engine), ROPEWAY_ERROR_UTF8, "model is not valid UTF-8 from byte 0 on");
+    FAILS(ropeway_open("\xc3(", &options, &engine), ROPEWAY_ERROR_UTF8, "folder is not valid UTF-8 from byte 0 on");
     FAILS(ropeway_open("/nowhere/at all", &options, &engine), ROPEWAY_ERROR_MODEL, "/nowhere/at all");
-    FAILS(ropeway_open("nobody/has-this-model", &options, &engine), ROPEWAY_ERROR_HUB, "nobody/has-this-model");
+    FAILS(ropeway_open("nobody/has-this-model", &options, &engine), ROPEWAY_ERROR_MODEL, "from_hub");
+    FAILS(ropeway_open_hub("nobody/has-this-model", &options, &engine), ROPEWAY_ERROR_HUB, "nobody/has-this-model");
+    FAILS(ropeway_open_hub("/nowhere/at all", &options, &engine), ROPEWAY_ERROR_HUB, "is not a hub id");
     char folder[4096];
     CHECK(snprintf(folder, sizeof folder, "%s/..", model) < (int)sizeof folder);
     FAILS(ropeway_open(folder, &options, &engine), ROPEWAY_ERROR_IO, "config.json");
     options.device = "abacus";
-    FAILS(ropeway_open(model, &options, &engine), ROPEWAY_ERROR_DEVICE, "abacus");
+    FAILS(ropeway_open(model, &options, &engine), ROPEWAY_ERROR_ARGUMENT, "abacus");
     options.device = "\x80";
     FAILS(ropeway_open(model, &options, &engine), ROPEWAY_ERROR_UTF8, "options.device");
     options.device = NULL;
     options.precision = "f15";
-    FAILS(ropeway_open(model, &options, &engine), ROPEWAY_ERROR_REQUEST, "f15");
+    FAILS(ropeway_open(model, &options, &engine), ROPEWAY_ERROR_ARGUMENT, "f15");
     options.precision = "f16";
     options.numerics = "lucky";
-    FAILS(ropeway_open(model, &options, &engine), ROPEWAY_ERROR_REQUEST, "lucky");
+    FAILS(ropeway_open(model, &options, &engine), ROPEWAY_ERROR_ARGUMENT, "lucky");
     options.numerics = "fastest";
     const char *merge[] = {"separation", NULL};
     options.merge_len = 2;
@@ -44,7 +48,7 @@ static void open_errors(const char *model) {
     FAILS(ropeway_open(model, &options, &engine), ROPEWAY_ERROR_ARGUMENT, "options.merge[1] is NULL");
     options.merge_len = 0;
     options.threads = 5000;
-    FAILS(ropeway_open(model, &options, &engine), ROPEWAY_ERROR_REQUEST, "threads is 5000");
+    FAILS(ropeway_open(model, &options, &engine), ROPEWAY_ERROR_ARGUMENT, "threads is 5000");
     options.threads = 0;
     options.reserved = 1;
     FAILS(ropeway_open(model, &options, &engine), ROPEWAY_ERROR_ARGUMENT, "options.reserved");
@@ -94,7 +98,7 @@ static void wrong_calls(const ropeway_engine *engine) {
     const ropeway_request *odd = (const ropeway_request *)(const void *)((const char *)&request + 1);
     FAILS(ropeway_embed(engine, odd, 1, &results), ROPEWAY_ERROR_ARGUMENT, "requests is not aligned");
     CHECK(results == NULL);
-    FAILS(ropeway_check(engine, NULL), ROPEWAY_ERROR_ARGUMENT, "request is NULL");
+    FAILS(ropeway_validate(engine, NULL), ROPEWAY_ERROR_ARGUMENT, "request is NULL");
 
     /* No requests are no mistake. */
     CHECK(ropeway_embed(engine, NULL, 0, &results) == ROPEWAY_OK);
@@ -122,8 +126,8 @@ static void wrong_calls(const ropeway_engine *engine) {
     FAILS(ropeway_add_adapter(engine, "x", "\xff"), ROPEWAY_ERROR_UTF8, "folder");
     FAILS(ropeway_add_adapter(engine, "x", "/nowhere"), ROPEWAY_ERROR_IO, "/nowhere");
     FAILS(ropeway_add_adapter(engine, "separation", "/nowhere"), ROPEWAY_ERROR_ADAPTER, "separation");
-    FAILS(ropeway_drop_adapter(engine, "x"), ROPEWAY_ERROR_ADAPTER, "x");
-    FAILS(ropeway_drop_adapter(engine, NULL), ROPEWAY_ERROR_ARGUMENT, "name is NULL");
+    FAILS(ropeway_remove_adapter(engine, "x"), ROPEWAY_ERROR_ADAPTER, "x");
+    FAILS(ropeway_remove_adapter(engine, NULL), ROPEWAY_ERROR_ARGUMENT, "name is NULL");
 }
 
 /* A request that is wrong by itself: its own status and message; its neighbours are served. */
@@ -164,7 +168,8 @@ static void wrong_requests(const ropeway_engine *engine) {
         {ROPEWAY_ERROR_ARGUMENT, "exclude one another", {TEXT("x"), .options = OPTIONS(.task = "separation", .base_weights = 1)}},
         {ROPEWAY_ERROR_ARGUMENT, "options.spans is NULL",
          {TEXT("x"), .options = OPTIONS(.chunking = ROPEWAY_CHUNKING_SPANS, .spans_len = 1)}},
-        {ROPEWAY_ERROR_REQUEST, "there is no task or adapter `x`", {TEXT("x"), .options = OPTIONS(.task = "x")}},
+        {ROPEWAY_ERROR_UNKNOWN_TASK, "there is no task or adapter `x`", {TEXT("x"), .options = OPTIONS(.task = "x")}},
+        {ROPEWAY_ERROR_DIMENSIONS, "dimensions is 7", {TEXT("x"), .options = OPTIONS(.dimensions = 7)}},
         {ROPEWAY_ERROR_REQUEST, "windows of 5000 tokens",
          {TEXT("x"), .options = OPTIONS(.chunking = ROPEWAY_CHUNKING_SENTENCES, .window_size = 5000)}},
     };
@@ -174,7 +179,7 @@ static void wrong_requests(const ropeway_engine *engine) {
     for (size_t i = 0; i < COUNT; i++) {
         requests[2 * i] = cases[i].request;
         requests[2 * i + 1] = (ropeway_request){TEXT("a good one"), .options = OPTIONS(.task = "separation")};
-        FAILS(ropeway_check(engine, &cases[i].request), cases[i].status, cases[i].message);
+        FAILS(ropeway_validate(engine, &cases[i].request), cases[i].status, cases[i].message);
     }
     ropeway_results *results = NULL;
     CHECK(ropeway_embed(engine, requests, 2 * COUNT, &results) == ROPEWAY_OK);

@@ -28,7 +28,7 @@ static void *embed(void *number) {
         CHECK(snprintf(name, sizeof name, "task-%zu-%zu", self, round) > 0);
         options.task = name;
         ropeway_request request = {.text = "x", .text_len = 1, .options = &options};
-        FAILS(ropeway_check(engine, &request), ROPEWAY_ERROR_REQUEST, name);
+        FAILS(ropeway_validate(engine, &request), ROPEWAY_ERROR_UNKNOWN_TASK, name);
     }
     return NULL;
 }

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use std::path::Path;
 
 use ropeway::{
-    Chunk, Chunking, Embed, Embedding, Encoding, Engine, Error, Output, Pooling, Request, Vector, Weights,
+    Chunk, Chunking, Embed, Embedding, Encoding, Engine, Error, Output, Pooling, Request, RequestError,
+    Vector,
 };
 
 const TEXT: &str = "half past four";
@@ -23,16 +24,10 @@ use Of::{Ids, Text};
 fn cases() -> Vec<(&'static str, Of, Embed)> {
     let plain = Embed::default;
     let task = Embed::task;
-    let base = Embed {
-        weights: Weights::Base,
-        ..plain()
-    };
     let blend = Embed::mixture([("separation", 0.7), ("classification", -0.3)]);
     let spans = || plain().chunks(Chunking::Spans(vec![(0, 5), (3, 20), (40, 60)]));
     let sentences = || plain().chunks(Chunking::Sentences);
     let tokens = || plain().pooling(Pooling::None);
-    let mut default_overlap = sentences();
-    default_overlap.windows.size = Some(16);
     vec![
         ("defaults", Text(TEXT), plain()),
         ("length", Text("half"), plain()),
@@ -41,12 +36,16 @@ fn cases() -> Vec<(&'static str, Of, Embed)> {
         ("ids", Ids(IDS), plain()),
         ("task", Text(TEXT), task("retrieval.query")),
         ("task, ids", Ids(IDS), task("separation")),
-        ("base", Text(TEXT), base),
+        ("base", Text(TEXT), Embed::base()),
         ("mixture", Text(TEXT), blend),
         ("prompt", Text(TEXT), task("retrieval.query").prompt("ask: ")),
         ("no prompt", Text(TEXT), task("retrieval.query").prompt("")),
         ("dimensions", Text(TEXT), plain().dimensions(32)),
-        ("any dimensions", Text(TEXT), plain().any_dimensions(7)),
+        (
+            "any dimensions",
+            Text(TEXT),
+            plain().dimensions(7).any_dimensions(true),
+        ),
         ("mean", Text(TEXT), plain().pooling(Pooling::Mean)),
         ("cls", Text(TEXT), plain().pooling(Pooling::Cls)),
         ("tokens", Text(TEXT), tokens()),
@@ -59,7 +58,10 @@ fn cases() -> Vec<(&'static str, Of, Embed)> {
         (
             "base64, 7",
             Text("x"),
-            plain().encoding(Encoding::Base64).any_dimensions(7),
+            plain()
+                .encoding(Encoding::Base64)
+                .dimensions(7)
+                .any_dimensions(true),
         ),
         ("tokens, int8", Ids(IDS), tokens().encoding(Encoding::Int8)),
         ("tokens, f16", Ids(IDS), tokens().encoding(Encoding::F16)),
@@ -76,16 +78,20 @@ fn cases() -> Vec<(&'static str, Of, Embed)> {
             Text(DOCUMENT),
             spans().encoding(Encoding::Binary),
         ),
-        ("windows", Text(DOCUMENT), sentences().windows(16, 4)),
-        ("windows, no overlap", Text(DOCUMENT), sentences().windows(16, 0)),
-        ("windows, default overlap", Text(DOCUMENT), default_overlap),
+        ("windows", Text(DOCUMENT), sentences().window(16).overlap(4)),
+        (
+            "windows, no overlap",
+            Text(DOCUMENT),
+            sentences().window(16).overlap(0),
+        ),
+        ("windows, default overlap", Text(DOCUMENT), sentences().window(16)),
         ("bad task", Text("x"), task("retrieval.nothing")),
         ("bad ids", Ids(&[0, 1000, 2]), plain()),
         ("no ids", Ids(&[]), plain()),
         ("bad weight", Text("x"), Embed::mixture([("separation", 2000.0)])),
         ("bad dimensions", Text("x"), plain().dimensions(7)),
         ("bad chunking", Text("x"), plain().chunks(Chunking::Tokens(0))),
-        ("last", Text(TEXT), task("text-matching").no_truncate()),
+        ("last", Text(TEXT), task("text-matching").truncate(false)),
     ]
 }
 
@@ -93,6 +99,9 @@ fn cases() -> Vec<(&'static str, Of, Embed)> {
 fn status(error: &Error) -> i32 {
     match error {
         Error::Adapter { .. } => 6,
+        Error::Request(RequestError::UnknownTask { .. }) => 14,
+        Error::Request(RequestError::UntrainedDimensions { .. }) => 16,
+        Error::Request(RequestError::NoIds | RequestError::IdOutOfRange { .. }) => 17,
         Error::Request(_) => 7,
         other => panic!("no case has this error: {other}"),
     }
@@ -111,6 +120,7 @@ fn row(vector: &Vector) -> (usize, String) {
         Vector::Binary(bits) => (8 * bits.len(), hex(&mut bits.iter().copied())),
         // Four characters for three bytes, padded with at most two `=`.
         Vector::Base64(text) => (text.trim_end_matches('=').len() * 3 / 4 / 4, text.clone()),
+        other => panic!("no case has this encoding: {other:?}"),
     }
 }
 
@@ -136,7 +146,8 @@ fn embedding(name: &str, result: &Result<Embedding, Error>) -> String {
     let (kind, rows): (i32, Vec<(String, &Vector)>) = match &embedding.output {
         Output::Vector(vector) => (0, vec![(String::new(), vector)]),
         Output::Tokens(vectors) => (1, vectors.iter().map(|v| (String::new(), v)).collect()),
-        Output::Chunks(chunks) => (2, chunks.iter().map(|c| (span(c), &c.embedding)).collect()),
+        Output::Chunks(chunks) => (2, chunks.iter().map(|c| (span(c), &c.vector)).collect()),
+        other => panic!("no case has this form: {other:?}"),
     };
     let encoding = match rows[0].1 {
         Vector::F32(_) => 0,
@@ -144,6 +155,7 @@ fn embedding(name: &str, result: &Result<Embedding, Error>) -> String {
         Vector::Int8 { .. } => 2,
         Vector::Binary(_) => 3,
         Vector::Base64(_) => 4,
+        other => panic!("no case has this encoding: {other:?}"),
     };
     let cut = if embedding.truncated { ", truncated" } else { "" };
     let (count, dimensions, tokens) = (rows.len(), row(rows[0].1).0, embedding.tokens);
@@ -157,14 +169,14 @@ fn embedding(name: &str, result: &Result<Embedding, Error>) -> String {
 
 fn open(folder: &Path, device: &str) -> Engine {
     let builder = Engine::builder().device(device.parse().unwrap()).threads(2);
-    builder.offline(true).open(folder).unwrap()
+    builder.open(folder).unwrap()
 }
 
 /// All that `embed.c` prints.
 pub fn print(jina: &Path, bert: &Path, device: &str) -> String {
     let mut text = String::new();
     let engine = open(jina, device);
-    let (model, memory) = (engine.model(), engine.memory());
+    let (model, memory) = (engine.config(), engine.memory());
     writeln!(
         text,
         "{}: {} {} {} {}, {} {} {}, {} {}: {}",
@@ -174,7 +186,7 @@ pub fn print(jina: &Path, bert: &Path, device: &str) -> String {
         model.vocab_size,
         model.num_hidden_layers,
         engine.threads(),
-        memory.lanes,
+        memory.concurrency,
         engine.batch_tokens(),
         memory.weights,
         memory.arena,
@@ -196,7 +208,7 @@ pub fn print(jina: &Path, bert: &Path, device: &str) -> String {
         text += &embedding(name, &engine.embed_batch(&[request]).remove(0));
     }
     let whole = engine.embed(&[TEXT], &Embed::default()).unwrap();
-    for &x in whole[0].vector().unwrap() {
+    for &x in whole[0].as_f32().unwrap() {
         write!(text, "{} ", hexadecimal(x)).unwrap();
     }
     text.push('\n');

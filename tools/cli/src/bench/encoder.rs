@@ -44,7 +44,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     let effort = args.common.effort();
     let mut report = measure::encoder(&engine, effort, probe.as_ref())?;
     let task = run.merge.first().cloned().or_else(|| {
-        let tasks = &engine.model().tasks;
+        let tasks = &engine.config().tasks;
         tasks
             .iter()
             .find(|task| task.adapter)

@@ -6,8 +6,10 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::{Id, Pairs};
-use ropeway::{Chunking, Embed, Encoding, Input, Pooling, Request, Weights};
-use ropeway::{Error, Result};
+use ropeway::{AdapterSelection, Chunking, Embed, Encoding, Input, Pooling, Request};
+
+/// `Result` with what is wrong and the way out.
+type Result<T, E = String> = std::result::Result<T, E>;
 
 /// The keys of a line, as the messages list them.
 pub const KEYS: &str = "id, text, input_ids, task, adapters, prompt, dimensions, any_dimensions, pooling, \
@@ -28,7 +30,7 @@ pub struct BadLine {
     /// Its `id`, if at least that could be read.
     pub id: Option<Id>,
     /// What is wrong and the way out.
-    pub problem: Error,
+    pub problem: String,
 }
 
 /// Reads one line. Options that it does not name are those of `defaults`.
@@ -45,10 +47,7 @@ pub fn parse<'d>(line: &str, defaults: &'d Embed) -> Result<Line<'d>, BadLine> {
         } else {
             "not a JSON object; wanted e.g. {\"text\": \"…\"} (plain text is read with --input text)".into()
         };
-        BadLine {
-            id: None,
-            problem: Error::Request(problem),
-        }
+        BadLine { id: None, problem }
     })?;
     let mut fields = Fields {
         options: Cow::Borrowed(defaults),
@@ -91,7 +90,7 @@ impl<'d> Fields<'d> {
                 .filter(|name| ["normalize", "truncate"].contains(name));
             let name = name.unwrap_or(&key).to_owned();
             if seen.contains(&name) {
-                return Err(Error::Request(format!("key `{}`: given twice", shorten(written))));
+                return Err(format!("key `{}`: given twice", shorten(written)));
             }
             seen.push(name);
             self.read_one(&key, raw)?;
@@ -110,32 +109,44 @@ impl<'d> Fields<'d> {
             "input_ids" => self.ids = value("input_ids", "a list of token ids (whole numbers)", raw)?,
             "task" => self.task = Some(value("task", "a string", raw)?),
             "adapters" => self.adapters = Some(adapters(raw)?),
-            "prompt" => self.set(value("prompt", "a string", raw)?, |o| &mut o.prompt),
-            "dimensions" => self.set(value("dimensions", "a whole number", raw)?, |o| &mut o.dimensions),
+            "prompt" => {
+                let prompt: Option<String> = value("prompt", "a string", raw)?;
+                self.set(|o| match prompt {
+                    Some(prompt) => o.prompt(prompt),
+                    None => o.own_prompt(),
+                });
+            }
+            "dimensions" => {
+                let dimensions: Option<usize> = value("dimensions", "a whole number", raw)?;
+                self.set(|o| o.dimensions(dimensions));
+            }
             "any_dimensions" => {
                 let any: Option<bool> = value("any_dimensions", word, raw)?;
-                self.set(any.unwrap_or(false), |o| &mut o.any_dimensions);
+                self.set(|o| o.any_dimensions(any.unwrap_or(false)));
             }
             "pooling" => {
                 let pooling = choice("pooling", POOLINGS, raw)?;
-                self.set(pooling, |o| &mut o.pooling);
+                self.set(|o| o.pooling(pooling));
             }
-            "normalize" => self.set(value("normalize", word, raw)?, |o| &mut o.normalize),
+            "normalize" => {
+                let yes: Option<bool> = value("normalize", word, raw)?;
+                self.set(|o| o.normalize(yes));
+            }
             "no_normalize" => {
                 let no: Option<bool> = value("no_normalize", word, raw)?;
-                self.set(no.map(|no| !no), |o| &mut o.normalize);
+                self.set(|o| o.normalize(no.map(|no| !no)));
             }
             "truncate" => {
                 let yes: Option<bool> = value("truncate", word, raw)?;
-                self.set(yes == Some(false), |o| &mut o.no_truncate);
+                self.set(|o| o.truncate(yes.unwrap_or(true)));
             }
             "no_truncate" => {
                 let no: Option<bool> = value("no_truncate", word, raw)?;
-                self.set(no == Some(true), |o| &mut o.no_truncate);
+                self.set(|o| o.truncate(!no.unwrap_or(false)));
             }
             "encoding" => {
                 let encoding = choice("encoding", ENCODINGS, raw)?;
-                self.set(encoding.unwrap_or_default(), |o| &mut o.encoding);
+                self.set(|o| o.encoding(encoding.unwrap_or_default()));
             }
             "spans" => {
                 let wanted = "a list of [start, end] pairs, half-open, in code points of the text";
@@ -143,57 +154,49 @@ impl<'d> Fields<'d> {
             }
             "chunk_tokens" => self.chunk_tokens = Some(value("chunk_tokens", "a whole number", raw)?),
             "chunk_sentences" => self.chunk_sentences = Some(value("chunk_sentences", word, raw)?),
-            "window" => self.set(value("window", "a whole number", raw)?, |o| &mut o.windows.size),
-            "overlap" => self.set(value("overlap", "a whole number", raw)?, |o| {
-                &mut o.windows.overlap
-            }),
-            _ => {
-                return Err(Error::Request(format!(
-                    "unknown key `{}`; known: {KEYS}",
-                    shorten(key)
-                )));
+            "window" => {
+                let tokens: Option<usize> = value("window", "a whole number", raw)?;
+                self.set(|o| o.window(tokens));
             }
+            "overlap" => {
+                let tokens: Option<usize> = value("overlap", "a whole number", raw)?;
+                self.set(|o| o.overlap(tokens));
+            }
+            _ => return Err(format!("unknown key `{}`; known: {KEYS}", shorten(key))),
         }
         Ok(())
     }
 
-    fn set<T: PartialEq>(&mut self, new: T, place: impl Fn(&mut Embed) -> &mut T) {
-        *place(self.options.to_mut()) = new;
+    fn set(&mut self, change: impl FnOnce(Embed) -> Embed) {
+        let options = self.options.to_mut();
+        *options = change(std::mem::take(options));
     }
 
     fn finish(&mut self) -> Result<Request<'d>> {
         let input = match (self.text.take(), self.ids.take()) {
             (Some(text), None) => Input::Text(text.into()),
             (None, Some(ids)) => Input::Ids(ids.into()),
-            (None, None) => return Err(Error::Request("neither `text` nor `input_ids` is given".into())),
-            (Some(_), Some(_)) => {
-                return Err(Error::Request("`text` and `input_ids` exclude each other".into()));
-            }
+            (None, None) => return Err("neither `text` nor `input_ids` is given".into()),
+            (Some(_), Some(_)) => return Err("`text` and `input_ids` exclude each other".into()),
         };
-        let weights = match (self.task.take(), self.adapters.take()) {
-            (Some(Some(_)), Some(Some(_))) => {
-                return Err(Error::Request("`task` and `adapters` exclude each other".into()));
-            }
-            (Some(Some(task)), _) => Some(Weights::Task(task)),
-            (_, Some(Some(mixture))) if mixture.is_empty() => Some(Weights::Base),
-            (_, Some(Some(mixture))) => Some(Weights::Mixture(mixture)),
-            (Some(None), _) => Some(Weights::Base),
+        let adapters = match (self.task.take(), self.adapters.take()) {
+            (Some(Some(_)), Some(Some(_))) => return Err("`task` and `adapters` exclude each other".into()),
+            (Some(Some(task)), _) => Some(AdapterSelection::Task(task)),
+            (_, Some(Some(mixture))) if mixture.is_empty() => Some(AdapterSelection::Base),
+            (_, Some(Some(mixture))) => Some(AdapterSelection::Mixture(mixture)),
+            (Some(None), _) => Some(AdapterSelection::Base),
             // No mixture, but a task of the run still holds.
-            (None, Some(None)) => {
-                matches!(self.options.weights, Weights::Mixture(_)).then_some(Weights::Base)
-            }
+            (None, Some(None)) => matches!(self.options.get_adapters(), AdapterSelection::Mixture(_))
+                .then_some(AdapterSelection::Base),
             (None, None) => None,
         };
-        if let Some(weights) = weights {
-            self.options.to_mut().weights = weights;
+        if let Some(adapters) = adapters {
+            self.set(|o| o.adapters(adapters));
         }
         if let Some(chunking) = self.chunking()? {
-            self.options.to_mut().chunking = chunking;
+            self.set(|o| o.chunks(chunking));
         }
-        Ok(Request {
-            input,
-            options: std::mem::take(&mut self.options),
-        })
+        Ok(Request::new(input, std::mem::take(&mut self.options)))
     }
 
     /// What the line says about chunks: `None` if nothing, `Some(None)` if none are wanted.
@@ -209,15 +212,13 @@ impl<'d> Fields<'d> {
         .flatten()
         .collect();
         if wanted.len() > 1 {
-            return Err(Error::Request(
-                "`spans`, `chunk_tokens` and `chunk_sentences` exclude each other".into(),
-            ));
+            return Err("`spans`, `chunk_tokens` and `chunk_sentences` exclude each other".into());
         }
-        let cancelled = match &self.options.chunking {
+        let cancelled = match self.options.get_chunks() {
             Some(Chunking::Spans(_)) => spans == Some(None),
             Some(Chunking::Tokens(_)) => self.chunk_tokens == Some(None),
             Some(Chunking::Sentences) => sentences == Some(None),
-            None => false,
+            _ => false,
         };
         Ok(wanted.into_iter().next().map(Some).or(cancelled.then_some(None)))
     }
@@ -267,16 +268,13 @@ fn adapters(raw: &RawValue) -> Result<Option<Vec<(String, f32)>>> {
 pub fn check_mixture(mixture: &[(String, f32)]) -> Result<()> {
     for (i, (name, weight)) in mixture.iter().enumerate() {
         if !weight.is_finite() {
-            return Err(Error::Request(format!(
+            return Err(format!(
                 "adapters: the weight of `{}` is {weight}; wanted a finite number",
                 shorten(name)
-            )));
+            ));
         }
         if mixture[..i].iter().any(|(other, _)| other == name) {
-            return Err(Error::Request(format!(
-                "adapters: `{}` is given twice",
-                shorten(name)
-            )));
+            return Err(format!("adapters: `{}` is given twice", shorten(name)));
         }
     }
     Ok(())
@@ -287,11 +285,8 @@ fn value<T: DeserializeOwned>(key: &str, wanted: &str, raw: &RawValue) -> Result
     serde_json::from_str(raw.get()).map_err(|_| wrong(key, wanted, raw))
 }
 
-fn wrong(key: &str, wanted: &str, raw: &RawValue) -> Error {
-    Error::Request(format!(
-        "key `{key}`: wanted {wanted}, got {}",
-        shorten(raw.get())
-    ))
+fn wrong(key: &str, wanted: &str, raw: &RawValue) -> String {
+    format!("key `{key}`: wanted {wanted}, got {}", shorten(raw.get()))
 }
 
 /// The beginning of a text of the user's, on one line whatever is in it.

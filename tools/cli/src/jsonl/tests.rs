@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use ropeway::{AdapterSelection, Chunking, Embed, Encoding, Input, Pooling, Request};
 use ropeway::{Chunk, Embedding, Output, Vector};
-use ropeway::{Chunking, Embed, Encoding, Input, Pooling, Request, Weights, Windows};
 
 fn request<'d>(line: &str, defaults: &'d Embed) -> Request<'d> {
     parse(line, defaults)
@@ -22,7 +22,7 @@ fn options(keys: &str, defaults: &Embed) -> Embed {
 fn problem(line: &str) -> String {
     match parse(line, &Embed::default()) {
         Ok(line) => panic!("accepted: {line:?}"),
-        Err(bad) => bad.problem.to_string(),
+        Err(bad) => bad.problem,
     }
 }
 
@@ -37,35 +37,27 @@ fn absent_keys_inherit_and_cost_nothing() {
 
 #[test]
 fn every_key_overrides_its_flag() {
-    let run = Embed {
-        prompt: Some("p".into()),
-        dimensions: Some(64),
-        any_dimensions: true,
-        pooling: Some(Pooling::Cls),
-        normalize: Some(false),
-        no_truncate: true,
-        encoding: Encoding::F16,
-        windows: Windows {
-            size: Some(100),
-            overlap: Some(10),
-        },
-        ..Embed::task("a")
-    };
+    let run = Embed::task("a")
+        .prompt("p")
+        .dimensions(64)
+        .any_dimensions(true)
+        .pooling(Pooling::Cls)
+        .normalize(false)
+        .truncate(false)
+        .encoding(Encoding::F16)
+        .window(100)
+        .overlap(10);
     let all = r#", "task": "b", "prompt": "q", "dimensions": 32, "any_dimensions": false, "pooling": "mean",
         "normalize": true, "truncate": true, "encoding": "int8", "window": 50, "overlap": 5"#
         .replace('\n', " ");
-    let wanted = Embed {
-        prompt: Some("q".into()),
-        dimensions: Some(32),
-        pooling: Some(Pooling::Mean),
-        normalize: Some(true),
-        encoding: Encoding::Int8,
-        windows: Windows {
-            size: Some(50),
-            overlap: Some(5),
-        },
-        ..Embed::task("b")
-    };
+    let wanted = Embed::task("b")
+        .prompt("q")
+        .dimensions(32)
+        .pooling(Pooling::Mean)
+        .normalize(true)
+        .encoding(Encoding::Int8)
+        .window(50)
+        .overlap(5);
     assert_eq!(options(&all, &run), wanted);
     // The flags' own spelling is understood as well.
     assert_eq!(
@@ -73,24 +65,14 @@ fn every_key_overrides_its_flag() {
             r#", "no-truncate": false, "any-dimensions": false, "no_normalize": true"#,
             &run
         ),
-        Embed {
-            any_dimensions: false,
-            no_truncate: false,
-            ..run.clone()
-        }
+        run.clone().any_dimensions(false).truncate(true)
     );
     // `null` sets each back to none.
     let none =
         r#", "task": null, "prompt": null, "dimensions": null, "any_dimensions": null, "pooling": null,
         "normalize": null, "truncate": null, "encoding": null, "window": null, "overlap": null"#
             .replace('\n', " ");
-    assert_eq!(
-        options(&none, &run),
-        Embed {
-            weights: Weights::Base,
-            ..Embed::default()
-        }
-    );
+    assert_eq!(options(&none, &run), Embed::base());
     assert_eq!(
         request(r#"{"text": null, "input_ids": [1, 2], "id": null}"#, &run).input,
         Input::Ids(vec![1, 2].into())
@@ -102,35 +84,44 @@ fn task_and_adapters_override_each_other() {
     let unset = Embed::default();
     let task = Embed::task("a");
     let mixture = Embed::mixture([("a", 1.0), ("b", 2.0)]);
-    let weights = |keys: &str, run: &Embed| options(keys, run).weights;
-    let two = Weights::Mixture(vec![("z".into(), 0.5), ("y".into(), -1.0)]);
+    let adapters = |keys: &str, run: &Embed| options(keys, run).get_adapters().clone();
+    let two = AdapterSelection::Mixture(vec![("z".into(), 0.5), ("y".into(), -1.0)]);
     for run in [&unset, &task, &mixture] {
-        assert_eq!(weights(r#", "task": "b""#, run), Weights::Task("b".into()));
         assert_eq!(
-            weights(r#", "task": "b", "adapters": null"#, run),
-            Weights::Task("b".into())
+            adapters(r#", "task": "b""#, run),
+            AdapterSelection::Task("b".into())
+        );
+        assert_eq!(
+            adapters(r#", "task": "b", "adapters": null"#, run),
+            AdapterSelection::Task("b".into())
         );
         // In the order of the line.
-        assert_eq!(weights(r#", "adapters": {"z": 0.5, "y": -1}"#, run), two);
+        assert_eq!(adapters(r#", "adapters": {"z": 0.5, "y": -1}"#, run), two);
         assert_eq!(
-            weights(r#", "task": null, "adapters": {"z": 0.5, "y": -1}"#, run),
+            adapters(r#", "task": null, "adapters": {"z": 0.5, "y": -1}"#, run),
             two
         );
-        assert_eq!(weights(r#", "task": null"#, run), Weights::Base);
-        assert_eq!(weights(r#", "task": null, "adapters": null"#, run), Weights::Base);
-        assert_eq!(weights(r#", "adapters": {}"#, run), Weights::Base);
-        assert_eq!(weights("", run), run.weights);
+        assert_eq!(adapters(r#", "task": null"#, run), AdapterSelection::Base);
+        assert_eq!(
+            adapters(r#", "task": null, "adapters": null"#, run),
+            AdapterSelection::Base
+        );
+        assert_eq!(adapters(r#", "adapters": {}"#, run), AdapterSelection::Base);
+        assert_eq!(adapters("", run), *run.get_adapters());
     }
-    assert_eq!(weights(r#", "adapters": null"#, &unset), Weights::Unset);
-    assert_eq!(weights(r#", "adapters": null"#, &task), task.weights);
-    assert_eq!(weights(r#", "adapters": null"#, &mixture), Weights::Base);
+    assert_eq!(adapters(r#", "adapters": null"#, &unset), AdapterSelection::Unset);
+    assert_eq!(adapters(r#", "adapters": null"#, &task), *task.get_adapters());
+    assert_eq!(
+        adapters(r#", "adapters": null"#, &mixture),
+        AdapterSelection::Base
+    );
 }
 
 #[test]
 fn chunk_keys_override_each_other() {
     let tokens = Embed::default().chunks(Chunking::Tokens(8));
     let sentences = Embed::default().chunks(Chunking::Sentences);
-    let chunking = |keys: &str, run: &Embed| options(keys, run).chunking;
+    let chunking = |keys: &str, run: &Embed| options(keys, run).get_chunks().cloned();
     let spans = Some(Chunking::Spans(vec![(0, 2), (1, 3)]));
     for run in [&Embed::default(), &tokens, &sentences] {
         assert_eq!(chunking(r#", "spans": [[0, 2], [1, 3]]"#, run), spans);
@@ -143,7 +134,7 @@ fn chunk_keys_override_each_other() {
             chunking(r#", "chunk_sentences": true"#, run),
             Some(Chunking::Sentences)
         );
-        assert_eq!(chunking(r#", "spans": null"#, run), run.chunking);
+        assert_eq!(chunking(r#", "spans": null"#, run), run.get_chunks().cloned());
         assert_eq!(
             chunking(r#", "chunk_tokens": null, "chunk_sentences": null"#, run),
             None
@@ -151,7 +142,7 @@ fn chunk_keys_override_each_other() {
     }
     assert_eq!(
         chunking(r#", "chunk_tokens": null"#, &sentences),
-        sentences.chunking
+        sentences.get_chunks().cloned()
     );
     assert_eq!(chunking(r#", "chunk_sentences": false"#, &sentences), None);
 }
@@ -268,10 +259,10 @@ fn row(embedding: &Embedding) -> Value {
 #[test]
 fn rows_have_the_documented_form() {
     let vector = |encoding| Vector::encode(&[0.5, -1.0, 0.1, 0.0, 1.0, 1.0, 1.0, 1.0], encoding);
-    let with = |output| Embedding {
-        output,
-        tokens: 7,
-        truncated: true,
+    let with = |output| {
+        let mut embedding = Embedding::new(output);
+        (embedding.tokens, embedding.truncated) = (7, true);
+        embedding
     };
     let one = |encoding| row(&with(Output::Vector(vector(encoding)))).to_string();
     assert_eq!(
@@ -285,11 +276,7 @@ fn rows_have_the_documented_form() {
     assert!(one(Encoding::Int8).contains(r#""embedding":[64,-127,13,0,127,127,127,127],"scale":0.00787401"#));
     assert!(one(Encoding::Binary).contains(r#""embedding":[175],"tokens""#));
     assert!(one(Encoding::Base64).contains(r#""embedding":"AAAAPwAAgL/"#));
-    let chunks = [(0, 3), (3, 9)].map(|(start, end)| Chunk {
-        start,
-        end,
-        embedding: Vector::F32(vec![1.0]),
-    });
+    let chunks = [(0, 3), (3, 9)].map(|(start, end)| Chunk::new(start, end, Vector::F32(vec![1.0])));
     assert_eq!(
         row(&with(Output::Chunks(chunks.into()))).to_string(),
         r#"{"id":"n","chunks":[{"start":0,"end":3,"embedding":[1.0]},{"start":3,"end":9,"embedding":[1.0]}],"tokens":7,"truncated":true}"#

@@ -32,10 +32,15 @@ pub fn write_row(out: &mut impl Write, id: &Id, embedding: &Embedding) -> io::Re
             out.write_all(b",\"chunks\":[")?;
             write_list(out, chunks, |out, chunk| {
                 write!(out, "{{\"start\":{},\"end\":{}", chunk.start, chunk.end)?;
-                write_vectors(out, &chunk.embedding)?;
+                write_vectors(out, &chunk.vector)?;
                 out.write_all(b"}")
             })?;
             out.write_all(b"]")?;
+        }
+        _ => {
+            return Err(io::Error::other(
+                "an embedding of a form that this command does not write",
+            ));
         }
     }
     writeln!(
@@ -80,6 +85,9 @@ pub fn write_numbers(out: &mut impl Write, vector: &Vector) -> io::Result<()> {
         Vector::Int8 { values, .. } => Ok(serde_json::to_writer(out, values)?),
         Vector::Binary(bytes) => Ok(serde_json::to_writer(out, bytes)?),
         Vector::Base64(text) => Ok(serde_json::to_writer(out, text)?),
+        _ => Err(io::Error::other(
+            "a vector of an encoding that this command does not write",
+        )),
     }
 }
 

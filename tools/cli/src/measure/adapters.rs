@@ -100,7 +100,7 @@ pub fn adapters(engine: &Engine, effort: Effort) -> Result<Report> {
             for case in &cases {
                 let point = Point { rank, count, case };
                 let rows = match &lab {
-                    Ok(_) if case.tokens > engine.batch_tokens().max(engine.model().max_tokens) => {
+                    Ok(_) if case.tokens > engine.batch_tokens().max(engine.config().max_tokens) => {
                         Err("more tokens than this engine takes at once: raise batch_tokens".to_owned())
                     }
                     Ok(lab) => time(engine, lab, case, repetitions(effort, case.tokens))?
@@ -120,7 +120,7 @@ pub fn adapters(engine: &Engine, effort: Effort) -> Result<Report> {
 /// Why something did not fit into the device's memory, if it did not.
 fn fits<T>(result: ropeway::Result<T>) -> Result<Result<T, String>> {
     match result {
-        Err(Error::Gpu { step, source }) if source.out_of_memory() => Ok(Err(format!("no room: {step}"))),
+        Err(Error::Gpu { step, source }) if source.is_out_of_memory() => Ok(Err(format!("no room: {step}"))),
         result => Ok(Ok(result?)),
     }
 }
@@ -137,7 +137,7 @@ struct Case<'e> {
 
 impl<'e> Case<'e> {
     fn new(engine: &'e Engine, tokens: usize) -> Result<Case<'e>> {
-        let lengths = lengths(tokens, engine.model().max_tokens);
+        let lengths = lengths(tokens, engine.config().max_tokens);
         let base = batches::pass(engine, &lengths, false)?;
         Ok(Case {
             tokens,
@@ -197,7 +197,7 @@ fn time(
         separate: apart(&vectors[2], &vectors[1], 1),
         base: apart(&base, &vectors[1], 1),
     };
-    apart.check(engine.precision(), engine.model().num_hidden_layers)?;
+    apart.check(engine.precision(), engine.config().num_hidden_layers)?;
     Ok(Ok(Measured {
         micros: micros.map(Micros::of),
         apart,

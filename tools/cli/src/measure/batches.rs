@@ -3,11 +3,11 @@
 use anyhow::Result;
 use ropeway::Engine;
 use ropeway::inspect::{Pass, Random};
-use ropeway::{Embed, Request, Weights};
+use ropeway::{Embed, Request};
 
 /// Token ids, the same for the same `seed`.
 pub fn ids(engine: &Engine, length: usize, seed: u64) -> Vec<u32> {
-    let vocab = engine.model().vocab_size as u32;
+    let vocab = engine.config().vocab_size as u32;
     let mut random = Random::new(seed);
     (0..length).map(|_| random.bits() % vocab).collect()
 }
@@ -31,10 +31,7 @@ pub fn options(engine: &Engine, number: usize, adapted: bool) -> Embed {
     let names = engine.adapters();
     match (adapted, names.is_empty()) {
         (true, false) => Embed::task(&names[number % names.len()]),
-        _ => Embed {
-            weights: Weights::Base,
-            ..Embed::default()
-        },
+        _ => Embed::base(),
     }
 }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use anyhow::{Context as _, Result, bail};
-use ropeway::inspect::{DeviceLimits, Pass, Step, Tile};
-use ropeway::{Cost, Engine, kernels};
+use ropeway::inspect::{DeviceLimits, Pass, Step, Tile, kernels};
+use ropeway::{Cost, Engine};
 
 use super::batches;
 use super::report::markdown;
@@ -155,7 +155,7 @@ pub fn count(engine: &Engine) -> Result<Counts> {
 /// Batches of so many tokens: the lengths of their sequences, and whether they use adapters. One sequence without, and one
 /// for each adapter.
 fn batches_of(engine: &Engine, tokens: usize) -> Vec<(Vec<usize>, bool)> {
-    if tokens > engine.model().max_tokens.min(engine.batch_tokens()) {
+    if tokens > engine.config().max_tokens.min(engine.batch_tokens()) {
         return Vec::new();
     }
     let mut all = vec![(vec![tokens], false)];

@@ -95,7 +95,7 @@ fn cases(engine: &Engine, effort: Effort) -> Vec<Case> {
             cases
         }
     };
-    let longest = engine.model().max_tokens;
+    let longest = engine.config().max_tokens;
     cases.retain(|case| {
         case.lengths.iter().all(|&length| length <= longest)
             && case.lengths.iter().sum::<usize>() <= engine.batch_tokens().max(longest)

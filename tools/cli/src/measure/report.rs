@@ -306,7 +306,9 @@ mod tests {
                 micros,
                 ..Row::default()
             };
-            row.measured(Cost { flops, bytes }, &ceilings)
+            let mut cost = Cost::default();
+            (cost.flops, cost.bytes) = (flops, bytes);
+            row.measured(cost, &ceilings)
         };
         // 5 µs of products, 2 µs of bytes.
         let products = row(500_000_000, 2_000_000);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::host::peak_rss;
 use crate::jsonl;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use ropeway::Embedding;
 use ropeway::Engine;
 use ropeway::{Embed, Request};
@@ -49,8 +49,9 @@ impl<'e> Serving<'e> {
     pub fn new(engine: &'e Engine, lines: &str, defaults: &'e Embed) -> Result<Serving<'e>> {
         let mut requests = Vec::new();
         for (index, line) in lines.lines().enumerate() {
-            let request = jsonl::parse(line, defaults).map_err(|bad| bad.problem.at_input(index))?;
-            engine.check(&request.request).map_err(|e| e.at_input(index))?;
+            let request =
+                jsonl::parse(line, defaults).map_err(|bad| anyhow!("input {index}: {}", bad.problem))?;
+            engine.validate(&request.request).map_err(|e| e.at_input(index))?;
             requests.push(request.request);
         }
         if requests.is_empty() {
@@ -74,7 +75,7 @@ impl<'e> Serving<'e> {
                 let embeddings = self.run()?;
                 let vectors = embeddings.iter().enumerate().map(|(index, embedding)| {
                     let none = || format!("input {index}: makes no single float32 vector");
-                    embedding.vector().with_context(none)
+                    embedding.as_f32().with_context(none)
                 });
                 let vectors: Vec<&[f32]> = vectors.collect::<Result<_>>()?;
                 Ok(json!({"embeddings": vectors}))

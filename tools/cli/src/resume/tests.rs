@@ -20,11 +20,11 @@ fn results(count: usize, width: usize, encoding: Encoding) -> Vec<(Id, Result<Em
             let output = Output::Vector(Vector::encode(&values, encoding));
             let result = match row % 5 {
                 0 | 3 if failures => Err("bad\ninput".into()),
-                _ => Ok(Embedding {
-                    output,
-                    tokens: row,
-                    truncated: false,
-                }),
+                _ => {
+                    let mut embedding = Embedding::new(output);
+                    embedding.tokens = row;
+                    Ok(embedding)
+                }
             };
             (
                 if row % 2 == 0 {
@@ -117,11 +117,9 @@ fn rows_of_another_model_or_other_options_are_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let embedding = |factor: f32, width: usize, encoding| {
         let values: Vec<f32> = (0..width).map(|i| (i as f32 * factor).sin()).collect();
-        Embedding {
-            output: Output::Vector(Vector::encode(&values, encoding)),
-            tokens: 3,
-            truncated: false,
-        }
+        let mut embedding = Embedding::new(Output::Vector(Vector::encode(&values, encoding)));
+        embedding.tokens = 3;
+        embedding
     };
     for encoding in [
         Encoding::F32,

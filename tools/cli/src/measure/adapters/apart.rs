@@ -38,10 +38,7 @@ impl Apart {
 /// place, mostly less; a layer has about eight between its input and its output, and errors that know nothing of
 /// each other add up as the root of their squares.
 fn limit(precision: Precision, layers: usize) -> f64 {
-    let rounding = match precision {
-        Precision::Bf16 => 2_f64.powi(-8),
-        Precision::F16 => 2_f64.powi(-11),
-    };
+    let rounding = 0.5_f64.powi(precision.significand_bits() as i32);
     rounding * ((8 * layers.max(1)) as f64).sqrt()
 }
 

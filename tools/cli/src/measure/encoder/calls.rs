@@ -63,7 +63,7 @@ pub fn throughput(engine: &Engine, effort: Effort, report: &mut Report) -> Resul
             seconds: 0.5,
         },
     };
-    let cases = cases(effort, engine.batch_tokens(), engine.model().max_tokens);
+    let cases = cases(effort, engine.batch_tokens(), engine.config().max_tokens);
     for adapted in [false, true] {
         if adapted && engine.adapters().is_empty() {
             continue;
@@ -114,7 +114,7 @@ pub fn throughput(engine: &Engine, effort: Effort, report: &mut Report) -> Resul
 
 /// Late chunking: a document as long as the context, and one that goes through the model in windows.
 pub fn documents(engine: &Engine, effort: Effort, report: &mut Report) -> Result<()> {
-    let longest = engine.model().max_tokens;
+    let longest = engine.config().max_tokens;
     // Tokens of the document, and per chunk and window.
     let (pace, cases) = match effort {
         Effort::Quick => {
@@ -139,7 +139,8 @@ pub fn documents(engine: &Engine, effort: Effort, report: &mut Report) -> Result
         let overlap = 256.min(window / 4);
         let options = Embed::default()
             .chunks(Chunking::Tokens(chunk))
-            .windows(window, overlap);
+            .window(window)
+            .overlap(overlap);
         let requests = [Request::ids(ids(engine, tokens, 1), &options)];
         let micros = pace.time(|| call(engine, &requests))?;
         let pass = Pass::new(engine, &requests)?;

@@ -53,7 +53,7 @@ pub fn encoder_on_cpu(
     effort: Effort,
     line: &mut dyn FnMut(&str),
 ) -> Result<CpuReport> {
-    let model = engine.model();
+    let model = engine.config();
     let (lengths, batches, pace): (&[usize], &[usize], _) = match effort {
         Effort::Quick => (&[8, 16], &[1, 8], Pace::QUICK),
         Effort::Full => (

@@ -5,11 +5,10 @@ use crate::measure::Effort;
 use crate::measure::batches::ids;
 use crate::measure::report::{Report, Row};
 use anyhow::Result;
-use ropeway::Cost;
 use ropeway::Engine;
 use ropeway::Numerics;
 use ropeway::inspect::Pass;
-use ropeway::{Embed, Request, Weights};
+use ropeway::{Embed, Request};
 
 /// Calls whose parts are looked at.
 const TIMED: usize = 50;
@@ -36,12 +35,8 @@ pub fn of_one_input(
             &[8, 16, 32, 64, 128, 256, 512],
         ),
     };
-    let base = Embed {
-        weights: Weights::Base,
-        ..Embed::default()
-    };
-    let mut cases = vec![("base".to_owned(), base)];
-    let tasks = &engine.model().tasks;
+    let mut cases = vec![("base".to_owned(), Embed::base())];
+    let tasks = &engine.config().tasks;
     let first = tasks
         .iter()
         .find(|task| task.adapter)
@@ -50,7 +45,7 @@ pub fn of_one_input(
         let how = if merged.is_some() { " merged" } else { "" };
         cases.push((format!("{task}{how}"), Embed::task(task).prompt("")));
     }
-    let longest = engine.model().max_tokens;
+    let longest = engine.config().max_tokens;
     for &tokens in lengths.iter().filter(|&&tokens| tokens <= longest) {
         for (case, options) in &cases {
             let text = texts::of_tokens(tokens, |text| {
@@ -79,10 +74,8 @@ pub fn of_one_input(
                 ..Row::default()
             };
             // At the least, every weight comes through the device's memory once.
-            let least = Cost {
-                bytes: (engine.model().layer_parameters() * engine.precision().bytes()) as u64,
-                ..engine.cost(&requests)?
-            };
+            let mut least = engine.cost(&requests)?;
+            least.bytes = (engine.config().layer_parameters() * engine.precision().bytes()) as u64;
             report.rows.push(row.measured(least, &report.ceilings));
         }
     }

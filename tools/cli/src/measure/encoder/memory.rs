@@ -10,9 +10,13 @@ use crate::measure::report::{Report, Row};
 /// What an engine has there, and what the driver says: `opened` is what was taken when it was just open.
 pub fn rows(engine: &Engine, driver: Option<(&MemoryProbe, u64)>, report: &mut Report) -> Result<()> {
     let memory = engine.memory();
-    let (weights, arena, lanes) = (memory.weights as u64, memory.arena as u64, memory.lanes as u64);
+    let (weights, arena, lanes) = (
+        memory.weights as u64,
+        memory.arena as u64,
+        memory.concurrency as u64,
+    );
     let adapters = memory.adapters as u64;
-    let tokens = engine.batch_tokens().max(engine.model().max_tokens);
+    let tokens = engine.batch_tokens().max(engine.config().max_tokens);
     let mut row = |case: &str, shape: String, bytes: u64| {
         report.rows.push(Row {
             group: "memory",

@@ -13,7 +13,7 @@ use crate::measure::report::{Micros, Report, Row};
 use anyhow::{Result, anyhow};
 use ropeway::Engine;
 use ropeway::inspect::open_phases;
-use ropeway::{Embed, Request};
+use ropeway::{Embed, Error, Request, RequestError};
 
 /// What the first vector is made of.
 const TEXT: &str = "How do I reset my password?";
@@ -33,7 +33,12 @@ pub fn first_vector(engine: &Engine, start: Instant) -> Result<String> {
     let input = match call(engine, &[Request::text(TEXT, &options)]) {
         Ok(()) => "text",
         // There is no tokenizer.
-        Err(error) if matches!(error.downcast_ref(), Some(ropeway::Error::Request(_))) => {
+        Err(error)
+            if matches!(
+                error.downcast_ref(),
+                Some(Error::Request(RequestError::NoTokenizer))
+            ) =>
+        {
             call(engine, &[Request::ids(ids(engine, 8, 1), &options)])?;
             "ids"
         }

@@ -1,80 +1,153 @@
-//! From a folder or a hub id to a folder: the hub's local cache first, then a download into it.
+//! Models by their id on the Hugging Face hub: found in the hub's local cache, else downloaded into it.
+//!
+//! [`Engine::from_hub`](crate::Engine::from_hub) opens a model by its id; [`fetch`] gives the folder:
+//!
+//! ```no_run
+//! let folder = ropeway::hub::fetch("BAAI/bge-small-en-v1.5")?;
+//! let report = ropeway::model::verify(&folder)?;
+//! println!("{}: {} tensors", folder.display(), report.tensors);
+//! # Ok::<(), ropeway::Error>(())
+//! ```
+//!
+//! An id is `owner/name` or `owner/name@revision`, where a revision is a branch, a tag or a commit. Only the files that
+//! the engine reads are downloaded, the weights as safetensors alone.
+//!
+//! The hub's usual environment variables hold: `HF_HOME` (the cache), `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use hf_hub::api::Progress;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use crate::error::{Error, Result};
 
-/// Called during a download: file, bytes done, bytes in all.
-pub type OnProgress<'a> = &'a mut dyn FnMut(&str, usize, usize);
+/// How far the download of one file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress<'a> {
+    /// The file's path in the model's repository.
+    pub file: &'a str,
+    /// Bytes that are here.
+    pub done_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+}
 
-/// The folder of a model: `model` itself if it is one, else the hub's model of that id
-/// (`owner/name`, `owner/name@revision`), from the cache or, unless `offline`, downloaded.
-///
-/// The hub's usual environment variables hold: `HF_HOME` (cache), `HF_ENDPOINT`, `HF_TOKEN`,
-/// `HF_HUB_OFFLINE`.
+type Report = Arc<dyn Fn(&Progress<'_>) + Send + Sync>;
+
+/// Settings of a download; see [`fetch`] for one with the defaults.
+#[derive(Clone, Default)]
+pub struct Downloader {
+    offline: bool,
+    report: Option<Report>,
+}
+
+impl Downloader {
+    /// Downloads what is not in the cache, and reports to nobody.
+    pub fn new() -> Downloader {
+        Downloader::default()
+    }
+
+    /// Whether to take what is in the cache and download nothing; `false` if not set. `HF_HUB_OFFLINE=1` has the same
+    /// effect.
+    pub fn offline(mut self, offline: bool) -> Self {
+        self.offline = offline;
+        self
+    }
+
+    /// Called while files are downloaded, on the thread that downloads.
+    pub fn on_progress(mut self, report: impl Fn(&Progress<'_>) + Send + Sync + 'static) -> Self {
+        self.report = Some(Arc::new(report));
+        self
+    }
+
+    /// The folder of a model in the cache, into which it is downloaded if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Hub`] for what is no id and for a model that cannot be had, with the way out.
+    pub fn fetch(&self, id: impl AsRef<str>) -> Result<PathBuf> {
+        self.fetch_model(id.as_ref())
+    }
+
+    fn fetch_model(&self, model: &str) -> Result<PathBuf> {
+        let Some((id, revision)) = parse_id(model) else {
+            return Err(hub_error(
+                model,
+                "is not a hub id; wanted `owner/name` or `owner/name@revision`",
+            ));
+        };
+        let repo = Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned());
+        let cache = Cache::from_env();
+        let offline =
+            self.offline || std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !matches!(v.as_str(), "" | "0"));
+        // Another program may have cached the weights without the files that say how to pool and what to
+        // put before a text. Only a download of our own is known to be whole.
+        let in_cache = cached(&cache.repo(repo.clone()));
+        match &in_cache {
+            Some(folder) if offline || folder.join(WHOLE).exists() => return Ok(folder.clone()),
+            _ => {}
+        }
+        if offline {
+            return Err(hub_error(
+                id,
+                format!(
+                    "is not in the cache ({}) and downloads are off; run `ropeway models pull {model}` where there is a \
+                     network, or give the folder of a copy",
+                    cache.path().display()
+                ),
+            ));
+        }
+        let token = std::env::var("HF_TOKEN")
+            .ok()
+            .filter(|t| !t.is_empty())
+            .or_else(|| cache.token());
+        let api = ApiBuilder::from_env()
+            .with_token(token)
+            .with_progress(false)
+            .build()
+            .map_err(|e| hub_error(id, format!("the download cannot be set up: {e}")))?;
+        let report = |progress: &Progress<'_>| {
+            if let Some(report) = &self.report {
+                report(progress);
+            }
+        };
+        match (
+            download(id, &api.repo(repo.clone()), &cache.repo(repo), &report),
+            in_cache,
+        ) {
+            (Ok(folder), _) => Ok(folder),
+            (Err(error), Some(folder)) => {
+                tracing::warn!(%error, "taking the cached copy, which may lack some files");
+                Ok(folder)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+}
+
+impl fmt::Debug for Downloader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Downloader")
+            .field("offline", &self.offline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The folder of a model in the hub's cache, into which it is downloaded if it is not there; [`Downloader`] has
+/// settings for this.
 ///
 /// # Errors
-/// [`Error::Model`] for what is neither a folder nor an id, [`Error::Hub`] for an id that cannot be
-/// had, with the way out.
-pub fn resolve(model: &str, offline: bool, progress: OnProgress<'_>) -> Result<PathBuf> {
-    let path = Path::new(model);
-    if path.is_dir() {
-        return Ok(path.to_owned());
-    }
-    if path.is_file() {
-        return Err(Error::model(path, "is a file; give the model's folder"));
-    }
-    let Some((id, revision)) = parse_id(model) else {
-        return Err(Error::model(
-            path,
-            "is neither a folder nor a hub id (`owner/name`)",
-        ));
-    };
-    let repo = Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned());
-    let cache = Cache::from_env();
-    let offline = offline || std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !matches!(v.as_str(), "" | "0"));
-    // Another program may have cached the weights without the files that say how to pool and what to
-    // put before a text. Only a download of our own is known to be whole.
-    let in_cache = cached(&cache.repo(repo.clone()));
-    match &in_cache {
-        Some(folder) if offline || folder.join(WHOLE).exists() => return Ok(folder.clone()),
-        _ => {}
-    }
-    if offline {
-        return Err(hub_error(
-            id,
-            format!(
-                "is not in the cache ({}) and downloads are off; run `ropeway models pull {model}` where there is a \
-                 network, or give the folder of a copy",
-                cache.path().display()
-            ),
-        ));
-    }
-    let token = std::env::var("HF_TOKEN")
-        .ok()
-        .filter(|t| !t.is_empty())
-        .or_else(|| cache.token());
-    let api = ApiBuilder::from_env()
-        .with_token(token)
-        .with_progress(false)
-        .build()
-        .map_err(|e| hub_error(id, format!("the download cannot be set up: {e}")))?;
-    match (
-        download(id, &api.repo(repo.clone()), &cache.repo(repo), progress),
-        in_cache,
-    ) {
-        (Ok(folder), _) => Ok(folder),
-        (Err(error), Some(folder)) => {
-            tracing::warn!(%error, "taking the cached copy, which may lack some files");
-            Ok(folder)
-        }
-        (Err(error), None) => Err(error),
-    }
+/// See [`Downloader::fetch`].
+pub fn fetch(id: impl AsRef<str>) -> Result<PathBuf> {
+    Downloader::new().fetch(id)
+}
+
+/// Whether this is written like an id, `owner/name` or `owner/name@revision`. A path may be written so as well.
+pub fn is_id(text: &str) -> bool {
+    parse_id(text).is_some()
 }
 
 /// Marks a cached model that was downloaded by this engine, with all the files it reads.
@@ -103,7 +176,7 @@ fn cached(repo: &CacheRepo) -> Option<PathBuf> {
     if folder.join("model.safetensors").exists() {
         return Some(folder);
     }
-    let index = super::read_json(&folder.join("model.safetensors.index.json")).ok()?;
+    let index = crate::model::read_json(&folder.join("model.safetensors.index.json")).ok()?;
     let shards = index.get("weight_map")?.as_object()?;
     shards
         .values()
@@ -111,7 +184,7 @@ fn cached(repo: &CacheRepo) -> Option<PathBuf> {
         .then_some(folder)
 }
 
-fn download(id: &str, api: &ApiRepo, cache: &CacheRepo, progress: OnProgress<'_>) -> Result<PathBuf> {
+fn download(id: &str, api: &ApiRepo, cache: &CacheRepo, report: &dyn Fn(&Progress<'_>)) -> Result<PathBuf> {
     let info = api.info().map_err(|e| explain(id, "its list of files", e))?;
     let mut files: Vec<String> = info
         .siblings
@@ -128,7 +201,7 @@ fn download(id: &str, api: &ApiRepo, cache: &CacheRepo, progress: OnProgress<'_>
     files.sort_by_key(|name| (is_root_weights(name), name.clone()));
     for name in &files {
         if cache.get(name).is_none() {
-            fetch(api, cache, name, &mut *progress).map_err(|e| explain(id, name, e))?;
+            fetch_file(api, cache, name, report).map_err(|e| explain(id, name, e))?;
         }
     }
     let folder = cached(cache)
@@ -141,14 +214,19 @@ fn download(id: &str, api: &ApiRepo, cache: &CacheRepo, progress: OnProgress<'_>
 }
 
 /// Downloads one file, going on where an earlier attempt was cut off.
-fn fetch(api: &ApiRepo, cache: &CacheRepo, name: &str, progress: OnProgress<'_>) -> Result<(), ApiError> {
+fn fetch_file(
+    api: &ApiRepo,
+    cache: &CacheRepo,
+    name: &str,
+    report: &dyn Fn(&Progress<'_>),
+) -> Result<(), ApiError> {
     let mut retried = false;
     loop {
         let mut bar = Bar {
             file: name,
             done: 0,
             total: 0,
-            report: &mut *progress,
+            report,
         };
         let problem = match api.download_with_progress(name, &mut bar) {
             Ok(path) => {
@@ -264,22 +342,33 @@ struct Bar<'a> {
     file: &'a str,
     done: usize,
     total: usize,
-    report: OnProgress<'a>,
+    report: &'a dyn Fn(&Progress<'_>),
 }
 
-impl Progress for &mut Bar<'_> {
+impl Bar<'_> {
+    fn report(&self) {
+        (self.report)(&Progress {
+            file: self.file,
+            done_bytes: self.done as u64,
+            total_bytes: self.total as u64,
+        });
+    }
+}
+
+impl hf_hub::api::Progress for &mut Bar<'_> {
     fn init(&mut self, size: usize, _: &str) {
         self.total = size;
-        (self.report)(self.file, 0, size);
+        self.report();
     }
 
     fn update(&mut self, size: usize) {
         self.done += size;
-        (self.report)(self.file, self.done, self.total);
+        self.report();
     }
 
     fn finish(&mut self) {
-        (self.report)(self.file, self.total, self.total);
+        self.done = self.total;
+        self.report();
     }
 }
 
