@@ -74,7 +74,7 @@ fn the_encoders_report_is_whole() {
         let off = number(&row["tokens_per_s"]) / per_second - 1.0;
         assert!(off.abs() < 1e-9, "{row}");
         assert!(
-            number(&row["tflops"]) > 0.0 && number(&row["of_bound"]) > 0.0,
+            number(&row["tflops"]) > 0.0 && number(&row["fraction_of_bound"]) > 0.0,
             "{row}"
         );
     }

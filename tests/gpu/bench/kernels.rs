@@ -52,7 +52,10 @@ fn every_kernel_has_rows_whose_figures_follow_from_their_times() {
         );
         let bytes = 1e9 * row["gb_per_s"].as_f64().unwrap() * seconds;
         let least = (1e-12 * flops / ceiling("tflops")).max(1e-9 * bytes / ceiling("gb_per_s"));
-        assert!(near(row["of_bound"].as_f64().unwrap(), least / seconds), "{row}");
+        assert!(
+            near(row["fraction_of_bound"].as_f64().unwrap(), least / seconds),
+            "{row}"
+        );
     }
     // With adapters and without.
     let columns = |row: &&Value| row["group"] == "gemm" && row["parameters"]["columns"] != 0;

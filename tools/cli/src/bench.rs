@@ -34,14 +34,14 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Every kernel alone, over the shapes of the model
+    /// Time every kernel alone, over the shapes of the model
     Kernels(Kernels),
-    /// What each kernel does, counted under softcuda
+    /// Count what each kernel does, under softcuda
     Count(Count),
-    /// What adapters cost: in the products, beside them, merged; by rank, how many are mixed, and tokens
+    /// Time adapters merged, fused into the GEMM, and as separate products, by rank, number and tokens
     Adapters(Common),
-    /// Whole calls: tokens per second, latency and its parts, start-up, memory. On a GPU in both numerics classes,
-    /// with the first task's weights merged, or those of --merge
+    /// Time whole calls: throughput, latency and its parts, start-up, memory. On a GPU in both numerics classes, with
+    /// the first task's weights merged, or those of --merge
     Encoder(encoder::Args),
     /// For tools/peers: run one set of inputs N times for each line `N` of standard input
     Serve(serve::Args),
@@ -50,11 +50,11 @@ enum What {
 /// Flags of every bench.
 #[derive(clap::Args)]
 struct Common {
-    /// A few small shapes, few repetitions: to see that everything works
+    /// Few small shapes and repetitions, to check that everything works
     #[arg(long)]
     quick: bool,
 
-    /// Write the whole report there, for programs
+    /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -71,7 +71,7 @@ struct Kernels {
 
 #[derive(clap::Args)]
 struct Count {
-    /// Write all counts there, for programs
+    /// Write the counts as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }

@@ -35,27 +35,27 @@ enum By {
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The document; none or -: standard input
+    /// The document; - is standard input [default: -]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// Where chunks end (sentences; tokens if --size is given)
+    /// Where chunks end [default: sentences; tokens if --size is given]
     #[arg(long)]
     by: Option<By>,
 
-    /// Tokens per chunk (128)
+    /// Tokens per chunk [default: 128]
     #[arg(long, value_name = "N", value_parser = positive)]
     size: Option<usize>,
 
-    /// Rank the chunks by their similarity to this
+    /// Rank the chunks by their similarity to a query
     #[arg(long, value_name = "TEXT")]
     query: Option<String>,
 
-    /// How many chunks are shown with --query (all)
+    /// How many chunks are shown with --query [default: all]
     #[arg(long, short = 'k', value_name = "N", value_parser = positive, requires = "query")]
     top_k: Option<usize>,
 
-    /// The document's task (retrieval.passage, where the model has it)
+    /// The document's task [default: retrieval.passage, if the model has it]
     #[arg(long, value_name = "TASK")]
     task: Option<String>,
 

@@ -23,23 +23,23 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The texts (one short sentence, and the empty text)
+    /// The texts [default: one short sentence, and the empty text]
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
 
-    /// In place of texts: so many token ids, the same in every run
+    /// Use N token ids, the same in every run, instead of texts
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "texts")]
     length: Option<usize>,
 
-    /// What runs the left side: cpu, cuda, cuda:N, or naive (float64 on the CPU, slow)
+    /// Executor of the left side: cpu, cuda, cuda:N, or naive (float64 on the CPU, slow)
     #[arg(long, default_value = "cpu", value_name = "EXECUTOR")]
     left: On,
 
-    /// What runs the right side
+    /// Executor of the right side
     #[arg(long, default_value = "naive", value_name = "EXECUTOR")]
     right: On,
 
-    /// The right side's model, if it is another
+    /// The right side's model [default: that of --model]
     #[arg(long, value_name = "FOLDER_OR_ID")]
     right_model: Option<String>,
 

@@ -14,10 +14,10 @@ use super::exit::Exit;
 use super::npy::{Dtype, NpySink};
 use super::options::{self, EmbedOptions, RunOptions};
 use super::queue::{Entry, Queue};
-use super::resume::{FormerRow, FormerRows};
+use super::resume::{ExistingRow, ExistingRows};
 use super::safetensors::SafetensorsSink;
-use super::sink::{Format, JsonlSink, Out, Sink, Trouble};
-use super::source::{self, Arguments, Item, Place, Reader, Source, Unit};
+use super::sink::{Format, JsonlSink, Out, Sink, SinkError};
+use super::source::{self, Arguments, InputLocation, Item, Reader, Source, Unit};
 use super::target::Target;
 use super::terminal::Progress;
 
@@ -48,7 +48,7 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Texts and files; none: standard input
+    /// Texts and files [default: standard input]
     #[arg(value_name = "TEXT or FILE")]
     inputs: Vec<OsString>,
 
@@ -60,7 +60,7 @@ pub struct Args {
     #[arg(long)]
     file: bool,
 
-    /// How inputs are read
+    /// Format of the inputs
     #[arg(
         long,
         value_name = "FORM",
@@ -69,15 +69,15 @@ pub struct Args {
     )]
     input: source::Format,
 
-    /// What is written
+    /// Format of the output
     #[arg(long, value_name = "FORM", default_value = "jsonl")]
     format: Format,
 
-    /// Write to a file
+    /// Write to a file instead of standard output
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Continue a run that was stopped (jsonl and npy); give the same inputs and options again
+    /// Continue an interrupted run with the same inputs and options (jsonl and npy)
     #[arg(long, requires = "output")]
     resume: bool,
 
@@ -167,18 +167,18 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
                     "{name}: --format npy needs a file, not a pipe"
                 )));
             }
-            let former = if args.resume {
-                work.skip_former(&target, array.map(|dtype| (dtype, columns)))?
+            let existing = if args.resume {
+                work.skip_existing(&target, array.map(|dtype| (dtype, columns)))?
             } else {
                 None
             };
             target
-                .begin(former.as_ref().map_or(0, FormerRows::keep))
+                .begin(existing.as_ref().map_or(0, ExistingRows::keep))
                 .map_err(output_failed)?;
-            match (array, former) {
+            match (array, existing) {
                 (None, _) => Box::new(JsonlSink::new(Out::File(target))),
-                (Some(dtype), Some(former)) => {
-                    Box::new(NpySink::resume(target, dtype, columns, former.rows()))
+                (Some(dtype), Some(existing)) => {
+                    Box::new(NpySink::resume(target, dtype, columns, existing.rows()))
                 }
                 (Some(dtype), None) => Box::new(NpySink::new(target, dtype, columns)),
             }
@@ -259,7 +259,7 @@ struct Run<'a> {
 /// An input whose request is on its way through the engine.
 struct Waiting {
     id: Id,
-    place: Place,
+    place: InputLocation,
     read: u64,
     /// Why it was not even tried.
     problem: Option<String>,
@@ -284,12 +284,12 @@ impl Run<'_> {
 
     fn tell_broken(&mut self, problem: &str) {
         self.broken += 1;
-        self.progress.complain(problem);
+        self.progress.report_error(problem);
     }
 
-    fn tell_failed(&mut self, place: &Place, problem: &str) {
+    fn tell_failed(&mut self, place: &InputLocation, problem: &str) {
         self.failed += 1;
-        self.progress.complain(&format!("{place}: {problem}"));
+        self.progress.report_error(&format!("{place}: {problem}"));
     }
 
     /// The id of an input, which is counted.
@@ -300,25 +300,27 @@ impl Run<'_> {
 
     /// Passes over the inputs whose rows an earlier run wrote, as far as it can be seen that they
     /// are theirs. Changes nothing in the file.
-    fn skip_former(
+    fn skip_existing(
         &mut self,
         target: &Target,
         array: Option<(Dtype, usize)>,
-    ) -> Result<Option<FormerRows>, Exit> {
+    ) -> Result<Option<ExistingRows>, Exit> {
         let name = target.path().display().to_string();
         let way_out = "give the inputs and options of that run, or delete the file to start over";
         let mismatch = |what: &str| Exit::usage(format!("{name}: {what}; {way_out}"));
         let file = target.reader().map_err(|error| Exit::output(&name, &error))?;
-        let former = match array {
-            None => Some(FormerRows::jsonl(file)),
+        let existing = match array {
+            None => Some(ExistingRows::jsonl(file)),
             Some((dtype, columns)) => {
-                FormerRows::npy(file, dtype, columns).map_err(|problem| mismatch(&problem))?
+                ExistingRows::npy(file, dtype, columns).map_err(|problem| mismatch(&problem))?
             }
         };
-        let Some(mut former) = former else { return Ok(None) };
-        let mut last: Option<(Item, FormerRow)> = None;
-        while let Some(row) = former.next().map_err(|problem| mismatch(&problem))? {
-            let number = former.rows();
+        let Some(mut existing) = existing else {
+            return Ok(None);
+        };
+        let mut last: Option<(Item, ExistingRow)> = None;
+        while let Some(row) = existing.next().map_err(|problem| mismatch(&problem))? {
+            let number = existing.rows();
             let Some(mut item) = self.next() else {
                 return Err(mismatch(&format!(
                     "has {number} rows or more, the inputs are {}",
@@ -326,10 +328,10 @@ impl Run<'_> {
                 )));
             };
             let id = self.count(item.id.take());
-            if let Some(former_id) = row.id.as_ref().filter(|former_id| **former_id != id) {
-                let (former_id, id) = (former_id.as_json(), id.as_json());
+            if let Some(existing_id) = row.id.as_ref().filter(|existing_id| **existing_id != id) {
+                let (existing_id, id) = (existing_id.as_json(), id.as_json());
                 let what = format!(
-                    "row {number} has the id {former_id}, the input there ({}) {id}",
+                    "row {number} has the id {existing_id}, the input there ({}) {id}",
                     item.place
                 );
                 return Err(mismatch(&what));
@@ -345,7 +347,9 @@ impl Run<'_> {
                 Ok(request) => {
                     let result = device::embed_batch(self.engine, std::slice::from_ref(request)).pop();
                     match result {
-                        Some(Ok(embedding)) => former.agrees(&row, &embedding, request.options.get_encoding()),
+                        Some(Ok(embedding)) => {
+                            existing.agrees(&row, &embedding, request.options.get_encoding())
+                        }
                         Some(Err(error)) if device::failed(&error) => return Err(error.into()),
                         _ => false,
                     }
@@ -357,7 +361,7 @@ impl Run<'_> {
                 return Err(mismatch(&what));
             }
         }
-        Ok(Some(former))
+        Ok(Some(existing))
     }
 
     fn embed_all(
@@ -457,7 +461,7 @@ impl Run<'_> {
         &mut self,
         sink: &mut dyn Sink,
         id: &Id,
-        place: &Place,
+        place: &InputLocation,
         result: Result<Embedding, String>,
     ) -> Result<(), End> {
         let mut outcome = match &result {
@@ -467,15 +471,15 @@ impl Run<'_> {
                 sink.row(id, Err(problem))
             }
         };
-        if let Err(Trouble::Unfit(problem)) = &outcome {
+        if let Err(SinkError::Unfit(problem)) = &outcome {
             let problem = problem.clone();
             self.tell_failed(place, &problem);
             outcome = sink.row(id, Err(&problem));
         }
         match outcome {
             Ok(()) => Ok(()),
-            Err(Trouble::Output(error)) => Err(End::Output(error)),
-            Err(Trouble::Stop(problem) | Trouble::Unfit(problem)) => {
+            Err(SinkError::Output(error)) => Err(End::Output(error)),
+            Err(SinkError::Stop(problem) | SinkError::Unfit(problem)) => {
                 sink.flush().map_err(End::Output)?;
                 let way_out = "take the input out, or use --format jsonl or --encoding f32";
                 Err(End::Exit(Exit::inputs(format!("{place}: {problem}; {way_out}"))))

@@ -87,7 +87,7 @@ impl Exit {
     /// Prints the message and gives the exit code.
     pub fn report(self) -> ExitCode {
         if !self.message.is_empty() {
-            complain(&self.message);
+            report_error(&self.message);
         }
         ExitCode::from(self.code)
     }
@@ -118,7 +118,7 @@ pub fn code(result: Result<(), Exit>) -> ExitCode {
 }
 
 /// Prints an error on standard error, in one line.
-pub fn complain(message: &str) {
+pub fn report_error(message: &str) {
     // Where even standard error is closed there is nobody left to tell.
     let _ = writeln!(io::stderr().lock(), "ropeway: error: {}", one_line(message));
 }

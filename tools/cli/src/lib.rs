@@ -35,11 +35,11 @@ use options::RunOptions;
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0  all was done; also where the reader of the output closed it early (`| head -1`)
-  1  some inputs failed; all others were done
-  2  wrong usage or options, or the model could not be opened
-  3  the output could not be written (a full disk, say)
-  4  the GPU failed; what `embed -o` has written is kept, and --resume goes on behind it
+  0  everything was done, or the reader closed the output early (`| head -1`)
+  1  some inputs failed, all others were done
+  2  wrong usage or options, or the model cannot be opened
+  3  the output cannot be written (a full disk, for example)
+  4  the GPU failed; what `embed -o` has written is kept, and --resume embeds the rest
 
 Examples:
   ropeway --model models/all-MiniLM-L6-v2 embed \"a warm coat\" \"a cold beer\"
@@ -61,15 +61,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Embed texts: arguments, files or standard input
+    /// Embed texts from arguments, files or standard input
     Embed(embed::Args),
-    /// Search: the lines or passages of files that are nearest to a query
+    /// Search files: print the lines or passages that are most similar to a query
     Rank(rank::Args),
-    /// Late-chunk a document: one embedding per sentence or run of tokens, made in context
+    /// Late-chunk a document: one embedding per sentence or per N tokens, each made in context
     Chunks(chunks::Args),
-    /// Look at, check or download a model
+    /// Show, check or download a model
     Models(models::Args),
-    /// List what can compute here
+    /// List the devices of this machine and the kernels of this build
     Devices(devices::Args),
     /// Run one plan on two executors, or with two sets of options, and name the first step that disagrees
     Diff(diff::Args),
@@ -83,7 +83,7 @@ enum Command {
 pub fn main() -> ExitCode {
     // A worker that panics becomes an error of its inputs; its trace must not tear the one line.
     panic::set_hook(Box::new(|info| {
-        exit::complain(&format!("internal error, please report it: {info}"))
+        exit::report_error(&format!("internal error, please report it: {info}"))
     }));
     // Deeper faults end here as well: whatever happens, one line and an exit code.
     panic::catch_unwind(run).unwrap_or(ExitCode::from(exit::USAGE))

@@ -58,7 +58,7 @@ enum Action {
 
 #[derive(clap::Args)]
 struct ModelName {
-    /// The model: a folder or a hub id; else that of --model
+    /// The model, a folder or a hub id [default: that of --model]
     #[arg(value_name = "MODEL")]
     name: Option<String>,
 }

@@ -8,7 +8,7 @@ use crate::jsonl::Id;
 use half::f16;
 use ropeway::{Embedding, Encoding, Output, Vector};
 
-use super::sink::{Sink, Trouble};
+use super::sink::{Sink, SinkError};
 use super::target::Target;
 
 /// Length of the header: room for any shape, and a multiple of 64 so that rows are aligned.
@@ -188,16 +188,16 @@ pub fn vector_bytes(dtype: Dtype, embedding: &Embedding) -> Result<Vec<u8>, Stri
 }
 
 impl Sink for NpySink {
-    fn row(&mut self, _: &Id, result: Result<&Embedding, &str>) -> Result<(), Trouble> {
+    fn row(&mut self, _: &Id, result: Result<&Embedding, &str>) -> Result<(), SinkError> {
         match result {
             Ok(embedding) => {
-                let bytes = self.fit(embedding).map_err(Trouble::Unfit)?;
+                let bytes = self.fit(embedding).map_err(SinkError::Unfit)?;
                 self.begin()?;
                 self.out.write_all(&bytes)?;
             }
             Err(problem) => {
                 let Some(missing) = self.dtype.missing() else {
-                    return Err(Trouble::Stop(format!(
+                    return Err(SinkError::Stop(format!(
                         "{problem} (an array of integers cannot leave a row out)"
                     )));
                 };

@@ -26,7 +26,7 @@ pub struct RunOptions {
     )]
     pub model: Option<String>,
 
-    /// Where to compute: auto, cpu, cuda or cuda:N; CUDA_VISIBLE_DEVICES selects GPUs by UUID
+    /// Device to compute on: auto, cpu, cuda or cuda:N; CUDA_VISIBLE_DEVICES selects GPUs by UUID
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub device: Device,
 
@@ -34,20 +34,20 @@ pub struct RunOptions {
     #[arg(long, global = true, default_value_t, value_name = "TYPE")]
     pub precision: Precision,
 
-    /// On a GPU, what a result may depend on beside its own input: invariant (nothing), or fastest
+    /// On a GPU: invariant, where a result depends on its own input alone, or fastest, where it may depend on its batch
     #[arg(long, global = true, default_value_t, value_name = "CLASS")]
     pub numerics: Numerics,
 
-    /// On a GPU, keep a copy of the weights with this task's adapter merged into them, for batches of that task alone
-    /// with --numerics fastest; may be given again
+    /// On a GPU, keep a copy of the weights with this task's adapter merged into them. With --numerics fastest,
+    /// batches of that task alone use it; may be repeated
     #[arg(long, global = true, value_name = "TASK", action = ArgAction::Append)]
     pub merge: Vec<String>,
 
-    /// CPU threads (all cores)
+    /// CPU threads [default: all cores]
     #[arg(long, global = true, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
 
-    /// Tokens that go through the model at once; bounds the memory
+    /// Tokens per batch, which bounds the memory [default: 2048 on the CPU, 16384 on a GPU]
     #[arg(long, global = true, value_name = "N", value_parser = positive)]
     pub batch_tokens: Option<usize>,
 
@@ -56,11 +56,11 @@ pub struct RunOptions {
     #[arg(action = ArgAction::Append)]
     pub adapters: Vec<(String, PathBuf)>,
 
-    /// Download nothing
+    /// Do not download models
     #[arg(long, global = true)]
     pub offline: bool,
 
-    /// No progress bar and no notes; errors only
+    /// Print errors only: no progress bar, no notes
     #[arg(long, short = 'q', global = true)]
     pub quiet: bool,
 }
@@ -155,7 +155,7 @@ pub struct EmbedOptions {
     #[command(flatten)]
     pub size: SizeOptions,
 
-    /// How token vectors become one; none: one vector per token (the model's own)
+    /// How token vectors become one; none: one vector per token [default: the model's own]
     #[arg(long, value_name = "mean|cls|none", value_parser = pooling)]
     pub pooling: Option<Pooling>,
 
@@ -171,11 +171,11 @@ pub struct EmbedOptions {
     #[arg(long)]
     pub no_truncate: bool,
 
-    /// The form of the numbers: f32, f16, int8, binary or base64
+    /// Encoding of the vectors: f32, f16, int8, binary or base64
     #[arg(long, value_name = "ENCODING", value_parser = encoding, default_value = "f32")]
     pub encoding: Encoding,
 
-    /// Late chunking: one embedding per run of N tokens
+    /// Late chunking: one embedding per N tokens
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "chunk_sentences")]
     pub chunk_tokens: Option<usize>,
 
@@ -190,7 +190,7 @@ pub struct EmbedOptions {
 /// How many dimensions are kept.
 #[derive(clap::Args)]
 pub struct SizeOptions {
-    /// Keep the first N dimensions; N must be in the model's Matryoshka list (all)
+    /// Keep the first N dimensions; N must be in the model's Matryoshka list [default: all]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub dimensions: Option<usize>,
 
@@ -202,11 +202,11 @@ pub struct SizeOptions {
 /// The windows of documents past the context length.
 #[derive(clap::Args)]
 pub struct WindowOptions {
-    /// Tokens per window for late chunking past the context length (the model's limit)
+    /// Tokens per window for late chunking past the context length [default: the model's limit]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub window: Option<usize>,
 
-    /// Tokens by which windows overlap (256, or half the window if that is less)
+    /// Tokens by which windows overlap [default: 256, or half the window if that is less]
     #[arg(long, value_name = "N")]
     pub overlap: Option<usize>,
 }

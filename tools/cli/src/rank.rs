@@ -30,11 +30,11 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// What is looked for
+    /// The query
     #[arg(value_name = "QUERY")]
     query: String,
 
-    /// Where; none: standard input
+    /// Files to search [default: standard input]
     #[arg(value_name = "FILE")]
     files: Vec<OsString>,
 
@@ -42,19 +42,19 @@ pub struct Args {
     #[arg(long)]
     passages: bool,
 
-    /// How files are read
+    /// Format of the files
     #[arg(long, value_name = "FORM", default_value = "auto")]
     input: Format,
 
-    /// How many are shown
+    /// Number of results
     #[arg(long, short = 'k', value_name = "N", default_value = "10", value_parser = positive)]
     top_k: usize,
 
-    /// The query's task (retrieval.query or query, where the model has one)
+    /// The query's task [default: retrieval.query or query, if the model has one]
     #[arg(long, value_name = "TASK")]
     query_task: Option<String>,
 
-    /// The passages' task (retrieval.passage, passage or document, where the model has one)
+    /// The passages' task [default: retrieval.passage, passage or document, if the model has one]
     #[arg(long, value_name = "TASK")]
     passage_task: Option<String>,
 
@@ -229,7 +229,7 @@ impl Search<'_> {
 
     fn fail(&mut self, problem: &str) {
         self.failed += 1;
-        self.progress.complain(problem);
+        self.progress.report_error(problem);
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::npy::{self, Dtype};
 
 /// The rows of an earlier run.
-pub struct FormerRows {
+pub struct ExistingRows {
     input: BufReader<File>,
     form: Form,
     /// Bytes up to the end of the last whole row that was read.
@@ -27,7 +27,7 @@ enum Form {
 
 /// A row of an earlier run.
 #[derive(Debug)]
-pub struct FormerRow {
+pub struct ExistingRow {
     /// Its id, where rows have one.
     pub id: Option<Id>,
     /// Whether it stands for an input that failed.
@@ -35,10 +35,10 @@ pub struct FormerRow {
     content: Vec<u8>,
 }
 
-impl FormerRows {
+impl ExistingRows {
     /// The rows of a JSONL file.
-    pub fn jsonl(file: File) -> FormerRows {
-        FormerRows {
+    pub fn jsonl(file: File) -> ExistingRows {
+        ExistingRows {
             input: BufReader::with_capacity(1 << 20, file),
             form: Form::Jsonl,
             keep: 0,
@@ -47,7 +47,7 @@ impl FormerRows {
     }
 
     /// The rows of an array of so many columns; `None` if not even its header is whole.
-    pub fn npy(file: File, dtype: Dtype, columns: usize) -> Result<Option<FormerRows>, String> {
+    pub fn npy(file: File, dtype: Dtype, columns: usize) -> Result<Option<ExistingRows>, String> {
         let mut input = BufReader::with_capacity(1 << 20, file);
         let mut header = Vec::new();
         input
@@ -61,17 +61,17 @@ impl FormerRows {
                 false => Err("is not an array that ropeway wrote".into()),
             };
         }
-        let former = npy::columns(&header, dtype)
+        let existing = npy::columns(&header, dtype)
             .filter(|&columns| columns > 0)
             .ok_or_else(|| {
                 let name = super::sink::encoding_name(dtype.encoding());
                 format!("is not an array of this encoding ({name}) that ropeway wrote")
             })?;
-        if former != columns {
-            return Err(format!("has {former} columns, the rows of this run {columns}"));
+        if existing != columns {
+            return Err(format!("has {existing} columns, the rows of this run {columns}"));
         }
         let keep = npy::HEADER as u64;
-        Ok(Some(FormerRows {
+        Ok(Some(ExistingRows {
             input,
             form: Form::Npy { dtype, columns },
             keep,
@@ -80,7 +80,7 @@ impl FormerRows {
     }
 
     /// The next whole row.
-    pub fn next(&mut self) -> Result<Option<FormerRow>, String> {
+    pub fn next(&mut self) -> Result<Option<ExistingRow>, String> {
         let row = match self.form {
             Form::Jsonl => self.next_line()?,
             Form::Npy { dtype, columns } => self.next_array_row(dtype, columns).map_err(|e| e.to_string())?,
@@ -92,7 +92,7 @@ impl FormerRows {
         Ok(row)
     }
 
-    fn next_line(&mut self) -> Result<Option<FormerRow>, String> {
+    fn next_line(&mut self) -> Result<Option<ExistingRow>, String> {
         let mut content = Vec::new();
         self.input
             .read_until(b'\n', &mut content)
@@ -102,21 +102,21 @@ impl FormerRows {
         }
         let row = std::str::from_utf8(&content).ok().and_then(jsonl::read_row);
         let row = row.ok_or_else(|| format!("line {} is not a row that ropeway wrote", self.rows + 1))?;
-        Ok(Some(FormerRow {
+        Ok(Some(ExistingRow {
             id: Some(row.id),
             failed: row.failed,
             content,
         }))
     }
 
-    fn next_array_row(&mut self, dtype: Dtype, columns: usize) -> io::Result<Option<FormerRow>> {
+    fn next_array_row(&mut self, dtype: Dtype, columns: usize) -> io::Result<Option<ExistingRow>> {
         let bytes = columns.saturating_mul(dtype.size());
         let mut content = Vec::new();
         self.input.by_ref().take(bytes as u64).read_to_end(&mut content)?;
         let failed = dtype
             .missing()
             .is_some_and(|missing| content.starts_with(missing));
-        Ok((content.len() == bytes).then_some(FormerRow {
+        Ok((content.len() == bytes).then_some(ExistingRow {
             id: None,
             failed,
             content,
@@ -135,8 +135,8 @@ impl FormerRows {
 
     /// Whether a row is what this run would make of the same input: the same in size, and in value
     /// up to what another device may round differently.
-    pub fn agrees(&self, row: &FormerRow, embedding: &Embedding, encoding: Encoding) -> bool {
-        let (former, now) = match self.form {
+    pub fn agrees(&self, row: &ExistingRow, embedding: &Embedding, encoding: Encoding) -> bool {
+        let (existing, now) = match self.form {
             Form::Jsonl => {
                 let mut line = Vec::new();
                 let id = Id::number(0);
@@ -152,8 +152,8 @@ impl FormerRows {
         };
         match encoding {
             // One bit in fifty may flip: values near zero do.
-            Encoding::Binary => distance(&bits(&former), &bits(&now)) < 0.08,
-            _ => distance(&former, &now) < 0.01,
+            Encoding::Binary => distance(&bits(&existing), &bits(&now)) < 0.08,
+            _ => distance(&existing, &now) < 0.01,
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::jsonl::Id;
 use ropeway::{Embedding, Encoding, Output, Vector};
 
 use super::npy::{Dtype, check_columns};
-use super::sink::{Sink, Trouble, encoding_name};
+use super::sink::{Sink, SinkError, encoding_name};
 use super::target::Target;
 
 /// A column that grows in a file of its own.
@@ -113,7 +113,7 @@ impl SafetensorsSink {
         })
     }
 
-    fn add(&mut self, embedding: &Embedding) -> Result<(), Trouble> {
+    fn add(&mut self, embedding: &Embedding) -> Result<(), SinkError> {
         let chunks: Vec<(u32, u32)>;
         let vectors: Vec<&Vector> = match &embedding.output {
             Output::Vector(vector) => {
@@ -133,7 +133,7 @@ impl SafetensorsSink {
                 list.iter().map(|chunk| &chunk.vector).collect()
             }
             _ => {
-                return Err(Trouble::Unfit(
+                return Err(SinkError::Unfit(
                     "has a form that this file has no place for".into(),
                 ));
             }
@@ -145,9 +145,9 @@ impl SafetensorsSink {
                 let name = encoding_name(self.dtype.encoding());
                 let problem =
                     format!("has another encoding than the file ({name}); --format jsonl takes any");
-                return Err(Trouble::Unfit(problem));
+                return Err(SinkError::Unfit(problem));
             };
-            check_columns("file", bytes.len() / self.dtype.size(), self.columns).map_err(Trouble::Unfit)?;
+            check_columns("file", bytes.len() / self.dtype.size(), self.columns).map_err(SinkError::Unfit)?;
             rows.push(bytes);
         }
         for (index, (row, vector)) in rows.iter().zip(&vectors).enumerate() {
@@ -165,9 +165,9 @@ impl SafetensorsSink {
     }
 
     /// A failed input has a row of NaNs, where rows are floats: row n stays input n.
-    fn add_failure(&mut self, problem: &str) -> Result<(), Trouble> {
+    fn add_failure(&mut self, problem: &str) -> Result<(), SinkError> {
         let Some(missing) = self.dtype.missing() else {
-            return Err(Trouble::Stop(format!(
+            return Err(SinkError::Stop(format!(
                 "{problem} (a tensor of integers cannot leave a row out)"
             )));
         };
@@ -176,7 +176,7 @@ impl SafetensorsSink {
         self.input(1, 0, false)
     }
 
-    fn input(&mut self, rows: usize, tokens: usize, truncated: bool) -> Result<(), Trouble> {
+    fn input(&mut self, rows: usize, tokens: usize, truncated: bool) -> Result<(), SinkError> {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
         self.rows.add(&count(rows))?;
         self.tokens.add(&count(tokens))?;
@@ -185,7 +185,7 @@ impl SafetensorsSink {
 }
 
 impl Sink for SafetensorsSink {
-    fn row(&mut self, id: &Id, result: Result<&Embedding, &str>) -> Result<(), Trouble> {
+    fn row(&mut self, id: &Id, result: Result<&Embedding, &str>) -> Result<(), SinkError> {
         match result {
             Ok(embedding) => self.add(embedding)?,
             Err(problem) => self.add_failure(problem)?,

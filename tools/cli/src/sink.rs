@@ -20,7 +20,7 @@ pub enum Format {
 
 /// Why a row could not be written.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum SinkError {
     /// This embedding does not fit the format. The row is written as that of a failed input.
     Unfit(String),
     /// A failed input has no place in this format: the run ends.
@@ -29,16 +29,16 @@ pub enum Trouble {
     Output(io::Error),
 }
 
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Trouble {
-        Trouble::Output(error)
+impl From<io::Error> for SinkError {
+    fn from(error: io::Error) -> SinkError {
+        SinkError::Output(error)
     }
 }
 
 /// Takes results in input order.
 pub trait Sink {
     /// Adds the row of an input, or of its failure.
-    fn row(&mut self, id: &Id, result: Result<&Embedding, &str>) -> Result<(), Trouble>;
+    fn row(&mut self, id: &Id, result: Result<&Embedding, &str>) -> Result<(), SinkError>;
 
     /// Hands all rows to the operating system.
     fn flush(&mut self) -> io::Result<()>;
@@ -86,7 +86,7 @@ impl JsonlSink {
 }
 
 impl Sink for JsonlSink {
-    fn row(&mut self, id: &Id, result: Result<&Embedding, &str>) -> Result<(), Trouble> {
+    fn row(&mut self, id: &Id, result: Result<&Embedding, &str>) -> Result<(), SinkError> {
         match result {
             Ok(embedding) => Ok(jsonl::write_row(&mut self.out, id, embedding)?),
             Err(problem) => Ok(jsonl::write_error(&mut self.out, id, problem)?),

@@ -131,13 +131,13 @@ fn names_a_file(path: &Path) -> bool {
 
 /// Where an input stands, for messages and as `file:line`.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct InputLocation {
     source: Arc<str>,
     /// From 1; `None` for an argument.
     line: Option<u64>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for InputLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             Some(line) => write!(f, "{}:{line}", self.source),
@@ -150,7 +150,7 @@ impl fmt::Display for Place {
 #[derive(Debug)]
 pub struct Item {
     /// Where it stands.
-    pub place: Place,
+    pub place: InputLocation,
     /// Its own id, if it has one.
     pub id: Option<Id>,
     /// What is asked, or why that is not understood.
@@ -211,7 +211,7 @@ impl Reader {
             let open: io::Result<Box<dyn Read>> = match source {
                 Source::Argument(_, text) => {
                     read += text.len() as u64;
-                    let place = Place {
+                    let place = InputLocation {
                         source: name,
                         line: None,
                     };
@@ -252,7 +252,7 @@ impl Reader {
         report: &mut dyn FnMut(Event) -> bool,
     ) -> io::Result<bool> {
         while let Some(Piece { text, line, whole }) = self.next_piece(jsonl, lines, report)? {
-            let place = Place {
+            let place = InputLocation {
                 source: name.clone(),
                 line: Some(line),
             };
@@ -324,7 +324,7 @@ impl Reader {
         Ok((passage.line > 0).then_some(passage))
     }
 
-    fn item(&self, mut place: Place, jsonl: bool, bytes: Vec<u8>, read: u64) -> Item {
+    fn item(&self, mut place: InputLocation, jsonl: bool, bytes: Vec<u8>, read: u64) -> Item {
         let text = match utf8(bytes) {
             Ok(text) => text,
             Err((earlier, problem)) => {
@@ -486,7 +486,7 @@ mod tests {
     fn an_input_weighs_what_its_rows_do() {
         let weight = |options: Embed| {
             let options: &'static Embed = Box::leak(Box::new(options));
-            let place = Place {
+            let place = InputLocation {
                 source: "here".into(),
                 line: None,
             };

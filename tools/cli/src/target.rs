@@ -97,7 +97,7 @@ impl Target {
         self.file.stream_position().is_ok()
     }
 
-    /// A second handle, to read what a former run left, from the start.
+    /// A second handle, to read what an earlier run left, from the start.
     pub fn reader(&self) -> io::Result<File> {
         File::open(&self.path)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use console::{Term, measure_text_width, truncate_str};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::exit::{Exit, complain};
+use super::exit::{Exit, report_error};
 
 /// Writes all of it to standard output.
 pub fn print(bytes: &[u8]) -> Result<(), Exit> {
@@ -136,10 +136,10 @@ impl Progress {
     }
 
     /// Prints an error without tearing the bar.
-    pub fn complain(&self, message: &str) {
+    pub fn report_error(&self, message: &str) {
         match &self.0 {
-            Some(bar) => bar.suspend(|| complain(message)),
-            None => complain(message),
+            Some(bar) => bar.suspend(|| report_error(message)),
+            None => report_error(message),
         }
     }
 }

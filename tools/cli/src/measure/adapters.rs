@@ -1,7 +1,7 @@
 //! What adapters cost: passes with them, over the same pass with weights that an adapter is merged into.
 
-mod apart;
-mod shown;
+mod deviation;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::batches;
 use super::report::{Micros, Report, Row};
 use super::{Ceilings, Effort};
-use apart::{Apart, apart};
-pub use shown::table;
+use deviation::{Deviation, relative_deviation};
+pub use table::table;
 
 /// The ways of an adapter into a linear layer. All others are held against the first, whose adapter is that of slot 0.
 const WAYS: [(&str, Fusion); 3] = [
@@ -80,7 +80,7 @@ fn repetitions(effort: Effort, tokens: usize) -> (usize, usize) {
 ///
 /// # Errors
 /// An engine on the CPU; a call of the driver that failed, but for want of memory, which leaves out what did not fit;
-/// the ways' vectors are further apart than roundings explain.
+/// the ways' vectors deviate further than roundings explain.
 pub fn adapters(engine: &Engine, effort: Effort) -> Result<Report> {
     let mut report = Report::new(engine, "adapters")?;
     let grid = Grid::of(effort);
@@ -160,7 +160,7 @@ fn lengths(tokens: usize, most: usize) -> Vec<usize> {
 struct Measured {
     /// By way, in µs.
     micros: [Micros; WAYS.len()],
-    apart: Apart,
+    deviation: Deviation,
 }
 
 /// Runs a case in every way; the reason if the device has no room for it.
@@ -192,15 +192,15 @@ fn time(
         Ok(ran) => ran,
         Err(reason) => return Ok(Err(reason)),
     };
-    let apart = Apart {
-        extended: apart(&vectors[1], &vectors[0], adapters),
-        separate: apart(&vectors[2], &vectors[1], 1),
-        base: apart(&base, &vectors[1], 1),
+    let deviation = Deviation {
+        extended: relative_deviation(&vectors[1], &vectors[0], adapters),
+        separate: relative_deviation(&vectors[2], &vectors[1], 1),
+        base: relative_deviation(&base, &vectors[1], 1),
     };
-    apart.check(engine.precision(), engine.config().num_hidden_layers)?;
+    deviation.check(engine.precision(), engine.config().num_hidden_layers)?;
     Ok(Ok(Measured {
         micros: micros.map(Micros::of),
-        apart,
+        deviation,
     }))
 }
 
@@ -214,13 +214,13 @@ struct Point<'a> {
 impl Point<'_> {
     /// A row for each way.
     fn rows(&self, measured: &Measured, ceilings: &Ceilings) -> Vec<Row> {
-        let Apart {
+        let Deviation {
             extended,
             separate,
             base,
-        } = measured.apart;
+        } = measured.deviation;
         let note = format!(
-            "vectors apart: extended {extended:.1e}, separate {separate:.1e}, without adapters {base:.1e}"
+            "deviation of vectors: extended {extended:.1e}, separate {separate:.1e}, without adapters {base:.1e}"
         );
         let merged = measured.micros[0].median;
         let row = |((way, _), micros): (&(&str, Fusion), &Micros)| {

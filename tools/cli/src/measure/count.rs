@@ -54,7 +54,7 @@ pub struct CountRow {
     /// On what.
     pub shape: String,
     /// What its result needs at least: bytes of DRAM, and FLOP of products.
-    pub least: Least,
+    pub least: LowerBound,
     /// What was counted. Less is better, of all of them.
     pub counts: Count,
     /// Warp instructions by class.
@@ -65,16 +65,16 @@ pub struct CountRow {
 
 /// What a result needs at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Least {
+pub struct LowerBound {
     /// Bytes that must be read or written: operands, weights, results, each once.
     pub bytes: u64,
     /// Floating-point operations of its products; a multiply-add counts as 2.
     pub flops: u64,
 }
 
-impl From<Cost> for Least {
-    fn from(cost: Cost) -> Least {
-        Least {
+impl From<Cost> for LowerBound {
+    fn from(cost: Cost) -> LowerBound {
+        LowerBound {
             bytes: cost.bytes,
             flops: cost.flops,
         }

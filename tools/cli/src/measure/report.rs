@@ -78,7 +78,7 @@ pub struct Row {
     pub bound: Option<Bound>,
     /// The least time that the ceilings allow, over the time it took.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub of_bound: Option<f64>,
+    pub fraction_of_bound: Option<f64>,
     /// Throughput.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_s: Option<f64>,
@@ -160,7 +160,7 @@ impl Row {
         if seconds > 0.0 {
             self.tflops = (cost.flops > 0).then_some(1e-12 * cost.flops as f64 / seconds);
             self.gb_per_s = (cost.bytes > 0).then_some(1e-9 * cost.bytes as f64 / seconds);
-            self.of_bound = Some(compute.max(memory) / seconds);
+            self.fraction_of_bound = Some(compute.max(memory) / seconds);
         }
         self.bound = Some(if compute > memory {
             Bound::TensorCores
@@ -246,7 +246,8 @@ impl Report {
                     Some(Bound::Memory) => "memory".into(),
                     None => "–".into(),
                 },
-                row.of_bound.map_or("–".into(), |x| format!("{:.0} %", 100.0 * x)),
+                row.fraction_of_bound
+                    .map_or("–".into(), |x| format!("{:.0} %", 100.0 * x)),
                 row.note.clone().unwrap_or_default(),
             ]);
         }
@@ -313,11 +314,11 @@ mod tests {
         // 5 µs of products, 2 µs of bytes.
         let products = row(500_000_000, 2_000_000);
         assert_eq!(products.bound, Some(Bound::TensorCores));
-        assert!((products.of_bound.unwrap() - 0.5).abs() < 1e-12);
+        assert!((products.fraction_of_bound.unwrap() - 0.5).abs() < 1e-12);
         assert!((products.tflops.unwrap() - 50.0).abs() < 1e-9);
         let bytes = row(0, 8_000_000);
         assert_eq!((bytes.bound, bytes.tflops), (Some(Bound::Memory), None));
-        assert!((bytes.of_bound.unwrap() - 0.8).abs() < 1e-12);
+        assert!((bytes.fraction_of_bound.unwrap() - 0.8).abs() < 1e-12);
         assert!((bytes.gb_per_s.unwrap() - 800.0).abs() < 1e-9);
     }
 

@@ -49,25 +49,27 @@ fn write(sink: &mut dyn Sink, results: &[(Id, Result<Embedding, String>)]) {
 fn resumed(path: &Path, results: &[(Id, Result<Embedding, String>)], array: Option<(Dtype, usize)>) -> u64 {
     let mut target = Target::open(path, true, true).unwrap();
     let file = target.reader().unwrap();
-    let mut former = match array {
-        None => Some(FormerRows::jsonl(file)),
-        Some((dtype, width)) => FormerRows::npy(file, dtype, width).unwrap(),
+    let mut existing = match array {
+        None => Some(ExistingRows::jsonl(file)),
+        Some((dtype, width)) => ExistingRows::npy(file, dtype, width).unwrap(),
     };
     let mut rows = 0;
-    if let Some(former) = &mut former {
-        while let Some(row) = former.next().unwrap() {
+    if let Some(existing) = &mut existing {
+        while let Some(row) = existing.next().unwrap() {
             let (id, result) = &results[rows as usize];
             assert!(row.id.as_ref().is_none_or(|row_id| row_id == id));
             assert_eq!(row.failed, result.is_err());
             rows += 1;
         }
-        assert_eq!(former.rows(), rows);
+        assert_eq!(existing.rows(), rows);
     }
-    target.begin(former.as_ref().map_or(0, FormerRows::keep)).unwrap();
-    let mut sink: Box<dyn Sink> = match (array, former) {
+    target
+        .begin(existing.as_ref().map_or(0, ExistingRows::keep))
+        .unwrap();
+    let mut sink: Box<dyn Sink> = match (array, existing) {
         (None, _) => Box::new(JsonlSink::new(Out::File(target))),
-        (Some((dtype, width)), Some(former)) => {
-            Box::new(NpySink::resume(target, dtype, width, former.rows()))
+        (Some((dtype, width)), Some(existing)) => {
+            Box::new(NpySink::resume(target, dtype, width, existing.rows()))
         }
         (Some((dtype, width)), None) => Box::new(NpySink::new(target, dtype, width)),
     };
@@ -132,15 +134,15 @@ fn rows_of_another_model_or_other_options_are_noticed() {
         jsonl::write_row(&mut line, &Id::number(0), &embedding(1.0, 256, encoding)).unwrap();
         let path = folder.path().join("rows");
         fs::write(&path, line).unwrap();
-        let mut former = FormerRows::jsonl(File::open(&path).unwrap());
-        let row = former.next().unwrap().unwrap();
-        assert!(former.agrees(&row, &embedding(1.0, 256, encoding), encoding));
+        let mut existing = ExistingRows::jsonl(File::open(&path).unwrap());
+        let row = existing.next().unwrap().unwrap();
+        assert!(existing.agrees(&row, &embedding(1.0, 256, encoding), encoding));
         assert!(
-            former.agrees(&row, &embedding(1.000001, 256, encoding), encoding),
+            existing.agrees(&row, &embedding(1.000001, 256, encoding), encoding),
             "{encoding:?}"
         );
-        assert!(!former.agrees(&row, &embedding(1.3, 256, encoding), encoding));
-        assert!(!former.agrees(&row, &embedding(1.0, 128, encoding), encoding));
+        assert!(!existing.agrees(&row, &embedding(1.3, 256, encoding), encoding));
+        assert!(!existing.agrees(&row, &embedding(1.0, 128, encoding), encoding));
     }
 }
 
@@ -153,18 +155,23 @@ fn files_that_ropeway_did_not_write_are_refused() {
         fs::write(&path, content).unwrap();
         File::open(&path).unwrap()
     };
-    assert!(FormerRows::jsonl(open(b"a plain line\n")).next().is_err());
-    assert!(FormerRows::jsonl(open(b"a torn line")).next().unwrap().is_none());
-    assert!(FormerRows::npy(open(b"a plain line\n"), dtype, 4).is_err());
-    assert!(FormerRows::npy(open(&[b'x'; 200]), dtype, 4).is_err());
+    assert!(ExistingRows::jsonl(open(b"a plain line\n")).next().is_err());
+    assert!(
+        ExistingRows::jsonl(open(b"a torn line"))
+            .next()
+            .unwrap()
+            .is_none()
+    );
+    assert!(ExistingRows::npy(open(b"a plain line\n"), dtype, 4).is_err());
+    assert!(ExistingRows::npy(open(&[b'x'; 200]), dtype, 4).is_err());
     let other = crate::npy::header(Dtype::new(Encoding::F16).unwrap(), 0, 4);
-    assert!(FormerRows::npy(open(&other), dtype, 4).is_err());
+    assert!(ExistingRows::npy(open(&other), dtype, 4).is_err());
     let narrow = crate::npy::header(dtype, 0, 3);
     assert_eq!(
-        FormerRows::npy(open(&narrow), dtype, 4).err().as_deref(),
+        ExistingRows::npy(open(&narrow), dtype, 4).err().as_deref(),
         Some("has 3 columns, the rows of this run 4")
     );
-    assert!(FormerRows::npy(open(b"\x93NUM"), dtype, 4).unwrap().is_none());
+    assert!(ExistingRows::npy(open(b"\x93NUM"), dtype, 4).unwrap().is_none());
 }
 
 proptest! {

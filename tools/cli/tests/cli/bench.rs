@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Place, command, finish, floats};
+use crate::harness::{InputLocation, command, finish, floats};
 
 const INPUTS: &[u8] = br#"{"text": "a warm coat"}
 {"input_ids": [0, 9, 8, 2], "task": "separation"}
@@ -11,7 +11,7 @@ const INPUTS: &[u8] = br#"{"text": "a warm coat"}
 
 #[test]
 fn serve_runs_its_inputs_when_it_is_told_to() {
-    let place = Place::new(&[("inputs.jsonl", INPUTS)]);
+    let place = InputLocation::new(&[("inputs.jsonl", INPUTS)]);
     let mut serve = command(&["bench", "serve", "--device", "cpu", "--inputs", "inputs.jsonl"]);
     serve.current_dir(place.0.path());
     let said = finish(serve, b"2\nvectors\n0\n").lines();
@@ -39,7 +39,7 @@ fn serve_runs_its_inputs_when_it_is_told_to() {
 
 #[test]
 fn serve_names_what_it_cannot_serve() {
-    let place = Place::new(&[
+    let place = InputLocation::new(&[
         ("inputs.jsonl", INPUTS),
         (
             "task.jsonl",
@@ -65,7 +65,7 @@ fn serve_names_what_it_cannot_serve() {
 
 #[test]
 fn the_encoder_is_measured_on_the_cpu() {
-    let place = Place::new(&[]);
+    let place = InputLocation::new(&[]);
     let run = place.run(&[
         "bench",
         "encoder",

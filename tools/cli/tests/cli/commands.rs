@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Place, floats, hidden, info, ropeway, test_model};
+use crate::harness::{InputLocation, floats, hidden, info, ropeway, test_model};
 
 #[test]
 fn wrong_flags_end_the_run_before_it_starts() {
@@ -109,7 +109,7 @@ fn wrong_flags_end_the_run_before_it_starts() {
             &["do not have the same tokens"],
         ),
     ] {
-        let place = Place::new(&[]);
+        let place = InputLocation::new(&[]);
         let code = if arguments.contains(&"missing/out") { 3 } else { 2 };
         place.run(arguments).fails(code, parts);
         assert_eq!(place.names(), [""; 0], "{arguments:?}");
@@ -203,7 +203,7 @@ fn devices_tells_what_is_embedded() {
 #[test]
 fn rank_puts_the_nearest_first() {
     let text = "the red cat\n\n\u{6c34}\u{6e29} is low\nthe red cat sleeps\nsomething else\n";
-    let place = Place::new(&[
+    let place = InputLocation::new(&[
         ("a.txt", text.as_bytes()),
         ("b.jsonl", b"{\"id\": 7, \"text\": \"in json\"}\n"),
     ]);
@@ -235,7 +235,7 @@ fn rank_puts_the_nearest_first() {
 #[test]
 fn documents_are_chunked() {
     let text = "First things first. \u{6c34} comes second. The third sentence is here.\n";
-    let place = Place::new(&[("doc.txt", text.as_bytes())]);
+    let place = InputLocation::new(&[("doc.txt", text.as_bytes())]);
     let rows = place.run(&["chunks", "doc.txt"]).lines();
     assert!(rows.len() > 1);
     let points: Vec<char> = text.chars().collect();
@@ -321,7 +321,7 @@ fn models_are_described_and_verified() {
     let ended = ropeway(&["models", "verify"], b"");
     assert_eq!(ended.code, Some(0), "{}", ended.err);
     assert!(ended.out.contains("all finite"));
-    let place = Place::new(&[]);
+    let place = InputLocation::new(&[]);
     let pulled = place.run(&["models", "pull", test_model().to_str().unwrap()]);
     assert_eq!(pulled.out.trim_end(), test_model().to_str().unwrap());
     place.run(&["models", "info", "."]).fails(2, &["config.json"]);

@@ -105,15 +105,15 @@ pub fn ropeway(arguments: &[&str], stdin: &[u8]) -> Ended {
 }
 
 /// A folder with files, in which a run takes place.
-pub struct Place(pub tempfile::TempDir);
+pub struct InputLocation(pub tempfile::TempDir);
 
-impl Place {
-    pub fn new(files: &[(&str, &[u8])]) -> Place {
+impl InputLocation {
+    pub fn new(files: &[(&str, &[u8])]) -> InputLocation {
         let folder = tempfile::tempdir().unwrap();
         for (name, content) in files {
             fs::write(folder.path().join(name), content).unwrap();
         }
-        Place(folder)
+        InputLocation(folder)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -4,11 +4,11 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::harness::{Place, floats, hidden, ids, info, ropeway};
+use crate::harness::{InputLocation, floats, hidden, ids, info, ropeway};
 
 #[test]
 fn arguments_files_and_standard_input_in_order() {
-    let place = Place::new(&[
+    let place = InputLocation::new(&[
         ("a.txt", b"one\n\ntwo\r\n"),
         ("b.jsonl", b"{\"text\": \"three\", \"id\": \"x\"}\n\n"),
     ]);
@@ -115,7 +115,7 @@ fn token_rows_chunks_and_ids_are_written() {
 
 #[test]
 fn bad_inputs_are_told_with_their_place_and_hurt_no_other() {
-    let place = Place::new(&[
+    let place = InputLocation::new(&[
         ("a.txt", b"good\nbad \xff\xfe\ngood\n"),
         (
             "b.jsonl",

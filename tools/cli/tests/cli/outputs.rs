@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Place, command, finish, floats, hidden, info, ropeway};
+use crate::harness::{InputLocation, command, finish, floats, hidden, info, ropeway};
 
 #[test]
 fn a_reader_that_leaves_early_ends_the_run_quietly() {
@@ -94,7 +94,7 @@ fn kill(mut child: Child) {
 #[test]
 fn a_killed_run_is_resumed() {
     let lines: String = (0..200).map(|n| format!("line number {n}\n")).collect();
-    let place = Place::new(&[("in.txt", lines.as_bytes())]);
+    let place = InputLocation::new(&[("in.txt", lines.as_bytes())]);
     for format in ["jsonl", "npy"] {
         let flags = ["embed", "in.txt", "--format", format, "-o"];
         let with = |rest: &[&str]| place.run(&flags.iter().chain(rest).copied().collect::<Vec<_>>());
@@ -128,7 +128,7 @@ fn a_killed_run_is_resumed() {
 
 #[test]
 fn resume_refuses_what_another_run_made() {
-    let place = Place::new(&[
+    let place = InputLocation::new(&[
         (
             "in.jsonl",
             b"{\"id\": 1, \"text\": \"a\"}\n{\"id\": 2, \"text\": \"b\"}\n",
@@ -203,7 +203,7 @@ fn f32s(bytes: &[u8]) -> Vec<f32> {
 
 #[test]
 fn arrays_hold_what_jsonl_says() {
-    let place = Place::new(&[
+    let place = InputLocation::new(&[
         ("in.jsonl", b"{\"text\": \"a\"}\nbad\n{\"text\": \"b c\"}\n"),
         ("good.txt", b"a\nb c\n"),
     ]);
@@ -325,7 +325,7 @@ fn arrays_hold_what_jsonl_says() {
 #[test]
 fn safetensors_hold_what_jsonl_says() {
     let lines = "{\"text\": \"One. Two.\"}\nbad\n{\"text\": \"One. Two.\", \"spans\": [[0, 4], [5, 9]], \"id\": \"x\"}\n";
-    let place = Place::new(&[("in.jsonl", lines.as_bytes()), ("plain.txt", b"a\nb c\n")]);
+    let place = InputLocation::new(&[("in.jsonl", lines.as_bytes()), ("plain.txt", b"a\nb c\n")]);
     let (width, rows) = (hidden(), place.run(&["embed", "in.jsonl"]).json());
     let ended = place.run(&["embed", "in.jsonl", "--format", "safetensors", "-o", "out"]);
     assert_eq!(ended.code, Some(1));
@@ -386,7 +386,7 @@ fn safetensors_hold_what_jsonl_says() {
 
 #[test]
 fn the_old_output_stays_until_the_new_one_is_whole() {
-    let place = Place::new(&[("in.txt", b"a\n"), ("out.jsonl", b"old")]);
+    let place = InputLocation::new(&[("in.txt", b"a\n"), ("out.jsonl", b"old")]);
     place
         .run(&["embed", "in.txt", "-o", "out.jsonl", "--task", "nope"])
         .fails(2, &["nope"]);

@@ -1,4 +1,4 @@
-use super::shown::{LEGEND, lines};
+use super::table::{LEGEND, lines};
 use super::*;
 use ropeway::{Precision, Vector};
 
@@ -38,23 +38,23 @@ fn vectors(rows: &[&[f32]]) -> Vec<Option<Vector>> {
 fn the_furthest_vector_counts() {
     let want = vectors(&[&[3.0, 4.0], &[1.0, 0.0], &[0.0, 2.0]]);
     let got = vectors(&[&[3.0, 4.5], &[1.0, 0.25], &[0.0, 2.0]]);
-    assert_eq!(apart(&got, &want, 1), 0.25);
-    assert_eq!(apart(&got, &want, 2), 0.1);
-    assert_eq!(apart(&got, &want, 3), 0.1);
-    assert_eq!(apart(&want, &want, 1), 0.0);
-    assert_eq!(apart(&[None, None, None], &want, 2), f64::INFINITY);
+    assert_eq!(relative_deviation(&got, &want, 1), 0.25);
+    assert_eq!(relative_deviation(&got, &want, 2), 0.1);
+    assert_eq!(relative_deviation(&got, &want, 3), 0.1);
+    assert_eq!(relative_deviation(&want, &want, 1), 0.0);
+    assert_eq!(relative_deviation(&[None, None, None], &want, 2), f64::INFINITY);
 }
 
 #[test]
 fn vectors_that_roundings_do_not_explain_fail() {
     let check = |extended, separate, precision| {
         let base = 0.3;
-        let apart = Apart {
+        let deviation = Deviation {
             extended,
             separate,
             base,
         };
-        apart.check(precision, 2)
+        deviation.check(precision, 2)
     };
     // 2⁻⁸ · √16, and 2⁻¹¹ · √16.
     check(0.015, 0.015, Precision::Bf16).unwrap();
@@ -80,14 +80,14 @@ fn row(way: &str, (tokens, rank, adapters): (u64, u64, u64), micros: f64, ratio:
         micros: Micros::of(vec![micros]),
         ratio,
         parameters,
-        of_bound: Some(0.5),
+        fraction_of_bound: Some(0.5),
         ..Row::default()
     }
 }
 
 fn rows() -> Vec<Row> {
     let mut skipped = row("skipped", (64, 16, 4), 0.0, None);
-    (skipped.note, skipped.of_bound) = (Some("no room".into()), None);
+    (skipped.note, skipped.fraction_of_bound) = (Some("no room".into()), None);
     vec![
         row("merged", (512, 4, 1), 200.0, Some(1.0)),
         row("extended", (512, 4, 1), 210.0, Some(1.05)),

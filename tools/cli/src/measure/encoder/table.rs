@@ -52,7 +52,7 @@ const CALLS: &[Column] = &[
     }),
     ("tokens/s", |row| number(row.tokens_per_s, 0)),
     ("TFLOP/s", |row| number(row.tflops, 1)),
-    ("of bound", of_bound),
+    ("of bound", fraction_of_bound),
     ("µs on the device", |row| part(row, "device")),
     ("note", |row| row.note.clone().unwrap_or_default()),
 ];
@@ -67,7 +67,7 @@ const LATENCY: &[Column] = &[
     ("device", |row| part(row, "device")),
     ("download", |row| part(row, "download")),
     ("rest", |row| part(row, "rest")),
-    ("of bound", of_bound),
+    ("of bound", fraction_of_bound),
     ("note", |row| row.note.clone().unwrap_or_default()),
 ];
 
@@ -95,12 +95,12 @@ fn part(row: &Row, name: &str) -> String {
     number(row.parts.get(name).and_then(Value::as_f64), 1)
 }
 
-fn of_bound(row: &Row) -> String {
+fn fraction_of_bound(row: &Row) -> String {
     let bound = match row.bound {
         Some(Bound::TensorCores) => "tensor cores",
         Some(Bound::Memory) => "memory",
         None => return "–".into(),
     };
-    row.of_bound
+    row.fraction_of_bound
         .map_or("–".into(), |part| format!("{:.0} % ({bound})", 100.0 * part))
 }

@@ -55,7 +55,7 @@ pub(super) fn lines(rows: &[Row]) -> String {
                     .map(|ratio| format!("{ratio:.3} ×")),
             )
         };
-        let part = |row: &&Row| row.of_bound.map(|part| format!("{:.0} %", 100.0 * part));
+        let part = |row: &&Row| row.fraction_of_bound.map(|part| format!("{:.0} %", 100.0 * part));
         cells.push([
             tokens.to_string(),
             rank.to_string(),

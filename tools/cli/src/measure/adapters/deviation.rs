@@ -6,7 +6,7 @@ use ropeway::Vector;
 
 /// How far vectors of several ways are apart, over their length: the furthest pair.
 #[derive(Clone, Copy, Debug)]
-pub struct Apart {
+pub struct Deviation {
     /// K-extended and merged, of the sequences that use the adapter that is merged.
     pub extended: f64,
     /// Separate and K-extended, of all sequences.
@@ -15,7 +15,7 @@ pub struct Apart {
     pub base: f64,
 }
 
-impl Apart {
+impl Deviation {
     /// Nobody is fast and wrong.
     pub fn check(&self, precision: Precision, layers: usize) -> Result<()> {
         let limit = limit(precision, layers);
@@ -43,7 +43,7 @@ fn limit(precision: Precision, layers: usize) -> f64 {
 }
 
 /// The most by which a vector is away from what it should be, over the latter's length; of every `step`th.
-pub fn apart(got: &[Option<Vector>], want: &[Option<Vector>], step: usize) -> f64 {
+pub fn relative_deviation(got: &[Option<Vector>], want: &[Option<Vector>], step: usize) -> f64 {
     let length = |numbers: &[f64]| numbers.iter().map(|x| x * x).sum::<f64>().sqrt();
     let pair = |(got, want): (&Option<Vector>, &Option<Vector>)| match (got, want) {
         (Some(Vector::F32(got)), Some(Vector::F32(want))) => {
