@@ -307,7 +307,7 @@ impl Engine {
         Engine::builder().from_hub(id)
     }
 
-    /// Settings first, then [`EngineBuilder::open`] or [`EngineBuilder::from_hub`].
+    /// Settings first, then [`EngineBuilder::open`] or `from_hub` (feature `hub`).
     pub fn builder() -> EngineBuilder {
         EngineBuilder::default()
     }
