@@ -175,7 +175,9 @@ impl EngineBuilder {
             Device::Cpu => Placement::Cpu { fallback: None },
             Device::Auto => match gpu::Gpu::choose() {
                 Ok(index) => Placement::Gpu(index),
-                Err(reason) => Placement::fallback(&reason),
+                Err(reason) => Placement::Cpu {
+                    fallback: Some(no_gpu(&reason)),
+                },
             },
             chosen => Placement::Gpu(gpu::Gpu::find(chosen)?),
         };
@@ -193,22 +195,17 @@ enum Placement {
     Cpu { fallback: Option<String> },
 }
 
-impl Placement {
-    fn fallback(reason: &str) -> Placement {
-        Placement::Cpu {
-            fallback: Some(format!("no GPU is used: {reason}")),
-        }
-    }
+/// Why [`Device::Auto`] computes on the CPU.
+fn no_gpu(reason: &str) -> String {
+    format!("no GPU is used: {reason}")
+}
 
-    /// A GPU that failed while an engine was opened on it is a reason for [`Device::Auto`] to compute on the CPU, and
-    /// an error for everyone who chose it.
-    fn after(error: Error, device: Device) -> Result<Placement> {
-        match (error, device) {
-            (error @ (Error::Gpu { .. } | Error::DeviceLost(_)), Device::Auto) => {
-                Ok(Placement::fallback(&error.to_string()))
-            }
-            (error, _) => Err(error),
-        }
+/// A GPU that failed while an engine was opened on it is a reason for [`Device::Auto`] to compute on the CPU, and an
+/// error for everyone who chose it.
+fn fallback_after(error: Error, device: Device) -> Result<String> {
+    match (error, device) {
+        (error @ (Error::Gpu { .. } | Error::DeviceLost(_)), Device::Auto) => Ok(no_gpu(&error.to_string())),
+        (error, _) => Err(error),
     }
 }
 
@@ -310,7 +307,7 @@ impl Engine {
         Engine::builder().from_hub(id)
     }
 
-    /// Settings first, then [`EngineBuilder::open`] or [`EngineBuilder::from_hub`].
+    /// Settings first, then [`EngineBuilder::open`] or `from_hub` (feature `hub`).
     pub fn builder() -> EngineBuilder {
         EngineBuilder::default()
     }
@@ -341,7 +338,9 @@ impl Engine {
         if let (Placement::Gpu(_), Device::Auto, Err(reason)) =
             (&placement, settings.device, gpu::check(&model.config))
         {
-            placement = Placement::fallback(&reason);
+            placement = Placement::Cpu {
+                fallback: Some(no_gpu(&reason)),
+            };
         }
         let mut on_gpu = |index, marks: &mut Marks| -> Result<Backend> {
             let options = gpu::Options {
@@ -370,17 +369,15 @@ impl Engine {
             marks.mark("lanes");
             Backend::Cpu { cpu, lanes }
         };
-        let mut on_gpu_backend = None;
-        if let Placement::Gpu(index) = placement {
-            match on_gpu(index, &mut marks) {
-                Ok(backend) => on_gpu_backend = Some(backend),
-                Err(error) => placement = Placement::after(error, settings.device)?,
-            }
-        }
-        let backend = on_gpu_backend.unwrap_or_else(|| on_cpu(&mut marks));
-        let fallback = match placement {
-            Placement::Gpu(_) => None,
-            Placement::Cpu { fallback } => fallback,
+        let (backend, fallback) = match placement {
+            Placement::Gpu(index) => match on_gpu(index, &mut marks) {
+                Ok(backend) => (backend, None),
+                Err(error) => {
+                    let reason = fallback_after(error, settings.device)?;
+                    (on_cpu(&mut marks), Some(reason))
+                }
+            },
+            Placement::Cpu { fallback } => (on_cpu(&mut marks), fallback),
         };
         if let Some(reason) = &fallback {
             tracing::info!("{reason}");
@@ -409,7 +406,7 @@ impl Engine {
     /// # Errors
     /// The first bad text's, as [`Error::Input`] with its number. Where good texts are to survive bad
     /// ones, use [`embed_batch`](Self::embed_batch).
-    pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], options: &Embed) -> Result<Vec<Embedding>> {
+    pub fn embed<S: AsRef<str>>(&self, texts: &[S], options: &Embed) -> Result<Vec<Embedding>> {
         let requests: Vec<Request<'_>> = texts
             .iter()
             .map(|text| Request::text(text.as_ref(), options))
@@ -805,18 +802,13 @@ mod tests {
     #[test]
     fn auto_goes_on_without_a_gpu_that_fails_and_nobody_else_does() {
         let lost = || Error::DeviceLost("of a cable".into());
-        let Ok(Placement::Cpu {
-            fallback: Some(reason),
-        }) = Placement::after(lost(), Device::Auto)
-        else {
-            panic!("auto did not fall back")
-        };
+        let reason = fallback_after(lost(), Device::Auto).unwrap();
         assert!(
             reason.starts_with("no GPU is used: ") && reason.contains("of a cable"),
             "{reason}"
         );
-        assert!(Placement::after(lost(), Device::Cuda(0)).is_err());
+        assert!(fallback_after(lost(), Device::Cuda(0)).is_err());
         let bad_setting = Error::adapter("x", "cannot be merged".to_owned());
-        assert!(Placement::after(bad_setting, Device::Auto).is_err());
+        assert!(fallback_after(bad_setting, Device::Auto).is_err());
     }
 }

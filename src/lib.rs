@@ -8,6 +8,7 @@
 //! ```no_run
 //! use ropeway::{Embed, Engine};
 //!
+//! // A folder; Engine::from_hub("jinaai/jina-embeddings-v3") takes a model from the hub.
 //! let engine = Engine::open("models/jina-embeddings-v3")?;
 //! let query = engine.embed(&["How do I reset my password?"], &Embed::task("retrieval.query"))?;
 //! let passages = ["Click “Forgot password” on the sign-in page.", "Our office is open from 9 to 5."];
@@ -19,7 +20,7 @@
 //! # Ok::<(), ropeway::Error>(())
 //! ```
 //!
-//! Opened once, an [`Engine`] is shared between threads. It computes on the CPU in float32, or on an NVIDIA GPU in bf16
+//! Opened once, an [`Engine`] can be shared between threads. It computes on the CPU in float32, or on an NVIDIA GPU in bf16
 //! or f16: [`Device`] chooses.
 //!
 //! Requests of any kind go through together: every input of a call may name its own task, a weighted mixture of

@@ -296,4 +296,24 @@ mod tests {
         let rounded = Vector::encode(&[1.0 + 1.0 / 2048.0, 65504.0], Encoding::F16);
         assert_eq!(rounded, Vector::F16(vec![f16::from_f32(1.0), f16::MAX]));
     }
+
+    #[test]
+    fn an_embedding_is_taken_for_what_it_is() {
+        let vector = || Vector::F32(vec![1.0, 2.0]);
+        let one = Embedding::new(Output::Vector(vector()));
+        assert_eq!(one.as_f32(), Some(&[1.0, 2.0][..]));
+        assert_eq!(one.clone().into_f32().unwrap(), [1.0, 2.0]);
+        assert!(one.into_chunks().is_err());
+        let tokens = Embedding::new(Output::Tokens(vec![vector(), vector()]));
+        assert_eq!(tokens.as_f32(), None);
+        assert_eq!(tokens.clone().into_tokens().unwrap().len(), 2);
+        assert!(tokens.into_vector().is_err());
+        let chunks = Embedding::new(Output::Chunks(vec![Chunk::new(0, 3, vector())]));
+        assert_eq!(chunks.into_chunks().unwrap()[0].vector, vector());
+        let int8 = Embedding::new(Output::Vector(Vector::encode(&[1.0], Encoding::Int8)));
+        assert_eq!(
+            int8.into_f32().unwrap_err().to_string(),
+            "the embedding is int8, not f32; ask for that, or match on its output"
+        );
+    }
 }

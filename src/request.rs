@@ -85,16 +85,16 @@ pub struct Embed {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum AdapterSelection {
-    /// Not said: none, or for late chunking the model's `retrieval.passage` task where it has one.
+    /// The default: no adapter, but for late chunking the model's `retrieval.passage` task where it has one.
     /// The model's default prompt, if any, applies.
     #[default]
     Unset,
-    /// None: the base weights, no prompt.
+    /// No adapter: the base weights, without a prompt.
     Base,
     /// A task of the model (its adapter and its prefix) or the name of an added adapter.
     Task(String),
-    /// A weighted mixture of tasks and adapters: `W + Σ wᵢ·ΔWᵢ`, weights from −1000 to 1000. No prefix
-    /// unless a prompt is given.
+    /// A weighted mixture of tasks and adapters: `W + Σ wᵢ·ΔWᵢ`, weights from −1000 to 1000. It has no prefix;
+    /// [`Embed::prompt`] sets one.
     Mixture(Vec<(String, f32)>),
 }
 

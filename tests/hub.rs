@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use common::{Scratch, model, tiny};
 use model_maker::{Family, Layout, ModelSpec};
+use ropeway::hub::Progress;
 use ropeway::{Device, Embed, Engine, EngineBuilder};
 use serde_json::{Value, json};
 
@@ -31,8 +32,18 @@ fn child() {
     let (Ok(model), Ok(result)) = (std::env::var(MODEL), std::env::var(RESULT)) else {
         return;
     };
-    let answer = match builder().from_hub(&model).and_then(bits) {
-        Ok(bits) => json!({ "bits": bits }),
+    let whole = Arc::new(Mutex::new(Vec::new()));
+    let report = {
+        let whole = whole.clone();
+        move |progress: &Progress<'_>| {
+            if progress.done_bytes == progress.total_bytes {
+                whole.lock().unwrap().push(progress.file.to_owned());
+            }
+        }
+    };
+    let engine = builder().on_download(report).from_hub(&model);
+    let answer = match engine.and_then(bits) {
+        Ok(bits) => json!({ "bits": bits, "downloaded": *whole.lock().unwrap() }),
         Err(error) => json!({ "error": error.to_string() }),
     };
     fs::write(result, answer.to_string()).unwrap();
@@ -58,13 +69,14 @@ fn bits(engine: Engine) -> ropeway::Result<Vec<u32>> {
     Ok(embedding.into_f32()?.into_iter().map(f32::to_bits).collect())
 }
 
-/// Opens `model` in a process with this cache and these variables.
+/// Opens `model` in a process with this cache and these variables: the bits of an embedding, and the files whose
+/// download was reported to its end.
 fn open_in_child(
     home: &Path,
     endpoint: &str,
     model: &str,
     variables: &[(&str, &str)],
-) -> Result<Vec<u32>, String> {
+) -> Result<(Vec<u32>, Vec<String>), String> {
     let folder = Scratch::empty();
     let result = folder.path().join("result.json");
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -100,7 +112,10 @@ fn open_in_child(
     let answer: Value = serde_json::from_slice(&fs::read(&result).expect("the child panicked")).unwrap();
     match answer["error"].as_str() {
         Some(error) => Err(error.to_owned()),
-        None => Ok(serde_json::from_value(answer["bits"].clone()).unwrap()),
+        None => Ok((
+            serde_json::from_value(answer["bits"].clone()).unwrap(),
+            serde_json::from_value(answer["downloaded"].clone()).unwrap(),
+        )),
     }
 }
 
@@ -177,6 +192,14 @@ impl Hub {
     }
 
     fn open(&self, model: &str, variables: &[(&str, &str)]) -> Result<Vec<u32>, String> {
+        self.open_and_list(model, variables).map(|(bits, _)| bits)
+    }
+
+    fn open_and_list(
+        &self,
+        model: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<(Vec<u32>, Vec<String>), String> {
         open_in_child(
             self.home.path(),
             &format!("http://{}", self.address),
@@ -338,7 +361,7 @@ fn jina() -> PathBuf {
 }
 
 #[track_caller]
-fn refused(result: Result<Vec<u32>, String>, words: &[&str]) {
+fn refused<T: std::fmt::Debug>(result: Result<T, String>, words: &[&str]) {
     let error = result.unwrap_err();
     for word in words {
         assert!(error.contains(word), "no {word:?} in: {error}");
@@ -362,7 +385,11 @@ fn a_model_is_downloaded_once_and_then_needs_no_network() {
         ..Repo::default()
     });
     let expected = embed(jina()).unwrap();
-    assert_eq!(hub.open("owner/name", &[]).unwrap(), expected);
+    let (bits, downloaded) = hub.open_and_list("owner/name", &[]).unwrap();
+    assert_eq!(bits, expected);
+    for file in ["config.json", "model.safetensors"] {
+        assert!(downloaded.iter().any(|name| name == file), "{downloaded:?}");
+    }
     let seen = hub.seen();
     for unwanted in ["pytorch", "onnx", "README", "adapter_model"] {
         assert!(
@@ -377,7 +404,10 @@ fn a_model_is_downloaded_once_and_then_needs_no_network() {
     );
     assert!(seen.iter().all(|s| s.authorization.is_empty()));
 
-    assert_eq!(hub.open("owner/name", &[]).unwrap(), expected);
+    assert_eq!(
+        hub.open_and_list("owner/name", &[]).unwrap(),
+        (expected.clone(), Vec::new())
+    );
     assert_eq!(
         hub.open("owner/name", &[("HF_HUB_OFFLINE", "1")]).unwrap(),
         expected

@@ -14,7 +14,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+#[cfg(not(feature = "inspect"))]
+pub(crate) use adapter::Adapter;
 /// For the fuzz target of adapter files, which has no weights to open an engine with.
+#[cfg(feature = "inspect")]
 #[doc(hidden)]
 pub use adapter::Adapter;
 pub use config::{Family, ModelConfig, Positions, TaskConfig};

@@ -106,7 +106,7 @@ fn a_failed_call_says_what_failed_and_whether_the_context_is_lost() {
     assert_eq!(
         memory.to_string(),
         "cuMemAlloc of 512 bytes failed: CUDA_ERROR_OUT_OF_MEMORY (what it means); use fewer batch_tokens or \
-         lanes, or another device (nvidia-smi shows who uses its memory)"
+         less concurrency, or another device (nvidia-smi shows who uses its memory)"
     );
     for code in [
         CUDA_ERROR_INVALID_VALUE,

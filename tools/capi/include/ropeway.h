@@ -37,7 +37,7 @@
 typedef enum {
   // It worked.
   ROPEWAY_OK = 0,
-  // An argument or a field is NULL, too long, or none of the values it can have.
+  // An argument or a field is NULL, too long, out of its range, or none of the values it can have.
   ROPEWAY_ERROR_ARGUMENT = 1,
   // A string is not UTF-8.
   ROPEWAY_ERROR_UTF8 = 2,
@@ -47,9 +47,9 @@ typedef enum {
   ROPEWAY_ERROR_MODEL = 4,
   // A tensor is missing, or has the wrong type, shape or values.
   ROPEWAY_ERROR_TENSOR = 5,
-  // An adapter cannot be added, dropped or used.
+  // An adapter cannot be added, removed or used.
   ROPEWAY_ERROR_ADAPTER = 6,
-  // The model cannot serve this input with these options, or a setting is out of its range.
+  // The model cannot serve this input with these options, and none of the values below says why.
   ROPEWAY_ERROR_REQUEST = 7,
   // The model could not be had from the hub.
   ROPEWAY_ERROR_HUB = 8,
@@ -63,6 +63,14 @@ typedef enum {
   ROPEWAY_ERROR_INTERNAL = 12,
   // An error of a kind that this interface has no value for; its message tells.
   ROPEWAY_ERROR_OTHER = 13,
+  // There is no task or adapter of the name asked for.
+  ROPEWAY_ERROR_UNKNOWN_TASK = 14,
+  // The input is longer than the model's limit, and `no_truncate` was set.
+  ROPEWAY_ERROR_TOO_LONG = 15,
+  // The model cannot be cut to these dimensions.
+  ROPEWAY_ERROR_DIMENSIONS = 16,
+  // Token ids are missing, or outside the vocabulary.
+  ROPEWAY_ERROR_IDS = 17,
 } ropeway_status;
 
 // What the rows of an embedding are.
@@ -136,8 +144,8 @@ typedef struct ropeway_results ropeway_results;
 typedef struct {
   // `sizeof(ropeway_options)`.
   size_t struct_size;
-  // "auto" (also NULL: a GPU if there is one that can be used, else the CPU), "cpu", "cuda",
-  // "cuda:N" or the others that the command line's --device takes.
+  // "auto" (also NULL: a GPU if there is one that can be used, else the CPU), "cpu", "cuda" or
+  // "cuda:N". CUDA_VISIBLE_DEVICES selects GPUs by UUID.
   const char *device;
   // The 16-bit type of weights and activations on a GPU: "bf16" (also NULL) or "f16".
   const char *precision;
@@ -151,10 +159,10 @@ typedef struct {
   // CPU threads, up to 1024. 0: all cores.
   size_t threads;
   // Calls that compute at the same time, up to `threads`; further ones wait. 0: 1.
-  size_t lanes;
+  size_t concurrency;
   // Tokens that go through the model at once; they bound the memory. 0: the engine's choice.
   size_t batch_tokens;
-  // Non-zero: never download a model.
+  // Non-zero: ropeway_open_hub downloads nothing.
   int32_t offline;
   // 0.
   int32_t reserved;
@@ -167,7 +175,7 @@ typedef struct {
   // What computes, for people.
   const char *device;
   // Why it is the CPU, where "auto" was to choose; else NULL.
-  const char *fallback;
+  const char *fallback_reason;
   // Dimensions of the full embedding.
   size_t hidden_size;
   // Longest input in tokens, special tokens included.
@@ -183,12 +191,12 @@ typedef struct {
   // CPU threads.
   size_t threads;
   // Calls that compute at the same time.
-  size_t lanes;
+  size_t concurrency;
   // Tokens that go through the model at once.
   size_t batch_tokens;
   // Bytes of the weights in the layout that computes.
   size_t weights_bytes;
-  // Bytes of one lane's arena, at the most.
+  // Bytes of the arena of one call, at the most; there are `concurrency` of them.
   size_t arena_bytes;
 } ropeway_info;
 
@@ -303,11 +311,16 @@ extern "C" {
 // The version of the library, "MAJOR.MINOR.PATCH".
 const char *ropeway_version(void);
 
-// Opens the model in a folder, or a hub id ("owner/name"): from the hub's cache, else downloaded into
-// it. `options` may be NULL: all defaults. Close the engine with ropeway_close.
-ropeway_status ropeway_open(const char *model,
+// Opens the model in a folder. `options` may be NULL: all defaults. Close the engine with ropeway_close.
+ropeway_status ropeway_open(const char *folder,
                             const ropeway_options *options,
                             ropeway_engine **engine);
+
+// Opens a model by its hub id, "owner/name" or "owner/name@revision": from the hub's cache, else
+// downloaded into it. `options` may be NULL: all defaults. Close the engine with ropeway_close.
+ropeway_status ropeway_open_hub(const char *id,
+                                const ropeway_options *options,
+                                ropeway_engine **engine);
 
 // Closes an engine that no call uses any more. NULL is fine. Results and names outlive it.
 void ropeway_close(ropeway_engine *engine);
@@ -324,7 +337,7 @@ ropeway_status ropeway_embed(const ropeway_engine *engine,
                              ropeway_results **results);
 
 // Checks a request as ropeway_embed would, without computing.
-ropeway_status ropeway_check(const ropeway_engine *engine, const ropeway_request *request);
+ropeway_status ropeway_validate(const ropeway_engine *engine, const ropeway_request *request);
 
 // Embeds texts, all with the same options (NULL: all defaults), into the caller's matrix of
 // `texts_len` rows of `options->dimensions` floats (0: the model's hidden_size); `matrix_len` is the
@@ -353,8 +366,8 @@ ropeway_status ropeway_add_adapter(const ropeway_engine *engine,
                                    const char *name,
                                    const char *folder);
 
-// Drops an adapter. Calls that are computing with it finish; its memory is freed after them.
-ropeway_status ropeway_drop_adapter(const ropeway_engine *engine, const char *name);
+// Removes an adapter. Calls that are computing with it finish; its memory is freed after them.
+ropeway_status ropeway_remove_adapter(const ropeway_engine *engine, const char *name);
 
 // The names of all loaded adapters, the model's own included. Free them with ropeway_names_free.
 ropeway_status ropeway_adapters(const ropeway_engine *engine, ropeway_names **names);

@@ -14,7 +14,7 @@ pub fn body(input: &[u8]) {
                     json(id.as_json());
                 }
             }
-            Err(bad) => readable(&bad.problem.to_string()),
+            Err(bad) => readable(&bad.problem),
         }
         // The same line as one of an interrupted run's output.
         if let Some(row) = jsonl::read_row(line) {
