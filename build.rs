@@ -1,5 +1,5 @@
 //! Compiles the kernels under `cuda/` with nvcc, where there is one, and writes the table of them that
-//! `src/gpu/kernels.rs` includes. Also notes what the build is for, which `ropeway devices` prints.
+//! `src/kernels/mod.rs` includes. Also notes what the build is for, which `ropeway devices` prints.
 //!
 //! `ROPEWAY_CUDA` decides: `auto` (the default) embeds an empty table without nvcc and says so,
 //! `require` fails, `off` does not look. Each `.cu` becomes one fatbin, cached in

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::cpu::Isa;
 use crate::gpu::driver::{self, DeviceFacts};
-use crate::kernels;
+use crate::kernels::kernels;
 
 /// A device, or why there is none of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ fn cuda(facts: &DeviceFacts) -> DeviceInfo {
         "compute capability {major}.{minor}, {:.1} GiB, {} multiprocessors, {}",
         facts.memory as f64 / f64::from(1 << 30),
         facts.multiprocessors,
-        facts.uuid
+        Uuid(facts.uuid)
     );
     if let Ok(version) = driver::version() {
         detail += &format!(", driver for CUDA {version}");
@@ -87,7 +87,7 @@ fn cuda(facts: &DeviceFacts) -> DeviceInfo {
         detail,
         usable: kernels.is_ok(),
         cuda: Some(CudaInfo {
-            uuid: facts.uuid,
+            uuid: Uuid(facts.uuid),
             capability: facts.capability,
             memory: facts.memory,
             multiprocessors: facts.multiprocessors,

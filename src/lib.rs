@@ -48,27 +48,28 @@
 struct Readme;
 
 mod batch;
+mod context_pool;
 mod cost;
 mod cpu;
 mod device;
 mod devices;
 mod engine;
 mod error;
-#[cfg_attr(not(feature = "inspect"), allow(dead_code))] // Timed and traced passes are for `inspect`.
 mod gpu;
 #[cfg(feature = "inspect")]
 pub mod inspect;
-mod lanes;
-#[cfg_attr(not(feature = "inspect"), allow(dead_code))]
-mod marks;
+mod kernels;
 pub mod model;
 mod output;
+#[cfg_attr(not(feature = "inspect"), allow(dead_code))]
+mod phases;
 #[cfg_attr(not(feature = "inspect"), allow(dead_code))]
 mod plan;
 mod precision;
 mod prepare;
 mod request;
 mod text;
+mod tile;
 
 pub use cost::Cost;
 pub use device::Device;
@@ -76,7 +77,7 @@ pub use devices::{CudaInfo, DeviceInfo, Uuid, UuidPrefix, devices};
 pub use engine::{Engine, EngineBuilder, Memory};
 pub use error::{Error, Result};
 pub use gpu::driver::DriverError;
-pub use gpu::kernels::{KernelModule, Kernels, kernels};
+pub use kernels::{KernelModule, Kernels, kernels};
 pub use model::ModelConfig;
 #[cfg(feature = "hub")]
 pub use model::hub;

@@ -94,9 +94,9 @@ struct Buffer {
     layout: Layout,
 }
 
-// SAFETY: a `Buffer` owns its memory; shared references only read it.
+// SAFETY: a `Buffer` owns its memory, which no thread is bound to.
 unsafe impl Send for Buffer {}
-// SAFETY: as above.
+// SAFETY: shared references to a `Buffer` only read its memory.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
@@ -138,7 +138,7 @@ pub(super) struct SendPtr(pub *mut f32);
 
 // SAFETY: a pointer by itself does nothing; each use states why it is sound.
 unsafe impl Send for SendPtr {}
-// SAFETY: as above.
+// SAFETY: a shared pointer by itself does nothing; each use states why it is sound.
 unsafe impl Sync for SendPtr {}
 
 impl SendPtr {

@@ -58,7 +58,8 @@ struct Shared {
 // only read it, after acquiring the gate word that the caller released. What
 // it points to is `Sync`.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; the pointer is used only while `run` keeps its target.
+// SAFETY: `job` is the one field that is not `Send` by itself: a raw pointer
+// to what is `Sync`, used only while `run` keeps its target.
 unsafe impl Send for Shared {}
 
 /// A fixed set of threads; the thread that calls [`Team::run`] is one of them.

@@ -8,7 +8,7 @@ use super::{Pass, PassTimes, Random};
 use crate::batch::{Batch, Mixture};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::gpu::adapters::Resident;
+use crate::gpu::adapters::DeviceAdapters;
 use crate::gpu::merged::Merged;
 use crate::model::adapter::{AdapterTable, LoraPart, Site};
 use crate::model::{Adapter, Model};
@@ -25,7 +25,7 @@ pub struct AdapterLab<'e> {
     relative_size: f32,
     table: AdapterTable,
     merged: Arc<Merged>,
-    resident: Arc<Resident>,
+    on_device: Arc<DeviceAdapters>,
 }
 
 impl<'e> AdapterLab<'e> {
@@ -37,13 +37,13 @@ impl<'e> AdapterLab<'e> {
         let (gpu, model) = (engine.gpu()?, engine.opened());
         let table = AdapterTable::new(vec![random(model, rank, relative_size, 0)]);
         let merged = Arc::new(Merged::upload(
-            gpu.context(),
+            gpu.device(),
             model,
             table.get(0),
             gpu.precision(),
         )?);
         Ok(AdapterLab {
-            resident: upload(engine, &table, &merged)?,
+            on_device: upload(engine, &table, &merged)?,
             engine,
             rank,
             relative_size,
@@ -67,7 +67,7 @@ impl<'e> AdapterLab<'e> {
             let (model, number) = (self.engine.opened(), table.slots());
             table.add(random(model, self.rank, self.relative_size, number))?;
         }
-        self.resident = upload(self.engine, &table, &self.merged)?;
+        self.on_device = upload(self.engine, &table, &self.merged)?;
         self.table = table;
         Ok(())
     }
@@ -91,16 +91,17 @@ impl<'e> AdapterLab<'e> {
     /// # Errors
     /// A call of the driver that failed.
     pub fn run(&self, pass: &Pass<'_>, fusion: Fusion) -> Result<(Vec<Option<Vector>>, PassTimes)> {
-        self.engine.with_gpu(|gpu, lane, model, _| {
-            gpu.run_timed(lane, model, &pass.batch, &self.resident, Some(fusion))
+        self.engine.with_gpu(|gpu, context| {
+            gpu.rebind_adapters(context, &self.on_device)?;
+            gpu.run_timed(context, &pass.batch, fusion)
         })
     }
 }
 
-fn upload(engine: &Engine, table: &AdapterTable, merged: &Arc<Merged>) -> Result<Arc<Resident>> {
+fn upload(engine: &Engine, table: &AdapterTable, merged: &Arc<Merged>) -> Result<Arc<DeviceAdapters>> {
     let gpu = engine.gpu()?;
-    let resident = Resident::new(gpu.context(), engine.model(), gpu.precision(), table, None)?;
-    Ok(Arc::new(resident.with_merged(0, merged.clone())))
+    let adapters = DeviceAdapters::new(gpu.device(), engine.model(), gpu.precision(), table, None)?;
+    Ok(Arc::new(adapters.with_merged(0, merged.clone())))
 }
 
 /// Adapter `number`: another one for each number, the same in every process.

@@ -42,11 +42,12 @@ mod random;
 
 pub use adapters::AdapterLab;
 pub use device::{DeviceLimits, MemoryProbe, copy_bandwidth};
-pub use diff::{Difference, Executor, Side, compare, trace};
+pub use diff::{Difference, Executor, Side, compare, compare_with, trace};
 pub use launches::LaunchInfo;
 pub use pass::{CallTimes, Pass, StepInfo, StepTimer, open_phases, time_call};
 pub use random::Random;
 
-pub use crate::gpu::timing::{PassTimes, Rotation};
+pub use crate::gpu::measure::time::{PassTimes, Rotation};
 pub use crate::model::adapter::Site;
-pub use crate::plan::{Buffer, BufferId, Form, Fusion, Name, NormSite, Op, Plan, Step, Tile, Variant};
+pub use crate::plan::{Buffer, BufferId, Form, Fusion, GpuOptions, Name, NormSite, Op, Output, Plan, Step};
+pub use crate::tile::{AttentionTile, GemmTile, TileShape};

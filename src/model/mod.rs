@@ -5,6 +5,7 @@ pub mod config;
 mod encoder;
 #[cfg(feature = "hub")]
 pub mod hub;
+mod rope;
 pub mod weights;
 
 use std::fs;
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 pub use adapter::Adapter;
 pub use config::{Family, ModelConfig, Positions, TaskConfig};
 pub use encoder::{Encoder, Layer, Linear, Norm};
+pub(crate) use rope::RopeTable;
 use weights::Checkpoint;
 
 /// A model folder, opened: configuration, mapped weights, its own adapters.

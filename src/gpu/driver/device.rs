@@ -5,17 +5,14 @@ use std::ffi::CStr;
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute};
 
 use super::{DriverError, Unavailable, call, library};
-use crate::device::Device;
-use crate::devices::Uuid;
-use crate::gpu::kernels::kernels;
 
 /// What a device is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceFacts {
-    /// Its number, from 0, as `CUDA_VISIBLE_DEVICES` leaves it.
+    /// Its index, from 0, among the devices that `CUDA_VISIBLE_DEVICES` leaves.
     pub index: usize,
     pub name: String,
-    pub uuid: Uuid,
+    pub uuid: [u8; 16],
     /// Compute capability: (9, 0).
     pub capability: (u32, u32),
     pub multiprocessors: u32,
@@ -30,13 +27,14 @@ pub struct DeviceFacts {
 }
 
 impl DeviceFacts {
-    /// Whether this is softcuda, which computes on the CPU, to check and not to serve.
+    /// Whether this is softcuda, which executes kernels on the CPU, for tests.
     pub fn simulated(&self) -> bool {
         self.name.starts_with("softcuda")
     }
 }
 
-/// How fast a device's clocks may go, as the driver tells it.
+/// The highest clocks of a device, as the driver reports them.
+#[cfg(feature = "inspect")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clocks {
     /// Of the multiprocessors, in kHz.
@@ -47,7 +45,8 @@ pub struct Clocks {
     pub memory_bus: u32,
 }
 
-/// The clocks of the device with this number.
+/// The clocks of the device with this index.
+#[cfg(feature = "inspect")]
 pub fn clocks(index: usize) -> Result<Clocks, DriverError> {
     use CUdevice_attribute::*;
     let device = ordinal(index)?;
@@ -71,12 +70,12 @@ pub fn devices() -> Result<Vec<DeviceFacts>, Unavailable> {
     facts.collect::<Result<_, _>>().map_err(Unavailable::Failed)
 }
 
-/// The driver's name for a device.
+/// The driver's handle of a device.
 pub(super) fn ordinal(index: usize) -> Result<CUdevice, DriverError> {
     let mut device = 0;
-    // SAFETY: the place for the result is good; the driver refuses a number that there is not.
+    // SAFETY: the place for the result is good; the driver refuses an index without a device.
     unsafe { call!(cuDeviceGet(&mut device, index.try_into().unwrap_or(i32::MAX))) }
-        .map_err(|e| e.of(format!("cuda:{index}")))?;
+        .map_err(|e| e.with_detail(format!("cuda:{index}")))?;
     Ok(device)
 }
 
@@ -104,7 +103,7 @@ fn facts(index: usize, device: CUdevice) -> Result<DeviceFacts, DriverError> {
     Ok(DeviceFacts {
         index,
         name: name.to_string_lossy().into_owned(),
-        uuid: Uuid(uuid.bytes.map(|byte| byte as u8)),
+        uuid: uuid.bytes.map(|byte| byte as u8),
         capability: (
             attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -115,45 +114,4 @@ fn facts(index: usize, device: CUdevice) -> Result<DeviceFacts, DriverError> {
         shared_per_multiprocessor: attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?,
         l2: attribute(CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
     })
-}
-
-/// The index of the device that is meant, of which this build has kernels; or why there is none. For
-/// [`Device::Auto`] it is the first that is a GPU.
-pub fn find(device: Device) -> Result<usize, String> {
-    kernels()
-        .compiler
-        .map_err(|reason| format!("this build has no GPU kernels: {reason}"))?;
-    let devices = devices().map_err(|reason| reason.to_string())?;
-    choose(device, &devices, |facts| kernels().check(facts.capability))
-}
-
-pub(super) fn choose(
-    device: Device,
-    devices: &[DeviceFacts],
-    check: impl Fn(&DeviceFacts) -> Result<(), String>,
-) -> Result<usize, String> {
-    let named = |facts: &&DeviceFacts| match device {
-        Device::Auto => !facts.simulated() && check(facts).is_ok(),
-        Device::Cpu => false,
-        Device::Cuda(index) => facts.index == index,
-        Device::CudaUuid(prefix) => prefix.matches(facts.uuid),
-    };
-    let mut found = devices.iter().filter(named);
-    let why = match (device, found.next(), found.next()) {
-        (Device::Auto, Some(first), _) => return Ok(first.index),
-        (_, Some(only), None) => match check(only) {
-            Ok(()) => return Ok(only.index),
-            Err(problem) => return Err(format!("cuda:{} ({}): {problem}", only.index, only.name)),
-        },
-        (_, Some(_), Some(_)) => "is several devices",
-        (Device::Auto, None, _) => "finds no GPU that this build has kernels for",
-        (_, None, _) => "is no CUDA device here",
-    };
-    let list = devices
-        .iter()
-        .map(|facts| format!("cuda:{} ({}, {})", facts.index, facts.name, facts.uuid));
-    Err(format!(
-        "`{device}` {why}; there are: {}",
-        list.collect::<Vec<_>>().join(", ")
-    ))
 }

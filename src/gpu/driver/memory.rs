@@ -29,7 +29,7 @@ impl Context {
         // An allocation of nothing is an error; memory of length 0 is none.
         // SAFETY: the place for the result is good.
         unsafe { call!(cuMemAlloc_v2(&mut address, bytes.max(1))) }
-            .map_err(|e| e.of(format!("{bytes} bytes")))?;
+            .map_err(|e| e.with_detail(format!("{bytes} bytes")))?;
         Ok(DeviceMemory {
             address,
             len: bytes,
@@ -43,7 +43,7 @@ impl Context {
         let mut start = std::ptr::null_mut();
         // SAFETY: the place for the result is good.
         unsafe { call!(cuMemHostAlloc(&mut start, bytes.max(1), 0)) }
-            .map_err(|e| e.of(format!("{bytes} bytes")))?;
+            .map_err(|e| e.with_detail(format!("{bytes} bytes")))?;
         // SAFETY: it has this many bytes, and nobody else knows of it.
         unsafe { start.cast::<u8>().write_bytes(0, bytes) };
         Ok(Pinned {
@@ -86,7 +86,8 @@ impl Deref for Pinned {
 
 impl DerefMut for Pinned {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and `self` is borrowed by nobody else.
+        // SAFETY: it has this many bytes, all of them written, and is freed after `self`, which is borrowed mutably.
+        // Whoever lets the device read or write it promised that nobody looks meanwhile.
         unsafe { std::slice::from_raw_parts_mut(self.start.0.cast(), self.len) }
     }
 }

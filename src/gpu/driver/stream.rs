@@ -53,6 +53,7 @@ impl Context {
     }
 
     /// With the time at which it happened, for [`Event::micros_since`].
+    #[cfg(feature = "inspect")]
     pub fn timed_event(&self) -> Result<Event, DriverError> {
         self.event_with(CUevent_flags::CU_EVENT_DEFAULT)
     }
@@ -71,10 +72,11 @@ impl Context {
 }
 
 impl Stream {
-    /// Launches a kernel with `shared` bytes of dynamic shared memory. The parameters are copied at once.
+    /// Launches a kernel that takes one parameter, with `shared` bytes of dynamic shared memory. The parameter is copied
+    /// before this returns.
     ///
     /// # Panics
-    /// If the kernel's parameters have another size.
+    /// If the kernel does not take one parameter of this size.
     ///
     /// # Safety
     /// Every address in `params` is good for what the kernel does with it until the kernel has ended, and
@@ -88,7 +90,7 @@ impl Stream {
         shared: u32,
         params: &[u8],
     ) -> Result<(), DriverError> {
-        assert_eq!(params.len(), function.params_size(), "{}", function.entry());
+        assert_eq!(function.params(), [params.len()], "{}", function.entry());
         let _entered = self.context.enter()?;
         let mut arguments = [params.as_ptr().cast_mut().cast::<c_void>()];
         let [x, y, z] = grid;
@@ -110,7 +112,7 @@ impl Stream {
             ))
         }
         .map_err(|e| {
-            e.of(format!(
+            e.with_detail(format!(
                 "{}, {x}×{y}×{z} blocks of {block} threads with {shared} bytes of shared memory",
                 function.entry()
             ))
@@ -137,7 +139,7 @@ impl Stream {
                 self.handle.0
             ))
         }
-        .map_err(|e| e.of(format!("{} bytes", from.len())))
+        .map_err(|e| e.with_detail(format!("{} bytes", from.len())))
     }
 
     /// Copies from the device into a part of `to`.
@@ -165,18 +167,19 @@ impl Stream {
                 self.handle.0
             ))
         }
-        .map_err(|e| e.of(format!("{} bytes", to.len())))
+        .map_err(|e| e.with_detail(format!("{} bytes", to.len())))
     }
 
     /// Copies within the device's memory.
     ///
     /// # Safety
     /// Both places have this many bytes, and live until this is done (in a capture: whenever the graph is launched).
+    #[cfg(feature = "inspect")]
     pub unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DriverError> {
         let _entered = self.context.enter()?;
         // SAFETY: the caller's.
         unsafe { call!(cuMemcpyDtoDAsync_v2(to, from, bytes, self.handle.0)) }
-            .map_err(|e| e.of(format!("{bytes} bytes")))
+            .map_err(|e| e.with_detail(format!("{bytes} bytes")))
     }
 
     /// Zeros the device's memory.
@@ -184,11 +187,12 @@ impl Stream {
     /// # Safety
     /// It has this many bytes at `address`, and lives until this is done (in a capture: whenever the graph
     /// is launched).
+    #[cfg(feature = "inspect")]
     pub unsafe fn zero(&self, address: u64, bytes: usize) -> Result<(), DriverError> {
         let _entered = self.context.enter()?;
         // SAFETY: the caller's.
         unsafe { call!(cuMemsetD8Async(address, 0, bytes, self.handle.0)) }
-            .map_err(|e| e.of(format!("{bytes} bytes")))
+            .map_err(|e| e.with_detail(format!("{bytes} bytes")))
     }
 
     /// Captures what `work` gives to this stream, instead of doing it. `work` may not allocate, free or wait;
@@ -298,6 +302,7 @@ impl Event {
     }
 
     /// Microseconds from `start` to this, once both are over; both are timed, and recorded.
+    #[cfg(feature = "inspect")]
     pub fn micros_since(&self, start: &Event) -> Result<f64, DriverError> {
         let _entered = self.context.enter()?;
         let mut millis = 0f32;

@@ -19,7 +19,7 @@ mod layernorm;
 mod lora_down;
 mod numbers;
 #[allow(dead_code)] // The build's hash of the header is another test's.
-#[path = "../../../src/gpu/params.rs"]
+#[path = "../../../src/kernels/params.rs"]
 #[rustfmt::skip] // As bindgen writes it.
 mod params;
 mod pool;
