@@ -3,7 +3,7 @@
 use crate::model::ModelConfig;
 use crate::plan::{BufferId, Name, Op, Output, Plan, Step};
 
-/// The least work of a step.
+/// The lower bound of a step's work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Floating-point operations of its matrix products; a multiply-add counts as 2.

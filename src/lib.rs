@@ -37,9 +37,37 @@
 //!
 //! strings → `text` (prefix, tokenise, cut at the limit, chunk spans) → `prepare` (a request becomes
 //! sequences) → `batch` (packed end to end, no padding) → `plan` (the steps, as plain data) → `cpu` or
-//! `gpu` (one `match`, one arm per step, each arm one kernel) → `output` (the encoding asked for). The
-//! plan is the seam: whatever runs it, it is the same plan. The module `inspect` (a feature of its own) shows it,
-//! compares two runs of it step by step, and times and counts single kernels.
+//! `gpu` (one `match`, one arm per step, each arm one kernel) → `output` (the encoding asked for). Both executors run
+//! the same kind of plan. The module `inspect` (a feature of its own) shows it, compares two runs of it step by step,
+//! and times and counts single kernels.
+//!
+//! # Layers
+//!
+//! No module imports from one below it in this table; a test reads the table and the imports.
+//!
+//! | layer | |
+//! |---|---|
+//! | `gpu::driver` | the CUDA driver; imports nothing of the crate |
+//! | `error` | the errors, which may hold one of the driver's |
+//! | `precision` | number types and numerics classes |
+//! | `device` | where an engine computes |
+//! | `request` | inputs and their options |
+//! | `output` | vectors in their encodings |
+//! | `phases` | times of the phases of opening an engine |
+//! | `kernels` | the kernels' parameters and constants, and the embedded table of compiled kernels: data, no driver |
+//! | `tile` | the tiles of the kernels that have several: one table of sizes, and the choice by shape |
+//! | `model` | configuration, weights, adapters |
+//! | `text` | tokenisation and chunks |
+//! | `batch` | sequences packed for one pass |
+//! | `prepare` | from requests to sequences and batches, from rows to results |
+//! | `plan` | the steps of a pass and the buffers that they use |
+//! | `cost` | what a step must compute and move |
+//! | `cpu` | the CPU executor |
+//! | `gpu` | the GPU executor |
+//! | `devices` | the devices of this machine |
+//! | `context_pool` | execution contexts that calls take turns with |
+//! | `engine` | a model, opened |
+//! | `inspect` | a pass taken apart |
 #![warn(missing_docs)]
 
 // The README's example is compiled with the doc-tests.
@@ -72,8 +100,8 @@ mod text;
 mod tile;
 
 pub use cost::Cost;
-pub use device::Device;
-pub use devices::{CudaInfo, DeviceInfo, Uuid, UuidPrefix, devices};
+pub use device::{Device, Uuid, UuidPrefix};
+pub use devices::{CudaInfo, DeviceInfo, devices};
 pub use engine::{Engine, EngineBuilder, Memory};
 pub use error::{Error, Result};
 pub use gpu::driver::DriverError;

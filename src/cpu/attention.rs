@@ -24,10 +24,10 @@
 //! query has its own lane. So a row's result depends on its own sequence
 //! only, not on the batch, on the threads or on the split into tasks.
 
-use super::gemm::{SendPtr, Strided, multiply};
+use super::gemm::{Strided, multiply};
 use super::isa::{Isa, MAX_LANES, isa_fn};
 use super::math::{exp_v, rotate_v};
-use super::team::Team;
+use super::team::{SendPtr, Team};
 use crate::model::RopeTable;
 use std::cell::RefCell;
 

@@ -10,6 +10,7 @@ mod isa;
 mod math;
 #[cfg(any(test, feature = "inspect"))]
 pub mod naive;
+mod packed;
 mod team;
 
 use std::ops::Range;
@@ -19,10 +20,11 @@ use crate::model::adapter::Site;
 use crate::model::{Linear, Model, Norm, Positions, RopeTable};
 use crate::plan::{Buffer, BufferId, NormSite, OnBuffer, Op, Output, Plan};
 use attention::attention;
-use gemm::{PackedMatrix, SendPtr, gemm};
+use gemm::gemm;
 pub use isa::Isa;
 
-use team::Team;
+use packed::PackedMatrix;
+use team::{SendPtr, Team};
 
 /// A model's weights in the executor's layout.
 pub struct Cpu {

@@ -273,6 +273,23 @@ fn work(shared: &Shared) {
     }
 }
 
+/// A pointer that tasks share to write disjoint parts of one slice.
+#[derive(Clone, Copy)]
+pub(super) struct SendPtr(pub *mut f32);
+
+// SAFETY: a pointer by itself does nothing; each use states why it is sound.
+unsafe impl Send for SendPtr {}
+// SAFETY: a shared pointer by itself does nothing; each use states why it is sound.
+unsafe impl Sync for SendPtr {}
+
+impl SendPtr {
+    /// A method, so that closures capture the whole and not the bare pointer.
+    #[inline(always)]
+    pub(super) fn get(self) -> *mut f32 {
+        self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@
 //! lowers each step to one launch, which `kernel_set.rs` gives to the driver while the graph is captured. This file holds
 //! what stays the same from batch to batch.
 //!
-//! No module imports from one below it in this table:
+//! No module imports from one below it in this table, which a test reads:
 //!
 //! | layer | |
 //! |---|---|
@@ -22,6 +22,7 @@
 //! | `launch` | from a plan's steps to launches, as data |
 //! | `kernel_set` | the kernels of one model, loaded and launched |
 //! | `context` | an execution context: a stream, memory, adapters, graphs |
+//! | `Gpu` | what all batches share, in this file |
 //! | `pass` | one batch: bucket, capture, run |
 //! | `measure` | traced, timed and counted passes, for `inspect` |
 

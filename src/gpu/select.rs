@@ -2,8 +2,7 @@
 
 use super::driver::{self, Context, DeviceFacts};
 use super::failure::in_step;
-use crate::device::Device;
-use crate::devices::Uuid;
+use crate::device::{Device, Uuid};
 use crate::error::{Error, Result};
 use crate::kernels::kernels;
 

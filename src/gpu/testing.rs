@@ -1,4 +1,4 @@
-//! What the tests beside this have in common: a device, models, and reading back.
+//! What the unit tests of `gpu` share: a device, models, and reading device memory.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -13,11 +13,11 @@ use super::upload::{AddressAllocator, Image, Piece, upload};
 /// 16-bit type; every address is a multiple of [`ALIGN`](super::upload::ALIGN).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightLayout {
-    /// `[vocab_size, hidden_size]` numbers.
+    /// `[vocab_size, hidden_size]` elements.
     pub word: u64,
-    /// `[hidden_size]` numbers: token type 0.
+    /// `[hidden_size]` elements: token type 0.
     pub token_type: u64,
-    /// `[rows, hidden_size]` numbers where positions are learned.
+    /// `[rows, hidden_size]` elements where positions are learned.
     pub position: Option<u64>,
     /// LayerNorm after the embeddings.
     pub norm: NormAt,
@@ -32,18 +32,18 @@ pub struct WeightLayout {
 /// A linear layer's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinearAt {
-    /// `[out_features, in_features]` numbers.
+    /// `[out_features, in_features]` elements.
     pub w: u64,
-    /// `[out_features]` numbers.
+    /// `[out_features]` elements.
     pub bias: u64,
 }
 
 /// LayerNorm's gain and offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormAt {
-    /// `[hidden_size]` numbers.
+    /// `[hidden_size]` elements.
     pub gamma: u64,
-    /// `[hidden_size]` numbers.
+    /// `[hidden_size]` elements.
     pub beta: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Adapters that an engine does not know, applied in each way there is.
+//! Random adapters beside an engine's own, applied in each of the ways.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::model::{Adapter, Model};
 use crate::output::Vector;
 use crate::plan::Fusion;
 
-/// Random adapters of one rank for all linear layers, on an engine's GPU beside the engine's own, which are left alone.
-/// A copy of the weights with adapter 0 merged into them is there as well.
+/// Random adapters of one rank for all linear layers, on an engine's GPU; the engine's own stay as they are. A copy of the
+/// weights with adapter 0 merged into them is uploaded as well.
 ///
-/// Factors of the embedding tables are not made: they cost the same in every way.
+/// The adapters have no factors of the embedding tables, which cost the same in every way.
 pub struct AdapterLab<'e> {
     engine: &'e Engine,
     rank: usize,
@@ -104,7 +104,7 @@ fn upload(engine: &Engine, table: &AdapterTable, merged: &Arc<Merged>) -> Result
     Ok(Arc::new(adapters.with_merged(0, merged.clone())))
 }
 
-/// Adapter `number`: another one for each number, the same in every process.
+/// Adapter `number`: a different one for each number, the same in every process.
 fn random(model: &Model, rank: usize, relative_size: f32, number: usize) -> Adapter {
     let config = &model.config;
     let layers = config.num_hidden_layers;
@@ -118,7 +118,7 @@ fn random(model: &Model, rank: usize, relative_size: f32, number: usize) -> Adap
             let mut row = vec![0.0; in_features];
             model.encoder.layers[layer].linear(site).read_row(0, &mut row);
             let squares: f32 = row.iter().map(|x| x * x).sum();
-            // A number of B·A is a sum of `rank` products of two numbers whose squares are 1/3 in the mean.
+            // An element of B·A is a sum of `rank` products of two numbers whose squares are 1/3 in the mean.
             let (w, product) = ((squares / in_features as f32).sqrt(), (rank as f32).sqrt() / 3.0);
             vec![LoraPart {
                 rank,

@@ -1,7 +1,6 @@
 //! What an engine's GPU is, and its memory.
 
-use crate::device::Device;
-use crate::devices::Uuid;
+use crate::device::{Device, Uuid};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::gpu::driver::{Context, clocks, version};

@@ -33,7 +33,7 @@ pub struct Side<'a> {
     pub engine: &'a Engine,
     /// What runs the plan.
     pub executor: Executor,
-    /// The inputs; they must come to the same numbers of tokens on both sides.
+    /// The inputs; both sides must have the same tokens per sequence.
     pub requests: &'a [Request<'a>],
 }
 

@@ -1,4 +1,4 @@
-//! What a launch computes, and the least that its result needs.
+//! What a launch computes, and the lower bound of its work.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ pub struct LaunchInfo {
     pub shape: String,
     /// The numbers behind `shape`, for programs.
     pub parameters: Map<String, Value>,
-    /// The least work: of the step for [`StepTimer::describe`](super::StepTimer::describe), of the launch's own result
+    /// The lower bound of the work: of the step for [`StepTimer::describe`](super::StepTimer::describe), of the launch's own result
     /// for [`Pass::single_launches`].
     pub cost: Cost,
 }
@@ -129,7 +129,7 @@ fn of_columns(columns: u32) -> String {
 
 /// [`cost::step`], with what it leaves to arithmetic on the launch: vectors of one element per column, tables, and of the
 /// adapters' columns only those that any row (for bytes) or the row itself (for FLOP) uses.
-pub(super) fn least(pass: &Pass<'_>, plan: &Plan, step: &Step, launch: &Launch) -> Cost {
+pub(super) fn lower_bound(pass: &Pass<'_>, plan: &Plan, step: &Step, launch: &Launch) -> Cost {
     let (config, batch) = (pass.engine.model(), &pass.batch);
     let lengths = pass.lengths();
     let cost = cost::step(config, plan, step, &lengths, ACTIVATION_BYTES, ACTIVATION_BYTES);

@@ -26,8 +26,8 @@
 //! | | |
 //! |---|---|
 //! | [`Pass`] | requests packed into one pass: its plan and cost, a traced run, timed steps, single launches |
-//! | [`compare`], [`trace`] | one plan on two executors, step by step |
-//! | [`AdapterLab`] | random adapters beside the engine's own, applied in each way there is |
+//! | [`compare`], [`compare_with`], [`trace`] | one plan on two executors, step by step |
+//! | [`AdapterLab`] | random adapters beside the engine's own, applied in each of the ways |
 //! | [`time_call`], [`open_phases`] | the parts of a call, and of opening an engine |
 //! | [`DeviceLimits`], [`copy_bandwidth`], [`MemoryProbe`] | what the engine's GPU is, and its memory |
 //!

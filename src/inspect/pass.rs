@@ -1,8 +1,8 @@
-//! Requests packed into one pass, and what can be seen of it.
+//! Requests packed into one pass: its plan, a traced run, times and single launches.
 
 use std::time::{Duration, Instant};
 
-use super::launches::{LaunchInfo, least};
+use super::launches::{LaunchInfo, lower_bound};
 use crate::batch::Batch;
 use crate::cost::{self, Cost};
 use crate::engine::Engine;
@@ -60,7 +60,7 @@ impl<'e> Pass<'e> {
         self.engine.plan(&self.batch, self.batch.shape())
     }
 
-    /// The least work of that plan, with the base weights' and all loaded adapters' columns.
+    /// The lower bound of that plan's work, with the base weights' and all loaded adapters' columns.
     pub fn cost(&self) -> Cost {
         let element = self.engine.element_bytes();
         cost::plan(
@@ -120,7 +120,7 @@ impl<'e> Pass<'e> {
         self.engine.with_gpu(|gpu, context| {
             let (plan, launches) = gpu.single_launches(context, &self.batch, tile, wanted)?;
             let info = |(step, launch)| {
-                let cost = least(self, &plan, step, launch);
+                let cost = lower_bound(self, &plan, step, launch);
                 LaunchInfo::new(config, &lengths, launch, gpu.entry(launch), cost)
             };
             Ok(plan.steps.iter().zip(&launches).map(info).collect())
