@@ -1,4 +1,4 @@
-//! Compiles the kernels under `cuda/` with nvcc and writes the kernel table that `src/gpu/kernels.rs` includes. Also
+//! Compiles the kernels under `cuda/` with nvcc and writes the kernel table that `src/kernels/mod.rs` includes. Also
 //! passes on the target triple, which `ropeway devices` prints.
 //!
 //! `ROPEWAY_CUDA` decides what happens without nvcc: `auto` (the default) warns and writes an empty table, `require`

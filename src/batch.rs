@@ -1,4 +1,4 @@
-//! A batch: sequences packed end to end, without padding, and what is wanted of each.
+//! A batch: sequences packed end to end, without padding, and the output rows of each.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ pub struct Batch {
     pub cu_seqlens: Vec<usize>,
     /// Adapter weights of each sequence, `[sequences]`.
     pub mixtures: Vec<Mixture>,
-    /// What to pool, in output order.
+    /// The output rows, in order.
     pub pools: Vec<Pool>,
     /// The adapters that the mixtures' slots refer to.
     pub adapters: AdapterTable,
@@ -24,7 +24,7 @@ pub struct Batch {
 /// The adapters of one sequence: slots, ascending, with weights that are not zero.
 pub type Mixture = Vec<(usize, f32)>;
 
-/// One pooled output: some token rows of one sequence.
+/// Output rows made from a range of one sequence's tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// Which sequence.
@@ -33,11 +33,11 @@ pub struct Pool {
     pub tokens: Range<usize>,
     /// How they become output rows.
     pub kind: PoolKind,
-    /// Keep the first so many dimensions.
+    /// Dimensions that are kept, from the first on.
     pub dimensions: usize,
     /// Divide each output row by its Euclidean norm, after cutting it.
     pub normalize: bool,
-    /// As what each output row is wanted.
+    /// The encoding of each output row.
     pub encoding: Encoding,
 }
 
@@ -46,7 +46,7 @@ pub struct Pool {
 pub enum PoolKind {
     /// One row: the mean.
     Mean,
-    /// One row: the sum; for chunks that go on in the next window.
+    /// One row: the sum; for chunks that continue in the next window.
     Sum,
     /// One row: the first of the range.
     First,
@@ -55,7 +55,7 @@ pub enum PoolKind {
 }
 
 impl Pool {
-    /// Output rows that this makes.
+    /// The number of output rows.
     pub fn rows(&self) -> usize {
         match self.kind {
             PoolKind::Rows => self.tokens.len(),
@@ -114,7 +114,7 @@ impl Batch {
         self.pools.iter().map(Pool::rows).sum()
     }
 
-    /// What a plan needs to know of this batch.
+    /// The sizes that a plan depends on.
     pub fn shape(&self) -> BatchShape {
         BatchShape {
             tokens: self.tokens(),
@@ -129,7 +129,7 @@ impl Batch {
 pub struct BatchShape {
     /// Packed tokens.
     pub tokens: usize,
-    /// Rows that pooling makes.
+    /// Rows that pooling writes.
     pub output_rows: usize,
     /// Whether any sequence uses an adapter.
     pub adapted: bool,

@@ -1,11 +1,9 @@
-//! What a step must compute and move, by arithmetic on the plan: for benches, which show every
-//! time beside it, and for choosing between variants.
+//! What a step must compute and move, by arithmetic on the plan: the lower bound that benches show beside every time.
 
-use crate::gpu::params;
 use crate::model::ModelConfig;
-use crate::plan::{BufferId, Name, Op, Plan, Step, Tile};
+use crate::plan::{BufferId, Name, Op, Output, Plan, Step};
 
-/// The least work of a step.
+/// The lower bound of a step's work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cost {
@@ -33,28 +31,29 @@ pub fn step(
     weight: usize,
 ) -> Cost {
     let tokens: usize = lengths.iter().sum();
-    let buffers: usize = step
-        .reads
-        .iter()
-        .chain(&step.writes)
-        .map(|&id| plan.buffers[id].elements())
-        .sum();
+    let buffers: usize = step.buffers().map(|id| plan.buffers[id].elements()).sum();
     let mut cost = Cost {
         flops: 0,
         bytes: (buffers * element) as u64,
     };
-    for &op in &step.ops {
+    // h Bᵀ, where the batch uses adapters.
+    let up_projection = |n: usize| {
+        let columns = |id: &BufferId| match plan.buffers[*id].name {
+            Name::Lora(_) => plan.buffers[*id].columns,
+            _ => 0,
+        };
+        let columns: usize = step.reads.iter().map(columns).sum();
+        Cost {
+            flops: (2 * tokens * n * columns) as u64,
+            bytes: (n * columns * element) as u64,
+        }
+    };
+    for &Output { op, buffer, .. } in &step.outputs {
         if let Some(site) = op.site() {
             let (n, k) = site.shape(config);
             cost.flops += (2 * tokens * n * k) as u64;
             cost.bytes += (n * k * weight) as u64;
-            // h Bᵀ, where the batch uses adapters.
-            let columns = |id: &BufferId| {
-                matches!(plan.buffers[*id].name, Name::Lora(_)).then(|| plan.buffers[*id].columns)
-            };
-            let columns: usize = step.reads.iter().filter_map(columns).sum();
-            cost.flops += (2 * tokens * n * columns) as u64;
-            cost.bytes += (n * columns * element) as u64;
+            cost += up_projection(n);
         }
         match op {
             Op::Attention => {
@@ -64,12 +63,13 @@ pub fn step(
             }
             Op::Embed => cost.bytes += (tokens * config.hidden_size * weight) as u64,
             Op::LoraDown(site) => {
-                let h = step.writes.last().map_or(0, |&id| plan.buffers[id].columns);
+                let h = plan.buffers[buffer].columns;
                 let (_, k) = site.shape(config);
                 cost.flops += (2 * tokens * h * k) as u64;
                 cost.bytes += (h * k * element) as u64;
             }
-            Op::Qkv | Op::OutProj | Op::Fc1 | Op::Fc2 | Op::AddLayerNorm(_) | Op::Pool => {}
+            Op::LoraUp(site) => cost += up_projection(site.shape(config).0),
+            Op::Qkv | Op::OutProj | Op::Fc1 | Op::Fc2 | Op::BaseGemm(_) | Op::AddLayerNorm(_) | Op::Pool => {}
         }
     }
     cost
@@ -82,58 +82,6 @@ pub fn plan(config: &ModelConfig, plan: &Plan, lengths: &[usize], element: usize
         total += step(config, plan, each, lengths, element, weight);
     }
     total
-}
-
-/// The tile of a product of `rows` rows with `columns` columns. All tiles give the same bits, so this is
-/// about time alone: the larger a tile, the fewer bytes each number costs, but only if there is a tile for
-/// every multiprocessor. Not measured on a GPU yet.
-pub fn gemm_tile(rows: usize, columns: usize, multiprocessors: usize) -> Tile {
-    if rows <= params::GEMM_SMALL16_ROWS as usize {
-        return Tile::GemmSmall16;
-    }
-    let sizes = [
-        (
-            Tile::GemmLarge,
-            params::GEMM_LARGE_ROWS,
-            params::GEMM_LARGE_COLUMNS,
-        ),
-        (
-            Tile::GemmMedium,
-            params::GEMM_MEDIUM_ROWS,
-            params::GEMM_MEDIUM_COLUMNS,
-        ),
-        (
-            Tile::GemmSmall64,
-            params::GEMM_SMALL64_ROWS,
-            params::GEMM_SMALL64_COLUMNS,
-        ),
-    ];
-    let enough = |(_, tile_rows, tile_columns): &(Tile, u32, u32)| {
-        rows.div_ceil(*tile_rows as usize) * columns.div_ceil(*tile_columns as usize) >= multiprocessors
-    };
-    let found = sizes.iter().find(|size| enough(size));
-    found.map_or(Tile::GemmSmall16, |&(tile, _, _)| tile)
-}
-
-/// The attention's tile for sequences of these lengths: the one whose query rows, those of cut tiles
-/// included, cost less. The large one reads keys and values half as often.
-pub fn attention_tile(lengths: impl Iterator<Item = usize> + Clone) -> Tile {
-    let work = |rows: usize| -> usize {
-        lengths
-            .clone()
-            .map(|length| length.div_ceil(rows) * rows * length)
-            .sum()
-    };
-    let (large, small) = (
-        params::ATTENTION_LARGE_ROWS as usize,
-        params::ATTENTION_SMALL_ROWS as usize,
-    );
-    // An eighth: what the loads of keys and values are of a tile's time, roughly; not measured yet.
-    if work(large) <= work(small) + work(small) / 8 {
-        Tile::AttentionLarge
-    } else {
-        Tile::AttentionSmall
-    }
 }
 
 #[cfg(test)]
@@ -217,40 +165,6 @@ pub mod tests {
         // The down-projections of a CPU read x again.
         let activations = 512 * (4 * 2 * 32 + inputs);
         assert_eq!(adapted.bytes - base.bytes, 24 * 4 * (32 * sums + activations));
-    }
-
-    #[test]
-    fn tiles_shrink_until_every_multiprocessor_has_one() {
-        let tiles = |columns| [1, 16, 17, 64, 256, 1024, 8192].map(|rows| gemm_tile(rows, columns, 132));
-        use Tile::*;
-        let narrow = [
-            GemmSmall16,
-            GemmSmall16,
-            GemmSmall16,
-            GemmSmall16,
-            GemmSmall64,
-            GemmMedium,
-            GemmLarge,
-        ];
-        let wide = [
-            GemmSmall16,
-            GemmSmall16,
-            GemmSmall16,
-            GemmSmall64,
-            GemmMedium,
-            GemmLarge,
-            GemmLarge,
-        ];
-        assert_eq!((tiles(1024), tiles(4096)), (narrow, wide));
-    }
-
-    #[test]
-    fn attention_tiles_follow_the_lengths() {
-        let tile = |lengths: &[usize]| attention_tile(lengths.iter().copied());
-        assert_eq!(tile(&[8192]), Tile::AttentionLarge);
-        assert_eq!(tile(&[128, 128]), Tile::AttentionLarge);
-        assert_eq!(tile(&[16; 100]), Tile::AttentionSmall);
-        assert_eq!(tile(&[130]), Tile::AttentionSmall);
     }
 
     #[test]

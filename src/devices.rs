@@ -2,7 +2,7 @@
 
 use crate::cpu::Isa;
 use crate::gpu::driver::{self, DeviceFacts};
-use crate::gpu::kernels::kernels;
+use crate::kernels::kernels;
 
 /// A device, or why there is none of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ fn cuda(facts: &DeviceFacts) -> DeviceInfo {
         "compute capability {major}.{minor}, {:.1} GiB, {} multiprocessors, {}",
         facts.memory as f64 / f64::from(1 << 30),
         facts.multiprocessors,
-        uuid_text(&facts.uuid)
+        facts.uuid_text()
     );
     if let Ok(version) = driver::version() {
         detail += &format!(", driver for CUDA {version}");
@@ -86,7 +86,7 @@ fn cuda(facts: &DeviceFacts) -> DeviceInfo {
         detail,
         usable: kernels.is_ok(),
         cuda: Some(CudaDevice {
-            uuid: uuid_text(&facts.uuid),
+            uuid: facts.uuid_text(),
             capability: facts.capability,
             memory: facts.memory,
             multiprocessors: facts.multiprocessors,
@@ -100,29 +100,4 @@ fn cpu_name() -> Option<String> {
     let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = info.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
-}
-
-/// A GPU's UUID as `nvidia-smi -L` prints it: `GPU-` and 32 hexadecimal digits in groups.
-pub(crate) fn uuid_text(uuid: &[u8; 16]) -> String {
-    let mut text = "GPU-".to_owned();
-    for (index, byte) in uuid.iter().enumerate() {
-        if [4, 6, 8, 10].contains(&index) {
-            text.push('-');
-        }
-        text += &format!("{byte:02x}");
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_uuid_is_written_as_nvidia_smi_writes_it() {
-        let uuid = [
-            0x01, 0x23, 0xab, 0xcd, 0x45, 0x67, 0x89, 0xef, 0xfe, 0xdc, 0xba, 0x98, 0x76, 0x54, 0x32, 0x10,
-        ];
-        assert_eq!(uuid_text(&uuid), "GPU-0123abcd-4567-89ef-fedc-ba9876543210");
-    }
 }

@@ -9,22 +9,24 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rayon::prelude::*;
 
-use crate::batch::{Batch, BatchShape, cut};
+use crate::batch::{Batch, BatchShape};
+use crate::context_pool::ContextPool;
 use crate::cost::Cost;
 use crate::cpu::{self, Cpu};
 use crate::device::Device;
 use crate::error::{AdapterError, Error, Result};
-use crate::gpu::{self, adapters::Resident};
+use crate::gpu::{self, adapters::DeviceAdapters};
 #[cfg(feature = "hub")]
 use crate::hub;
-use crate::lanes::Lanes;
-use crate::marks::Marks;
 use crate::model::adapter::{Adapter, AdapterTable, Site};
 use crate::model::{Model, ModelConfig};
 use crate::output::{Embedding, Vector};
-use crate::plan::Plan;
+use crate::phases::PhaseTimes;
+#[cfg(feature = "inspect")]
+use crate::plan::OnBuffer;
+use crate::plan::{Fusion, Plan};
 use crate::precision::{Numerics, Precision};
-use crate::prepare::{Prepared, Preparer};
+use crate::prepare::{Packed, Prepared, RequestPlanner, batches};
 use crate::request::{Embed, Request};
 use crate::text::TextPipeline;
 
@@ -37,7 +39,6 @@ pub struct EngineBuilder {
     concurrency: Option<usize>,
     precision: Precision,
     numerics: Numerics,
-    separate_adapters: bool,
     merged: Vec<String>,
     #[cfg(feature = "hub")]
     downloader: hub::Downloader,
@@ -68,15 +69,6 @@ impl EngineBuilder {
     /// 0.3 % of the weights' size loses 43 % of itself in bf16.
     pub fn merge(mut self, adapter: impl Into<String>) -> Self {
         self.merged.push(adapter.into());
-        self
-    }
-
-    /// On a GPU, add adapters by products of their own instead of inside the linear layers' products: what
-    /// others do, kept to be measured against. Sums are rounded once more on the way, also those of rows
-    /// without an adapter in a batch that has some, so that results depend on their batch-mates.
-    #[cfg(feature = "inspect")]
-    pub fn separate_adapters(mut self, separate: bool) -> Self {
-        self.separate_adapters = separate;
         self
     }
 
@@ -157,7 +149,7 @@ impl EngineBuilder {
 
     /// Opens the model in the folder that `find` gives.
     fn open_found(self, find: impl FnOnce(&EngineBuilder) -> Result<PathBuf>) -> Result<Engine> {
-        let mut marks = Marks::start();
+        let mut phases = PhaseTimes::start();
         let bounded = |name, value: usize, limit| match value {
             value if (1..=limit).contains(&value) => Ok(value),
             value => Err(Error::Setting { name, value, limit }),
@@ -173,17 +165,17 @@ impl EngineBuilder {
         // Before a model is fetched for it.
         let placement = match self.device {
             Device::Cpu => Placement::Cpu { fallback: None },
-            Device::Auto => match gpu::Gpu::choose() {
+            Device::Auto => match gpu::select::find(Device::Auto) {
                 Ok(index) => Placement::Gpu(index),
                 Err(reason) => Placement::Cpu {
                     fallback: Some(no_gpu(&reason)),
                 },
             },
-            chosen => Placement::Gpu(gpu::Gpu::find(chosen)?),
+            chosen => Placement::Gpu(gpu::select::find(chosen).map_err(Error::Device)?),
         };
-        marks.mark("driver");
+        phases.end("driver");
         let folder = find(&self)?;
-        Engine::new(&folder, &self, placement, threads, concurrency, marks)
+        Engine::new(&folder, &self, placement, threads, concurrency, phases)
     }
 }
 
@@ -234,20 +226,20 @@ pub struct Engine {
     threads: usize,
     batch_tokens: usize,
     precision: Precision,
-    /// What its opening took.
+    /// The phases of its opening.
     #[cfg_attr(not(feature = "inspect"), allow(dead_code))]
-    marks: Marks,
+    phases: PhaseTimes,
 }
 
 /// What computes.
 enum Backend {
     Cpu {
         cpu: Cpu,
-        lanes: Lanes<cpu::Lane>,
+        contexts: ContextPool<cpu::ExecContext>,
     },
     Gpu {
         gpu: Box<gpu::Gpu>,
-        lanes: Lanes<gpu::Lane>,
+        contexts: ContextPool<gpu::ExecContext>,
     },
 }
 
@@ -255,7 +247,7 @@ enum Backend {
 #[derive(Clone, Default)]
 struct Adapters {
     table: AdapterTable,
-    resident: Option<Arc<Resident>>,
+    on_device: Option<Arc<DeviceAdapters>>,
 }
 
 /// Why a batch failed; every request in it gets this.
@@ -318,7 +310,7 @@ impl Engine {
         mut placement: Placement,
         threads: usize,
         concurrency: usize,
-        mut marks: Marks,
+        mut phases: PhaseTimes,
     ) -> Result<Engine> {
         let tokenizers = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -326,13 +318,13 @@ impl Engine {
             .build()
             .map_err(|e| Error::Internal(format!("threads cannot be started: {e}")))?;
         let mut model = tokenizers.install(|| Model::open(folder))?;
-        marks.mark("model");
+        phases.end("model");
         let text = TextPipeline::open(folder)?;
-        marks.mark("tokenizer");
+        phases.end("tokenizer");
         let table = AdapterTable::new(std::mem::take(&mut model.adapters));
         let mut adapters = Adapters {
             table,
-            resident: None,
+            on_device: None,
         };
         // A model that the kernels cannot run is one that `auto` runs on the CPU.
         if let (Placement::Gpu(_), Device::Auto, Err(reason)) =
@@ -342,42 +334,42 @@ impl Engine {
                 fallback: Some(no_gpu(&reason)),
             };
         }
-        let mut on_gpu = |index, marks: &mut Marks| -> Result<Backend> {
+        let mut on_gpu = |index, phases: &mut PhaseTimes| -> Result<Backend> {
             let options = gpu::Options {
                 precision: settings.precision,
                 numerics: settings.numerics,
-                separate_adapters: settings.separate_adapters,
                 merged: settings.merged.clone(),
                 batch_tokens: settings.batch_tokens.unwrap_or(GPU_BATCH_TOKENS),
             };
-            let open = || gpu::Gpu::open(&model, &adapters.table, index, options, marks);
-            let (gpu, resident) = tokenizers.install(open)?;
-            let lane = |_| gpu.lane(&model.config, &adapters.table, &resident);
-            let lanes = (0..concurrency).map(lane).collect::<Result<_>>()?;
-            marks.mark("lanes");
-            adapters.resident = Some(resident);
+            let open = || gpu::Gpu::open(&model, &adapters.table, index, options, phases);
+            let (gpu, on_device) = tokenizers.install(open)?;
+            let contexts = (0..concurrency)
+                .map(|_| gpu.new_context(&on_device))
+                .collect::<Result<_>>()?;
+            phases.end("contexts");
+            adapters.on_device = Some(on_device);
             Ok(Backend::Gpu {
                 gpu: Box::new(gpu),
-                lanes: Lanes::new(lanes),
+                contexts: ContextPool::new(contexts),
             })
         };
-        let on_cpu = |marks: &mut Marks| {
+        let on_cpu = |phases: &mut PhaseTimes| {
             let cpu = Cpu::new(&model, threads);
-            marks.mark("weights");
-            let lane = |_| cpu::Lane::new(threads / concurrency);
-            let lanes = Lanes::new((0..concurrency).map(lane).collect());
-            marks.mark("lanes");
-            Backend::Cpu { cpu, lanes }
+            phases.end("weights");
+            let context = |_| cpu::ExecContext::new(threads / concurrency);
+            let contexts = ContextPool::new((0..concurrency).map(context).collect());
+            phases.end("contexts");
+            Backend::Cpu { cpu, contexts }
         };
         let (backend, fallback) = match placement {
-            Placement::Gpu(index) => match on_gpu(index, &mut marks) {
+            Placement::Gpu(index) => match on_gpu(index, &mut phases) {
                 Ok(backend) => (backend, None),
                 Err(error) => {
                     let reason = fallback_after(error, settings.device)?;
-                    (on_cpu(&mut marks), Some(reason))
+                    (on_cpu(&mut phases), Some(reason))
                 }
             },
-            Placement::Cpu { fallback } => (on_cpu(&mut marks), fallback),
+            Placement::Cpu { fallback } => (on_cpu(&mut phases), fallback),
         };
         if let Some(reason) = &fallback {
             tracing::info!("{reason}");
@@ -397,7 +389,7 @@ impl Engine {
             threads,
             batch_tokens: settings.batch_tokens.unwrap_or(default_tokens),
             precision: settings.precision,
-            marks,
+            phases,
         })
     }
 
@@ -427,34 +419,14 @@ impl Engine {
     pub fn embed_batch(&self, requests: &[Request<'_>]) -> Vec<Result<Embedding>> {
         let adapters = self.adapter_snapshot();
         let prepared = self.prepare(requests, &adapters.table);
-        // All sequences of all good requests, in order.
-        let sequences: Vec<(usize, usize)> = prepared
-            .iter()
-            .enumerate()
-            .filter_map(|(r, p)| Some((r, p.as_ref().ok()?)))
-            .flat_map(|(r, p)| (0..p.sequences.len()).map(move |s| (r, s)))
-            .collect();
-        let sequence =
-            |&(r, s): &(usize, usize)| &prepared[r].as_ref().expect("good requests alone").sequences[s];
         let mut rows: Vec<Vec<Option<Vector>>> = prepared.iter().map(|_| Vec::new()).collect();
         let mut failed: Vec<Option<Failure>> = vec![None; requests.len()];
-        for run in cut(sequences.iter().map(|s| sequence(s).ids.len()), self.batch_tokens) {
-            let run = &sequences[run];
-            let mut batch = Batch::new(adapters.table.clone());
-            for place in run {
-                sequence(place).push_to(&mut batch);
-            }
-            match self.execute(&batch, adapters.resident.as_ref()) {
-                Ok(output) => {
-                    let mut output = output.into_iter();
-                    for place in run {
-                        let count = sequence(place).output_rows();
-                        rows[place.0].extend(output.by_ref().take(count));
-                    }
-                }
-                Err(failure) => run
-                    .iter()
-                    .for_each(|place| failed[place.0] = Some(failure.clone())),
+        for packed in batches(&prepared, &adapters.table, self.batch_tokens) {
+            match self.execute(&packed.batch, adapters.on_device.as_ref()) {
+                Ok(output) => packed.distribute(output, &mut rows),
+                Err(failure) => packed
+                    .requests()
+                    .for_each(|request| failed[request] = Some(failure.clone())),
             }
         }
         prepared
@@ -473,7 +445,7 @@ impl Engine {
     /// # Errors
     /// As there, but for the devices'.
     pub fn validate(&self, request: &Request<'_>) -> Result<()> {
-        self.preparer(&self.adapter_snapshot().table)
+        self.request_planner(&self.adapter_snapshot().table)
             .prepare(request)
             .map(|_| ())
     }
@@ -511,15 +483,13 @@ impl Engine {
     /// Changes a copy of the adapters, on the device too, and then takes it for the calls to come.
     fn change(&self, change: impl FnOnce(&mut AdapterTable) -> Result<()>) -> Result<()> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Adapters { mut table, resident } = self.adapter_snapshot();
+        let Adapters { mut table, on_device } = self.adapter_snapshot();
         change(&mut table)?;
-        let resident = match (&self.backend, resident) {
-            (Backend::Gpu { gpu, .. }, Some(before)) => {
-                Some(gpu.resident(&self.model.config, &table, &before)?)
-            }
+        let on_device = match (&self.backend, on_device) {
+            (Backend::Gpu { gpu, .. }, Some(before)) => Some(gpu.upload_adapters(&table, &before)?),
             _ => None,
         };
-        *self.adapters.write().unwrap_or_else(PoisonError::into_inner) = Adapters { table, resident };
+        *self.adapters.write().unwrap_or_else(PoisonError::into_inner) = Adapters { table, on_device };
         Ok(())
     }
 
@@ -571,21 +541,21 @@ impl Engine {
             output_rows: tokens,
             adapted: true,
         };
-        let Adapters { table, resident } = self.adapter_snapshot();
-        let adapters = resident.map_or(0, |resident| resident.bytes() as usize);
+        let Adapters { table, on_device } = self.adapter_snapshot();
+        let adapters = on_device.map_or(0, |adapters| adapters.bytes() as usize);
         let columns = Site::ALL.map(|site| table.columns(site).1);
         match &self.backend {
-            Backend::Cpu { cpu, lanes } => Memory {
+            Backend::Cpu { cpu, contexts } => Memory {
                 weights: cpu.bytes(),
                 adapters,
                 arena: Plan::cpu(&self.model.config, shape, columns).arena_len * size_of::<f32>(),
-                concurrency: lanes.count,
+                concurrency: contexts.count,
             },
-            Backend::Gpu { gpu, lanes } => Memory {
+            Backend::Gpu { gpu, contexts } => Memory {
                 weights: gpu.weight_bytes(),
                 adapters,
-                arena: gpu.lane_bytes(&self.model.config, &table),
-                concurrency: lanes.count,
+                arena: gpu.context_bytes(&table),
+                concurrency: contexts.count,
             },
         }
     }
@@ -619,12 +589,11 @@ impl Engine {
     /// The plan and the batch these requests make if they all fit one pass, for comparisons.
     pub(crate) fn plan_of(&self, requests: &[Request<'_>]) -> Result<(Plan, Batch)> {
         let adapters = self.adapter_snapshot().table;
-        let mut batch = Batch::new(adapters.clone());
-        for (index, prepared) in self.prepare(requests, &adapters).into_iter().enumerate() {
-            for sequence in &prepared.map_err(|e| e.at_input(index))?.sequences {
-                sequence.push_to(&mut batch);
-            }
-        }
+        let prepared = self.prepare(requests, &adapters).into_iter().enumerate();
+        let prepared: Vec<Prepared> = prepared
+            .map(|(index, prepared)| prepared.map_err(|e| e.at_input(index)))
+            .collect::<Result<_>>()?;
+        let Packed { batch, .. } = Packed::all(&prepared, &adapters);
         Ok((self.plan(&batch, batch.shape()), batch))
     }
 
@@ -637,20 +606,14 @@ impl Engine {
     /// Runs one plan on this engine's own executor; `after` sees every buffer, as float32 and in the form
     /// that the plan gives it, as soon as a step has written it.
     #[cfg(feature = "inspect")]
-    pub(crate) fn trace(&self, plan: &Plan, batch: &Batch, after: cpu::After<'_>) -> Result<()> {
+    pub(crate) fn trace(&self, plan: &Plan, batch: &Batch, after: OnBuffer<'_>) -> Result<()> {
         match &self.backend {
-            Backend::Cpu { cpu, lanes } => {
-                cpu.run(&self.model, plan, batch, &mut lanes.take(), Some(after));
+            Backend::Cpu { cpu, contexts } => {
+                cpu.run(&self.model, plan, batch, &mut contexts.take(), Some(after));
+                Ok(())
             }
-            Backend::Gpu { gpu, lanes } => {
-                let resident = self
-                    .adapter_snapshot()
-                    .resident
-                    .expect("a GPU has its copy of the adapters");
-                gpu.trace(&mut lanes.take(), &self.model, plan, batch, &resident, after)?;
-            }
+            Backend::Gpu { .. } => self.with_gpu(|gpu, context| gpu.trace(context, batch, plan, after)),
         }
-        Ok(())
     }
 
     /// The GPU that this engine computes on.
@@ -670,30 +633,32 @@ impl Engine {
         }
     }
 
-    /// Works on a lane of the GPU.
+    /// Works on an execution context of the GPU, with the loaded adapters.
     ///
     /// # Errors
     /// An engine on the CPU; else what the work gives.
     #[cfg(feature = "inspect")]
     pub(crate) fn with_gpu<T>(
         &self,
-        work: impl FnOnce(&gpu::Gpu, &mut gpu::Lane, &Model, &Arc<Resident>) -> Result<T>,
+        work: impl FnOnce(&gpu::Gpu, &mut gpu::ExecContext) -> Result<T>,
     ) -> Result<T> {
         let gpu = self.gpu()?;
-        let Backend::Gpu { lanes, .. } = &self.backend else {
+        let Backend::Gpu { contexts, .. } = &self.backend else {
             unreachable!("the engine is on a GPU, as was found above")
         };
-        let resident = self
-            .adapter_snapshot()
-            .resident
-            .expect("a GPU has its copy of the adapters");
-        work(gpu, &mut lanes.take(), &self.model, &resident)
+        let on_device = self.adapter_snapshot().on_device;
+        let mut context = contexts.take();
+        gpu.rebind_adapters(
+            &mut context,
+            &on_device.expect("a GPU has its copy of the adapters"),
+        )?;
+        work(gpu, &mut context)
     }
 
-    /// What opening this engine took, part by part.
+    /// The phases of opening this engine.
     #[cfg(feature = "inspect")]
-    pub(crate) fn marks(&self) -> &Marks {
-        &self.marks
+    pub(crate) fn phases(&self) -> &PhaseTimes {
+        &self.phases
     }
 
     /// Whether the steps run on a GPU.
@@ -719,8 +684,8 @@ impl Engine {
             .clone()
     }
 
-    fn preparer<'a>(&'a self, adapters: &'a AdapterTable) -> Preparer<'a> {
-        Preparer {
+    fn request_planner<'a>(&'a self, adapters: &'a AdapterTable) -> RequestPlanner<'a> {
+        RequestPlanner {
             config: &self.model.config,
             text: self.text.as_ref(),
             adapters,
@@ -728,22 +693,30 @@ impl Engine {
     }
 
     pub(crate) fn prepare(&self, requests: &[Request<'_>], adapters: &AdapterTable) -> Vec<Result<Prepared>> {
-        let preparer = self.preparer(adapters);
+        let planner = self.request_planner(adapters);
         match requests {
             // Waking the pool costs more than tokenising one text.
-            [one] => vec![preparer.prepare(one)],
+            [one] => vec![planner.prepare(one)],
             many => self
                 .tokenizers
-                .install(|| many.par_iter().map(|r| preparer.prepare(r)).collect()),
+                .install(|| many.par_iter().map(|r| planner.prepare(r)).collect()),
         }
     }
 
-    /// The plan of a batch, for this shape of it.
+    /// The plan of a batch with the sizes of `shape`.
     pub(crate) fn plan(&self, batch: &Batch, shape: BatchShape) -> Plan {
+        self.plan_with(batch, shape, None)
+    }
+
+    /// The same, on a GPU with the adapters applied in a given way.
+    pub(crate) fn plan_with(&self, batch: &Batch, shape: BatchShape, fusion: Option<Fusion>) -> Plan {
         let columns = Site::ALL.map(|site| batch.adapters.columns(site).1);
         match &self.backend {
             Backend::Cpu { .. } => Plan::cpu(&self.model.config, shape, columns),
-            Backend::Gpu { gpu, .. } => gpu.plan(&self.model.config, batch, shape),
+            Backend::Gpu { gpu, .. } => {
+                let fusion = fusion.unwrap_or_else(|| gpu.fusion(batch));
+                gpu.plan(batch, shape, fusion)
+            }
         }
     }
 
@@ -752,14 +725,14 @@ impl Engine {
     fn execute(
         &self,
         batch: &Batch,
-        resident: Option<&Arc<Resident>>,
+        on_device: Option<&Arc<DeviceAdapters>>,
     ) -> Result<Vec<Option<Vector>>, Failure> {
         tracing::debug!(sequences = batch.sequences(), tokens = batch.tokens(), "batch");
         let run = || match &self.backend {
-            Backend::Cpu { cpu, lanes } => {
+            Backend::Cpu { cpu, contexts } => {
                 let plan = self.plan(batch, batch.shape());
-                let mut lane = lanes.take();
-                let output = cpu.run(&self.model, &plan, batch, &mut lane, None);
+                let mut context = contexts.take();
+                let output = cpu.run(&self.model, &plan, batch, &mut context, None);
                 let mut rows = output.chunks(self.model.config.hidden_size);
                 let vectors = batch.pools.iter().flat_map(|pool| {
                     let rows: Vec<&[f32]> = rows.by_ref().take(pool.rows()).collect();
@@ -768,10 +741,11 @@ impl Engine {
                 });
                 Ok(vectors.collect())
             }
-            Backend::Gpu { gpu, lanes } => {
-                let resident = resident.expect("a GPU has its copy of the adapters");
-                let mut lane = lanes.take();
-                gpu.run(&mut lane, &self.model, batch, resident)
+            Backend::Gpu { gpu, contexts } => {
+                let mut context = contexts.take();
+                let on_device = on_device.expect("a GPU has its copy of the adapters");
+                gpu.rebind_adapters(&mut context, on_device)
+                    .and_then(|()| gpu.run(&mut context, batch))
                     .map_err(Failure::Gpu)
             }
         };

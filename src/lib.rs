@@ -64,6 +64,34 @@
 //! 6. `output`: the vectors of each request become its [`Embedding`].
 //!
 //! The module `inspect` shows the plan, compares two runs of it step by step, and times and counts single kernels.
+//!
+//! # Layers
+//!
+//! No module imports from one below it in this table; a test reads the table and the imports.
+//!
+//! | layer | |
+//! |---|---|
+//! | `gpu::driver` | the CUDA driver; imports nothing of the crate |
+//! | `error` | the errors, which may hold one of the driver's |
+//! | `precision` | number types and numerics classes |
+//! | `device` | where an engine computes |
+//! | `request` | inputs and their options |
+//! | `output` | vectors in their encodings |
+//! | `phases` | times of the phases of opening an engine |
+//! | `kernels` | the kernels' parameters and constants, and the embedded table of compiled kernels: data, no driver |
+//! | `tile` | the tiles of the kernels that have several: one table of sizes, and the choice by shape |
+//! | `model` | configuration, weights, adapters |
+//! | `text` | tokenisation and chunks |
+//! | `batch` | sequences packed for one pass |
+//! | `prepare` | from requests to sequences and batches, from rows to results |
+//! | `plan` | the steps of a pass and the buffers that they use |
+//! | `cost` | what a step must compute and move |
+//! | `cpu` | the CPU executor |
+//! | `gpu` | the GPU executor |
+//! | `devices` | the devices of this machine |
+//! | `context_pool` | execution contexts that calls take turns with |
+//! | `engine` | a model, opened |
+//! | `inspect` | a pass taken apart |
 #![warn(missing_docs)]
 
 // The README's example is compiled with the doc-tests.
@@ -72,29 +100,30 @@
 struct Readme;
 
 mod batch;
+mod context_pool;
 mod cost;
 mod cpu;
 mod device;
 mod devices;
 mod engine;
 mod error;
-#[cfg_attr(not(feature = "inspect"), allow(dead_code))] // Timed and traced passes are for `inspect`.
 mod gpu;
 #[cfg(feature = "hub")]
 pub mod hub;
 #[cfg(feature = "inspect")]
 pub mod inspect;
-mod lanes;
-#[cfg_attr(not(feature = "inspect"), allow(dead_code))]
-mod marks;
+mod kernels;
 pub mod model;
 mod output;
+#[cfg_attr(not(feature = "inspect"), allow(dead_code))]
+mod phases;
 #[cfg_attr(not(feature = "inspect"), allow(dead_code))]
 mod plan;
 mod precision;
 mod prepare;
 mod request;
 mod text;
+mod tile;
 
 /// The crate of [`half::f16`], which [`Vector::F16`] holds.
 pub use half;

@@ -1,16 +1,18 @@
-//! The plan: which steps a pass runs, on which buffers, as plain data.
+//! The plan: the steps that a pass runs and the buffers that they use, as plain data.
 //!
-//! A plan follows from the model's configuration, the batch's sizes and the device alone. It can be printed,
-//! tested and compared without a device. Executors ([`crate::cpu`], [`crate::gpu`]) walk over it with one `match`,
-//! one arm per op; nothing about the order of work is decided anywhere else.
+//! A plan is a function of the model's configuration, the batch's sizes and the device. It can be printed,
+//! tested and compared without a device. Executors ([`crate::cpu`], [`crate::gpu`]) run its steps in order, with
+//! one `match` and one arm per op; on a GPU, one step is one launch. Nothing else decides the order of the work.
 
 use std::fmt;
 use std::ops::Range;
 
 use crate::batch::BatchShape;
+use crate::kernels::params;
 pub use crate::model::adapter::Site;
 use crate::model::{ModelConfig, Positions};
 use crate::precision::{Numerics, Precision};
+use crate::tile::{AttentionTile, GemmTile};
 
 /// One operation of the network. The list is closed: every executor knows every op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,21 +31,38 @@ pub enum Op {
     Fc1,
     /// `y = x Wᵀ + b + h Bᵀ`.
     Fc2,
-    /// `x = LN(x + y)`; which of a layer's two norms.
+    /// `y₀ = x Wᵀ`: the base weights' product alone, which a [`LoraUp`](Op::LoraUp) completes.
+    BaseGemm(Site),
+    /// `y = y₀ + h Bᵀ + b`, and what else the linear layer at the site does to its result.
+    LoraUp(Site),
+    /// `x = LN(x + y)`, with one of the layer's two norms.
     AddLayerNorm(NormSite),
-    /// Mean, sum, first or all rows of each range; cut; normalise.
+    /// Mean, sum, first or all rows of each range; cut to the dimensions asked for; normalised.
     Pool,
 }
 
 impl Op {
-    /// The linear layer that it computes, if it is one.
+    /// The linear layer whose base weights the op multiplies by, if it is such a product.
     pub fn site(self) -> Option<Site> {
         match self {
             Op::Qkv => Some(Site::Qkv),
             Op::OutProj => Some(Site::OutProj),
             Op::Fc1 => Some(Site::Fc1),
             Op::Fc2 => Some(Site::Fc2),
-            _ => None,
+            Op::BaseGemm(site) => Some(site),
+            Op::Embed | Op::LoraDown(_) | Op::Attention | Op::LoraUp(_) | Op::AddLayerNorm(_) | Op::Pool => {
+                None
+            }
+        }
+    }
+
+    /// The op of the linear layer at a site.
+    fn linear(site: Site) -> Op {
+        match site {
+            Site::Qkv => Op::Qkv,
+            Site::OutProj => Op::OutProj,
+            Site::Fc1 => Op::Fc1,
+            Site::Fc2 => Op::Fc2,
         }
     }
 }
@@ -64,23 +83,25 @@ pub enum Name {
     Hidden,
     /// The down-projection for one site, `[tokens, ranks]`.
     Lora(Site),
+    /// The product with the base weights at one site, before `h Bᵀ` and bias, `[tokens, out_features]`.
+    Base(Site),
     /// `[tokens, 3·hidden]`.
     Qkv,
     /// Attention's output, `[tokens, hidden]`.
     Context,
     /// The output projection, before the residual, `[tokens, hidden]`.
-    Projected,
+    AttnOut,
     /// The residual stream between attention and feed-forward, `[tokens, hidden]`.
-    Middle,
+    AttnResidual,
     /// After the GELU, `[tokens, intermediate]`.
     Activated,
     /// The feed-forward output, before the residual, `[tokens, hidden]`.
-    Fed,
-    /// The outputs, `[output rows, hidden]`; a row's first `dimensions` numbers count.
+    MlpOut,
+    /// The outputs, `[output rows, hidden]`; the first `dimensions` elements of a row count.
     Pooled,
 }
 
-/// How a buffer's numbers relate to the plain definition of its name. Executors that fuse steps
+/// How a buffer's elements relate to the plain definition of its name. Executors that fuse steps
 /// write other forms; comparisons bring both sides to the plain one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Form {
@@ -101,22 +122,22 @@ pub struct Buffer {
     pub form: Form,
     /// Rows.
     pub rows: usize,
-    /// Numbers per row.
+    /// Elements per row.
     pub columns: usize,
-    /// Numbers of the arena that are its own, from `offset` on: `rows · columns`, or more where an
+    /// Elements of the arena that the buffer owns, from `offset` on: `rows · columns`, or more where an
     /// executor writes something wider.
-    pub room: usize,
-    /// First number in the arena.
+    pub capacity: usize,
+    /// First element in the arena.
     pub offset: usize,
 }
 
 impl Buffer {
-    /// Numbers in all.
+    /// `rows · columns`.
     pub fn elements(&self) -> usize {
         self.rows * self.columns
     }
 
-    /// Its place in the arena.
+    /// The buffer's elements in the arena.
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.elements()
     }
@@ -125,97 +146,80 @@ impl Buffer {
 /// Index of a buffer in [`Plan::buffers`].
 pub type BufferId = usize;
 
-/// One launch: the ops it covers (more than one where they are fused) and the buffers it touches.
+/// Called by an executor after each op that wrote a buffer, with the step's number, the buffer and its elements.
+pub(crate) type OnBuffer<'a> = &'a mut dyn FnMut(usize, BufferId, &[f32]);
+
+/// One op of a step, and the buffer that it writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The operation.
+    pub op: Op,
+    /// The layer whose weights it uses; none for the ops outside of the layers.
+    pub layer: Option<usize>,
+    /// The buffer that it writes.
+    pub buffer: BufferId,
+}
+
+/// One launch: one op, or several that are fused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// In order. The first reads `reads`, the others what the first wrote; op number i writes
-    /// `writes[i]`, and belongs to the layer of that buffer.
-    pub ops: Vec<Op>,
-    /// The layer of the first op, if it is one of a layer.
-    pub layer: Option<usize>,
-    /// Which implementation; executors with a single one ignore it.
-    pub variant: Variant,
-    /// Buffers read.
+    /// Buffers that the first op reads. The other ops read what the first one wrote.
     pub reads: Vec<BufferId>,
-    /// Buffers written, one per op.
-    pub writes: Vec<BufferId>,
+    /// The ops in order, at least one.
+    pub outputs: Vec<Output>,
+    /// The tile of a matrix product on a GPU. All tiles give the same bits.
+    pub tile: Option<GemmTile>,
 }
 
 impl Step {
-    /// Whether it computes a linear layer.
+    /// The first op.
+    pub fn op(&self) -> Op {
+        self.outputs[0].op
+    }
+
+    /// Whether the step computes a linear layer.
     pub fn is_linear(&self) -> bool {
-        self.ops[0].site().is_some()
+        self.op().site().is_some()
     }
 
-    /// Same ops and variant; the layer may differ.
+    /// All buffers that the step reads or writes.
+    pub fn buffers(&self) -> impl Iterator<Item = BufferId> {
+        let writes = self.outputs.iter().map(|output| output.buffer);
+        self.reads.iter().copied().chain(writes)
+    }
+
+    /// Same ops and tile; the layer may differ.
     pub fn is_like(&self, other: &Step) -> bool {
-        self.ops == other.ops && self.variant == other.variant
-    }
-}
-
-/// Which implementation of a step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Variant {
-    /// Float32 on the CPU: every sum over k in one chain, in order, whatever the batch.
-    #[default]
-    Float32,
-    /// A kernel over 16-bit numbers with float32 sums.
-    Kernel {
-        /// The numbers.
-        precision: Precision,
-        /// Which of the op's kernels.
-        tile: Tile,
-        /// Where a linear layer gets its adapters from.
-        fusion: Fusion,
-    },
-}
-
-/// Which of an op's kernels: what a block works on. All tiles of an op give the same bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Tile {
-    /// There is one kernel.
-    Only,
-    /// A product's for throughput.
-    GemmLarge,
-    /// A product's for some hundred rows.
-    GemmMedium,
-    /// A product's for up to 64 rows: narrow columns, the weights streamed.
-    GemmSmall64,
-    /// The same for up to 16 rows.
-    GemmSmall16,
-    /// Attention's for long sequences.
-    AttentionLarge,
-    /// Attention's for short ones.
-    AttentionSmall,
-}
-
-impl Tile {
-    /// Rows of a linear layer's or an attention's tile; 1 where there is one kernel.
-    pub fn rows(self) -> usize {
-        use crate::gpu::params;
-        let rows = match self {
-            Tile::Only => 1,
-            Tile::GemmLarge => params::GEMM_LARGE_ROWS,
-            Tile::GemmMedium => params::GEMM_MEDIUM_ROWS,
-            Tile::GemmSmall64 => params::GEMM_SMALL64_ROWS,
-            Tile::GemmSmall16 => params::GEMM_SMALL16_ROWS,
-            Tile::AttentionLarge => params::ATTENTION_LARGE_ROWS,
-            Tile::AttentionSmall => params::ATTENTION_SMALL_ROWS,
-        };
-        rows as usize
+        let ops = |step: &Step| step.outputs.iter().map(|output| output.op).collect::<Vec<_>>();
+        self.tile == other.tile && ops(self) == ops(other)
     }
 }
 
 /// How a linear layer on a GPU gets its adapters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Fusion {
-    /// `[x | h] [W | B]ᵀ`: the product goes on over the down-projection's columns, in the same sums.
+    /// `[x | h] [W | B]ᵀ`: one product, whose k dimension continues over the columns of the down-projection.
     #[default]
     Extended,
-    /// `x Wᵀ` first, rounded, then `h Bᵀ` added to it by a launch of its own.
+    /// `x Wᵀ` first, rounded, then `h Bᵀ` added by a launch of its own.
     Separate,
     /// The adapter of this slot is part of the weights.
     Merged(usize),
+}
+
+/// What a plan for a GPU depends on, beside the model and the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GpuOptions {
+    /// Of weights and activations; sums are float32.
+    pub precision: Precision,
+    /// What results may depend on.
+    pub numerics: Numerics,
+    /// How linear layers get their adapters.
+    pub fusion: Fusion,
+    /// The tile of attention, which follows from the lengths of the batch ([`AttentionTile::choose`]).
+    pub attention: AttentionTile,
+    /// The device's multiprocessors.
+    pub multiprocessors: usize,
 }
 
 /// The steps of one pass.
@@ -223,28 +227,16 @@ pub enum Fusion {
 pub struct Plan {
     /// In order.
     pub steps: Vec<Step>,
-    /// With their places in the arena.
+    /// With their offsets in the arena.
     pub buffers: Vec<Buffer>,
-    /// Numbers the arena must hold.
+    /// Elements of the arena.
     pub arena_len: usize,
-    /// What results may depend on.
-    pub numerics: Numerics,
+    /// `None` for the CPU, which computes in float32: every sum over k in one chain, in order, whatever the batch.
+    pub gpu: Option<GpuOptions>,
 }
 
-/// What a plan for a GPU follows from, beside the model and the batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Gpu {
-    /// Of weights and activations.
-    pub precision: Precision,
-    /// What results may depend on.
-    pub numerics: Numerics,
-    /// How linear layers get their adapters.
-    pub fusion: Fusion,
-    /// The attention's tile: it follows from the lengths of the batch ([`crate::cost::attention_tile`]).
-    pub attention: Tile,
-    /// The device's multiprocessors.
-    pub multiprocessors: usize,
-}
+/// The head of an output record, in units of 16 bits.
+pub(crate) const RECORD_HEAD: usize = params::POOL_HEAD_BYTES as usize / 2;
 
 impl Plan {
     /// The plan of the CPU executor. `lora_columns` are the columns of the down-projection at
@@ -253,22 +245,15 @@ impl Plan {
         Builder::new(config, shape, lora_columns, None).plan(config)
     }
 
-    /// The plan of the GPU executor: down-projections of what a row kernel writes are its own second
-    /// result, and queries and keys are rotated by the product that makes them.
-    pub(crate) fn gpu(config: &ModelConfig, shape: BatchShape, lora_columns: [usize; 4], gpu: Gpu) -> Plan {
+    /// The plan of the GPU executor: a row kernel writes the down-projection of its rows as well, and the product
+    /// that makes queries and keys rotates them.
+    pub(crate) fn gpu(
+        config: &ModelConfig,
+        shape: BatchShape,
+        lora_columns: [usize; 4],
+        gpu: GpuOptions,
+    ) -> Plan {
         Builder::new(config, shape, lora_columns, Some(gpu)).plan(config)
-    }
-
-    /// The attention's tile and the way of the adapters, which all steps of a plan for a GPU have in common.
-    pub(crate) fn attention_and_fusion(&self) -> (Tile, Fusion) {
-        let of = |step: &Step| match step.variant {
-            Variant::Kernel { tile, fusion, .. } => Some((tile, fusion)),
-            Variant::Float32 => None,
-        };
-        let attention = self.steps.iter().find(|step| step.ops[0] == Op::Attention);
-        attention
-            .and_then(of)
-            .unwrap_or((Tile::AttentionLarge, Fusion::Extended))
     }
 
     /// The buffer of the outputs.
@@ -278,6 +263,24 @@ impl Plan {
             .find(|b| b.name == Name::Pooled)
             .expect("every plan pools")
     }
+
+    /// Whether a step computes a down-projection.
+    pub(crate) fn is_adapted(&self) -> bool {
+        let mut outputs = self.steps.iter().flat_map(|step| &step.outputs);
+        outputs.any(|output| matches!(output.op, Op::LoraDown(_)))
+    }
+
+    /// A step with the precision and the tile that it runs in.
+    pub fn describe(&self, step: &Step) -> String {
+        let Some(gpu) = self.gpu else {
+            return step.to_string();
+        };
+        let tile = match step.op() {
+            Op::Attention => format!(" {}", gpu.attention),
+            _ => step.tile.map_or(String::new(), |tile| format!(" {tile}")),
+        };
+        format!("{step} [{}{tile}]", gpu.precision)
+    }
 }
 
 struct Builder {
@@ -285,20 +288,19 @@ struct Builder {
     layers: usize,
     lora_columns: [usize; 4],
     /// None for the CPU.
-    gpu: Option<Gpu>,
+    gpu: Option<GpuOptions>,
     steps: Vec<Step>,
     buffers: Vec<Buffer>,
 }
 
 impl Builder {
-    fn new(config: &ModelConfig, shape: BatchShape, lora_columns: [usize; 4], gpu: Option<Gpu>) -> Builder {
-        let merged = matches!(
-            gpu,
-            Some(Gpu {
-                fusion: Fusion::Merged(_),
-                ..
-            })
-        );
+    fn new(
+        config: &ModelConfig,
+        shape: BatchShape,
+        lora_columns: [usize; 4],
+        gpu: Option<GpuOptions>,
+    ) -> Builder {
+        let merged = gpu.is_some_and(|gpu| matches!(gpu.fusion, Fusion::Merged(_)));
         let none = !shape.adapted || merged;
         Builder {
             shape,
@@ -318,34 +320,35 @@ impl Builder {
         for layer in 0..config.num_hidden_layers {
             let qkv = self.tokens(Name::Qkv, layer, 3 * h);
             self.buffers[qkv].form = self.qkv_form(config);
-            self.linear(Op::Qkv, Site::Qkv, layer, (hidden, down), qkv);
+            self.linear(Site::Qkv, layer, (hidden, down), qkv);
             let context = self.tokens(Name::Context, layer, h);
-            self.step(vec![Op::Attention], Some(layer), &[qkv], &[context]);
-            let projected = self.tokens(Name::Projected, layer, h);
-            self.linear(Op::OutProj, Site::OutProj, layer, (context, None), projected);
-            let middle = self.tokens(Name::Middle, layer, h);
+            self.step(Op::Attention, Some(layer), &[qkv], context);
+            let attn_out = self.tokens(Name::AttnOut, layer, h);
+            self.linear(Site::OutProj, layer, (context, None), attn_out);
+            let residual = self.tokens(Name::AttnResidual, layer, h);
             let op = Op::AddLayerNorm(NormSite::Attention);
-            let down_fc1 = self.rows(op, Some(layer), &[hidden, projected], middle, (layer, Site::Fc1));
+            let down_fc1 = self.rows(op, Some(layer), &[hidden, attn_out], residual, (layer, Site::Fc1));
             let activated = self.tokens(Name::Activated, layer, f);
-            self.linear(Op::Fc1, Site::Fc1, layer, (middle, down_fc1), activated);
-            let fed = self.tokens(Name::Fed, layer, h);
-            self.linear(Op::Fc2, Site::Fc2, layer, (activated, None), fed);
+            self.linear(Site::Fc1, layer, (residual, down_fc1), activated);
+            let mlp_out = self.tokens(Name::MlpOut, layer, h);
+            self.linear(Site::Fc2, layer, (activated, None), mlp_out);
             hidden = self.tokens(Name::Hidden, layer + 1, h);
             let op = Op::AddLayerNorm(NormSite::Mlp);
-            down = self.rows(op, Some(layer), &[middle, fed], hidden, (layer + 1, Site::Qkv));
+            let next = (layer + 1, Site::Qkv);
+            down = self.rows(op, Some(layer), &[residual, mlp_out], hidden, next);
         }
         let pooled = self.buffer(Name::Pooled, config.num_hidden_layers, self.shape.output_rows, h);
         if self.gpu.is_some() {
-            // Records: at most float32 numbers and a head, in units of 16 bits.
-            self.buffers[pooled].room = self.shape.output_rows * (2 * h + crate::gpu::RECORD_HEAD);
+            // Records: at most float32 elements and a head, in units of 16 bits.
+            self.buffers[pooled].capacity = self.shape.output_rows * (2 * h + RECORD_HEAD);
         }
-        self.step(vec![Op::Pool], None, &[hidden], &[pooled]);
+        self.step(Op::Pool, None, &[hidden], pooled);
         let arena_len = place(&self.steps, &mut self.buffers);
         Plan {
             steps: self.steps,
             buffers: self.buffers,
             arena_len,
-            numerics: self.gpu.map(|gpu| gpu.numerics).unwrap_or_default(),
+            gpu: self.gpu,
         }
     }
 
@@ -356,7 +359,7 @@ impl Builder {
             form: Form::default(),
             rows,
             columns,
-            room: rows * columns,
+            capacity: rows * columns,
             offset: 0,
         });
         self.buffers.len() - 1
@@ -366,34 +369,21 @@ impl Builder {
         self.buffer(name, layer, self.shape.tokens, columns)
     }
 
-    fn step(&mut self, ops: Vec<Op>, layer: Option<usize>, reads: &[BufferId], writes: &[BufferId]) {
-        let variant = self.gpu.map_or(Variant::Float32, |gpu| {
-            let shape = |id: BufferId| (self.buffers[id].rows, self.buffers[id].columns);
-            let tile = match ops[0] {
-                Op::Qkv | Op::OutProj | Op::Fc1 | Op::Fc2 => {
-                    let (rows, columns) = shape(writes[0]);
-                    crate::cost::gemm_tile(rows, columns, gpu.multiprocessors)
-                }
-                Op::Attention => gpu.attention,
-                Op::Embed | Op::LoraDown(_) | Op::AddLayerNorm(_) | Op::Pool => Tile::Only,
-            };
-            Variant::Kernel {
-                precision: gpu.precision,
-                tile,
-                fusion: gpu.fusion,
-            }
+    fn step(&mut self, op: Op, layer: Option<usize>, reads: &[BufferId], buffer: BufferId) {
+        let product = op.site().is_some() || matches!(op, Op::LoraUp(_));
+        let tile = self.gpu.filter(|_| product).map(|gpu| {
+            let Buffer { rows, columns, .. } = self.buffers[buffer];
+            GemmTile::choose(rows, columns, gpu.multiprocessors)
         });
         self.steps.push(Step {
-            ops,
-            layer,
-            variant,
             reads: reads.to_vec(),
-            writes: writes.to_vec(),
+            outputs: vec![Output { op, layer, buffer }],
+            tile,
         });
     }
 
-    /// A step that writes whole rows, and, on a GPU, the down-projection of them for the linear layer at
-    /// `next` as well: it has them at hand.
+    /// A step that writes whole rows. On a GPU it also writes their down-projection for the linear layer at `next`,
+    /// since it holds the rows in registers.
     fn rows(
         &mut self,
         op: Op,
@@ -402,32 +392,45 @@ impl Builder {
         out: BufferId,
         next: (usize, Site),
     ) -> Option<BufferId> {
-        let columns = self.lora_columns[next.1 as usize];
-        // The last layer's rows are pooled.
-        if self.gpu.is_none() || columns == 0 || next.0 == self.layers {
-            self.step(vec![op], layer, reads, &[out]);
+        self.step(op, layer, reads, out);
+        let (next_layer, site) = next;
+        let columns = self.lora_columns[site as usize];
+        // No linear layer follows the last layer.
+        if self.gpu.is_none() || columns == 0 || next_layer == self.layers {
             return None;
         }
-        let h = self.tokens(Name::Lora(next.1), next.0, columns);
-        self.step(vec![op, Op::LoraDown(next.1)], layer, reads, &[out, h]);
+        let h = self.tokens(Name::Lora(site), next_layer, columns);
+        let step = self.steps.last_mut().expect("it was pushed above");
+        step.outputs.push(Output {
+            op: Op::LoraDown(site),
+            layer: Some(next_layer),
+            buffer: h,
+        });
         Some(h)
     }
 
-    /// A linear layer of `x`, with its down-projection ahead where the batch uses adapters and `x` came
-    /// without.
-    fn linear(&mut self, op: Op, site: Site, layer: usize, x: (BufferId, Option<BufferId>), y: BufferId) {
+    /// The linear layer at `site` of `x`, with the down-projection ahead of it if the batch uses adapters and `x` comes
+    /// without one.
+    fn linear(&mut self, site: Site, layer: usize, x: (BufferId, Option<BufferId>), y: BufferId) {
         let columns = self.lora_columns[site as usize];
         let (x, mut down) = x;
         if down.is_none() && columns > 0 {
             let h = self.tokens(Name::Lora(site), layer, columns);
-            self.step(vec![Op::LoraDown(site)], Some(layer), &[x], &[h]);
+            self.step(Op::LoraDown(site), Some(layer), &[x], h);
             down = Some(h);
         }
+        let separate = self.gpu.is_some_and(|gpu| gpu.fusion == Fusion::Separate);
+        if let (Some(h), true) = (down, separate) {
+            let base = self.tokens(Name::Base(site), layer, self.buffers[y].columns);
+            self.step(Op::BaseGemm(site), Some(layer), &[x], base);
+            self.step(Op::LoraUp(site), Some(layer), &[base, h], y);
+            return;
+        }
         let reads: Vec<BufferId> = [x].into_iter().chain(down).collect();
-        self.step(vec![op], Some(layer), &reads, &[y]);
+        self.step(Op::linear(site), Some(layer), &reads, y);
     }
 
-    /// Queries and keys are rotated once, where they are made, and not again by every tile that reads them.
+    /// A GPU rotates queries and keys once, in the product that makes them, not in every tile that reads them.
     fn qkv_form(&self, config: &ModelConfig) -> Form {
         let rotated = self.gpu.is_some() && matches!(config.positions, Positions::Rotary { .. });
         Form {
@@ -437,17 +440,17 @@ impl Builder {
     }
 }
 
-/// Numbers that buffers are aligned to: 256 bytes where a number has two.
+/// Elements that buffers are aligned to: 256 bytes if an element has two.
 const ALIGN: usize = 128;
 
-/// Gives every buffer a place: buffers that live at the same time do not overlap. First fit, in
-/// order of first use; good because a transformer's buffers come and go like a stack.
+/// Gives every buffer an offset: buffers that are alive at the same time do not overlap. First fit, in
+/// order of first use; good because the lifetimes of a transformer's buffers nest like a stack.
 /// Returns the arena's length.
 fn place(steps: &[Step], buffers: &mut [Buffer]) -> usize {
     // Steps [first, last] during which each buffer must keep its contents.
     let mut lives = vec![(usize::MAX, 0); buffers.len()];
     for (i, step) in steps.iter().enumerate() {
-        for &id in step.reads.iter().chain(&step.writes) {
+        for id in step.buffers() {
             lives[id] = (lives[id].0.min(i), lives[id].1.max(i));
         }
     }
@@ -460,7 +463,7 @@ fn place(steps: &[Step], buffers: &mut [Buffer]) -> usize {
         let (first, last) = lives[id];
         placed.retain(|&(until, _, _)| until >= first);
         placed.sort_by_key(|&(_, start, _)| start);
-        let len = buffers[id].room.next_multiple_of(ALIGN);
+        let len = buffers[id].capacity.next_multiple_of(ALIGN);
         let mut offset = 0;
         for &(_, start, end) in &placed {
             if offset + len <= start {
@@ -479,7 +482,13 @@ impl fmt::Display for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.name {
             Name::Lora(site) => format!("lora_{site:?}"),
-            name => format!("{name:?}"),
+            Name::Base(site) => format!("base_{site:?}"),
+            Name::AttnOut => "attn_out".to_owned(),
+            Name::AttnResidual => "attn_residual".to_owned(),
+            Name::MlpOut => "mlp_out".to_owned(),
+            Name::Hidden | Name::Qkv | Name::Context | Name::Activated | Name::Pooled => {
+                format!("{:?}", self.name)
+            }
         };
         write!(f, "layer{}.{}", self.layer, name.to_lowercase())?;
         if self.form.rotated {
@@ -493,41 +502,25 @@ impl fmt::Display for Buffer {
 }
 
 impl fmt::Display for Step {
+    /// The layer and the ops.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(layer) = self.layer {
+        if let Some(layer) = self.outputs[0].layer {
             write!(f, "layer {layer} ")?;
         }
-        for (i, op) in self.ops.iter().enumerate() {
+        for (i, Output { op, .. }) in self.outputs.iter().enumerate() {
             let plus = if i > 0 { " + " } else { "" };
-            match op {
-                Op::LoraDown(site) => write!(f, "{plus}LoraDown({site:?})")?,
-                Op::AddLayerNorm(site) => write!(f, "{plus}AddLayerNorm({site:?})")?,
-                op => write!(f, "{plus}{op:?}")?,
-            }
+            write!(f, "{plus}{op:?}")?;
         }
-        match self.variant {
-            Variant::Float32 => Ok(()),
-            Variant::Kernel {
-                precision,
-                tile,
-                fusion,
-            } => {
-                write!(f, " [{precision}")?;
-                match tile {
-                    Tile::Only => {}
-                    Tile::GemmLarge | Tile::AttentionLarge => f.write_str(" large")?,
-                    Tile::GemmMedium => f.write_str(" medium")?,
-                    Tile::GemmSmall64 => f.write_str(" small64")?,
-                    Tile::GemmSmall16 => f.write_str(" small16")?,
-                    Tile::AttentionSmall => f.write_str(" small")?,
-                }
-                match fusion {
-                    Fusion::Extended => {}
-                    Fusion::Separate => f.write_str(" separate adapters")?,
-                    Fusion::Merged(slot) => write!(f, " adapter {slot} merged")?,
-                }
-                f.write_str("]")
-            }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Fusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fusion::Extended => f.write_str("extended"),
+            Fusion::Separate => f.write_str("separate"),
+            Fusion::Merged(slot) => write!(f, "slot {slot} merged"),
         }
     }
 }
@@ -535,21 +528,22 @@ impl fmt::Display for Step {
 impl fmt::Display for Plan {
     /// One line per step: what, from, to.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for step in &self.steps {
-            let names = |ids: &[BufferId]| {
-                ids.iter()
-                    .map(|&id| self.buffers[id].to_string())
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            };
-            writeln!(f, "{step}: {} -> {}", names(&step.reads), names(&step.writes))?;
-        }
-        let number = match self.steps.first().map(|step| step.variant) {
-            Some(Variant::Kernel { .. }) => 2,
-            _ => 4,
+        let names = |ids: &mut dyn Iterator<Item = BufferId>| {
+            let names: Vec<String> = ids.map(|id| self.buffers[id].to_string()).collect();
+            names.join(", ")
         };
-        writeln!(f, "numerics: {}", self.numerics)?;
-        write!(f, "arena: {} bytes", self.arena_len * number)
+        for step in &self.steps {
+            let reads = names(&mut step.reads.iter().copied());
+            let writes = names(&mut step.outputs.iter().map(|output| output.buffer));
+            writeln!(f, "{}: {reads} -> {writes}", self.describe(step))?;
+        }
+        if let Some(gpu) = self.gpu {
+            writeln!(f, "adapters: {}", gpu.fusion)?;
+        }
+        let numerics = self.gpu.map(|gpu| gpu.numerics).unwrap_or_default();
+        writeln!(f, "numerics: {numerics}")?;
+        let element = if self.gpu.is_some() { 2 } else { 4 };
+        write!(f, "arena: {} bytes", self.arena_len * element)
     }
 }
 
@@ -568,21 +562,19 @@ mod tests {
             let mut buffers: Vec<Buffer> = sizes
                 .iter()
                 .map(|&columns| Buffer {
-                    name: Name::Hidden, layer: 0, form: Form::default(), rows: 1, columns, room: columns, offset: 0,
+                    name: Name::Hidden, layer: 0, form: Form::default(), rows: 1, columns, capacity: columns, offset: 0,
                 })
                 .collect();
             let steps: Vec<Step> = uses
                 .iter()
                 .map(|&(a, b, c)| Step {
-                    ops: vec![Op::Pool],
-                    layer: None,
-                    variant: Variant::default(),
                     reads: vec![a % n, b % n],
-                    writes: vec![c % n],
+                    outputs: vec![Output { op: Op::Pool, layer: None, buffer: c % n }],
+                    tile: None,
                 })
                 .collect();
             let arena = place(&steps, &mut buffers);
-            let touches = |s: &Step, id: usize| s.reads.contains(&id) || s.writes.contains(&id);
+            let touches = |s: &Step, id: usize| s.buffers().any(|other| other == id);
             let life = |id: usize| {
                 let first = steps.iter().position(|s| touches(s, id));
                 let last = steps.iter().rposition(|s| touches(s, id));

@@ -42,6 +42,7 @@ impl Precision {
     }
 
     /// Numbers of this type, as they lie in memory, as float32.
+    #[cfg(feature = "inspect")]
     pub(crate) fn widen(self, bytes: &[u8]) -> Vec<f32> {
         let bits = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
         match self {

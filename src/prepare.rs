@@ -1,6 +1,6 @@
-//! From a request to sequences for a batch, and from the rows that come back to its result.
+//! From a request to its sequences and their batches, and from the output rows to its result.
 
-use crate::batch::{Batch, Mixture, Pool, PoolKind};
+use crate::batch::{Batch, Mixture, Pool, PoolKind, cut};
 use crate::error::{AdapterError, Error, RequestError, Result};
 use crate::model::ModelConfig;
 use crate::model::adapter::AdapterTable;
@@ -15,8 +15,8 @@ const CHUNKING_TASK: &str = "retrieval.passage";
 /// The largest weight of an adapter in a mixture, either way.
 const LARGEST_WEIGHT: f32 = 1000.0;
 
-/// What is needed to understand a request.
-pub struct Preparer<'a> {
+/// Turns requests into sequences, for one model with its tokenizer and the adapters that are loaded.
+pub struct RequestPlanner<'a> {
     pub config: &'a ModelConfig,
     pub text: Option<&'a TextPipeline>,
     pub adapters: &'a AdapterTable,
@@ -30,56 +30,55 @@ pub struct Prepared {
     tokens: usize,
     truncated: bool,
     encoding: Encoding,
-    shape: Shape,
+    result: ResultKind,
 }
 
-/// One sequence and what is wanted of it.
+/// One sequence and the output rows that are asked for.
 #[derive(Debug)]
 pub struct Sequence {
     pub ids: Vec<u32>,
     pub mixture: Mixture,
-    pub pools: Vec<crate::batch::Pool>,
+    pub pools: Vec<Pool>,
 }
 
-/// How rows become the result.
+/// How the output rows become the result.
 #[derive(Debug)]
-enum Shape {
+enum ResultKind {
     Vector,
     Tokens,
     Chunks {
         spans: Vec<Span>,
-        pieces: Vec<Piece>,
+        parts: Vec<ChunkPart>,
         dimensions: usize,
         normalize: bool,
     },
 }
 
-/// One output row of a chunked document: all of a chunk, or its part in one window.
+/// One output row of a chunked document: a whole chunk, or its part in one window.
 #[derive(Debug)]
-struct Piece {
+struct ChunkPart {
     chunk: usize,
     whole: bool,
 }
 
 impl Sequence {
     /// Output rows that its pools make.
-    pub fn output_rows(&self) -> usize {
+    fn output_rows(&self) -> usize {
         self.pools.iter().map(Pool::rows).sum()
     }
 
     /// Appends the sequence and its pools to a batch.
-    pub fn push_to(&self, batch: &mut Batch) {
+    fn push_to(&self, batch: &mut Batch) {
         let sequence = batch.push(&self.ids, self.mixture.clone());
-        batch
-            .pools
-            .extend(self.pools.iter().map(|pool| crate::batch::Pool {
-                sequence,
-                ..pool.clone()
-            }));
+        let pools = self.pools.iter().map(|pool| Pool {
+            sequence,
+            ..pool.clone()
+        });
+        batch.pools.extend(pools);
     }
 }
 
-impl Preparer<'_> {
+impl RequestPlanner<'_> {
     /// Checks a request and turns it into sequences.
     pub fn prepare(&self, request: &Request<'_>) -> Result<Prepared> {
         let options = request.options.as_ref();
@@ -90,13 +89,13 @@ impl Preparer<'_> {
         let mut tokens = self.tokens(request, prompt)?;
         let Some(chunking) = &options.chunking else {
             let truncated = self.truncate(request, &mut tokens)?;
-            let (kind, shape) = match pooling {
-                Pooling::Mean => (PoolKind::Mean, Shape::Vector),
-                Pooling::Cls => (PoolKind::First, Shape::Vector),
-                Pooling::None => (PoolKind::Rows, Shape::Tokens),
+            let (kind, result) = match pooling {
+                Pooling::Mean => (PoolKind::Mean, ResultKind::Vector),
+                Pooling::Cls => (PoolKind::First, ResultKind::Vector),
+                Pooling::None => (PoolKind::Rows, ResultKind::Tokens),
             };
             let count = tokens.ids.len();
-            let pool = crate::batch::Pool {
+            let pool = Pool {
                 sequence: 0,
                 tokens: 0..count,
                 kind,
@@ -114,7 +113,7 @@ impl Preparer<'_> {
                 tokens: count,
                 truncated,
                 encoding: options.encoding,
-                shape,
+                result,
             });
         };
         if !matches!(options.pooling, None | Some(Pooling::Mean)) {
@@ -133,16 +132,16 @@ impl Preparer<'_> {
             .into());
         }
         let windows = self.windows(options, tokens.ids.len())?;
-        let wanted = Wanted {
+        let output = OutputSpec {
             dimensions,
             normalize,
             encoding: options.encoding,
         };
-        let (sequences, pieces) = chunk_sequences(&tokens.ids, &mixture, &spans, &windows, &wanted);
+        let (sequences, parts) = chunk_sequences(&tokens.ids, &mixture, &spans, &windows, &output);
         let count = tokens.ids.len();
-        let shape = Shape::Chunks {
+        let result = ResultKind::Chunks {
             spans,
-            pieces,
+            parts,
             dimensions,
             normalize,
         };
@@ -151,7 +150,7 @@ impl Preparer<'_> {
             tokens: count,
             truncated: false,
             encoding: options.encoding,
-            shape,
+            result,
         })
     }
 
@@ -309,8 +308,8 @@ impl Preparer<'_> {
     }
 }
 
-/// What every chunk is to become.
-struct Wanted {
+/// The form that every chunk's vector gets.
+struct OutputSpec {
     dimensions: usize,
     normalize: bool,
     encoding: Encoding,
@@ -322,9 +321,9 @@ fn chunk_sequences(
     mixture: &Mixture,
     spans: &[Span],
     windows: &[Window],
-    wanted: &Wanted,
-) -> (Vec<Sequence>, Vec<Piece>) {
-    let mut pieces = Vec::new();
+    output: &OutputSpec,
+) -> (Vec<Sequence>, Vec<ChunkPart>) {
+    let mut parts = Vec::new();
     let mut sequences = Vec::new();
     for window in windows {
         let mut pools = Vec::new();
@@ -336,21 +335,21 @@ fn chunk_sequences(
             }
             let whole = (start..end) == span.tokens;
             let tokens = start - window.tokens.start..end - window.tokens.start;
-            // Parts are put together, cut and normalised when all windows are through.
+            // The sums of the parts are added, cut and normalised when all windows are computed.
             let (kind, normalize, encoding) = if whole {
-                (PoolKind::Mean, wanted.normalize, wanted.encoding)
+                (PoolKind::Mean, output.normalize, output.encoding)
             } else {
                 (PoolKind::Sum, false, Encoding::F32)
             };
-            pools.push(crate::batch::Pool {
+            pools.push(Pool {
                 sequence: 0,
                 tokens,
                 kind,
-                dimensions: wanted.dimensions,
+                dimensions: output.dimensions,
                 normalize,
                 encoding,
             });
-            pieces.push(Piece { chunk, whole });
+            parts.push(ChunkPart { chunk, whole });
         }
         let ids = ids[window.tokens.clone()].to_vec();
         sequences.push(Sequence {
@@ -359,33 +358,33 @@ fn chunk_sequences(
             pools,
         });
     }
-    (sequences, pieces)
+    (sequences, parts)
 }
 
 impl Prepared {
-    /// Puts the result together from the rows of all its sequences' pools, in order; `None` is a row with
-    /// numbers that are not finite.
+    /// Builds the result from the output rows of all its sequences, in order; `None` is a row with elements that
+    /// are not finite.
     pub fn finish(self, rows: Vec<Option<Vector>>) -> Result<Embedding> {
         let rows = rows.into_iter().collect::<Option<Vec<Vector>>>();
         let rows = rows.ok_or(RequestError::NotFinite)?;
         let mut rows = rows.into_iter();
-        let output = match self.shape {
-            Shape::Vector => Output::Vector(rows.next().expect("one row was asked for")),
-            Shape::Tokens => Output::Tokens(rows.collect()),
-            Shape::Chunks {
+        let output = match self.result {
+            ResultKind::Vector => Output::Vector(rows.next().expect("one row was asked for")),
+            ResultKind::Tokens => Output::Tokens(rows.collect()),
+            ResultKind::Chunks {
                 spans,
-                pieces,
+                parts,
                 dimensions,
                 normalize,
             } => {
                 let mut vectors: Vec<Option<Vector>> = vec![None; spans.len()];
                 let mut sums: Vec<Vec<f32>> = vec![Vec::new(); spans.len()];
-                for (piece, row) in pieces.iter().zip(rows) {
-                    if piece.whole {
-                        vectors[piece.chunk] = Some(row);
+                for (part, row) in parts.iter().zip(rows) {
+                    if part.whole {
+                        vectors[part.chunk] = Some(row);
                         continue;
                     }
-                    let sum = &mut sums[piece.chunk];
+                    let sum = &mut sums[part.chunk];
                     sum.resize(dimensions, 0.0);
                     let row = row.as_f32().expect("sums are float32");
                     sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
@@ -415,6 +414,74 @@ impl Prepared {
             truncated: self.truncated,
         })
     }
+}
+
+/// Sequences of several requests packed into one pass, and the request of each.
+pub struct Packed {
+    /// What the executor runs.
+    pub batch: Batch,
+    /// For each sequence of the batch, the number of its request and of its output rows.
+    owners: Vec<(usize, usize)>,
+}
+
+impl Packed {
+    fn new<'s>(
+        sequences: impl IntoIterator<Item = &'s (usize, &'s Sequence)>,
+        adapters: &AdapterTable,
+    ) -> Packed {
+        let mut packed = Packed {
+            batch: Batch::new(adapters.clone()),
+            owners: Vec::new(),
+        };
+        for &(request, sequence) in sequences {
+            sequence.push_to(&mut packed.batch);
+            packed.owners.push((request, sequence.output_rows()));
+        }
+        packed
+    }
+
+    /// All sequences of some requests in one pass, whatever their tokens come to.
+    pub fn all<'p>(requests: impl IntoIterator<Item = &'p Prepared>, adapters: &AdapterTable) -> Packed {
+        Packed::new(&sequences(requests.into_iter().enumerate()), adapters)
+    }
+
+    /// The numbers of the requests that have sequences here; the number of a request that has several is repeated.
+    pub fn requests(&self) -> impl Iterator<Item = usize> {
+        self.owners.iter().map(|&(request, _)| request)
+    }
+
+    /// Appends the output rows of the pass to those of the requests.
+    pub fn distribute(&self, output: Vec<Option<Vector>>, rows: &mut [Vec<Option<Vector>>]) {
+        let mut output = output.into_iter();
+        for &(request, count) in &self.owners {
+            rows[request].extend(output.by_ref().take(count));
+        }
+    }
+}
+
+/// The sequences of the requests that could be prepared, in order, in passes of at most `budget` tokens. A sequence
+/// that is longer than the budget is a pass of its own.
+pub fn batches(
+    prepared: &[Result<Prepared>],
+    adapters: &AdapterTable,
+    budget: usize,
+) -> impl Iterator<Item = Packed> {
+    let good = prepared
+        .iter()
+        .enumerate()
+        .filter_map(|(request, p)| Some((request, p.as_ref().ok()?)));
+    let sequences = sequences(good);
+    let runs = cut(sequences.iter().map(|(_, sequence)| sequence.ids.len()), budget);
+    runs.into_iter()
+        .map(move |run| Packed::new(&sequences[run], adapters))
+}
+
+/// The sequences of numbered requests, each with the request's number.
+fn sequences<'p>(requests: impl Iterator<Item = (usize, &'p Prepared)>) -> Vec<(usize, &'p Sequence)> {
+    let of = |(request, prepared): (usize, &'p Prepared)| {
+        prepared.sequences.iter().map(move |sequence| (request, sequence))
+    };
+    requests.flat_map(of).collect()
 }
 
 /// From a sum over `count` tokens to the (normalised) mean.

@@ -24,10 +24,11 @@
 //! query has its own lane. So a row's result depends on its own sequence
 //! only, not on the batch, on the threads or on the split into tasks.
 
-use super::gemm::{SendPtr, Strided, multiply};
+use super::gemm::{Strided, multiply};
 use super::isa::{Isa, MAX_LANES, isa_fn};
-use super::math::{RopeTable, exp_v, rotate_v};
-use super::team::Team;
+use super::math::{exp_v, rotate_v};
+use super::team::{SendPtr, Team};
+use crate::model::RopeTable;
 use std::cell::RefCell;
 
 /// Keys per block: part of the definition of the result, as the running sums
@@ -38,10 +39,10 @@ const QUERIES: usize = 256;
 /// The widest panel of queries.
 const PANEL: usize = 2 * MAX_LANES;
 
-/// Where the sequences of a batch lie, cut into tasks: made once per batch,
+/// The sequences of a batch, cut into tasks: computed once per batch,
 /// used by every layer.
 #[derive(Default)]
-pub struct Plan {
+pub struct Tasks {
     blocks: Vec<Block>,
     tokens: usize,
     longest: usize,
@@ -56,11 +57,11 @@ struct Block {
     rows: usize,
 }
 
-impl Plan {
-    /// A plan for sequences i at tokens `bounds[i]..bounds[i + 1]`, which may
+impl Tasks {
+    /// The tasks of sequences i at tokens `bounds[i]..bounds[i + 1]`, which may
     /// be empty.
-    pub fn new(bounds: &[usize]) -> Plan {
-        let mut plan = Plan {
+    pub fn new(bounds: &[usize]) -> Tasks {
+        let mut tasks = Tasks {
             blocks: Vec::new(),
             tokens: bounds.last().copied().unwrap_or(0),
             longest: 0,
@@ -69,9 +70,9 @@ impl Plan {
             let (start, end) = (pair[0], pair[1]);
             assert!(start <= end, "bounds rise");
             let len = end - start;
-            plan.longest = plan.longest.max(len);
+            tasks.longest = tasks.longest.max(len);
             for first in (0..len).step_by(QUERIES) {
-                plan.blocks.push(Block {
+                tasks.blocks.push(Block {
                     start,
                     len,
                     first,
@@ -80,9 +81,10 @@ impl Plan {
             }
         }
         // The longest first, so that none begins when all others are done.
-        plan.blocks
+        tasks
+            .blocks
             .sort_unstable_by_key(|b| (std::cmp::Reverse(b.len * b.rows), b.start, b.first));
-        plan
+        tasks
     }
 }
 
@@ -237,7 +239,7 @@ isa_fn! {
     }
 }
 
-/// Attention of every sequence of the plan.
+/// Attention of every sequence of the tasks.
 ///
 /// Row t of `qkv` is [q of all heads | k of all heads | v of all heads], of
 /// 3 · heads · head_dim values; row t of `out` has heads · head_dim. With
@@ -247,7 +249,7 @@ isa_fn! {
 pub fn attention(
     team: &mut Team,
     isa: Isa,
-    plan: &Plan,
+    tasks: &Tasks,
     qkv: &[f32],
     heads: usize,
     head_dim: usize,
@@ -256,11 +258,11 @@ pub fn attention(
 ) {
     assert!(heads > 0 && head_dim > 0);
     let width = heads * head_dim;
-    assert!(qkv.len() >= plan.tokens * 3 * width, "qkv is too short");
-    assert!(out.len() >= plan.tokens * width, "out is too short");
+    assert!(qkv.len() >= tasks.tokens * 3 * width, "qkv is too short");
+    assert!(out.len() >= tasks.tokens * width, "out is too short");
     if let Some(rope) = rope {
         assert!(2 * rope.half() == head_dim, "a table for other heads");
-        assert!(rope.positions() >= plan.longest, "a table too short");
+        assert!(rope.positions() >= tasks.longest, "a table too short");
     }
     let operands = Operands {
         qkv,
@@ -269,10 +271,10 @@ pub fn attention(
         rope,
         out: SendPtr(out.as_mut_ptr()),
     };
-    let items = plan.blocks.len() * heads;
+    let items = tasks.blocks.len() * heads;
     // A head of a short sequence takes about a microsecond, not much more
     // than handing it out: several per task, where there are many.
-    let chunk = if plan.longest <= 64 {
+    let chunk = if tasks.longest <= 64 {
         (items / (team.threads() * 8)).clamp(1, 16)
     } else {
         1
@@ -287,7 +289,7 @@ pub fn attention(
             let offset = scratch.as_ptr().align_offset(64).min(15);
             let scratch = &mut scratch[offset..];
             for item in task * chunk..items.min((task + 1) * chunk) {
-                block(isa, operands, plan.blocks[item / heads], item % heads, scratch);
+                block(isa, operands, tasks.blocks[item / heads], item % heads, scratch);
             }
         });
     });
@@ -360,8 +362,8 @@ mod tests {
     #[test]
     fn agrees_with_f64() {
         let bounds = bounds();
-        let plan = Plan::new(&bounds);
-        let tokens = plan.tokens;
+        let tasks = Tasks::new(&bounds);
+        let tokens = tasks.tokens;
         let mut team = Team::new(2);
         for isa in Isa::available() {
             for (heads, d) in SHAPES {
@@ -372,7 +374,7 @@ mod tests {
                     let rope = base.map(|base| RopeTable::new(512, d, base));
                     let qkv = noise(tokens * 3 * heads * d, 1);
                     let mut out = vec![9.0; tokens * heads * d];
-                    attention(&mut team, isa, &plan, &qkv, heads, d, rope.as_ref(), &mut out);
+                    attention(&mut team, isa, &tasks, &qkv, heads, d, rope.as_ref(), &mut out);
                     for pair in bounds.windows(2) {
                         let qkv = &qkv[pair[0] * 3 * heads * d..pair[1] * 3 * heads * d];
                         let exact = reference(qkv, heads, d, base);
@@ -389,18 +391,18 @@ mod tests {
     #[test]
     fn a_sequence_alone_has_the_same_bits() {
         let bounds = bounds();
-        let mut plan = Plan::new(&bounds);
-        let tokens = plan.tokens;
+        let mut tasks = Tasks::new(&bounds);
+        let tokens = tasks.tokens;
         for isa in Isa::available() {
             for (heads, d) in SHAPES {
                 let rope = (d % 2 == 0).then(|| RopeTable::new(300, d, 10000.0));
                 let qkv = noise(tokens * 3 * heads * d, 2);
                 let mut out = vec![0.0; tokens * heads * d];
-                plan = Plan::new(&bounds);
+                tasks = Tasks::new(&bounds);
                 attention(
                     &mut Team::new(3),
                     isa,
-                    &plan,
+                    &tasks,
                     &qkv,
                     heads,
                     d,
@@ -410,10 +412,10 @@ mod tests {
                 let mut solo = Team::new(1);
                 for pair in bounds.windows(2) {
                     let len = pair[1] - pair[0];
-                    plan = Plan::new(&[0, len]);
+                    tasks = Tasks::new(&[0, len]);
                     let mut alone = vec![0.0; len * heads * d];
                     let qkv = &qkv[pair[0] * 3 * heads * d..];
-                    attention(&mut solo, isa, &plan, qkv, heads, d, rope.as_ref(), &mut alone);
+                    attention(&mut solo, isa, &tasks, qkv, heads, d, rope.as_ref(), &mut alone);
                     let batch = &out[pair[0] * heads * d..];
                     assert!(alone.iter().zip(batch).all(|(a, b)| a.to_bits() == b.to_bits()));
                 }
@@ -426,8 +428,8 @@ mod tests {
         for isa in Isa::available() {
             let qkv: Vec<f32> = noise(200 * 96, 3).iter().map(|x| x * 50.0).collect();
             let mut out = vec![0.0; 200 * 32];
-            let plan = Plan::new(&[0, 200]);
-            attention(&mut Team::new(1), isa, &plan, &qkv, 1, 32, None, &mut out);
+            let tasks = Tasks::new(&[0, 200]);
+            attention(&mut Team::new(1), isa, &tasks, &qkv, 1, 32, None, &mut out);
             let exact = reference(&qkv, 1, 32, None);
             // Scores reach 10^4, of which f32 keeps three decimals.
             let off = |(a, b): (&f32, &f64)| (f64::from(*a) - b).abs();
@@ -438,8 +440,8 @@ mod tests {
     #[test]
     fn nothing_to_do() {
         for bounds in [&[][..], &[0], &[0, 0, 0]] {
-            let plan = Plan::new(bounds);
-            attention(&mut Team::new(1), Isa::detect(), &plan, &[], 2, 4, None, &mut []);
+            let tasks = Tasks::new(bounds);
+            attention(&mut Team::new(1), Isa::detect(), &tasks, &[], 2, 4, None, &mut []);
         }
     }
 }

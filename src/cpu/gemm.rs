@@ -1,12 +1,5 @@
 //! Matrix multiplication y[M, N] = x[M, K] · W[N, K]ᵀ with W packed once.
 //!
-//! W is stored in panels of [`NR`] output columns, each panel K rows of NR
-//! values, so the inner loop reads it front to back:
-//!
-//! ```text
-//! panel p, row k:  W[p*NR + 0, k], W[p*NR + 1, k], ..., W[p*NR + NR-1, k]
-//! ```
-//!
 //! The tile keeps a few rows × one panel's columns of y in registers and adds
 //! x[row, k] · W[.., k] for one k after another. Hence the rule that the
 //! engine's results rest on: **each element of y is one chain of additions
@@ -15,13 +8,11 @@
 //! chain pauses in y itself, which holds it exactly. A row's bits thus never
 //! depend on the other rows of its batch.
 
-use super::isa::{Isa, Simd, isa_fn};
-use super::team::Team;
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::RefCell;
 
-/// Columns of a panel: two AVX-512 registers, four of AVX2.
-pub const NR: usize = 32;
+use super::isa::{Isa, Simd, isa_fn};
+use super::packed::{NR, PackedMatrix};
+use super::team::{SendPtr, Team};
 
 /// Values of k per block: a panel's block of 32 KB stays in the first level
 /// cache while all rows of a task go over it.
@@ -32,122 +23,6 @@ const X_STRIDE: usize = KC + 16;
 /// Up to this many rows every panel is read about once, from memory or the
 /// last level cache, and that is what takes the time.
 const FEW_ROWS: usize = 48;
-
-/// W[N, K], packed for [`gemm`].
-pub struct PackedMatrix {
-    n: usize,
-    k: usize,
-    data: Buffer,
-}
-
-impl PackedMatrix {
-    /// Packs an n × k matrix. `row(i, values)` fills in row i (of 0..n), as
-    /// f32; it is called once per row, from any thread of the team.
-    pub fn pack(team: &mut Team, n: usize, k: usize, row: &(dyn Fn(usize, &mut [f32]) + Sync)) -> Self {
-        assert!(n > 0 && k > 0, "a matrix has at least one element");
-        let panels = n.div_ceil(NR);
-        let data = Buffer::new(panels * NR * k);
-        let out = SendPtr(data.ptr);
-        team.run(panels, &|p| {
-            // The odd stride keeps the 32 rows apart in the cache.
-            let stride = k + 17;
-            let mut rows = vec![0.0; NR * stride];
-            for j in 0..NR.min(n - p * NR) {
-                row(p * NR + j, &mut rows[j * stride..][..k]);
-            }
-            // SAFETY: panel p of the buffer, which is this task's alone and
-            // lies inside the allocation.
-            let panel = unsafe { out.get().add(p * NR * k) };
-            for kk in 0..k {
-                for j in 0..NR {
-                    // SAFETY: kk < k and j < NR, inside the panel. A write
-                    // through the pointer, as the memory is still raw.
-                    unsafe { panel.add(kk * NR + j).write(rows[j * stride + kk]) }
-                }
-            }
-        });
-        PackedMatrix { n, k, data }
-    }
-
-    /// Rows of W: columns of y.
-    pub fn n(&self) -> usize {
-        self.n
-    }
-
-    /// Columns of W and of x.
-    pub fn k(&self) -> usize {
-        self.k
-    }
-
-    /// Bytes of the packed form.
-    pub fn bytes(&self) -> usize {
-        self.data.len * size_of::<f32>()
-    }
-}
-
-/// Memory for weights, aligned to cache lines; on Linux in huge pages where
-/// that fits, as streaming through small ones costs an address translation
-/// every 4 KB.
-struct Buffer {
-    ptr: *mut f32,
-    len: usize,
-    layout: Layout,
-}
-
-// SAFETY: a `Buffer` owns its memory; shared references only read it.
-unsafe impl Send for Buffer {}
-// SAFETY: as above.
-unsafe impl Sync for Buffer {}
-
-impl Buffer {
-    /// Raw memory for `len` > 0 values: the owner writes all before reading.
-    fn new(len: usize) -> Buffer {
-        const HUGE: usize = 2 << 20;
-        let bytes = len * size_of::<f32>();
-        let align = if bytes >= HUGE { HUGE } else { 64 };
-        let layout = Layout::from_size_align(bytes, align).expect("a matrix fits in memory");
-        // SAFETY: the layout's size is not zero.
-        let ptr = unsafe { alloc(layout) };
-        if ptr.is_null() {
-            handle_alloc_error(layout);
-        }
-        #[cfg(target_os = "linux")]
-        if align == HUGE {
-            // SAFETY: whole pages of our own allocation, rounded down; the
-            // advice changes no contents. If refused, small pages serve.
-            unsafe { libc::madvise(ptr.cast(), bytes & !4095, libc::MADV_HUGEPAGE) };
-        }
-        Buffer {
-            ptr: ptr.cast(),
-            len,
-            layout,
-        }
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.ptr.cast(), self.layout) }
-    }
-}
-
-/// A pointer that tasks share to write disjoint parts of one slice.
-#[derive(Clone, Copy)]
-pub(super) struct SendPtr(pub *mut f32);
-
-// SAFETY: a pointer by itself does nothing; each use states why it is sound.
-unsafe impl Send for SendPtr {}
-// SAFETY: as above.
-unsafe impl Sync for SendPtr {}
-
-impl SendPtr {
-    /// A method, so that closures capture the whole and not the bare pointer.
-    #[inline(always)]
-    pub(super) fn get(self) -> *mut f32 {
-        self.0
-    }
-}
 
 /// One operand laid out for the tile: element (i, k) at `ptr + i*row + k*step`.
 #[derive(Clone, Copy)]
@@ -323,7 +198,7 @@ isa_fn! {
     /// # Safety contract (upheld by [`gemm`])
     /// Inside the bounds of x, w and y, and the only task on this part of y.
     fn part<S>(s, t: Part<'_>, rows_copy: &mut Vec<f32>) {
-        let k = t.w.k;
+        let k = t.w.k();
         let rows = t.m1 - t.m0;
         // With few panels per copy it would not pay.
         let copy = t.p1 - t.p0 >= 3 && rows > S::TILE_ROWS;
@@ -364,7 +239,7 @@ isa_fn! {
             k0 += kc;
         }
         let first_col = t.p0 * NR;
-        let width = t.w.n.min(t.p1 * NR) - first_col;
+        let width = t.w.n().min(t.p1 * NR) - first_col;
         for row in t.m0..t.m1 {
             // SAFETY: inside y and this part; no other reference to these
             // elements exists meanwhile.
@@ -396,15 +271,15 @@ unsafe fn panel<S: Simd, const ROW: usize>(
     let col = p * NR;
     // SAFETY: panel p is NR * k long; the rest is the caller's promise.
     unsafe {
-        let b = t.w.data.ptr.add((p * t.w.k + k0) * NR);
+        let b = t.w.panel(p, k0);
         let c = t.y.get().add((t.m0 + row) * t.ldy + col);
-        if col + NR <= t.w.n {
+        if col + NR <= t.w.n() {
             multiply::<S, ROW>(s, rows, NR, kc, a, b, NR, c, t.ldy, resume);
             return;
         }
         // The last panel has fewer real columns than it computes: by way of a
         // buffer.
-        let real = t.w.n - col;
+        let real = t.w.n() - col;
         let mut c2 = [0.0; NR * 12];
         for i in 0..rows {
             let from = std::slice::from_raw_parts(c.add(i * t.ldy), real);
@@ -437,12 +312,12 @@ pub fn gemm(
     if m == 0 {
         return;
     }
-    assert!(ldx >= w.k && ldy >= w.n, "rows overlap");
-    assert!(x.len() >= (m - 1) * ldx + w.k, "x is too short");
-    assert!(y.len() >= (m - 1) * ldy + w.n, "y is too short");
+    assert!(ldx >= w.k() && ldy >= w.n(), "rows overlap");
+    assert!(x.len() >= (m - 1) * ldx + w.k(), "x is too short");
+    assert!(y.len() >= (m - 1) * ldy + w.n(), "y is too short");
 
-    let panels = w.n.div_ceil(NR);
-    let (height, group) = split(m, panels, w.k, team.threads());
+    let panels = w.n().div_ceil(NR);
+    let (height, group) = split(m, panels, w.k(), team.threads());
     let row_parts = m.div_ceil(height);
     let groups = panels.div_ceil(group);
     let y = SendPtr(y.as_mut_ptr());

@@ -426,7 +426,8 @@ macro_rules! isa_fn {
                 // processor was found to have the features.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::isa::Level::Avx512 => unsafe { avx512($($arg),*) },
-                // SAFETY: as above.
+                // SAFETY: an `Isa` of this level exists only where the
+                // processor was found to have the features.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::isa::Level::Avx2 => unsafe { avx2($($arg),*) },
                 $crate::cpu::isa::Level::Portable => body($crate::cpu::isa::Portable $(, $arg)*),

@@ -10,22 +10,21 @@ mod isa;
 mod math;
 #[cfg(any(test, feature = "inspect"))]
 pub mod naive;
+mod packed;
 mod team;
 
 use std::ops::Range;
 
 use crate::batch::{Batch, Pool, PoolKind};
 use crate::model::adapter::Site;
-use crate::model::{Linear, Model, Norm, Positions};
-use crate::plan::{Buffer, BufferId, NormSite, Op, Plan};
+use crate::model::{Linear, Model, Norm, Positions, RopeTable};
+use crate::plan::{Buffer, BufferId, NormSite, OnBuffer, Op, Output, Plan};
 use attention::attention;
-use gemm::{PackedMatrix, SendPtr, gemm};
+use gemm::gemm;
 pub use isa::Isa;
-pub(crate) use math::RopeTable;
-use team::Team;
 
-/// Called with step, buffer and contents after each step's write.
-pub type After<'a> = &'a mut dyn FnMut(usize, BufferId, &[f32]);
+use packed::PackedMatrix;
+use team::{SendPtr, Team};
 
 /// A model's weights in the executor's layout.
 pub struct Cpu {
@@ -58,16 +57,16 @@ struct NormWeights {
     beta: Vec<f32>,
 }
 
-/// What one pass computes with: threads and an arena, both reused from call to call.
-pub struct Lane {
+/// The threads and the arena of one pass at a time, both reused from call to call.
+pub struct ExecContext {
     team: Team,
     arena: Arena,
 }
 
-impl Lane {
-    /// A lane of so many threads, the caller's included.
-    pub fn new(threads: usize) -> Lane {
-        Lane {
+impl ExecContext {
+    /// A context with this number of threads, the caller's included.
+    pub fn new(threads: usize) -> ExecContext {
+        ExecContext {
             team: Team::new(threads),
             arena: Arena { lines: Vec::new() },
         }
@@ -141,24 +140,25 @@ impl Cpu {
         model: &Model,
         plan: &Plan,
         batch: &Batch,
-        lane: &'a mut Lane,
-        mut after: Option<After<'_>>,
+        context: &'a mut ExecContext,
+        mut after: Option<OnBuffer<'_>>,
     ) -> &'a [f32] {
-        let Lane { team, arena } = lane;
+        let ExecContext { team, arena } = context;
         arena.reserve(plan.arena_len);
-        let layout = Layout::new(batch);
+        let layout = BatchLayout::new(batch);
         for (number, step) in plan.steps.iter().enumerate() {
-            for (i, (&op, &write)) in step.ops.iter().zip(&step.writes).enumerate() {
-                // What is fused to an op reads what it wrote.
-                let reads = if i == 0 { &step.reads } else { &step.writes[..1] };
-                let (reads, out) = arena.borrow(plan, reads, write);
+            let first = step.outputs[0].buffer;
+            for (i, &Output { op, layer, buffer }) in step.outputs.iter().enumerate() {
+                // An op that is fused to the first reads what the first wrote.
+                let reads = if i == 0 { &step.reads[..] } else { &[first] };
+                let (reads, out) = arena.borrow(plan, reads, buffer);
                 let mut pass = Pass {
                     cpu: self,
                     model,
                     batch,
                     layout: &layout,
                     team,
-                    layer: plan.buffers[write].layer,
+                    layer,
                 };
                 match op {
                     Op::Embed => pass.embed(out),
@@ -168,11 +168,13 @@ impl Cpu {
                     Op::OutProj => pass.linear(Site::OutProj, &reads, out),
                     Op::Fc1 => pass.linear(Site::Fc1, &reads, out),
                     Op::Fc2 => pass.linear(Site::Fc2, &reads, out),
-                    Op::AddLayerNorm(site) => pass.add_layer_norm(step.layer, site, reads[0], reads[1], out),
+                    Op::BaseGemm(site) => pass.gemm(site, reads[0], out, &|_, _, _| ()),
+                    Op::LoraUp(site) => pass.lora_up(site, reads[0], reads[1], out),
+                    Op::AddLayerNorm(site) => pass.add_layer_norm(site, reads[0], reads[1], out),
                     Op::Pool => pass.pool(reads[0], out),
                 }
                 if let Some(after) = &mut after {
-                    after(number, write, out);
+                    after(number, buffer, out);
                 }
             }
         }
@@ -180,40 +182,51 @@ impl Cpu {
     }
 }
 
-/// What the batch means for every layer, worked out once.
-struct Layout {
+/// What every layer needs to know of the batch, computed once.
+struct BatchLayout {
     /// The attention's tasks.
-    attention: attention::Plan,
+    attention: attention::Tasks,
     /// `[tokens]`.
     sequence_of_rows: Vec<u32>,
     /// Per site: first column of each slot in the down-projection, and columns in all.
     columns: [(Vec<usize>, usize); 4],
 }
 
-impl Layout {
-    fn new(batch: &Batch) -> Layout {
-        Layout {
-            attention: attention::Plan::new(&batch.cu_seqlens),
+impl BatchLayout {
+    fn new(batch: &Batch) -> BatchLayout {
+        BatchLayout {
+            attention: attention::Tasks::new(&batch.cu_seqlens),
             sequence_of_rows: batch.sequence_of_rows(),
             columns: Site::ALL.map(|site| batch.adapters.columns(site)),
         }
     }
 }
 
-/// One step's surroundings.
+/// One op and what it works with.
 struct Pass<'a> {
     cpu: &'a Cpu,
     model: &'a Model,
     batch: &'a Batch,
-    layout: &'a Layout,
+    layout: &'a BatchLayout,
     team: &'a mut Team,
-    /// Of the buffer that is written.
-    layer: usize,
+    /// The layer whose weights the op uses.
+    layer: Option<usize>,
 }
 
 impl<'a> Pass<'a> {
     fn layer(&self) -> (usize, &'a Layer) {
-        (self.layer, &self.cpu.layers[self.layer])
+        let layer = self.layer.expect("the op belongs to a layer");
+        (layer, &self.cpu.layers[layer])
+    }
+
+    fn linear_weights(&self, site: Site) -> &'a LinearWeights {
+        let (_, weights) = self.layer();
+        match site {
+            Site::Qkv => &weights.qkv,
+            Site::OutProj => &weights.out_proj,
+            Site::Fc1 => &weights.fc1,
+            Site::Fc2 => &weights.fc2,
+        }
     }
 
     /// x[row] = LN(word[id] + type[0] (+ position) + Σ adapters).
@@ -273,17 +286,45 @@ impl<'a> Pass<'a> {
 
     /// y = x Wᵀ + b + h Bᵀ, and GELU for Fc1.
     fn linear(&mut self, site: Site, reads: &[&[f32]], y: &mut [f32]) {
+        let epilogue = self.epilogue(site, reads.get(1).copied());
+        self.gemm(site, reads[0], y, &epilogue);
+    }
+
+    /// y = base + b + h Bᵀ, and GELU for Fc1.
+    fn lora_up(&mut self, site: Site, base: &[f32], h: &[f32], y: &mut [f32]) {
+        let epilogue = self.epilogue(site, Some(h));
+        let n = self.linear_weights(site).matrix.n();
+        par_rows(self.team, n, y, |row, y| {
+            y.copy_from_slice(&base[row * n..][..n]);
+            epilogue(row, 0, y);
+        });
+    }
+
+    /// y = x Wᵀ; `epilogue` gets each finished segment: its row, its first column and its elements.
+    fn gemm(
+        &mut self,
+        site: Site,
+        x: &[f32],
+        y: &mut [f32],
+        epilogue: &(impl Fn(usize, usize, &mut [f32]) + Sync),
+    ) {
+        let matrix = &self.linear_weights(site).matrix;
+        let (n, k) = (matrix.n(), matrix.k());
+        let (isa, tokens) = (self.cpu.isa, self.batch.tokens());
+        gemm(self.team, isa, x, k, tokens, matrix, y, n, epilogue);
+    }
+
+    /// Adds bias and `h Bᵀ` to a segment of a linear layer's product, and applies GELU for Fc1.
+    fn epilogue<'h>(
+        &self,
+        site: Site,
+        h: Option<&'h [f32]>,
+    ) -> impl Fn(usize, usize, &mut [f32]) + Sync + use<'a, 'h> {
         let (isa, batch, layout) = (self.cpu.isa, self.batch, self.layout);
-        let (layer, weights) = self.layer();
-        let weights = match site {
-            Site::Qkv => &weights.qkv,
-            Site::OutProj => &weights.out_proj,
-            Site::Fc1 => &weights.fc1,
-            Site::Fc2 => &weights.fc2,
-        };
-        let h = reads.get(1).copied();
+        let (layer, _) = self.layer();
+        let weights = self.linear_weights(site);
         let (starts, columns) = &layout.columns[site as usize];
-        let finish = |row: usize, first: usize, y: &mut [f32]| {
+        move |row: usize, first: usize, y: &mut [f32]| {
             math::add(isa, y, &weights.bias[first..first + y.len()]);
             if let Some(h) = h {
                 for &(slot, _) in &batch.mixtures[layout.sequence_of_rows[row] as usize] {
@@ -297,19 +338,7 @@ impl<'a> Pass<'a> {
             if site == Site::Fc1 {
                 math::gelu(isa, y);
             }
-        };
-        let (n, k) = (weights.matrix.n(), weights.matrix.k());
-        gemm(
-            self.team,
-            isa,
-            reads[0],
-            k,
-            batch.tokens(),
-            &weights.matrix,
-            y,
-            n,
-            &finish,
-        );
+        }
     }
 
     fn attention(&mut self, qkv: &[f32], out: &mut [f32]) {
@@ -328,16 +357,8 @@ impl<'a> Pass<'a> {
         );
     }
 
-    /// The norm that ends a layer writes the next one's input, so the layer is the step's.
-    fn add_layer_norm(
-        &mut self,
-        layer: Option<usize>,
-        site: NormSite,
-        x: &[f32],
-        y: &[f32],
-        out: &mut [f32],
-    ) {
-        let weights = &self.cpu.layers[layer.expect("the op belongs to a layer")];
+    fn add_layer_norm(&mut self, site: NormSite, x: &[f32], y: &[f32], out: &mut [f32]) {
+        let (_, weights) = self.layer();
         let norm = match site {
             NormSite::Attention => &weights.norm1,
             NormSite::Mlp => &weights.norm2,
@@ -409,7 +430,7 @@ fn add_up_projection(
 
 /// Calls `f(row, its part of out)` for every row of `out`, rows shared out over the team.
 fn par_rows(team: &mut Team, columns: usize, out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
-    /// Numbers that make a task worth handing to another thread.
+    /// Elements that make a task worth handing to another thread.
     const TASK: usize = 8192;
     let rows = out.len().checked_div(columns).unwrap_or(0);
     let height = TASK.div_ceil(columns.max(1));

@@ -4,8 +4,8 @@
 use crate::batch::{Batch, PoolKind};
 use crate::model::adapter::Site;
 use crate::model::weights::Tensor;
-use crate::model::{Linear, Model, Norm, Positions};
-use crate::plan::{BufferId, Form, NormSite, Op, Plan};
+use crate::model::{Layer, Linear, Model, Norm, Positions};
+use crate::plan::{BufferId, Form, NormSite, Op, Output, Plan};
 
 /// A matrix of a step, row-major.
 type Matrix = Vec<f64>;
@@ -20,16 +20,13 @@ pub fn run(
     let mut buffers: Vec<Matrix> = vec![Vec::new(); plan.buffers.len()];
     let naive = Naive { model, batch };
     for (number, step) in plan.steps.iter().enumerate() {
-        for (i, (&op, &id)) in step.ops.iter().zip(&step.writes).enumerate() {
-            // What is fused to an op reads what it wrote.
-            let reads = if i == 0 { &step.reads } else { &step.writes[..1] };
-            let layer = match op {
-                Op::LoraDown(_) => plan.buffers[id].layer,
-                _ => step.layer.unwrap_or(0),
-            };
-            let matrix = naive.op(op, layer, reads, &buffers);
-            after(number, id, &matrix);
-            buffers[id] = matrix;
+        let first = step.outputs[0].buffer;
+        for (i, &Output { op, layer, buffer }) in step.outputs.iter().enumerate() {
+            // An op that is fused to the first reads what the first wrote.
+            let reads = if i == 0 { &step.reads[..] } else { &[first] };
+            let matrix = naive.op(op, layer.unwrap_or(0), reads, &buffers);
+            after(number, buffer, &matrix);
+            buffers[buffer] = matrix;
         }
     }
     buffers.pop().expect("the outputs are the last buffer")
@@ -42,26 +39,22 @@ struct Naive<'a> {
 
 impl Naive<'_> {
     fn op(&self, op: Op, layer: usize, reads: &[BufferId], buffers: &[Matrix]) -> Matrix {
-        let weights = self.model.encoder.layers.get(layer);
-        let weights = || weights.expect("plans name layers of the model");
         let read = |i: usize| buffers[reads[i]].as_slice();
         let h = reads.get(1).map(|&id| buffers[id].as_slice());
         match op {
             Op::Embed => self.embed(),
             Op::LoraDown(site) => self.lora_down(read(0), layer, site),
-            Op::Qkv => self.linear(read(0), h, &weights().qkv, layer, Site::Qkv),
+            Op::Qkv => self.linear(read(0), h, layer, Site::Qkv),
             Op::Attention => self.attention(read(0)),
-            Op::OutProj => self.linear(read(0), h, &weights().out_proj, layer, Site::OutProj),
-            Op::Fc1 => {
-                let mut y = self.linear(read(0), h, &weights().fc1, layer, Site::Fc1);
-                y.iter_mut().for_each(|x| *x = gelu(*x));
-                y
-            }
-            Op::Fc2 => self.linear(read(0), h, &weights().fc2, layer, Site::Fc2),
+            Op::OutProj => self.linear(read(0), h, layer, Site::OutProj),
+            Op::Fc1 => self.linear(read(0), h, layer, Site::Fc1),
+            Op::Fc2 => self.linear(read(0), h, layer, Site::Fc2),
+            Op::BaseGemm(site) => self.base_gemm(read(0), self.weights(layer).linear(site)),
+            Op::LoraUp(site) => self.finish(read(0).to_vec(), h, layer, site),
             Op::AddLayerNorm(site) => {
                 let norm = match site {
-                    NormSite::Attention => &weights().norm1,
-                    NormSite::Mlp => &weights().norm2,
+                    NormSite::Attention => &self.weights(layer).norm1,
+                    NormSite::Mlp => &self.weights(layer).norm2,
                 };
                 let mut x: Matrix = read(0).iter().zip(read(1)).map(|(x, y)| x + y).collect();
                 self.layer_norm(&mut x, norm);
@@ -121,20 +114,52 @@ impl Naive<'_> {
         h
     }
 
-    fn linear(&self, x: &[f64], h: Option<&[f64]>, linear: &Linear, layer: usize, site: Site) -> Matrix {
+    fn weights(&self, layer: usize) -> &Layer {
+        &self.model.encoder.layers[layer]
+    }
+
+    fn linear(&self, x: &[f64], h: Option<&[f64]>, layer: usize, site: Site) -> Matrix {
+        let base = self.base_gemm(x, self.weights(layer).linear(site));
+        self.finish(base, h, layer, site)
+    }
+
+    /// `x Wᵀ`.
+    fn base_gemm(&self, x: &[f64], linear: &Linear) -> Matrix {
         let (n, k) = (linear.out_features, linear.in_features);
         let tokens = self.batch.tokens();
         let mut y = vec![0.0; tokens * n];
         let mut w = vec![0.0; k];
-        let bias = linear.read_bias();
-        for (column, &bias) in bias.iter().enumerate() {
+        for column in 0..n {
             linear.read_row(column, &mut w);
             for row in 0..tokens {
-                y[row * n + column] = dot(&x[row * k..(row + 1) * k], &w) + f64::from(bias);
+                y[row * n + column] = dot(&x[row * k..(row + 1) * k], &w);
             }
         }
+        y
+    }
+
+    /// From `x Wᵀ` to the linear layer's result: bias, `h Bᵀ`, and GELU for Fc1.
+    fn finish(&self, mut y: Matrix, h: Option<&[f64]>, layer: usize, site: Site) -> Matrix {
+        let bias = self.weights(layer).linear(site).read_bias();
+        let n = bias.len();
+        for y in y.chunks_mut(n) {
+            y.iter_mut()
+                .zip(&bias)
+                .for_each(|(y, &bias)| *y += f64::from(bias));
+        }
+        if let Some(h) = h {
+            self.add_up_projection(&mut y, h, layer, site);
+        }
+        if site == Site::Fc1 {
+            y.iter_mut().for_each(|x| *x = gelu(*x));
+        }
+        y
+    }
+
+    /// `y += h Bᵀ`.
+    fn add_up_projection(&self, y: &mut [f64], h: &[f64], layer: usize, site: Site) {
+        let (n, _) = site.shape(&self.model.config);
         let (starts, columns) = self.batch.adapters.columns(site);
-        let Some(h) = h else { return y };
         for sequence in 0..self.batch.sequences() {
             for row in self.batch.rows(sequence) {
                 for &(slot, _) in &self.batch.mixtures[sequence] {
@@ -150,7 +175,6 @@ impl Naive<'_> {
                 }
             }
         }
-        y
     }
 
     fn attention(&self, qkv: &[f64]) -> Matrix {

@@ -58,7 +58,8 @@ struct Shared {
 // only read it, after acquiring the gate word that the caller released. What
 // it points to is `Sync`.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; the pointer is used only while `run` keeps its target.
+// SAFETY: `job` is the one field that is not `Send` by itself: a raw pointer
+// to what is `Sync`, used only while `run` keeps its target.
 unsafe impl Send for Shared {}
 
 /// A fixed set of threads; the thread that calls [`Team::run`] is one of them.
@@ -269,6 +270,23 @@ fn work(shared: &Shared) {
             shared.take_tasks(unsafe { &*job }, tasks);
         }
         shared.gate.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// A pointer that tasks share to write disjoint parts of one slice.
+#[derive(Clone, Copy)]
+pub(super) struct SendPtr(pub *mut f32);
+
+// SAFETY: a pointer by itself does nothing; each use states why it is sound.
+unsafe impl Send for SendPtr {}
+// SAFETY: a shared pointer by itself does nothing; each use states why it is sound.
+unsafe impl Sync for SendPtr {}
+
+impl SendPtr {
+    /// A method, so that closures capture the whole and not the bare pointer.
+    #[inline(always)]
+    pub(super) fn get(self) -> *mut f32 {
+        self.0
     }
 }
 

@@ -1,11 +1,11 @@
 //! The loaded adapters on the device.
 //!
-//! At every linear layer the factors of all of them lie side by side: rows of A and columns of B, `columns` in
-//! all, in which each adapter has a range of its own. `h = x Aᵀ`, masked for the row's adapters, then `h Bᵀ`
-//! beside `x Wᵀ`: rows with any mixtures go through one product together.
+//! At every linear layer the factors of all adapters are concatenated: rows of A and columns of B, `columns` in
+//! total, of which each adapter has a range. `h = x Aᵀ` is masked for the row's adapters, and one product computes
+//! `[x | h] [W | B]ᵀ`, whatever the mixtures of its rows are.
 //!
-//! An adapter keeps its slot and its range as long as it is loaded, so that nothing about its arithmetic, the
-//! order of sums included, changes when others come and go. What it holds never reaches rows that do not use
+//! An adapter keeps its slot and its range as long as it is loaded, so that its arithmetic, the order of sums
+//! included, does not change when other adapters are added or removed. Its elements never reach rows that do not use
 //! it: see [`Column::new`].
 
 use std::ops::Range;
@@ -19,39 +19,43 @@ use crate::model::{Adapter, ModelConfig};
 use crate::precision::Precision;
 
 use super::driver::{Context, DeviceMemory};
+#[cfg(feature = "inspect")]
 use super::merged::Merged;
-use super::params::{EmbedAdapter, LORA_NO_SLOT, LoraColumn};
-use super::upload::{Image, Piece, Places, upload};
+use super::upload::{AddressAllocator, Image, Piece, upload};
+use crate::kernels::params::{EmbedAdapter, LORA_NO_SLOT, LoraColumn};
 
-/// The adapters of an [`AdapterTable`] as it was once; made anew when one comes or goes. Batches keep the one
-/// that they began with.
+/// The adapters of one state of an [`AdapterTable`]. A change of the table makes a new one; batches keep the one that
+/// they started with.
 #[derive(Debug)]
-pub struct Resident {
+pub struct DeviceAdapters {
     /// By slot, as in the table.
     adapters: Vec<Option<Arc<Adapter>>>,
-    /// By slot: what is large and stays the same.
+    /// By slot: the large part, which later states share.
     embeddings: Vec<Option<Arc<EmbeddingFactors>>>,
     /// Per [`Site`].
     #[cfg(test)]
     ranges: [Ranges; 4],
-    at: Layout,
+    at: AdapterLayout,
     memory: Option<DeviceMemory>,
-    /// Weights with the adapter of a slot in them, to be measured against.
+    /// Columns of the down-projection per [`Site`].
+    columns: [usize; 4],
+    /// Weights that the adapter of a slot is merged into, for measurements.
+    #[cfg(feature = "inspect")]
     merged: Option<(usize, Arc<Merged>)>,
 }
 
-/// Where a linear layer's factors are; nulls where no adapter has any.
+/// The addresses of a linear layer's factors; null if no adapter has any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoraAt {
-    /// `[columns, in_features]` numbers: A.
+    /// `[columns, in_features]` elements: A.
     pub a: u64,
-    /// `[out_features, columns]` numbers: B, all finite.
+    /// `[out_features, columns]` elements: B, all finite.
     pub b: u64,
     /// `[columns]` [`LoraColumn`].
     pub column: u64,
 }
 
-impl Resident {
+impl DeviceAdapters {
     /// Uploads the adapters of `table`, on the threads of the current rayon pool. Those that `previous` has as
     /// well stay where they are in it, and share with it what does not change.
     ///
@@ -62,8 +66,8 @@ impl Resident {
         config: &ModelConfig,
         precision: Precision,
         table: &AdapterTable,
-        previous: Option<&Resident>,
-    ) -> Result<Resident> {
+        previous: Option<&DeviceAdapters>,
+    ) -> Result<DeviceAdapters> {
         let adapters = table.by_slot();
         // The same adapter, not one of the same name: the latter has other numbers, and its own place.
         let kept = |slot: usize| {
@@ -99,38 +103,53 @@ impl Resident {
         let at = memory
             .as_ref()
             .map_or(offsets, |memory| contents.layout(memory.address()));
-        Ok(Resident {
+        Ok(DeviceAdapters {
             adapters,
             embeddings,
             #[cfg(test)]
             ranges,
+            columns: table_columns(table),
             at,
             memory,
+            #[cfg(feature = "inspect")]
             merged: None,
         })
     }
 
-    /// Together with weights that the adapter of a slot is merged into, for benches: a pass that is asked for them
-    /// takes these.
-    pub fn with_merged(self, slot: usize, merged: Arc<Merged>) -> Resident {
-        Resident {
+    /// Adds weights that the adapter of a slot is merged into, which passes with [`Fusion::Merged`] use.
+    ///
+    /// [`Fusion::Merged`]: crate::plan::Fusion::Merged
+    #[cfg(feature = "inspect")]
+    pub fn with_merged(self, slot: usize, merged: Arc<Merged>) -> DeviceAdapters {
+        DeviceAdapters {
             merged: Some((slot, merged)),
             ..self
         }
     }
 
     /// See [`with_merged`](Self::with_merged).
+    #[cfg(feature = "inspect")]
     pub fn merged(&self, slot: usize) -> Option<&Merged> {
         let (of, merged) = self.merged.as_ref()?;
         (*of == slot).then_some(merged)
     }
 
-    /// Slots, gaps included: what a row of mixture weights has.
+    /// The adapter in a slot, if the slot is not empty.
+    pub fn adapter(&self, slot: usize) -> Option<&Arc<Adapter>> {
+        self.adapters.get(slot)?.as_ref()
+    }
+
+    /// Columns of the down-projection per [`Site`].
+    pub fn columns(&self) -> [usize; 4] {
+        self.columns
+    }
+
+    /// Slots, empty ones included: the length of a row of mixture weights.
     pub fn slots(&self) -> usize {
         self.adapters.len()
     }
 
-    /// Where the factors of a linear layer are.
+    /// The addresses of a linear layer's factors.
     pub fn linear(&self, layer: usize, site: Site) -> LoraAt {
         self.at.linear[layer][site as usize]
     }
@@ -140,7 +159,7 @@ impl Resident {
         self.at.embed
     }
 
-    /// Bytes on the device, those that it shares included.
+    /// Bytes on the device, shared ones included.
     pub fn bytes(&self) -> u64 {
         let shared = self.embeddings.iter().flatten().map(|e| e.memory.len());
         let own = self.memory.as_ref().map_or(0, DeviceMemory::len);
@@ -148,7 +167,7 @@ impl Resident {
     }
 }
 
-/// Which columns of a site's down-projection each slot has.
+/// The columns of a site's down-projection that each slot has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Ranges {
     /// By slot; empty where the slot is, or its adapter has nothing at the site.
@@ -201,7 +220,7 @@ impl<'a> Column<'a> {
         }
     }
 
-    /// What the kernels learn of it.
+    /// The kernels' description of the column.
     fn entry(&self) -> LoraColumn {
         LoraColumn {
             slot: self.slot,
@@ -220,14 +239,14 @@ impl<'a> Column<'a> {
 
 /// Addresses, or offsets while there is no memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Layout {
+struct AdapterLayout {
     /// Per layer, per [`Site`].
     linear: Vec<[LoraAt; 4]>,
     embed: u64,
     bytes: u64,
 }
 
-/// What a [`Resident`] holds, before it is on the device.
+/// The contents of a [`DeviceAdapters`] before they are on the device.
 struct Contents<'a> {
     config: &'a ModelConfig,
     precision: Precision,
@@ -237,17 +256,17 @@ struct Contents<'a> {
 }
 
 impl Contents<'_> {
-    fn layout(&self, start: u64) -> Layout {
-        let mut places = Places::new(start);
+    fn layout(&self, start: u64) -> AdapterLayout {
+        let mut addresses = AddressAllocator::new(start);
         let mut at = |site: Site| {
             let columns = self.ranges[site as usize].total;
             let (n, k) = site.shape(self.config);
             match columns {
                 0 => LoraAt::default(),
                 _ => LoraAt {
-                    a: places.take(columns * k * self.precision.bytes()),
-                    b: places.take(n * columns * self.precision.bytes()),
-                    column: places.take(columns * size_of::<LoraColumn>()),
+                    a: addresses.take(columns * k * self.precision.bytes()),
+                    b: addresses.take(n * columns * self.precision.bytes()),
+                    column: addresses.take(columns * size_of::<LoraColumn>()),
                 },
             }
         };
@@ -255,18 +274,19 @@ impl Contents<'_> {
             .map(|_| Site::ALL.map(&mut at))
             .collect();
         let embed = match self.embeddings.iter().any(Option::is_some) {
-            true => places.take(self.embeddings.len() * size_of::<EmbedAdapter>()),
+            true => addresses.take(self.embeddings.len() * size_of::<EmbedAdapter>()),
             false => 0,
         };
-        Layout {
+        AdapterLayout {
             linear,
             embed,
-            bytes: places.end() - start,
+            bytes: addresses.end() - start,
         }
     }
 
-    /// What goes there, if `at` is of offsets. Padding columns of A and B are zeros, as is all that no piece covers.
-    fn image(&self, at: &Layout) -> Image<'_> {
+    /// The image of the adapters, for a layout of offsets. Padding columns of A and B are zeros, as is everything that no
+    /// piece covers.
+    fn image(&self, at: &AdapterLayout) -> Image<'_> {
         let precision = self.precision;
         // Without an adapter of the embeddings there is no place for their table, and offset 0 is another's.
         let has_embed = self.embeddings.iter().any(Option::is_some);
@@ -293,7 +313,7 @@ impl Contents<'_> {
                     let a = &part.a[r * k..][..k];
                     let place = at.a + (index * k * precision.bytes()) as u64;
                     let read = |start: usize, x: &mut [f32]| x.copy_from_slice(&a[start..][..x.len()]);
-                    pieces.push(Piece::numbers(place, k, precision, read, |_, _| Ok(())));
+                    pieces.push(Piece::elements(place, k, precision, read, |_, _| Ok(())));
                 }
                 let entry = |column: &Option<Column<'_>>| match column {
                     Some(column) => column.entry(),
@@ -314,13 +334,13 @@ impl Contents<'_> {
                         }
                     }
                 };
-                pieces.push(Piece::numbers(at.b, count, precision, read, |_, _| Ok(())));
+                pieces.push(Piece::elements(at.b, count, precision, read, |_, _| Ok(())));
             }
         }
         Image::new(at.bytes, pieces)
     }
 
-    /// What each column of a layer is made of; none for padding, and where an adapter has less in this layer
+    /// The factors of each column of a layer; none for padding, and where an adapter has fewer in this layer
     /// than in another.
     fn columns(&self, layer: usize, site: Site) -> Vec<Option<Column<'_>>> {
         let ranges = &self.ranges[site as usize];
@@ -388,27 +408,32 @@ fn embedding_image<'a>(
     adapter: &'a Adapter,
 ) -> (EmbeddingOffsets, Image<'a>) {
     let hidden = config.hidden_size;
-    let mut places = Places::new(0);
+    let mut addresses = AddressAllocator::new(0);
     let mut pieces = Vec::new();
     let mut offsets = EmbeddingOffsets::default();
     if let Some(lora) = &adapter.word {
         let (a, b) = (lora.rows() * lora.rank(), lora.rank() * hidden);
-        let [a_at, b_at] = [a, b].map(|count| places.take(count * precision.bytes()));
+        let [a_at, b_at] = [a, b].map(|count| addresses.take(count * precision.bytes()));
         let read_a = |start: usize, x: &mut [f32]| lora.read_a(start, x);
         let read_b = |start: usize, x: &mut [f32]| x.copy_from_slice(&lora.b()[start..][..x.len()]);
-        pieces.push(Piece::numbers(a_at, a, precision, read_a, |_, _| Ok(())));
-        pieces.push(Piece::numbers(b_at, b, precision, read_b, |_, _| Ok(())));
+        pieces.push(Piece::elements(a_at, a, precision, read_a, |_, _| Ok(())));
+        pieces.push(Piece::elements(b_at, b, precision, read_b, |_, _| Ok(())));
         (offsets.a, offsets.b) = (Some(a_at), Some(b_at));
     }
     if let Some(lora) = &adapter.token_type {
         // Every token has type 0, so that its row is all there is to it.
         let mut row = vec![0.0; hidden];
         lora.add_row(0, 1.0, &mut row);
-        let at = places.take(size_of_val(row.as_slice()));
+        let at = addresses.take(size_of_val(row.as_slice()));
         pieces.push(Piece::plain(at, row));
         offsets.token_type = Some(at);
     }
-    (offsets, Image::new(places.end(), pieces))
+    (offsets, Image::new(addresses.end(), pieces))
+}
+
+/// Columns of the down-projection of all adapters of a table, per [`Site`].
+pub fn table_columns(table: &AdapterTable) -> [usize; 4] {
+    Site::ALL.map(|site| table.columns(site).1)
 }
 
 #[cfg(test)]

@@ -6,13 +6,13 @@ use crate::model::{Adapter, Linear, Model, ModelConfig};
 use crate::precision::Precision;
 
 use super::driver::{Context, DeviceMemory};
-use super::upload::{Image, Piece, Places, upload};
+use super::upload::{AddressAllocator, Image, Piece, upload};
 
-/// A model's linear weights with one adapter added to them, on the device, each in place of its layer's `w`.
-/// An adapter costs nothing then, but for its factors of the embedding tables, which stay apart.
+/// A model's linear weights with one adapter added to them, on the device; each replaces its layer's `w`.
+/// The adapter then costs nothing but its factors of the embedding tables, which are not merged.
 #[derive(Debug)]
 pub struct Merged {
-    /// Per layer, per [`Site`]: `[out_features, in_features]` numbers.
+    /// Per layer, per [`Site`]: `[out_features, in_features]` elements.
     at: Vec<[u64; 4]>,
     memory: DeviceMemory,
 }
@@ -50,17 +50,17 @@ impl Merged {
     }
 }
 
-/// Places of merged weights, as `Layout::new` has them, and the bytes that they take.
+/// AddressAllocator of merged weights, as `Layout::new` has them, and the bytes that they take.
 fn layout(config: &ModelConfig, precision: Precision, start: u64) -> (Vec<[u64; 4]>, u64) {
-    let mut places = Places::new(start);
-    let mut place = |site: Site| {
+    let mut addresses = AddressAllocator::new(start);
+    let mut address = |site: Site| {
         let (out_features, in_features) = site.shape(config);
-        places.take(out_features * in_features * precision.bytes())
+        addresses.take(out_features * in_features * precision.bytes())
     };
     let at = (0..config.num_hidden_layers)
-        .map(|_| Site::ALL.map(&mut place))
+        .map(|_| Site::ALL.map(&mut address))
         .collect();
-    (at, places.end() - start)
+    (at, addresses.end() - start)
 }
 
 fn image_of<'a>(
@@ -74,7 +74,7 @@ fn image_of<'a>(
         let linear = model.encoder.layers[layer].linear(site);
         let parts = adapter.parts(layer, site);
         let columns = linear.in_features;
-        Piece::numbers(
+        Piece::elements(
             offsets[layer][site as usize],
             linear.out_features * columns,
             precision,
@@ -96,7 +96,7 @@ fn image_of<'a>(
     Image::new(bytes, pieces.collect())
 }
 
-/// Numbers of W + Σ scale·B·A from number `start` on.
+/// Elements of W + Σ scale·B·A from element `start` on.
 fn merge(linear: &Linear, parts: &[LoraPart], start: usize, out: &mut [f32]) {
     let columns = linear.in_features;
     let tensor_rows = linear.out_features / linear.weight.len();

@@ -1,63 +1,289 @@
-//! The GPU side: the kernels of `cuda/`, compiled into this library by `build.rs`, and the runtime that
-//! launches them. [`Gpu::run`] is the way of one batch.
+//! The GPU executor: the kernels of `cuda/`, which `build.rs` compiles into this library, and the runtime that launches
+//! them.
 //!
-//! | | |
+//! One batch is followed in five files. `engine.rs` takes an execution context and calls [`Gpu::run`]. `pass.rs` copies
+//! the batch to the device and launches the CUDA graph of its bucket; the first time, it makes the plan, and `launch.rs`
+//! lowers each step to one launch, which `kernel_set.rs` gives to the driver while the graph is captured. This file holds
+//! what stays the same from batch to batch.
+//!
+//! No module imports from one below it in this table, which a test reads:
+//!
+//! | layer | |
 //! |---|---|
-//! | `backend` | a model on a device: open, run a batch, trace a plan |
-//! | `lane` | a stream, the memory of a pass, the CUDA graphs made so far |
-//! | `packed` | what a batch sends up, and the output vectors that come back |
-//! | `exec` | from a plan's steps to launches: one arm per op, as data |
-//! | `entries` | the kernels of one model, and their launch |
-//! | `weights`, `adapters`, `merged`, `upload` | a model's numbers on the device |
-//! | `once` | each kernel of a pass launched once, to be counted |
-//! | `timing` | what passes and steps take, by the device's clock |
-//! | `kernels` | the table of compiled kernels, empty where the build had no nvcc; which of them a device runs |
-//! | `params` | the kernels' parameter structs and tile constants, made from `cuda/params.h` by `tools/bindgen` |
-//! | `numbers` | float32 to the 16-bit types |
-//! | `driver` | the CUDA driver; nothing else calls it |
+//! | `driver` | the CUDA driver; imports nothing of the crate |
+//! | `failure` | why work failed, and in which step |
+//! | `round` | float32 to the 16-bit types |
+//! | `select` | the device that a user means |
+//! | `upload` | images of device memory, and their copy through staging buffers |
+//! | `weights` | the base weights on the device |
+//! | `merged` | the weights with an adapter merged into them |
+//! | `adapters` | the loaded adapters on the device |
+//! | `inputs` | the inputs of a pass, and the output records that come back |
+//! | `launch` | from a plan's steps to launches, as data |
+//! | `kernel_set` | the kernels of one model, loaded and launched |
+//! | `context` | an execution context: a stream, memory, adapters, graphs |
+//! | `Gpu` | what all batches share, in this file |
+//! | `pass` | one batch: bucket, capture, run |
+//! | `measure` | traced, timed and counted passes, for `inspect` |
+
+use std::sync::{Arc, OnceLock};
+
+use crate::batch::{Batch, BatchShape};
+use crate::error::{Error, Result};
+use crate::model::adapter::{Adapter, AdapterTable};
+use crate::model::{Model, ModelConfig};
+use crate::phases::PhaseTimes;
+use crate::plan::{Fusion, GpuOptions, Plan};
+use crate::precision::{Numerics, Precision};
+use crate::tile::AttentionTile;
 
 pub(crate) mod adapters;
-mod backend;
+mod context;
 pub(crate) mod driver;
-mod entries;
-pub(crate) mod exec;
-pub mod kernels;
-mod lane;
-pub(crate) mod merged;
-mod numbers;
+mod failure;
+mod inputs;
+mod kernel_set;
+pub(crate) mod launch;
 #[cfg(feature = "inspect")]
-mod once;
-mod packed;
-#[allow(dead_code)] // Some constants are for the kernels alone.
-#[rustfmt::skip] // As bindgen writes it.
-pub(crate) mod params;
+pub(crate) mod measure;
+pub(crate) mod merged;
+mod pass;
+mod round;
+pub(crate) mod select;
 #[cfg(test)]
 mod testing;
-#[cfg(feature = "inspect")]
-pub(crate) mod timing;
 mod upload;
 mod weights;
 
-pub(crate) use backend::{Failure, Gpu, Options};
-pub(crate) use entries::check;
-pub(crate) use lane::Lane;
+use adapters::{DeviceAdapters, table_columns};
+use driver::DriverError;
+use kernel_set::KernelSet;
+use merged::Merged;
+use weights::Weights;
 
-/// What stands ahead of a record of an output vector, in units of 16 bits.
-pub(crate) const RECORD_HEAD: usize = params::POOL_HEAD_BYTES as usize / 2;
+pub(crate) use context::ExecContext;
+pub(crate) use failure::Failure;
+#[cfg(feature = "inspect")]
+pub(crate) use failure::in_step;
+#[cfg(not(feature = "inspect"))]
+use failure::in_step;
+pub(crate) use kernel_set::check;
 
-#[cfg(test)]
-mod tests {
-    use super::params::HEADER_FNV1A;
+/// What a user chose.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub precision: Precision,
+    pub numerics: Numerics,
+    /// Adapters to merge.
+    pub merged: Vec<String>,
+    pub batch_tokens: usize,
+}
 
-    #[test]
-    fn params_are_made_from_this_header() {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda/params.h");
-        let header = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        assert_eq!(
-            header.iter().fold(0xcbf2_9ce4_8422_2325, step),
-            HEADER_FNV1A,
-            "src/gpu/params.rs is stale: run tools/bindgen/run and commit what it writes"
-        );
+/// A model on a GPU: what all batches share.
+#[derive(Debug)]
+pub struct Gpu {
+    config: ModelConfig,
+    device: driver::Context,
+    kernels: KernelSet,
+    weights: Weights,
+    /// Each with the adapter itself: one that is added later under the same name is a different adapter.
+    merged: Vec<(Arc<Adapter>, Merged)>,
+    options: Options,
+    /// Tokens of the largest batch: the token budget, or one input that is longer.
+    capacity: usize,
+    lost: OnceLock<DriverError>,
+}
+
+impl Gpu {
+    /// Brings a model and its adapters to a device.
+    pub fn open(
+        model: &Model,
+        table: &AdapterTable,
+        index: usize,
+        options: Options,
+        phases: &mut PhaseTimes,
+    ) -> Result<(Gpu, Arc<DeviceAdapters>)> {
+        let config = &model.config;
+        check(config).map_err(Error::Device)?;
+        let device = select::open(index)?;
+        phases.end("context");
+        let kernels = KernelSet::load(&device, config, options.precision)?;
+        phases.end("kernels");
+        let weights = Weights::upload(&device, model, options.precision)?;
+        phases.end("weights");
+        let mut merged = Vec::new();
+        for name in &options.merged {
+            let slot = table.find(name).ok_or_else(|| {
+                let names = crate::error::list(&table.names());
+                Error::adapter(
+                    name,
+                    format!("cannot be merged: it is not one of the model's; there are {names}"),
+                )
+            })?;
+            let adapter = table.get(slot);
+            let copy = Merged::upload(&device, model, adapter, options.precision)?;
+            merged.push((adapter.clone(), copy));
+            phases.end("merged weights");
+        }
+        let adapters = DeviceAdapters::new(&device, config, options.precision, table, None)?;
+        phases.end("adapters");
+        let gpu = Gpu {
+            config: config.clone(),
+            capacity: options.batch_tokens.max(config.max_tokens),
+            device,
+            kernels,
+            weights,
+            merged,
+            options,
+            lost: OnceLock::new(),
+        };
+        Ok((gpu, Arc::new(adapters)))
+    }
+
+    /// For people: `cuda:0 (NVIDIA H200, bf16)`.
+    pub fn name(&self) -> String {
+        let facts = self.device.facts();
+        format!(
+            "cuda:{} ({}, {})",
+            facts.index, facts.name, self.options.precision
+        )
+    }
+
+    /// The device, with its properties.
+    #[cfg(feature = "inspect")]
+    pub fn device(&self) -> &driver::Context {
+        &self.device
+    }
+
+    #[cfg(feature = "inspect")]
+    pub fn precision(&self) -> Precision {
+        self.options.precision
+    }
+
+    /// Bytes of the weights on the device, merged copies included.
+    pub fn weight_bytes(&self) -> usize {
+        (self.weights.bytes() + self.merged.iter().map(|(_, copy)| copy.bytes()).sum::<u64>()) as usize
+    }
+
+    /// Bytes of an execution context on the device, with these adapters.
+    pub fn context_bytes(&self, table: &AdapterTable) -> usize {
+        let sizes = self.sizes(table_columns(table), table.slots());
+        sizes.arena + sizes.upload
+    }
+
+    fn sizes(&self, lora_columns: [usize; 4], slots: usize) -> context::ContextSizes {
+        // The tile of attention does not change any buffer.
+        let plan = |shape| self.plan_for(lora_columns, shape, AttentionTile::Large, Fusion::Extended);
+        pass::sizes(self.capacity, slots, plan)
+    }
+
+    /// An execution context with these adapters.
+    pub fn new_context(&self, adapters: &Arc<DeviceAdapters>) -> Result<ExecContext> {
+        let sizes = self.sizes(adapters.columns(), adapters.slots());
+        let context = ExecContext::new(&self.device, sizes, adapters);
+        Ok(context.map_err(in_step("memory of an execution context"))?)
+    }
+
+    /// Makes these the adapters of a context.
+    pub fn rebind_adapters(
+        &self,
+        context: &mut ExecContext,
+        adapters: &Arc<DeviceAdapters>,
+    ) -> Result<(), Failure> {
+        self.ensure_not_lost()?;
+        let sizes = || self.sizes(adapters.columns(), adapters.slots());
+        let bound = context.rebind_adapters(&self.device, sizes, adapters);
+        self.drain_on_error(context, bound.map_err(in_step("memory of an execution context")))
+    }
+
+    /// Uploads the adapters of a table. Those that `previous` has as well share what does not change.
+    pub fn upload_adapters(
+        &self,
+        table: &AdapterTable,
+        previous: &DeviceAdapters,
+    ) -> Result<Arc<DeviceAdapters>> {
+        self.ensure_not_lost()?;
+        let precision = self.options.precision;
+        let adapters = DeviceAdapters::new(&self.device, &self.config, precision, table, Some(previous))?;
+        tracing::debug!(bytes = adapters.bytes(), "adapters");
+        Ok(Arc::new(adapters))
+    }
+
+    /// The plan of a batch with the sizes of `shape`.
+    pub fn plan(&self, batch: &Batch, shape: BatchShape, fusion: Fusion) -> Plan {
+        let columns = table_columns(&batch.adapters);
+        self.plan_for(columns, shape, self.attention_tile(batch), fusion)
+    }
+
+    fn plan_for(
+        &self,
+        lora_columns: [usize; 4],
+        shape: BatchShape,
+        attention: AttentionTile,
+        fusion: Fusion,
+    ) -> Plan {
+        let options = GpuOptions {
+            precision: self.options.precision,
+            numerics: self.options.numerics,
+            fusion,
+            attention,
+            multiprocessors: self.device.facts().multiprocessors as usize,
+        };
+        Plan::gpu(&self.config, shape, lora_columns, options)
+    }
+
+    fn attention_tile(&self, batch: &Batch) -> AttentionTile {
+        AttentionTile::choose((0..batch.sequences()).map(|s| batch.rows(s).len()))
+    }
+
+    /// How a batch gets its adapters: from merged weights if all of it uses one adapter with weight 1, and the numerics
+    /// class allows results to depend on that.
+    pub fn fusion(&self, batch: &Batch) -> Fusion {
+        let first = batch.mixtures.first().map(Vec::as_slice);
+        if let (Numerics::Fastest, Some(&[(slot, 1.0)])) = (self.options.numerics, first)
+            && batch.mixtures.iter().all(|mixture| mixture[..] == [(slot, 1.0)])
+            && self.merged_copy(batch.adapters.get(slot)).is_some()
+        {
+            return Fusion::Merged(slot);
+        }
+        Fusion::Extended
+    }
+
+    fn merged_copy(&self, adapter: &Arc<Adapter>) -> Option<&Merged> {
+        let found = self.merged.iter().find(|(of, _)| Arc::ptr_eq(of, adapter));
+        found.map(|(_, copy)| copy)
+    }
+
+    /// The weights that the adapter of a slot is merged into.
+    fn merged_weights<'a>(&'a self, slot: usize, adapters: &'a DeviceAdapters) -> Option<&'a Merged> {
+        #[cfg(feature = "inspect")]
+        if let Some(merged) = adapters.merged(slot) {
+            return Some(merged);
+        }
+        self.merged_copy(adapters.adapter(slot)?)
+    }
+
+    /// Fails if the device was lost earlier.
+    fn ensure_not_lost(&self) -> Result<(), Failure> {
+        match self.lost.get() {
+            Some(error) => Err(Failure::Lost(error.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// After work on a context that failed, waits until nothing reads or writes its memory any more, and remembers whether
+    /// the device is lost.
+    fn drain_on_error<T>(&self, context: &ExecContext, result: Result<T, Failure>) -> Result<T, Failure> {
+        let failure = match result {
+            Ok(value) => return Ok(value),
+            Err(failure) => failure,
+        };
+        let drained = context.stream.synchronize();
+        let lost = match (&failure, drained) {
+            (Failure::Call(_, error), _) if error.is_sticky() => error.clone(),
+            (_, Err(error)) if error.is_sticky() => error,
+            _ => return Err(failure),
+        };
+        Err(Failure::Lost(self.lost.get_or_init(|| lost).clone()))
     }
 }

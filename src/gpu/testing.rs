@@ -1,4 +1,4 @@
-//! What the tests beside this have in common: a device, models, and reading back.
+//! What the unit tests of `gpu` share: a device, models, and reading device memory.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,12 @@ use crate::Precision;
 use crate::model::Model;
 
 use super::driver::Context;
+use super::select;
 
 /// A GPU, or `tools/softcuda/run` in its place. `None`, and a line that says so, where there is neither; with
 /// `ROPEWAY_GPU_TESTS=require` that is a failure.
 pub fn context() -> Option<Context> {
-    match Context::open(0) {
+    match select::open(0) {
         Ok(context) => Some(context),
         Err(reason) => {
             let required = std::env::var("ROPEWAY_GPU_TESTS").is_ok_and(|value| value == "require");

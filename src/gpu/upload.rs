@@ -1,8 +1,8 @@
-//! The way of weights to the device: what a stretch of device memory is to hold, as pieces that can be made in
-//! any order, and its copying through pinned staging buffers.
+//! The upload of weights: an image of device memory, as pieces that can be written in any order, and its copy through
+//! pinned staging buffers.
 //!
-//! rayon's threads fill a buffer (reading the mapped file, converting) while the ones before it are on their
-//! way. A copy from pageable memory would wait for both, and the driver would stage it once more.
+//! rayon's threads fill a buffer (reading the mapped file, converting) while the copies of earlier buffers run.
+//! A copy from pageable memory would wait for both, and the driver would stage it a second time.
 
 use std::ops::Range;
 
@@ -13,40 +13,41 @@ use crate::model::weights::Tensor;
 use crate::precision::Precision;
 
 use super::driver::{Context, DeviceMemory, DriverError, Event, Pinned, Stream};
+use super::failure::in_step;
 
-/// What everything on the device is aligned to: a whole number of cache lines, and what `cuMemAlloc` gives.
+/// The alignment of everything on the device: a whole number of cache lines, which `cuMemAlloc` guarantees.
 pub const ALIGN: u64 = 256;
 
 /// Bytes of a staging buffer.
 const STAGE: usize = 8 << 20;
 
-/// Staging buffers: one is filled, one is copied, one makes up for their different pace.
+/// Staging buffers: one is filled, one is copied, one evens out their different speeds.
 const STAGES: usize = 3;
 
-/// Bytes that one thread fills at a time. A multiple of [`ALIGN`], as [`STAGE`] is: neither cuts a number in two.
+/// Bytes that one thread fills at a time. A multiple of [`ALIGN`], as [`STAGE`] is: neither splits an element.
 const SHARE: usize = 256 << 10;
 
-/// Gives out addresses, one after the other.
+/// Allocates ascending addresses.
 #[derive(Debug)]
-pub struct Places {
+pub struct AddressAllocator {
     next: u64,
 }
 
-impl Places {
+impl AddressAllocator {
     /// From `start` on, a multiple of [`ALIGN`].
-    pub fn new(start: u64) -> Places {
+    pub fn new(start: u64) -> AddressAllocator {
         assert!(start.is_multiple_of(ALIGN));
-        Places { next: start }
+        AddressAllocator { next: start }
     }
 
-    /// A place for so many bytes.
+    /// The address of the next `bytes` bytes.
     pub fn take(&mut self, bytes: usize) -> u64 {
-        let place = self.next;
-        self.next = (place + bytes as u64).next_multiple_of(ALIGN);
-        place
+        let address = self.next;
+        self.next = (address + bytes as u64).next_multiple_of(ALIGN);
+        address
     }
 
-    /// The end of the last place, its padding included.
+    /// The end of everything allocated, padding included.
     pub fn end(&self) -> u64 {
         self.next
     }
@@ -66,7 +67,7 @@ pub struct Piece<'a> {
 }
 
 impl<'a> Piece<'a> {
-    /// A tensor's numbers, rounded where the file has another type. A number that is finite there and
+    /// A tensor's elements, rounded if the file has another type. An element that is finite there and
     /// infinite here is an error.
     pub fn tensor(at: u64, tensor: Tensor, precision: Precision) -> Piece<'a> {
         let source = tensor.clone();
@@ -95,9 +96,9 @@ impl<'a> Piece<'a> {
         }
     }
 
-    /// `count` numbers that `read` gives, from any one on; `lost` is told the place and value of one that is
+    /// `count` elements that `read` gives, from any index on. `lost` gets the index and value of one that is
     /// finite and becomes infinite.
-    pub fn numbers(
+    pub fn elements(
         at: u64,
         count: usize,
         precision: Precision,
@@ -134,7 +135,8 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// Rounds the numbers from byte `at` of a piece on. Returns the first that is lost, with its number in the piece.
+/// Rounds the elements from byte `at` of a piece on. Returns the first that becomes infinite, with its index in the
+/// piece.
 fn round(
     precision: Precision,
     at: usize,
@@ -156,7 +158,7 @@ fn round(
     lost
 }
 
-/// What a stretch of device memory is to hold: pieces, and zeros between them.
+/// The contents of a range of device memory: pieces, and zeros between them.
 pub struct Image<'a> {
     bytes: usize,
     /// In order, disjoint.
@@ -218,17 +220,18 @@ impl<'a> Image<'a> {
     }
 }
 
-/// Makes memory of the device that holds `image`; `what` is for messages: "the weights". Returns when it is there.
+/// Allocates device memory and copies `image` to it; `what` is for messages: "the weights". Returns when the copy is
+/// done.
 pub fn upload(context: &Context, image: &Image<'_>, what: &str) -> Result<DeviceMemory> {
     upload_by(context, image, what, STAGE)
 }
 
 /// With staging buffers of `size` bytes.
 fn upload_by(context: &Context, image: &Image<'_>, what: &str, size: usize) -> Result<DeviceMemory> {
-    let failed = |e: DriverError| e.at(format!("upload of {what}"));
+    let failed = |e: DriverError| in_step(format!("upload of {what}"))(e);
     let memory = context
         .allocate(image.bytes)
-        .map_err(|e| e.at(format!("memory for {what}")))?;
+        .map_err(in_step(format!("memory for {what}")))?;
     let mut copies = Copies::new(context, image.bytes, size).map_err(failed)?;
     for (n, at) in (0..image.bytes).step_by(size).enumerate() {
         let turn = n % copies.stages.len();
@@ -248,7 +251,7 @@ fn upload_by(context: &Context, image: &Image<'_>, what: &str, size: usize) -> R
     Ok(memory)
 }
 
-/// Copies that may be under way: when this goes, they are over.
+/// Copies that may be running; dropping this waits for them.
 struct Copies {
     stream: Stream,
     stages: Vec<Stage>,
@@ -289,7 +292,7 @@ impl Drop for Copies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::adapters::Resident;
+    use crate::gpu::adapters::DeviceAdapters;
     use crate::gpu::merged::Merged;
     use crate::gpu::testing::{context, download, in_a_child, is_child, model};
     use crate::gpu::weights::Weights;
@@ -359,7 +362,7 @@ mod tests {
         let all = || -> Result<()> {
             let precision = Precision::Bf16;
             let weights = Weights::upload(&context, &model, precision)?;
-            let resident = Resident::new(&context, &model.config, precision, &table, None)?;
+            let resident = DeviceAdapters::new(&context, &model.config, precision, &table, None)?;
             let merged = Merged::upload(&context, &model, table.get(0), precision)?;
             assert!(weights.bytes() > 0 && resident.bytes() > 0 && merged.bytes() > 0);
             Ok(())
@@ -403,15 +406,15 @@ mod tests {
         }
 
         #[test]
-        fn places_are_aligned_and_disjoint(sizes in prop::collection::vec(0usize..2000, 0..20), start in 0u64..9) {
-            let mut places = Places::new(start * ALIGN);
+        fn addresses_are_aligned_and_disjoint(sizes in prop::collection::vec(0usize..2000, 0..20), start in 0u64..9) {
+            let mut addresses = AddressAllocator::new(start * ALIGN);
             let mut end = start * ALIGN;
             for size in sizes {
-                let place = places.take(size);
+                let place = addresses.take(size);
                 prop_assert!(place >= end && place.is_multiple_of(ALIGN) && place - end < ALIGN);
                 end = place + size as u64;
             }
-            prop_assert!(places.end() >= end && places.end() - end < ALIGN);
+            prop_assert!(addresses.end() >= end && addresses.end() - end < ALIGN);
         }
     }
 
@@ -428,7 +431,7 @@ mod tests {
             }
         };
         let lost = |index: usize, x: f32| Err(crate::Error::request(format!("{x} at {index}")));
-        let piece = |precision| Piece::numbers(256, count, precision, read, lost);
+        let piece = |precision| Piece::elements(256, count, precision, read, lost);
         let bytes = 2 * count + 512;
         let mut out = vec![0xcc; bytes];
         Image::new(bytes as u64, vec![piece(Precision::Bf16)])

@@ -1,24 +1,23 @@
-//! A model's base weights on the device: where each has its place, and how it gets there.
+//! A model's base weights on the device: their addresses and their upload.
 
-use crate::cpu::RopeTable;
 use crate::error::Result;
 use crate::model::adapter::Site;
 use crate::model::weights::Tensor;
-use crate::model::{Linear, Model, ModelConfig, Norm, Positions};
+use crate::model::{Linear, Model, ModelConfig, Norm, Positions, RopeTable};
 use crate::precision::Precision;
 
 use super::driver::{Context, DeviceMemory};
-use super::upload::{Image, Piece, Places, upload};
+use super::upload::{AddressAllocator, Image, Piece, upload};
 
-/// Where the weights are: addresses on the device, or offsets while it has no memory for them yet. Numbers are of
-/// the 16-bit type, every place is aligned to [`ALIGN`](super::upload::ALIGN).
+/// The addresses of the weights on the device, or their offsets before it has memory for them. Elements have the
+/// 16-bit type; every address is a multiple of [`ALIGN`](super::upload::ALIGN).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// `[vocab_size, hidden_size]` numbers.
+pub struct WeightLayout {
+    /// `[vocab_size, hidden_size]` elements.
     pub word: u64,
-    /// `[hidden_size]` numbers: token type 0.
+    /// `[hidden_size]` elements: token type 0.
     pub token_type: u64,
-    /// `[rows, hidden_size]` numbers where positions are learned.
+    /// `[rows, hidden_size]` elements where positions are learned.
     pub position: Option<u64>,
     /// LayerNorm after the embeddings.
     pub norm: NormAt,
@@ -26,25 +25,25 @@ pub struct Layout {
     pub layers: Vec<LayerAt>,
     /// `[max_tokens, head_dim / 2]` pairs of float32, cosine and sine, where positions are rotary: the CPU's.
     pub rope: Option<u64>,
-    /// Bytes from the first place to the end of the last.
+    /// Bytes from the first address to the end of the last weight.
     pub bytes: u64,
 }
 
 /// A linear layer's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinearAt {
-    /// `[out_features, in_features]` numbers.
+    /// `[out_features, in_features]` elements.
     pub w: u64,
-    /// `[out_features]` numbers.
+    /// `[out_features]` elements.
     pub bias: u64,
 }
 
 /// LayerNorm's gain and offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormAt {
-    /// `[hidden_size]` numbers.
+    /// `[hidden_size]` elements.
     pub gamma: u64,
-    /// `[hidden_size]` numbers.
+    /// `[hidden_size]` elements.
     pub beta: u64,
 }
 
@@ -77,58 +76,58 @@ impl LayerAt {
     }
 }
 
-impl Layout {
+impl WeightLayout {
     /// The layout in memory that begins at `start`, a multiple of 256; 0 gives offsets. It follows from the
     /// configuration alone: [`bytes`](Self::bytes) is what a model takes, known before anything is uploaded.
-    pub fn new(config: &ModelConfig, precision: Precision, start: u64) -> Layout {
-        let mut places = Places::new(start);
-        let mut numbers = |count: usize| places.take(count * precision.bytes());
+    pub fn new(config: &ModelConfig, precision: Precision, start: u64) -> WeightLayout {
+        let mut addresses = AddressAllocator::new(start);
+        let mut elements = |count: usize| addresses.take(count * precision.bytes());
         let (hidden, layers) = (config.hidden_size, config.num_hidden_layers);
-        let word = numbers(config.vocab_size * hidden);
-        let token_type = numbers(hidden);
+        let word = elements(config.vocab_size * hidden);
+        let token_type = elements(hidden);
         let position = match config.positions {
-            Positions::Learned { rows, .. } => Some(numbers(rows * hidden)),
+            Positions::Learned { rows, .. } => Some(elements(rows * hidden)),
             Positions::Rotary { .. } => None,
         };
-        let norm_at = |numbers: &mut dyn FnMut(usize) -> u64| NormAt {
-            gamma: numbers(hidden),
-            beta: numbers(hidden),
+        let norm_at = |elements: &mut dyn FnMut(usize) -> u64| NormAt {
+            gamma: elements(hidden),
+            beta: elements(hidden),
         };
-        let linear_at = |numbers: &mut dyn FnMut(usize) -> u64, site: Site| {
+        let linear_at = |elements: &mut dyn FnMut(usize) -> u64, site: Site| {
             let (out_features, in_features) = site.shape(config);
             LinearAt {
-                w: numbers(out_features * in_features),
-                bias: numbers(out_features),
+                w: elements(out_features * in_features),
+                bias: elements(out_features),
             }
         };
-        let norm = norm_at(&mut numbers);
+        let norm = norm_at(&mut elements);
         let layer = |_| LayerAt {
-            qkv: linear_at(&mut numbers, Site::Qkv),
-            out_proj: linear_at(&mut numbers, Site::OutProj),
-            norm1: norm_at(&mut numbers),
-            fc1: linear_at(&mut numbers, Site::Fc1),
-            fc2: linear_at(&mut numbers, Site::Fc2),
-            norm2: norm_at(&mut numbers),
+            qkv: linear_at(&mut elements, Site::Qkv),
+            out_proj: linear_at(&mut elements, Site::OutProj),
+            norm1: norm_at(&mut elements),
+            fc1: linear_at(&mut elements, Site::Fc1),
+            fc2: linear_at(&mut elements, Site::Fc2),
+            norm2: norm_at(&mut elements),
         };
         let layers = (0..layers).map(layer).collect();
         let rope = match config.positions {
             Positions::Rotary { .. } => {
-                Some(places.take(config.max_tokens * config.head_dim * size_of::<f32>()))
+                Some(addresses.take(config.max_tokens * config.head_dim * size_of::<f32>()))
             }
             Positions::Learned { .. } => None,
         };
-        Layout {
+        WeightLayout {
             word,
             token_type,
             position,
             norm,
             layers,
             rope,
-            bytes: places.end() - start,
+            bytes: addresses.end() - start,
         }
     }
 
-    /// What goes there, if this layout is of offsets.
+    /// The image of the weights, for a layout of offsets.
     fn image(&self, model: &Model, precision: Precision) -> Image<'static> {
         let encoder = &model.encoder;
         let mut pieces = Pieces {
@@ -165,7 +164,7 @@ impl Layout {
 /// A model's base weights on the device.
 #[derive(Debug)]
 pub struct Weights {
-    at: Layout,
+    at: WeightLayout,
     memory: DeviceMemory,
 }
 
@@ -176,16 +175,16 @@ impl Weights {
     /// A number that is finite in the file and infinite in `precision`; a call of the driver that failed. Nothing
     /// is left on the device then.
     pub fn upload(context: &Context, model: &Model, precision: Precision) -> Result<Weights> {
-        let offsets = Layout::new(&model.config, precision, 0);
+        let offsets = WeightLayout::new(&model.config, precision, 0);
         let memory = upload(context, &offsets.image(model, precision), "the weights")?;
         Ok(Weights {
-            at: Layout::new(&model.config, precision, memory.address()),
+            at: WeightLayout::new(&model.config, precision, memory.address()),
             memory,
         })
     }
 
     /// Their addresses.
-    pub fn at(&self) -> &Layout {
+    pub fn at(&self) -> &WeightLayout {
         &self.at
     }
 
@@ -251,7 +250,7 @@ mod tests {
     }
 
     /// Every place of a layout, with what is to be there as float32, which every file's type is a part of.
-    fn places(at: &Layout, model: &Model) -> Vec<(u64, Vec<f32>)> {
+    fn places(at: &WeightLayout, model: &Model) -> Vec<(u64, Vec<f32>)> {
         let encoder = &model.encoder;
         let hidden = model.config.hidden_size;
         let mut places = vec![
@@ -282,7 +281,7 @@ mod tests {
         for name in MODELS {
             let model = model(name);
             for precision in [Precision::Bf16, Precision::F16] {
-                let at = Layout::new(&model.config, precision, 0);
+                let at = WeightLayout::new(&model.config, precision, 0);
                 let places = places(&at, &model);
                 let mut ranges: Vec<(u64, u64)> = places
                     .iter()
@@ -316,11 +315,11 @@ mod tests {
     fn addresses_are_offsets_from_the_memory() {
         for name in MODELS {
             let model = model(name);
-            let offsets = Layout::new(&model.config, Precision::Bf16, 0);
+            let offsets = WeightLayout::new(&model.config, Precision::Bf16, 0);
             let start = 7 << 20;
-            let at = Layout::new(&model.config, Precision::Bf16, start);
+            let at = WeightLayout::new(&model.config, Precision::Bf16, start);
             assert_eq!(at.bytes, offsets.bytes);
-            let starts = |at: &Layout, start: u64| {
+            let starts = |at: &WeightLayout, start: u64| {
                 let places = places(at, &model).into_iter().map(|(at, _)| at);
                 let starts = places.chain(at.rope).map(|at| at - start);
                 starts.collect::<Vec<_>>()
@@ -348,7 +347,10 @@ mod tests {
         {
             let name = model.path.display();
             let weights = Weights::upload(&context, model, precision).unwrap();
-            assert_eq!(weights.bytes(), Layout::new(&model.config, precision, 0).bytes);
+            assert_eq!(
+                weights.bytes(),
+                WeightLayout::new(&model.config, precision, 0).bytes
+            );
             for (n, (address, values)) in places(weights.at(), model).into_iter().enumerate() {
                 let found = numbers(&download(&context, address, 2 * values.len()));
                 let same = found == rounded(precision, &values);
@@ -395,7 +397,7 @@ mod tests {
 
         let model = Model::open(&folder.path().join("model")).unwrap();
         let write = |precision| {
-            let at = Layout::new(&model.config, precision, 0);
+            let at = WeightLayout::new(&model.config, precision, 0);
             at.image(&model, precision)
                 .write(0, &mut vec![0; at.bytes as usize])
         };

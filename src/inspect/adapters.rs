@@ -1,4 +1,4 @@
-//! Adapters that an engine does not know, applied in each way there is.
+//! Random adapters beside an engine's own, applied in each of the ways.
 
 use std::sync::Arc;
 
@@ -8,24 +8,24 @@ use super::{Pass, PassTimes, Random};
 use crate::batch::{Batch, Mixture};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::gpu::adapters::Resident;
+use crate::gpu::adapters::DeviceAdapters;
 use crate::gpu::merged::Merged;
 use crate::model::adapter::{AdapterTable, LoraPart, Site};
 use crate::model::{Adapter, Model};
 use crate::output::Vector;
 use crate::plan::Fusion;
 
-/// Random adapters of one rank for all linear layers, on an engine's GPU beside the engine's own, which are left alone.
-/// A copy of the weights with adapter 0 merged into them is there as well.
+/// Random adapters of one rank for all linear layers, on an engine's GPU; the engine's own stay as they are. A copy of the
+/// weights with adapter 0 merged into them is uploaded as well.
 ///
-/// Factors of the embedding tables are not made: they cost the same in every way.
+/// The adapters have no factors of the embedding tables, which cost the same in every way.
 pub struct AdapterLab<'e> {
     engine: &'e Engine,
     rank: usize,
     relative_size: f32,
     table: AdapterTable,
     merged: Arc<Merged>,
-    resident: Arc<Resident>,
+    on_device: Arc<DeviceAdapters>,
 }
 
 impl<'e> AdapterLab<'e> {
@@ -37,13 +37,13 @@ impl<'e> AdapterLab<'e> {
         let (gpu, model) = (engine.gpu()?, engine.model());
         let table = AdapterTable::new(vec![random(model, rank, relative_size, 0)]);
         let merged = Arc::new(Merged::upload(
-            gpu.context(),
+            gpu.device(),
             model,
             table.get(0),
             gpu.precision(),
         )?);
         Ok(AdapterLab {
-            resident: upload(engine, &table, &merged)?,
+            on_device: upload(engine, &table, &merged)?,
             engine,
             rank,
             relative_size,
@@ -67,7 +67,7 @@ impl<'e> AdapterLab<'e> {
             let (model, number) = (self.engine.model(), table.slots());
             table.add(random(model, self.rank, self.relative_size, number))?;
         }
-        self.resident = upload(self.engine, &table, &self.merged)?;
+        self.on_device = upload(self.engine, &table, &self.merged)?;
         self.table = table;
         Ok(())
     }
@@ -91,19 +91,20 @@ impl<'e> AdapterLab<'e> {
     /// # Errors
     /// A call of the driver that failed.
     pub fn run(&self, pass: &Pass<'_>, fusion: Fusion) -> Result<(Vec<Option<Vector>>, PassTimes)> {
-        self.engine.with_gpu(|gpu, lane, model, _| {
-            gpu.run_timed(lane, model, &pass.batch, &self.resident, Some(fusion))
+        self.engine.with_gpu(|gpu, context| {
+            gpu.rebind_adapters(context, &self.on_device)?;
+            gpu.run_timed(context, &pass.batch, fusion)
         })
     }
 }
 
-fn upload(engine: &Engine, table: &AdapterTable, merged: &Arc<Merged>) -> Result<Arc<Resident>> {
+fn upload(engine: &Engine, table: &AdapterTable, merged: &Arc<Merged>) -> Result<Arc<DeviceAdapters>> {
     let gpu = engine.gpu()?;
-    let resident = Resident::new(gpu.context(), engine.config(), gpu.precision(), table, None)?;
-    Ok(Arc::new(resident.with_merged(0, merged.clone())))
+    let adapters = DeviceAdapters::new(gpu.device(), engine.config(), gpu.precision(), table, None)?;
+    Ok(Arc::new(adapters.with_merged(0, merged.clone())))
 }
 
-/// Adapter `number`: another one for each number, the same in every process.
+/// Adapter `number`: a different one for each number, the same in every process.
 fn random(model: &Model, rank: usize, relative_size: f32, number: usize) -> Adapter {
     let config = &model.config;
     let layers = config.num_hidden_layers;
@@ -117,7 +118,7 @@ fn random(model: &Model, rank: usize, relative_size: f32, number: usize) -> Adap
             let mut row = vec![0.0; in_features];
             model.encoder.layers[layer].linear(site).read_row(0, &mut row);
             let squares: f32 = row.iter().map(|x| x * x).sum();
-            // A number of B·A is a sum of `rank` products of two numbers whose squares are 1/3 in the mean.
+            // An element of B·A is a sum of `rank` products of two numbers whose squares are 1/3 in the mean.
             let (w, product) = ((squares / in_features as f32).sqrt(), (rank as f32).sqrt() / 3.0);
             vec![LoraPart {
                 rank,

@@ -3,8 +3,8 @@
 use crate::device::Device;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::gpu::Gpu;
 use crate::gpu::driver::{Context, clocks, version};
+use crate::gpu::{in_step, select};
 
 /// What an engine's GPU is, as far as it limits a kernel.
 #[derive(Clone, Debug)]
@@ -39,13 +39,13 @@ impl DeviceLimits {
     /// # Errors
     /// An engine on the CPU; a call of the driver that failed.
     pub fn of(engine: &Engine) -> Result<DeviceLimits> {
-        engine.with_gpu(|gpu, _, _, _| {
-            let facts = gpu.facts();
-            let clocks = clocks(facts.index).map_err(|e| e.at("the device's clocks"))?;
+        engine.with_gpu(|gpu, _| {
+            let facts = gpu.device().facts();
+            let clocks = clocks(facts.index).map_err(in_step("the device's clocks"))?;
             Ok(DeviceLimits {
                 name: facts.name.clone(),
                 simulated: facts.simulated(),
-                uuid: crate::devices::uuid_text(&facts.uuid),
+                uuid: facts.uuid_text(),
                 capability: facts.capability,
                 multiprocessors: facts.multiprocessors,
                 clock_khz: clocks.multiprocessor,
@@ -64,9 +64,9 @@ impl DeviceLimits {
 /// # Errors
 /// An engine on the CPU; a call of the driver that failed.
 pub fn copy_bandwidth(engine: &Engine, bytes: usize, copies: usize) -> Result<f64> {
-    engine.with_gpu(|gpu, lane, _, _| {
-        gpu.copy_bandwidth(lane, bytes, copies)
-            .map_err(|e| e.at("a copy on the device"))
+    engine.with_gpu(|gpu, context| {
+        let bandwidth = gpu.copy_bandwidth(context, bytes, copies);
+        Ok(bandwidth.map_err(in_step("a copy on the device"))?)
     })
 }
 
@@ -83,10 +83,9 @@ impl MemoryProbe {
     pub fn new(device: Device) -> Option<MemoryProbe> {
         let index = match device {
             Device::Cpu => return None,
-            Device::Auto => Gpu::choose().ok()?,
-            chosen => Gpu::find(chosen).ok()?,
+            chosen => select::find(chosen).ok()?,
         };
-        let context = Context::open(index).ok()?;
+        let context = select::open(index).ok()?;
         let free = context.free_memory().ok()?;
         Some(MemoryProbe { context, free })
     }
@@ -97,7 +96,7 @@ impl MemoryProbe {
     /// A call of the driver that failed.
     pub fn taken(&self) -> Result<u64> {
         let free = self.context.free_memory();
-        let free = free.map_err(|e| e.at("asking for the free memory"))?;
+        let free = free.map_err(in_step("asking for the free memory"))?;
         Ok(self.free.saturating_sub(free))
     }
 }

@@ -12,7 +12,7 @@ use crate::batch::Batch;
 use crate::cpu::naive;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::plan::{BufferId, Name, Plan, Site, Variant};
+use crate::plan::{BufferId, Fusion, Name, Plan, Site};
 use crate::precision::Precision;
 use crate::request::Request;
 
@@ -33,7 +33,7 @@ pub struct Side<'a> {
     pub engine: &'a Engine,
     /// What runs the plan.
     pub executor: Executor,
-    /// The inputs; they must come to the same numbers of tokens on both sides.
+    /// The inputs; both sides must have the same tokens per sequence.
     pub requests: &'a [Request<'a>],
 }
 
@@ -84,8 +84,17 @@ impl fmt::Display for Difference {
 
 /// Runs both sides and compares them after every step, in order.
 ///
-/// Fails if a request is bad, or if the sides' tokens, model sizes or loaded adapters are not alike.
+/// # Errors
+/// A bad request; sides whose tokens, model sizes or loaded adapters differ.
 pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
+    compare_with(left, right, None)
+}
+
+/// As [`compare`], with a plan whose adapters are applied in a given way, if it is one for a GPU.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_with(left: &Side<'_>, right: &Side<'_>, fusion: Option<Fusion>) -> Result<Vec<Difference>> {
     let (_, left_batch) = left.engine.plan_of(left.requests)?;
     let (_, right_batch) = right.engine.plan_of(right.requests)?;
     if left_batch.cu_seqlens != right_batch.cu_seqlens
@@ -122,8 +131,8 @@ pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
     shape.adapted |= left_shape.adapted;
     let on_gpu = |side: &Side<'_>| side.executor == Executor::Device && side.engine.on_gpu();
     let plan = match (on_gpu(right), on_gpu(left)) {
-        (true, _) => right.engine.plan(&right_batch, shape),
-        (false, true) => left.engine.plan(&left_batch, shape),
+        (true, _) => right.engine.plan_with(&right_batch, shape, fusion),
+        (false, true) => left.engine.plan_with(&left_batch, shape, fusion),
         (false, false) => {
             let columns = columns(&right_batch).map(|(_, total)| total);
             Plan::cpu(right.engine.config(), shape, columns)
@@ -144,14 +153,14 @@ pub fn compare(left: &Side<'_>, right: &Side<'_>) -> Result<Vec<Difference>> {
         };
         differences.push(Difference {
             step,
-            name: plan.steps[step].to_string(),
+            name: plan.describe(&plan.steps[step]),
             buffer: plan.buffers[id].to_string(),
             max_abs: data.iter().zip(right).map(gap).fold(0.0, f64::max),
             scale: right
                 .iter()
                 .filter(|x| x.is_finite())
                 .fold(0.0, |max, x| max.max(x.abs())),
-            tolerance: tolerance(plan.steps[step].variant),
+            tolerance: tolerance(&plan),
         });
     })?;
     Ok(differences)
@@ -166,16 +175,14 @@ pub fn trace(side: &Side<'_>, seen: &mut dyn FnMut(&str, &[f64])) -> Result<()> 
     })
 }
 
-/// How far a variant may be from the reference, relative to the buffer's largest number. A type rounds at
+/// How far a plan's buffers may be from the reference, relative to the buffer's largest element. A type rounds at
 /// 6e-8 (float32), 5e-4 (float16), 4e-3 (bfloat16); the layers before lose one to two digits more, and any
 /// real mistake is far above.
-fn tolerance(variant: Variant) -> f64 {
-    match variant {
-        Variant::Float32 => 1e-4,
-        Variant::Kernel { precision, .. } => match precision {
-            Precision::F16 => 1e-2,
-            Precision::Bf16 => 5e-2,
-        },
+fn tolerance(plan: &Plan) -> f64 {
+    match plan.gpu.map(|gpu| gpu.precision) {
+        None => 1e-4,
+        Some(Precision::F16) => 1e-2,
+        Some(Precision::Bf16) => 5e-2,
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a launch computes, and the least that its result needs.
+//! What a launch computes, and the lower bound of its work.
 
 use std::collections::BTreeSet;
 
@@ -6,10 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::Pass;
 use crate::cost::{self, Cost};
-use crate::gpu::exec::{Launch, NUMBER, Params};
+use crate::gpu::launch::{ACTIVATION_BYTES, Launch, Params};
 use crate::model::ModelConfig;
 use crate::model::adapter::Site;
-use crate::plan::{Op, Plan};
+use crate::plan::{Op, Output, Plan, Step};
 
 /// What a kernel is launched on.
 #[derive(Clone, Debug)]
@@ -17,13 +17,13 @@ pub struct LaunchInfo {
     /// Launches that belong together: `gemm`, `attention`, `lora_down`, `embed`, `layernorm`, `pool`.
     pub group: &'static str,
     /// The kernel's entry.
-    pub kernel: &'static str,
+    pub kernel: String,
     /// The shape, for people.
     pub shape: String,
     /// The numbers behind `shape`, for programs.
     pub parameters: Map<String, Value>,
-    /// The least work: of the step for [`StepTimer::describe`](super::StepTimer::describe), of the launch's own result
-    /// for [`Pass::launch_once`].
+    /// The lower bound of the work: of the step for [`StepTimer::describe`](super::StepTimer::describe), of the launch's own result
+    /// for [`Pass::single_launches`].
     pub cost: Cost,
 }
 
@@ -32,13 +32,13 @@ impl LaunchInfo {
         config: &ModelConfig,
         lengths: &[usize],
         launch: &Launch,
-        kernel: &'static str,
+        kernel: &str,
         cost: Cost,
     ) -> LaunchInfo {
         let (group, shape, parameters) = shape(config, lengths, launch);
         LaunchInfo {
             group,
-            kernel,
+            kernel: kernel.to_owned(),
             shape,
             parameters,
             cost,
@@ -129,11 +129,10 @@ fn of_columns(columns: u32) -> String {
 
 /// [`cost::step`], with what it leaves to arithmetic on the launch: vectors of one element per column, tables, and of the
 /// adapters' columns only those that any row (for bytes) or the row itself (for FLOP) uses.
-pub(super) fn least(pass: &Pass<'_>, plan: &Plan, launch: &Launch) -> Cost {
+pub(super) fn lower_bound(pass: &Pass<'_>, plan: &Plan, step: &Step, launch: &Launch) -> Cost {
     let (config, batch) = (pass.engine.config(), &pass.batch);
-    let step = &plan.steps[launch.step];
     let lengths = pass.lengths();
-    let cost = cost::step(config, plan, step, &lengths, NUMBER, NUMBER);
+    let cost = cost::step(config, plan, step, &lengths, ACTIVATION_BYTES, ACTIVATION_BYTES);
     let (mut bytes, mut flops) = (cost.bytes as usize, cost.flops as usize);
     let tokens = batch.tokens();
     let slots: BTreeSet<usize> = batch.mixtures.iter().flatten().map(|&(slot, _)| slot).collect();
@@ -150,27 +149,27 @@ pub(super) fn least(pass: &Pass<'_>, plan: &Plan, launch: &Launch) -> Cost {
         (slots.iter().map(|&slot| rank(slot, site)).sum(), rows.sum())
     };
     // A down-projection: its step counts all columns, the padding among them.
-    for (number, &op) in step.ops.iter().enumerate() {
+    for &Output { op, buffer, .. } in &step.outputs {
         let Op::LoraDown(site) = op else { continue };
-        let (padded, (_, k)) = (plan.buffers[step.writes[number]].columns, site.shape(config));
+        let (padded, (_, k)) = (plan.buffers[buffer].columns, site.shape(config));
         let (any, each) = used(site);
-        bytes -= (padded - any) * k * NUMBER;
+        bytes -= (padded - any) * k * ACTIVATION_BYTES;
         flops -= 2 * (tokens * padded - each) * k;
         // The sequence of each row, its weights, and what the columns belong to.
         bytes += 4 * (tokens + batch.sequences() * batch.adapters.slots()) + 8 * padded;
     }
     match &launch.params {
         Params::Gemm(_, p) => {
-            let site = step.ops[0].site().expect("a product is a linear layer's");
+            let site = step.op().site().expect("a product is a linear layer's");
             let n = p.n as usize;
             if p.columns > 0 {
                 // B, of which the step counts all columns as well.
                 let (padded, (any, each)) = (p.columns as usize, used(site));
-                bytes -= NUMBER * n * (padded - any);
+                bytes -= ACTIVATION_BYTES * n * (padded - any);
                 flops -= 2 * n * (tokens * padded - each);
             }
             if p.bias != 0 {
-                bytes += NUMBER * n;
+                bytes += ACTIVATION_BYTES * n;
             }
             if p.rope.table != 0 {
                 // A sine and a cosine in float32 for each pair of each position, and the positions.
@@ -178,23 +177,25 @@ pub(super) fn least(pass: &Pass<'_>, plan: &Plan, launch: &Launch) -> Cost {
                 bytes += 4 * config.head_dim * positions + 4 * tokens;
             }
         }
-        Params::LayerNorm(_) => bytes += 2 * NUMBER * config.hidden_size,
+        Params::LayerNorm(_) => bytes += 2 * ACTIVATION_BYTES * config.hidden_size,
         Params::Embed(_) => {
             let hidden = config.hidden_size;
             let ids = batch.ids.iter().collect::<BTreeSet<_>>().len();
             // A row for each token is counted already; then token type, gain, offset, and the ids.
-            bytes -= (tokens - ids) * hidden * NUMBER;
-            bytes += 3 * NUMBER * hidden + 4 * tokens;
+            bytes -= (tokens - ids) * hidden * ACTIVATION_BYTES;
+            bytes += 3 * ACTIVATION_BYTES * hidden + 4 * tokens;
             for adapter in slots.iter().map(|&slot| batch.adapters.get(slot)) {
                 bytes += adapter
                     .word
                     .as_ref()
-                    .map_or(0, |word| NUMBER * word.rank() * hidden);
+                    .map_or(0, |word| ACTIVATION_BYTES * word.rank() * hidden);
                 bytes += adapter.token_type.as_ref().map_or(0, |_| 4 * hidden);
             }
         }
         // Records are of float32, with a head and with what says how to make them.
-        Params::Pool(p) => bytes += batch.output_rows() * ((4 - NUMBER) * p.hidden_size as usize + 8 + 24),
+        Params::Pool(p) => {
+            bytes += batch.output_rows() * ((4 - ACTIVATION_BYTES) * p.hidden_size as usize + 8 + 24)
+        }
         Params::LoraDown(_) | Params::Attention(..) => {}
     }
     Cost {

@@ -26,8 +26,8 @@
 //! | | |
 //! |---|---|
 //! | [`Pass`] | requests packed into one pass: its plan and cost, a traced run, timed steps, single launches |
-//! | [`compare`], [`trace`] | one plan on two executors, step by step |
-//! | [`AdapterLab`] | random adapters beside the engine's own, applied in each way there is |
+//! | [`compare`], [`compare_with`], [`trace`] | one plan on two executors, step by step |
+//! | [`AdapterLab`] | random adapters beside the engine's own, applied in each of the ways |
 //! | [`time_call`], [`open_phases`] | the parts of a call, and of opening an engine |
 //! | [`kernels`] | the GPU kernels that this build embeds |
 //! | [`DeviceLimits`], [`copy_bandwidth`], [`MemoryProbe`] | what the engine's GPU is, and its memory |
@@ -43,12 +43,13 @@ mod random;
 
 pub use adapters::AdapterLab;
 pub use device::{DeviceLimits, MemoryProbe, copy_bandwidth};
-pub use diff::{Difference, Executor, Side, compare, trace};
+pub use diff::{Difference, Executor, Side, compare, compare_with, trace};
 pub use launches::LaunchInfo;
 pub use pass::{CallTimes, Pass, StepInfo, StepTimer, open_phases, time_call};
 pub use random::Random;
 
-pub use crate::gpu::kernels::{KernelModule, Kernels, kernels};
-pub use crate::gpu::timing::{PassTimes, Rotation};
+pub use crate::gpu::measure::time::{PassTimes, Rotation};
+pub use crate::kernels::{KernelModule, Kernels, kernels};
 pub use crate::model::adapter::Site;
-pub use crate::plan::{Buffer, BufferId, Form, Fusion, Name, NormSite, Op, Plan, Step, Tile, Variant};
+pub use crate::plan::{Buffer, BufferId, Form, Fusion, GpuOptions, Name, NormSite, Op, Output, Plan, Step};
+pub use crate::tile::{AttentionTile, GemmTile, TileShape};

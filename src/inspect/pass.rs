@@ -1,17 +1,19 @@
-//! Requests packed into one pass, and what can be seen of it.
+//! Requests packed into one pass: its plan, a traced run, times and single launches.
 
 use std::time::{Duration, Instant};
 
-use super::launches::{LaunchInfo, least};
+use super::launches::{LaunchInfo, lower_bound};
 use crate::batch::Batch;
 use crate::cost::{self, Cost};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::gpu::exec::NUMBER;
-use crate::gpu::timing::{PassTimes, Rotation, Steps};
-use crate::plan::{Buffer, Plan, Step, Tile};
-use crate::prepare::{Prepared, Sequence};
+use crate::gpu::launch::ACTIVATION_BYTES;
+use crate::gpu::measure::time::{PassTimes, Rotation, Steps};
+use crate::output::Vector;
+use crate::plan::{Buffer, Fusion, Plan, Step};
+use crate::prepare::{Packed, Prepared};
 use crate::request::Request;
+use crate::tile::GemmTile;
 
 /// Requests packed into one pass of an engine, whatever the engine's token budget is.
 #[derive(Clone, Debug)]
@@ -58,7 +60,7 @@ impl<'e> Pass<'e> {
         self.engine.plan(&self.batch, self.batch.shape())
     }
 
-    /// The least work of that plan, with the base weights' and all loaded adapters' columns.
+    /// The lower bound of that plan's work, with the base weights' and all loaded adapters' columns.
     pub fn cost(&self) -> Cost {
         let element = self.engine.element_bytes();
         cost::plan(
@@ -82,6 +84,16 @@ impl<'e> Pass<'e> {
         })
     }
 
+    /// Runs the pass with the adapters applied in a given way, and times it. Output vectors are `None` where their
+    /// elements are not all finite.
+    ///
+    /// # Errors
+    /// An engine on the CPU; a call of the driver that failed.
+    pub fn run(&self, fusion: Fusion) -> Result<(Vec<Option<Vector>>, PassTimes)> {
+        self.engine
+            .with_gpu(|gpu, context| gpu.run_timed(context, &self.batch, fusion))
+    }
+
     /// Prepares to time the steps of the plan alone, by the device's clock, and hands the timer to `work`.
     ///
     /// # Errors
@@ -92,8 +104,8 @@ impl<'e> Pass<'e> {
         rotation: Rotation,
         work: impl FnOnce(&mut StepTimer<'_>) -> Result<T>,
     ) -> Result<T> {
-        self.engine.with_gpu(|gpu, lane, model, resident| {
-            let steps = gpu.steps(lane, model, &self.batch, resident, rotation)?;
+        self.engine.with_gpu(|gpu, context| {
+            let steps = gpu.steps(context, &self.batch, rotation)?;
             work(&mut StepTimer { pass: self, steps })
         })
     }
@@ -103,25 +115,24 @@ impl<'e> Pass<'e> {
     ///
     /// # Errors
     /// As [`time_steps`](Self::time_steps).
-    pub fn launch_once(&self, products: Tile, wanted: impl Fn(&Step) -> bool) -> Result<Vec<LaunchInfo>> {
-        let once = self.engine.with_gpu(|gpu, lane, model, resident| {
-            gpu.launch_once(lane, model, &self.batch, resident, products, wanted)
-        })?;
+    pub fn single_launches(&self, tile: GemmTile, wanted: impl Fn(&Step) -> bool) -> Result<Vec<LaunchInfo>> {
         let (config, lengths) = (self.engine.config(), self.lengths());
-        let launched = once.launches.iter().map(|(launch, kernel)| {
-            LaunchInfo::new(config, &lengths, launch, kernel, least(self, &once.plan, launch))
-        });
-        Ok(launched.collect())
+        self.engine.with_gpu(|gpu, context| {
+            let (plan, launches) = gpu.single_launches(context, &self.batch, tile, wanted)?;
+            let info = |(step, launch)| {
+                let cost = lower_bound(self, &plan, step, launch);
+                LaunchInfo::new(config, &lengths, launch, gpu.entry(launch), cost)
+            };
+            Ok(plan.steps.iter().zip(&launches).map(info).collect())
+        })
     }
 }
 
 /// One kind of steps.
 #[derive(Clone, Debug)]
 pub struct StepInfo {
-    /// The first launch of the step.
+    /// The launch of the first of them.
     pub launch: LaunchInfo,
-    /// Launches of the step.
-    pub launches: usize,
     /// Steps of the pass that are alike but for the layer.
     pub per_pass: usize,
     /// Whether so much memory is read and written between two uses that nothing is still in L2.
@@ -137,18 +148,24 @@ pub struct StepTimer<'a> {
 impl StepTimer<'_> {
     /// How many kinds of steps there are.
     pub fn kinds(&self) -> usize {
-        self.steps.kinds.len()
+        self.steps.kinds().len()
     }
 
     /// What the steps of a kind do. `kind` counts from 0.
     pub fn describe(&self, kind: usize) -> StepInfo {
-        let of = &self.steps.kinds[kind];
-        let launch = &of.launches[0];
+        let of = &self.steps.kinds()[kind];
+        let launch = &of.launch;
         let (config, lengths, plan) = (self.pass.engine.config(), self.pass.lengths(), &self.steps.plan);
-        let cost = cost::step(config, plan, &plan.steps[of.step], &lengths, NUMBER, NUMBER);
+        let cost = cost::step(
+            config,
+            plan,
+            &plan.steps[of.step],
+            &lengths,
+            ACTIVATION_BYTES,
+            ACTIVATION_BYTES,
+        );
         StepInfo {
             launch: LaunchInfo::new(config, &lengths, launch, self.steps.entry(launch), cost),
-            launches: of.launches.len(),
             per_pass: of.count,
             cold: of.cold,
         }
@@ -173,16 +190,15 @@ pub fn time_call(engine: &Engine, requests: &[Request<'_>]) -> Result<CallTimes>
     let prepared = engine.prepare(requests, &adapters);
     let tokenise = start.elapsed();
     let prepared: Vec<Prepared> = prepared.into_iter().collect::<Result<_>>()?;
-    let mut batch = Batch::new(adapters);
-    for sequence in prepared.iter().flat_map(|prepared| &prepared.sequences) {
-        sequence.push_to(&mut batch);
-    }
-    let (vectors, device) =
-        engine.with_gpu(|gpu, lane, model, resident| gpu.run_timed(lane, model, &batch, resident, None))?;
-    let mut vectors = vectors.into_iter();
-    for prepared in prepared {
-        let count = prepared.sequences.iter().map(Sequence::output_rows).sum();
-        prepared.finish(vectors.by_ref().take(count).collect())?;
+    let packed = Packed::all(&prepared, &adapters);
+    let (vectors, device) = engine.with_gpu(|gpu, context| {
+        let fusion = gpu.fusion(&packed.batch);
+        gpu.run_timed(context, &packed.batch, fusion)
+    })?;
+    let mut rows = vec![Vec::new(); prepared.len()];
+    packed.distribute(vectors, &mut rows);
+    for (prepared, rows) in prepared.into_iter().zip(rows) {
+        prepared.finish(rows)?;
     }
     Ok(CallTimes {
         whole: start.elapsed(),
@@ -193,5 +209,5 @@ pub fn time_call(engine: &Engine, requests: &[Request<'_>]) -> Result<CallTimes>
 
 /// What opening an engine took: phases in order, with their times.
 pub fn open_phases(engine: &Engine) -> &[(&'static str, Duration)] {
-    engine.marks().parts()
+    engine.phases().all()
 }

@@ -6,6 +6,7 @@
 pub(crate) mod adapter;
 pub(crate) mod config;
 mod encoder;
+mod rope;
 pub(crate) mod weights;
 
 use std::fs;
@@ -21,7 +22,8 @@ pub(crate) use adapter::Adapter;
 #[doc(hidden)]
 pub use adapter::Adapter;
 pub use config::{Family, ModelConfig, Positions, TaskConfig};
-pub(crate) use encoder::{Encoder, Linear, Norm};
+pub(crate) use encoder::{Encoder, Layer, Linear, Norm};
+pub(crate) use rope::RopeTable;
 use weights::Checkpoint;
 
 /// A model folder, opened: configuration, mapped weights, its own adapters.

@@ -1,6 +1,6 @@
 use super::*;
-use crate::gpu::params::LORA_COLUMN_STEP;
 use crate::gpu::testing::{context, download, golden, model, numbers, rounded};
+use crate::kernels::params::LORA_COLUMN_STEP;
 use crate::model::Model;
 use crate::model::adapter::EmbeddingLora;
 use crate::model::weights::Checkpoint;
@@ -60,7 +60,7 @@ fn entries(bytes: &[u8]) -> Vec<(u32, f32)> {
 }
 
 /// Reads everything back, the factors of the embedding tables too.
-fn check(context: &Context, config: &ModelConfig, precision: Precision, resident: &Resident) {
+fn check(context: &Context, config: &ModelConfig, precision: Precision, resident: &DeviceAdapters) {
     for (layer, site) in (0..config.num_hidden_layers).flat_map(|layer| Site::ALL.map(|site| (layer, site))) {
         let expected = Expected::new(
             config,
@@ -140,7 +140,7 @@ fn adapters_come_and_go_and_keep_their_places() {
     let Model { config, adapters, .. } = model("jina-hub");
     for precision in [Precision::Bf16, Precision::F16] {
         let new = |table: &AdapterTable, previous| {
-            let resident = Resident::new(&context, &config, precision, table, previous).unwrap();
+            let resident = DeviceAdapters::new(&context, &config, precision, table, previous).unwrap();
             check(&context, &config, precision, &resident);
             resident
         };
@@ -210,12 +210,12 @@ fn another_adapter_of_the_same_name_is_another() {
     table
         .add(peft("mine", "jina-native/separation", &config))
         .unwrap();
-    let first = Resident::new(&context, &config, Precision::Bf16, &table, None).unwrap();
+    let first = DeviceAdapters::new(&context, &config, Precision::Bf16, &table, None).unwrap();
     table.remove("mine").unwrap();
     table
         .add(peft("mine", "jina-native/classification", &config))
         .unwrap();
-    let second = Resident::new(&context, &config, Precision::Bf16, &table, Some(&first)).unwrap();
+    let second = DeviceAdapters::new(&context, &config, Precision::Bf16, &table, Some(&first)).unwrap();
     check(&context, &config, Precision::Bf16, &second);
 }
 
@@ -226,7 +226,7 @@ fn parts_of_queries_and_values_leave_the_others_alone() {
     let mut table = AdapterTable::default();
     table.add(peft("one", "bert/user", &config)).unwrap();
     table.add(peft("two", "bert/user", &config)).unwrap();
-    let resident = Resident::new(&context, &config, Precision::F16, &table, None).unwrap();
+    let resident = DeviceAdapters::new(&context, &config, Precision::F16, &table, None).unwrap();
     // Rank 6 for each of q and v, twice; the projection once; nothing in the feed-forward layers.
     assert_eq!(
         Site::ALL.map(|site| resident.ranges[site as usize].total),
@@ -258,7 +258,7 @@ fn contents<'a>(
     precision: Precision,
     adapters: &'a [Option<Arc<Adapter>>],
     ranges: &'a [Ranges; 4],
-) -> (Layout, Vec<u8>) {
+) -> (AdapterLayout, Vec<u8>) {
     let contents = Contents {
         config,
         precision,

@@ -1,4 +1,4 @@
-//! A device, opened; and the code that is loaded into it.
+//! A device's context, and the code that is loaded into it.
 
 use std::ffi::CString;
 use std::marker::PhantomData;
@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{CUcontext, CUdevice, CUfunction, CUfunction_attribute, CUmodule, CUresult};
 
-use super::{DeviceFacts, DriverError, Handle, call, device, devices, log};
-use crate::error::{Error, Result};
+use super::{DeviceFacts, DriverError, Handle, call, device, log};
 
 /// A device's primary context, which it shares with the CUDA runtime API. It lives as long as one of its
 /// clones or anything made in it.
@@ -22,17 +21,12 @@ struct Primary {
 }
 
 impl Context {
-    /// # Errors
-    /// [`Error::Device`] if there is no CUDA or no such device, [`Error::Gpu`] if it cannot be opened.
-    pub fn open(index: usize) -> Result<Context> {
-        let facts = devices().map_err(|reason| Error::Device(reason.to_string()))?;
-        let facts = facts.into_iter().nth(index);
-        let facts = facts.ok_or_else(|| Error::Device(format!("there is no cuda:{index}")))?;
-        let step = || format!("opening cuda:{index}");
-        let device = device::ordinal(index).map_err(|e| e.at(step()))?;
+    /// Opens a device, one of [`devices`](super::devices).
+    pub fn open(facts: DeviceFacts) -> Result<Context, DriverError> {
+        let device = device::ordinal(facts.index)?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the device is the driver's; the place for the result is good.
-        unsafe { call!(cuDevicePrimaryCtxRetain(&mut handle, device)) }.map_err(|e| e.at(step()))?;
+        unsafe { call!(cuDevicePrimaryCtxRetain(&mut handle, device)) }?;
         Ok(Context(Arc::new(Primary {
             handle: Handle(handle),
             device,
@@ -54,7 +48,8 @@ impl Context {
         })
     }
 
-    /// Bytes of the device's memory that nobody has, in this process or another.
+    /// Bytes of the device's memory that no process has allocated.
+    #[cfg(feature = "inspect")]
     pub fn free_memory(&self) -> Result<u64, DriverError> {
         let _entered = self.enter()?;
         let (mut free, mut total) = (0, 0);
@@ -67,14 +62,14 @@ impl Context {
     ///
     /// # Safety
     /// `image` is a fatbin that nvcc made, aligned to 8 bytes. The driver believes all that it says.
-    pub unsafe fn load(&self, name: &'static str, image: &[u8]) -> Result<Module, DriverError> {
+    pub unsafe fn load(&self, name: &str, image: &[u8]) -> Result<Module, DriverError> {
         let _entered = self.enter()?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the caller's; the place for the result is good.
-        unsafe { call!(cuModuleLoadData(&mut handle, image.as_ptr().cast())) }.map_err(|e| e.of(name))?;
+        unsafe { call!(cuModuleLoadData(&mut handle, image.as_ptr().cast())) }
+            .map_err(|e| e.with_detail(name))?;
         Ok(Module(Arc::new(Loaded {
             handle: Handle(handle),
-            name,
             context: self.clone(),
         })))
     }
@@ -87,7 +82,7 @@ impl Drop for Primary {
     }
 }
 
-/// While this is there its context is the thread's current one; then the one before is again.
+/// Keeps a context current on its thread; when it is dropped, the previous one is current again.
 #[must_use]
 pub struct Entered<'a> {
     context: PhantomData<&'a Context>,
@@ -103,55 +98,40 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// Code in a context, for as long as this or a function of it is there.
+/// Code in a context, unloaded when this and all of its functions are dropped.
 #[derive(Clone, Debug)]
 pub struct Module(Arc<Loaded>);
 
 #[derive(Debug)]
 struct Loaded {
     handle: Handle<CUmodule>,
-    name: &'static str,
     context: Context,
 }
 
 impl Module {
-    /// An entry that takes one struct of `params_size` bytes.
-    ///
-    /// # Errors
-    /// [`Error::Gpu`] if there is no such entry, [`Error::Internal`] if it takes something else.
-    pub fn function(&self, entry: &'static str, params_size: usize) -> Result<Function> {
-        let step = || format!("module {}, kernel {entry}", self.0.name);
-        let name = CString::new(entry).map_err(|_| Error::Internal(format!("{} has a NUL", step())))?;
-        let _entered = self.0.context.enter().map_err(|e| e.at(step()))?;
+    /// An entry of the module.
+    pub fn function(&self, entry: &str) -> Result<Function, DriverError> {
+        let get = "cuModuleGetFunction";
+        let name = CString::new(entry).map_err(|_| DriverError::new(get, CUresult::CUDA_ERROR_NOT_FOUND))?;
+        let _entered = self.0.context.enter()?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the module is loaded; the name ends with NUL; the place for the result is good.
-        unsafe { call!(cuModuleGetFunction(&mut handle, self.0.handle.0, name.as_ptr())) }
-            .map_err(|e| e.at(step()))?;
-        let parameter = |number| {
+        unsafe { call!(cuModuleGetFunction(&mut handle, self.0.handle.0, name.as_ptr())) }?;
+        let mut params = Vec::new();
+        loop {
             let (mut offset, mut size) = (0, 0);
             // SAFETY: the function is the module's; the places for the results are good.
-            unsafe { call!(cuFuncGetParamInfo(handle, number, &mut offset, &mut size)) }.map(|()| size)
-        };
-        let found = parameter(0).map_err(|e| e.at(step()))?;
-        if found != params_size {
-            return Err(Error::Internal(format!(
-                "{} takes {found} bytes of parameters, the host has {params_size}: is src/gpu/params.rs stale?",
-                step()
-            )));
-        }
-        match parameter(1) {
-            // There is none: what the driver says past the last.
-            Err(error) if error.code == CUresult::CUDA_ERROR_INVALID_VALUE => {}
-            Err(error) => return Err(error.at(step())),
-            Ok(_) => {
-                let problem = format!("{} takes more than one parameter", step());
-                return Err(Error::Internal(problem));
+            match unsafe { call!(cuFuncGetParamInfo(handle, params.len(), &mut offset, &mut size)) } {
+                Ok(()) => params.push(size),
+                // There is no such parameter.
+                Err(error) if !params.is_empty() && error.code == CUresult::CUDA_ERROR_INVALID_VALUE => break,
+                Err(error) => return Err(error),
             }
         }
         Ok(Function {
             handle: Handle(handle),
-            entry,
-            params_size,
+            entry: entry.to_owned(),
+            params,
             module: self.clone(),
         })
     }
@@ -170,32 +150,34 @@ impl Drop for Loaded {
 #[derive(Clone, Debug)]
 pub struct Function {
     handle: Handle<CUfunction>,
-    entry: &'static str,
-    params_size: usize,
+    entry: String,
+    /// The size of each parameter.
+    params: Vec<usize>,
     module: Module,
 }
 
 impl Function {
-    pub fn entry(&self) -> &'static str {
-        self.entry
+    pub fn entry(&self) -> &str {
+        &self.entry
     }
 
-    /// Lets launches ask for this much shared memory; without, 48 KB is the most. It is the kernel's, for all
-    /// who use this context: the largest has to be said last, so call it once.
+    /// The size of each parameter in bytes.
+    pub fn params(&self) -> &[usize] {
+        &self.params
+    }
+
+    /// Allows launches this much dynamic shared memory; the default limit is 48 KB. The limit is the kernel's, for all
+    /// users of the context, and the last call decides.
     pub fn allow_shared(&self, bytes: u32) -> Result<(), DriverError> {
         let _entered = self.module.0.context.enter()?;
         let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
         // SAFETY: the function's module is loaded.
         unsafe { call!(cuFuncSetAttribute(self.handle.0, attribute, bytes)) }
-            .map_err(|e| e.of(format!("{} to {bytes} bytes of shared memory", self.entry)))
+            .map_err(|e| e.with_detail(format!("{} to {bytes} bytes of shared memory", self.entry)))
     }
 
     pub(super) fn handle(&self) -> CUfunction {
         self.handle.0
-    }
-
-    pub(super) fn params_size(&self) -> usize {
-        self.params_size
     }
 }

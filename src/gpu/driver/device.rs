@@ -5,14 +5,11 @@ use std::ffi::CStr;
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute};
 
 use super::{DriverError, Unavailable, call, library};
-use crate::device::Device;
-use crate::devices::uuid_text;
-use crate::gpu::kernels::kernels;
 
 /// What a device is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceFacts {
-    /// Its number, from 0, as `CUDA_VISIBLE_DEVICES` leaves it.
+    /// Its index, from 0, among the devices that `CUDA_VISIBLE_DEVICES` leaves.
     pub index: usize,
     pub name: String,
     pub uuid: [u8; 16],
@@ -30,13 +27,26 @@ pub struct DeviceFacts {
 }
 
 impl DeviceFacts {
-    /// Whether this is softcuda, which computes on the CPU, to check and not to serve.
+    /// The UUID as `nvidia-smi -L` prints it: `GPU-` and 32 hexadecimal digits in groups.
+    pub fn uuid_text(&self) -> String {
+        let mut text = "GPU-".to_owned();
+        for (index, byte) in self.uuid.iter().enumerate() {
+            if [4, 6, 8, 10].contains(&index) {
+                text.push('-');
+            }
+            text += &format!("{byte:02x}");
+        }
+        text
+    }
+
+    /// Whether this is softcuda, which executes kernels on the CPU, for tests.
     pub fn simulated(&self) -> bool {
         self.name.starts_with("softcuda")
     }
 }
 
-/// How fast a device's clocks may go, as the driver tells it.
+/// The highest clocks of a device, as the driver reports them.
+#[cfg(feature = "inspect")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clocks {
     /// Of the multiprocessors, in kHz.
@@ -47,7 +57,8 @@ pub struct Clocks {
     pub memory_bus: u32,
 }
 
-/// The clocks of the device with this number.
+/// The clocks of the device with this index.
+#[cfg(feature = "inspect")]
 pub fn clocks(index: usize) -> Result<Clocks, DriverError> {
     use CUdevice_attribute::*;
     let device = ordinal(index)?;
@@ -71,12 +82,12 @@ pub fn devices() -> Result<Vec<DeviceFacts>, Unavailable> {
     facts.collect::<Result<_, _>>().map_err(Unavailable::Failed)
 }
 
-/// The driver's name for a device.
+/// The driver's handle of a device.
 pub(super) fn ordinal(index: usize) -> Result<CUdevice, DriverError> {
     let mut device = 0;
-    // SAFETY: the place for the result is good; the driver refuses a number that there is not.
+    // SAFETY: the place for the result is good; the driver refuses an index without a device.
     unsafe { call!(cuDeviceGet(&mut device, index.try_into().unwrap_or(i32::MAX))) }
-        .map_err(|e| e.of(format!("cuda:{index}")))?;
+        .map_err(|e| e.with_detail(format!("cuda:{index}")))?;
     Ok(device)
 }
 
@@ -115,43 +126,4 @@ fn facts(index: usize, device: CUdevice) -> Result<DeviceFacts, DriverError> {
         shared_per_multiprocessor: attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?,
         l2: attribute(CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
     })
-}
-
-/// The index of the device that is meant, of which this build has kernels; or why there is none. For
-/// [`Device::Auto`] it is the first that is a GPU.
-pub fn find(device: Device) -> Result<usize, String> {
-    kernels()
-        .compiler
-        .map_err(|reason| format!("this build has no GPU kernels: {reason}"))?;
-    let devices = devices().map_err(|reason| reason.to_string())?;
-    choose(device, &devices, |facts| kernels().check(facts.capability))
-}
-
-pub(super) fn choose(
-    device: Device,
-    devices: &[DeviceFacts],
-    check: impl Fn(&DeviceFacts) -> Result<(), String>,
-) -> Result<usize, String> {
-    let named = |facts: &&DeviceFacts| match device {
-        Device::Auto => !facts.simulated() && check(facts).is_ok(),
-        Device::Cpu => false,
-        Device::Cuda(index) => facts.index == index,
-    };
-    let why = match (device, devices.iter().find(named)) {
-        (Device::Auto, Some(first)) => return Ok(first.index),
-        (_, Some(found)) => match check(found) {
-            Ok(()) => return Ok(found.index),
-            Err(problem) => return Err(format!("cuda:{} ({}): {problem}", found.index, found.name)),
-        },
-        (Device::Auto, None) => "finds no GPU that this build has kernels for",
-        (_, None) => "is no CUDA device here",
-    };
-    let list = devices.iter().map(|facts| {
-        let uuid = uuid_text(&facts.uuid);
-        format!("cuda:{} ({}, {uuid})", facts.index, facts.name)
-    });
-    Err(format!(
-        "`{device}` {why}; there are: {}",
-        list.collect::<Vec<_>>().join(", ")
-    ))
 }

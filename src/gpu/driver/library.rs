@@ -1,5 +1,5 @@
-//! The driver's library. cudarc panics where it or a function of it is missing, so all that is checked once,
-//! before anything is called.
+//! The driver's library. cudarc panics if it or one of its functions is missing, so both are checked once, before
+//! anything is called.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -8,7 +8,7 @@ use cudarc::driver::sys::{self, CUresult};
 
 use super::{DriverError, call};
 
-/// The CUDA that kernels are compiled with: the oldest driver that is known to take them.
+/// The CUDA version that kernels are compiled with: the oldest driver that is known to load them.
 const WANTED: i32 = 13000;
 
 /// Every function that is called, by the name it has in the library. (A test compares this with the calls.)
@@ -57,23 +57,23 @@ pub(super) const FUNCTIONS: &[&str] = &[
     "cuStreamSynchronize",
 ];
 
-/// Why there is no CUDA here.
+/// Why CUDA cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unavailable {
     /// The loader finds no libcuda.
     NoLibrary,
-    /// The toolkit's library to link with, which can do nothing.
+    /// The toolkit's stub library, which serves linking alone.
     Stub,
-    /// Functions that the library does not have.
+    /// The library lacks these functions.
     Missing(Vec<&'static str>),
-    /// The driver is for this CUDA, older than [`WANTED`].
+    /// The driver is for this version of CUDA, older than [`WANTED`].
     Old(i32),
-    /// The driver runs, and has no device.
+    /// The driver works, but finds no device.
     NoDevice {
         /// `CUDA_VISIBLE_DEVICES`, where it is set.
         visible: Option<String>,
     },
-    /// The driver does not start, or does not say what devices there are and what they are.
+    /// The driver does not start, or does not list its devices.
     Failed(DriverError),
 }
 
@@ -129,12 +129,12 @@ impl fmt::Display for Version {
     }
 }
 
-/// The CUDA that the driver is for, `13.0`.
+/// The version of CUDA that the driver is for, `13.0`.
 pub fn version() -> Result<String, Unavailable> {
     start().map(|version| Version(version).to_string())
 }
 
-/// Starts the driver, once. Nothing else may be called before this has been well.
+/// Starts the driver, once. No other function may be called before this has succeeded.
 pub(super) fn start() -> Result<i32, Unavailable> {
     static STARTED: OnceLock<Result<i32, Unavailable>> = OnceLock::new();
     STARTED.get_or_init(try_start).clone()
@@ -157,11 +157,11 @@ fn try_start() -> Result<i32, Unavailable> {
     Ok(version)
 }
 
-/// Whether a driver will do, by what `cuInit` said and the CUDA that it is for.
+/// Whether a driver can be used, by the result of `cuInit` and its version of CUDA.
 pub(super) fn judge(started: CUresult, version: i32) -> Result<(), Unavailable> {
     match started {
         CUresult::CUDA_ERROR_STUB_LIBRARY => Err(Unavailable::Stub),
-        // Before what may well come of it.
+        // First, since an old driver may fail in other ways for being old.
         _ if version < WANTED => Err(Unavailable::Old(version)),
         CUresult::CUDA_SUCCESS => Ok(()),
         CUresult::CUDA_ERROR_NO_DEVICE => Err(no_device()),
@@ -175,7 +175,7 @@ pub(super) fn no_device() -> Unavailable {
     }
 }
 
-/// Whether the library has all of these.
+/// Checks that the library has all of these functions.
 fn require(functions: &[&'static str]) -> Result<(), Unavailable> {
     // SAFETY: the library is there, so that this does not panic; no function is called through the type.
     let there = |name: &str| unsafe { sys::culib().get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_ok();

@@ -1,11 +1,11 @@
-//! Memory: the device's, and the host's that the device can reach.
+//! Memory of the device, and page-locked memory of the host.
 
 use std::ffi::c_void;
 use std::ops::{Deref, DerefMut};
 
 use super::{Context, DriverError, Handle, call, log};
 
-/// Memory of the device, freed when this is dropped. What it holds at first is undefined.
+/// Memory of the device, freed when this is dropped. Its initial contents are undefined.
 #[derive(Debug)]
 pub struct DeviceMemory {
     address: u64,
@@ -13,7 +13,7 @@ pub struct DeviceMemory {
     context: Context,
 }
 
-/// Page-locked memory of the host, freed when this is dropped: copies to and from it go on by themselves.
+/// Page-locked memory of the host, freed when this is dropped. Copies to and from it are asynchronous.
 #[derive(Debug)]
 pub struct Pinned {
     start: Handle<*mut c_void>,
@@ -22,14 +22,14 @@ pub struct Pinned {
 }
 
 impl Context {
-    /// Memory aligned to 256 bytes at least.
+    /// Allocates device memory, aligned to at least 256 bytes.
     pub fn allocate(&self, bytes: usize) -> Result<DeviceMemory, DriverError> {
         let _entered = self.enter()?;
         let mut address = 0;
-        // An allocation of nothing is an error; memory of length 0 is none.
+        // The driver refuses an allocation of 0 bytes.
         // SAFETY: the place for the result is good.
         unsafe { call!(cuMemAlloc_v2(&mut address, bytes.max(1))) }
-            .map_err(|e| e.of(format!("{bytes} bytes")))?;
+            .map_err(|e| e.with_detail(format!("{bytes} bytes")))?;
         Ok(DeviceMemory {
             address,
             len: bytes,
@@ -37,13 +37,13 @@ impl Context {
         })
     }
 
-    /// Zeros.
+    /// Allocates page-locked memory, filled with zeros.
     pub fn pinned(&self, bytes: usize) -> Result<Pinned, DriverError> {
         let _entered = self.enter()?;
         let mut start = std::ptr::null_mut();
         // SAFETY: the place for the result is good.
         unsafe { call!(cuMemHostAlloc(&mut start, bytes.max(1), 0)) }
-            .map_err(|e| e.of(format!("{bytes} bytes")))?;
+            .map_err(|e| e.with_detail(format!("{bytes} bytes")))?;
         // SAFETY: it has this many bytes, and nobody else knows of it.
         unsafe { start.cast::<u8>().write_bytes(0, bytes) };
         Ok(Pinned {
@@ -86,7 +86,8 @@ impl Deref for Pinned {
 
 impl DerefMut for Pinned {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and `self` is borrowed by nobody else.
+        // SAFETY: it has this many bytes, all of them written, and is freed after `self`, which is borrowed mutably.
+        // Whoever lets the device read or write it promised that nobody looks meanwhile.
         unsafe { std::slice::from_raw_parts_mut(self.start.0.cast(), self.len) }
     }
 }

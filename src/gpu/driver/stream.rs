@@ -1,7 +1,7 @@
-//! Work for the device, done in the order in which it is given.
+//! Streams: work for the device, executed in the order in which it is submitted.
 //!
-//! Nothing here waits but `synchronize`. What a launch or a copy touches has to stay as it is until the
-//! device is done with it; no type can say that, so giving work is unsafe.
+//! Only `synchronize` waits. The memory that a launch or a copy uses must stay valid and unchanged until the device is
+//! done with it; no type expresses that, so submitting work is unsafe.
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -12,22 +12,22 @@ use cudarc::driver::sys::{
 
 use super::{Context, DriverError, Function, Handle, Pinned, call, log};
 
-/// A queue of work, which waits for no other queue, the legacy default stream included. Threads may share
-/// one, if the order in which their work comes does not matter.
+/// A non-blocking stream: it does not synchronise with the legacy default stream or any other. Threads may share
+/// one, if the order of their work does not matter.
 #[derive(Debug)]
 pub struct Stream {
     handle: Handle<CUstream>,
     context: Context,
 }
 
-/// Work that was captured once, to be given as a whole.
+/// Work that was captured once, to be launched as a whole.
 #[derive(Debug)]
 pub struct Graph {
     handle: Handle<CUgraphExec>,
     context: Context,
 }
 
-/// A place in a stream to wait for.
+/// A point in a stream that can be waited for.
 #[derive(Debug)]
 pub struct Event {
     handle: Handle<CUevent>,
@@ -47,12 +47,13 @@ impl Context {
         })
     }
 
-    /// Without a time, which makes it cheaper.
+    /// An event without a timestamp, which is cheaper.
     pub fn event(&self) -> Result<Event, DriverError> {
         self.event_with(CUevent_flags::CU_EVENT_DISABLE_TIMING)
     }
 
-    /// With the time at which it happened, for [`Event::micros_since`].
+    /// An event with a timestamp, for [`Event::micros_since`].
+    #[cfg(feature = "inspect")]
     pub fn timed_event(&self) -> Result<Event, DriverError> {
         self.event_with(CUevent_flags::CU_EVENT_DEFAULT)
     }
@@ -71,15 +72,16 @@ impl Context {
 }
 
 impl Stream {
-    /// Launches a kernel with `shared` bytes of dynamic shared memory. The parameters are copied at once.
+    /// Launches a kernel that takes one parameter, with `shared` bytes of dynamic shared memory. The parameter is copied
+    /// before this returns.
     ///
     /// # Panics
-    /// If the kernel's parameters have another size.
+    /// If the kernel does not take one parameter of this size.
     ///
     /// # Safety
-    /// Every address in `params` is good for what the kernel does with it until the kernel has ended, and
-    /// nobody else meanwhile writes there, or reads what it writes. The function lives until then. In a
-    /// capture all this holds for each launch of the graph. The function is of this stream's context.
+    /// Every address in `params` is valid for what the kernel does with it until the kernel has ended; meanwhile
+    /// nothing else writes there, or reads what the kernel writes. The function lives until then. In a
+    /// capture all this holds for each launch of the graph. The function belongs to this stream's context.
     pub unsafe fn launch(
         &self,
         function: &Function,
@@ -88,7 +90,7 @@ impl Stream {
         shared: u32,
         params: &[u8],
     ) -> Result<(), DriverError> {
-        assert_eq!(params.len(), function.params_size(), "{}", function.entry());
+        assert_eq!(function.params(), [params.len()], "{}", function.entry());
         let _entered = self.context.enter()?;
         let mut arguments = [params.as_ptr().cast_mut().cast::<c_void>()];
         let [x, y, z] = grid;
@@ -110,7 +112,7 @@ impl Stream {
             ))
         }
         .map_err(|e| {
-            e.of(format!(
+            e.with_detail(format!(
                 "{}, {x}×{y}×{z} blocks of {block} threads with {shared} bytes of shared memory",
                 function.entry()
             ))
@@ -123,8 +125,8 @@ impl Stream {
     /// If `range` is not within `from`.
     ///
     /// # Safety
-    /// The device's memory at `to` has this many bytes, and lives; `from` lives and is not written to; both
-    /// until the copy is done (in a capture: whenever the graph is launched).
+    /// Until the copy is done, the device's memory at `to` lives and has this many bytes, and `from` lives and is not
+    /// written (in a capture: at every launch of the graph).
     pub unsafe fn upload(&self, to: u64, from: &Pinned, range: Range<usize>) -> Result<(), DriverError> {
         let from = &from[range];
         let _entered = self.context.enter()?;
@@ -137,7 +139,7 @@ impl Stream {
                 self.handle.0
             ))
         }
-        .map_err(|e| e.of(format!("{} bytes", from.len())))
+        .map_err(|e| e.with_detail(format!("{} bytes", from.len())))
     }
 
     /// Copies from the device into a part of `to`.
@@ -146,8 +148,8 @@ impl Stream {
     /// If `range` is not within `to`.
     ///
     /// # Safety
-    /// The device's memory at `from` has this many bytes, and lives; `to` lives, and is neither read nor
-    /// written to; both until the copy is done (in a capture: whenever the graph is launched).
+    /// Until the copy is done, the device's memory at `from` lives and has this many bytes, and `to` lives and is neither
+    /// read nor written (in a capture: at every launch of the graph).
     pub unsafe fn download(
         &self,
         to: &mut Pinned,
@@ -165,35 +167,37 @@ impl Stream {
                 self.handle.0
             ))
         }
-        .map_err(|e| e.of(format!("{} bytes", to.len())))
+        .map_err(|e| e.with_detail(format!("{} bytes", to.len())))
     }
 
     /// Copies within the device's memory.
     ///
     /// # Safety
-    /// Both places have this many bytes, and live until this is done (in a capture: whenever the graph is launched).
+    /// Both ranges live and have this many bytes until this is done (in a capture: at every launch of the graph).
+    #[cfg(feature = "inspect")]
     pub unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DriverError> {
         let _entered = self.context.enter()?;
         // SAFETY: the caller's.
         unsafe { call!(cuMemcpyDtoDAsync_v2(to, from, bytes, self.handle.0)) }
-            .map_err(|e| e.of(format!("{bytes} bytes")))
+            .map_err(|e| e.with_detail(format!("{bytes} bytes")))
     }
 
     /// Zeros the device's memory.
     ///
     /// # Safety
-    /// It has this many bytes at `address`, and lives until this is done (in a capture: whenever the graph
-    /// is launched).
+    /// The memory at `address` lives and has this many bytes until this is done (in a capture: at every launch of the
+    /// graph).
+    #[cfg(feature = "inspect")]
     pub unsafe fn zero(&self, address: u64, bytes: usize) -> Result<(), DriverError> {
         let _entered = self.context.enter()?;
         // SAFETY: the caller's.
         unsafe { call!(cuMemsetD8Async(address, 0, bytes, self.handle.0)) }
-            .map_err(|e| e.of(format!("{bytes} bytes")))
+            .map_err(|e| e.with_detail(format!("{bytes} bytes")))
     }
 
-    /// Captures what `work` gives to this stream, instead of doing it. `work` may not allocate, free or wait;
-    /// other threads may, and must leave this stream alone. If it fails, or does such a thing, nothing is left
-    /// of the capture.
+    /// Captures what `work` submits to this stream, instead of executing it. `work` must not allocate, free or wait;
+    /// other threads may, but must not use this stream. If `work` fails, or does such a thing, the capture is
+    /// discarded.
     pub fn capture<E: From<DriverError>>(
         &self,
         work: impl FnOnce(&Stream) -> Result<(), E>,
@@ -214,18 +218,18 @@ impl Stream {
         })
     }
 
-    /// Gives all that the graph holds. One after the other, if it is given again before it has ended.
+    /// Launches a graph. A launch before the previous one has ended waits for it.
     ///
     /// # Safety
-    /// What is captured was promised for this launch as well: see [`launch`](Stream::launch). The graph is of
-    /// this stream's context and lives until it has ended.
+    /// The conditions of everything that was captured hold for this launch: see [`launch`](Stream::launch). The graph
+    /// belongs to this stream's context and lives until it has ended.
     pub unsafe fn launch_graph(&self, graph: &Graph) -> Result<(), DriverError> {
         let _entered = self.context.enter()?;
         // SAFETY: both are there; the rest is the caller's.
         unsafe { call!(cuGraphLaunch(graph.handle.0, self.handle.0)) }
     }
 
-    /// Waits until all is done that was given before. A kernel's failure shows here, or in any later call.
+    /// Waits until all work submitted before is done. A kernel's failure is returned here, or by any later call.
     pub fn synchronize(&self) -> Result<(), DriverError> {
         let _entered = self.context.enter()?;
         // SAFETY: the stream is there.
@@ -242,7 +246,7 @@ impl Drop for Stream {
     }
 }
 
-/// A capture that is under way; dropped, it ends and leaves nothing.
+/// A running capture; dropping it discards it.
 struct Capture<'a>(&'a Stream);
 
 impl Capture<'_> {
@@ -265,12 +269,12 @@ fn end(stream: &Stream) -> Result<Captured, DriverError> {
         // SAFETY: this thread began the capture; the place for the result is good.
         unsafe { call!(cuStreamEndCapture(stream.handle.0, &mut graph)) }.map(|()| Captured(graph))
     };
-    // A call that failed may have left the stream in its capture, where all that is given to it later fails;
-    // a second one ends that, and where there is nothing to end it does nothing.
+    // A failed call may leave the stream capturing, so that all later work fails; a second call ends the capture, and
+    // does nothing if there is none.
     end().inspect_err(|_| drop(end()))
 }
 
-/// What was captured, before it is made into what can be launched.
+/// A captured graph, before it is instantiated.
 struct Captured(CUgraph);
 
 impl Drop for Captured {
@@ -290,14 +294,15 @@ impl Drop for Graph {
 }
 
 impl Event {
-    /// Stands for all that was given to the stream before.
+    /// Makes this event the current end of the stream's work.
     pub fn record(&self, stream: &Stream) -> Result<(), DriverError> {
         let _entered = self.context.enter()?;
         // SAFETY: both are there; the driver refuses a stream of another context.
         unsafe { call!(cuEventRecord(self.handle.0, stream.handle.0)) }
     }
 
-    /// Microseconds from `start` to this, once both are over; both are timed, and recorded.
+    /// Microseconds from `start` to this; both have timestamps, are recorded and have happened.
+    #[cfg(feature = "inspect")]
     pub fn micros_since(&self, start: &Event) -> Result<f64, DriverError> {
         let _entered = self.context.enter()?;
         let mut millis = 0f32;
@@ -306,7 +311,7 @@ impl Event {
         Ok(1e3 * f64::from(millis))
     }
 
-    /// Waits for it. One that was never recorded is over.
+    /// Waits until it has happened. An event that was never recorded counts as having happened.
     pub fn synchronize(&self) -> Result<(), DriverError> {
         let _entered = self.context.enter()?;
         // SAFETY: the event is there.

@@ -18,17 +18,15 @@ use half::bf16;
 
 use super::library::{self, FUNCTIONS};
 use super::*;
-use crate::device::Device;
-use crate::error::Result;
-use crate::gpu::kernels::{Kernel, Loader, kernels};
-use crate::gpu::params::{LayerNormParams, Mixtures};
+use crate::kernels::kernels;
+use crate::kernels::params::LayerNormParams;
 
 // ---- Without a device ----
 
 #[test]
 fn every_function_that_is_called_is_looked_for() {
     let sources = [
-        include_str!("../driver.rs"),
+        include_str!("mod.rs"),
         include_str!("context.rs"),
         include_str!("device.rs"),
         include_str!("library.rs"),
@@ -96,7 +94,7 @@ fn an_unusable_driver_says_what_to_do() {
 fn a_failed_call_says_what_failed_and_whether_the_context_is_lost() {
     let error = |code| DriverError {
         call: "cuMemAlloc_v2",
-        of: "512 bytes".into(),
+        detail: "512 bytes".into(),
         code,
         meaning: "what it means".into(),
     };
@@ -105,8 +103,8 @@ fn a_failed_call_says_what_failed_and_whether_the_context_is_lost() {
     assert!(memory.is_out_of_memory() && !memory.is_sticky());
     assert_eq!(
         memory.to_string(),
-        "cuMemAlloc of 512 bytes failed: CUDA_ERROR_OUT_OF_MEMORY (what it means); use fewer batch_tokens or \
-         less concurrency, or another device (nvidia-smi shows who uses its memory)"
+        "cuMemAlloc of 512 bytes failed: CUDA_ERROR_OUT_OF_MEMORY (what it means); use fewer batch_tokens, a \
+         lower concurrency or another device (nvidia-smi shows who uses its memory)"
     );
     for code in [
         CUDA_ERROR_INVALID_VALUE,
@@ -126,60 +124,8 @@ fn a_failed_call_says_what_failed_and_whether_the_context_is_lost() {
     ] {
         assert!(error(code).is_sticky(), "{code:?}");
     }
-    let placed = error(CUDA_ERROR_LAUNCH_FAILED).at("layer 3, fc1").to_string();
-    assert!(placed.starts_with("layer 3, fc1: cuMemAlloc of 512 bytes failed: CUDA_ERROR_LAUNCH_FAILED"));
-}
-
-#[test]
-fn a_device_is_chosen_by_number() {
-    let facts = |index: usize, name: &str, capability| DeviceFacts {
-        index,
-        name: name.into(),
-        uuid: [index as u8 + 0x10; 16],
-        capability,
-        multiprocessors: 1,
-        memory: 1,
-        shared_per_block: 1,
-        shared_per_multiprocessor: 1,
-        l2: 1,
-    };
-    let mut all = vec![
-        facts(0, "softcuda sm_90", (9, 0)),
-        facts(1, "an old one", (7, 5)),
-        facts(2, "a good one", (9, 0)),
-        facts(3, "another", (8, 0)),
-    ];
-    let check = |facts: &DeviceFacts| match facts.capability {
-        (7, _) => Err("too old".to_owned()),
-        _ => Ok(()),
-    };
-    let choose = |name: &str, all: &[DeviceFacts]| device::choose(name.parse().unwrap(), all, check);
-    assert_eq!(choose("auto", &all), Ok(2));
-    assert_eq!(choose("cuda", &all), Ok(0));
-    assert_eq!(choose("cuda:3", &all), Ok(3));
-    assert_eq!(
-        choose("cuda:1", &all).unwrap_err(),
-        "cuda:1 (an old one): too old"
-    );
-    let problem = choose("cuda:4", &all).unwrap_err();
-    assert!(
-        problem
-            .starts_with("`cuda:4` is no CUDA device here; there are: cuda:0 (softcuda sm_90, GPU-10101010-"),
-        "{problem}"
-    );
-    for name in ["cuda:4", "cuda:5", "cpu"] {
-        let problem = choose(name, &all).unwrap_err();
-        assert!(
-            problem.starts_with(&format!("`{name}` is no CUDA device here; there are: ")),
-            "{problem}"
-        );
-    }
-    all.truncate(2);
-    let problem = choose("auto", &all).unwrap_err();
-    assert!(
-        problem.contains("finds no GPU that this build has kernels for"),
-        "{problem}"
-    );
+    let failed = error(CUDA_ERROR_LAUNCH_FAILED).to_string();
+    assert!(failed.starts_with("cuMemAlloc of 512 bytes failed: CUDA_ERROR_LAUNCH_FAILED"));
 }
 
 // ---- On a device ----
@@ -189,13 +135,26 @@ fn context() -> Option<Context> {
     let reason = match (kernels().compiler, devices()) {
         (Err(reason), _) => format!("no GPU kernels in this build: {reason}; tools/setup gets nvcc"),
         (_, Err(reason)) => format!("{reason}; without a GPU: tools/softcuda/run cargo test --lib gpu::"),
-        (Ok(_), Ok(_)) => return Some(Context::open(0).expect("the first device can be opened")),
+        (Ok(_), Ok(_)) => return Some(open_first().expect("the first device can be opened")),
     };
     let required = std::env::var("ROPEWAY_GPU_TESTS").is_ok_and(|value| value == "require");
     assert!(!required, "ROPEWAY_GPU_TESTS=require, and {reason}");
     static SAID: Once = Once::new();
     SAID.call_once(|| say(&format!("SKIPPED: {reason}")));
     None
+}
+
+fn open_first() -> Result<Context, DriverError> {
+    let mut all = devices().expect("there are devices, as was seen before");
+    Context::open(all.swap_remove(0))
+}
+
+/// The entry `layernorm_bf16`.
+fn layernorm(context: &Context) -> Result<Function, DriverError> {
+    let module = kernels().modules.iter().find(|module| module.name == "layernorm");
+    // SAFETY: `build.rs` embeds what nvcc made, whole and aligned.
+    let module = unsafe { context.load("layernorm", module.expect("it is embedded").image) }?;
+    module.function("layernorm_bf16")
 }
 
 /// Not by eprintln: that is shown for failing tests alone.
@@ -205,7 +164,7 @@ fn say(line: &str) {
 
 /// `out = LN(x + y)` of a few rows, and what is needed to launch it. All inputs lie in one upload.
 struct Rows {
-    kernel: Kernel<LayerNormParams>,
+    kernel: Function,
     params: LayerNormParams,
     host: Pinned,
     back: Pinned,
@@ -229,12 +188,10 @@ impl Rows {
         Rows::try_new(context).unwrap()
     }
 
-    fn try_new(context: &Context) -> Result<Rows> {
-        let kernel = Loader::new(context).kernel("layernorm", "layernorm_bf16", 0)?;
-        let memory = || Ok((context.allocate(PARTS[5])?, context.allocate(2 * ROWS * HIDDEN)?));
-        let (device, out) = memory().map_err(|e: DriverError| e.at("device memory"))?;
-        let memory = || Ok((context.pinned(PARTS[5])?, context.pinned(2 * ROWS * HIDDEN)?));
-        let (host, back) = memory().map_err(|e: DriverError| e.at("host memory"))?;
+    fn try_new(context: &Context) -> Result<Rows, DriverError> {
+        let kernel = layernorm(context)?;
+        let (device, out) = (context.allocate(PARTS[5])?, context.allocate(2 * ROWS * HIDDEN)?);
+        let (host, back) = (context.pinned(PARTS[5])?, context.pinned(2 * ROWS * HIDDEN)?);
         let address = |part: usize| device.address() + PARTS[part] as u64;
         let params = LayerNormParams {
             tokens: address(0),
@@ -275,8 +232,8 @@ impl Rows {
         unsafe {
             stream.zero(self.out.address(), self.out.len())?;
             stream.upload(self.device.address(), &self.host, 0..PARTS[5])?;
-            self.kernel
-                .launch(stream, [1, 1, 1], 32 * ROWS as u32, 0, &self.params)?;
+            let params = bytemuck::bytes_of(&self.params);
+            stream.launch(&self.kernel, [1, 1, 1], 32 * ROWS as u32, 0, params)?;
             stream.download(&mut self.back, 0..2 * ROWS * HIDDEN, self.out.address())
         }
     }
@@ -517,55 +474,23 @@ fn too_much_memory_is_an_error_that_one_survives() {
 }
 
 #[test]
-fn a_kernel_that_is_not_as_thought_is_refused() {
-    let Some(context) = context() else { return };
-    let mut loader = Loader::new(&context);
-    let stale = loader
-        .kernel::<Mixtures>("layernorm", "layernorm_bf16", 0)
-        .unwrap_err()
-        .to_string();
-    let (size, wrong) = (size_of::<LayerNormParams>(), size_of::<Mixtures>());
-    let wanted = format!(
-        "module layernorm, kernel layernorm_bf16 takes {size} bytes of parameters, the host has {wrong}: is \
-         src/gpu/params.rs stale?"
-    );
-    assert!(stale.contains(&wanted), "{stale}");
-    let entry = loader
-        .kernel::<LayerNormParams>("layernorm", "layernorm_f64", 0)
-        .unwrap_err()
-        .to_string();
-    let wanted = "module layernorm, kernel layernorm_f64: cuModuleGetFunction failed: CUDA_ERROR_NOT_FOUND";
-    assert!(entry.starts_with(wanted), "{entry}");
-    let module = loader
-        .kernel::<LayerNormParams>("layernorms", "layernorm_bf16", 0)
-        .unwrap_err()
-        .to_string();
-    assert!(module.contains("no module layernorms"), "{module}");
-    let shared = loader
-        .kernel::<LayerNormParams>("layernorm", "layernorm_bf16", 1 << 24)
-        .unwrap_err()
-        .to_string();
-    let wanted = "cuFuncSetAttribute of layernorm_bf16 to 16777216 bytes of shared memory failed: ";
-    assert!(shared.contains(wanted), "{shared}");
-}
-
-#[test]
 fn shared_memory_is_allowed_up_to_what_the_device_has() {
     let Some(context) = context() else { return };
     let (stream, mut rows) = (context.stream().unwrap(), Rows::new(&context));
     rows.fill(3, 0);
     let most = context.facts().shared_per_block;
     assert!(most > 48 << 10);
-    let kernel = Loader::new(&context)
-        .kernel("layernorm", "layernorm_bf16", most)
-        .unwrap();
+    let kernel = layernorm(&context).unwrap();
+    kernel.allow_shared(most).unwrap();
     rows.give(&stream).unwrap();
-    // SAFETY: as `Rows::give`.
-    unsafe { kernel.launch(&stream, [1, 1, 1], 96, most, &rows.params) }.unwrap();
+    let params = bytemuck::bytes_of(&rows.params);
+    // SAFETY: the kernel's memory is laid out as `params` says; it all lives until the test has waited.
+    unsafe { stream.launch(&kernel, [1, 1, 1], 96, most, params) }.unwrap();
     stream.synchronize().unwrap();
     rows.check();
-    // SAFETY: as above.
-    let refused = unsafe { kernel.launch(&stream, [1, 1, 1], 1 << 20, 0, &rows.params) }.unwrap_err();
+    let params = bytemuck::bytes_of(&rows.params);
+    // SAFETY: the driver refuses the launch, and the memory that it names is alive.
+    let refused = unsafe { stream.launch(&kernel, [1, 1, 1], 1 << 20, 0, params) }.unwrap_err();
     let said = refused.to_string();
     let wanted =
         "cuLaunchKernel of layernorm_bf16, 1×1×1 blocks of 1048576 threads with 0 bytes of shared memory";
@@ -573,19 +498,12 @@ fn shared_memory_is_allowed_up_to_what_the_device_has() {
 }
 
 #[test]
-fn a_device_is_opened_by_its_number_alone() {
+fn a_context_knows_its_device() {
     let Some(context) = context() else { return };
     let (all, facts) = (devices().unwrap(), context.facts());
     assert_eq!(&all[0], facts);
     assert!(facts.multiprocessors > 0 && facts.memory > 0 && facts.l2 > 0);
     assert!(facts.shared_per_multiprocessor > facts.shared_per_block);
-    assert_eq!(find(Device::Cuda(0)), Ok(0));
-    assert!(find(Device::Cuda(all.len())).is_err());
-    if all.iter().all(DeviceFacts::simulated) {
-        assert!(find(Device::Auto).is_err());
-    }
-    let beyond = Context::open(all.len()).unwrap_err().to_string();
-    assert_eq!(beyond, format!("device: there is no cuda:{}", all.len()));
 }
 
 // ---- In a process of its own ----
@@ -717,7 +635,7 @@ fn child_loses_its_context() {
             .is_sticky()
     );
     drop((rows, stream, context));
-    match Context::open(0).and_then(|context| context.allocate(16).map(drop).map_err(|e| e.at("after it"))) {
+    match open_first().and_then(|context| context.allocate(16).map(drop)) {
         Ok(()) => println!("opened anew"),
         Err(error) => println!("not opened anew: {error}"),
     }
@@ -746,17 +664,20 @@ fn child_uses_everything() {
     }
 }
 
-fn use_everything() -> Result<()> {
-    let context = Context::open(0)?;
+fn use_everything() -> Result<(), DriverError> {
+    let first = devices().map_err(|reason| match reason {
+        Unavailable::Failed(error) => error,
+        other => panic!("{other}"),
+    })?;
+    let context = Context::open(first[0].clone())?;
     let mut rows = Rows::try_new(&context)?;
     rows.fill(3, 0);
-    let step = |e: DriverError| e.at("work");
-    let (stream, event) = (context.stream().map_err(step)?, context.event().map_err(step)?);
-    let graph = stream.capture(|stream| rows.give(stream)).map_err(step)?;
+    let (stream, event) = (context.stream()?, context.event()?);
+    let graph = stream.capture(|stream| rows.give(stream))?;
     // SAFETY: all that was captured lives in `rows`.
-    unsafe { stream.launch_graph(&graph) }.map_err(step)?;
-    event.record(&stream).map_err(step)?;
-    event.synchronize().map_err(step)?;
+    unsafe { stream.launch_graph(&graph) }?;
+    event.record(&stream)?;
+    event.synchronize()?;
     rows.check();
     Ok(())
 }

@@ -117,7 +117,7 @@ fn the_encoders_report_is_whole() {
         "kernels",
         "weights",
         "adapters",
-        "lanes",
+        "contexts",
         "first batch",
         "other",
     ];

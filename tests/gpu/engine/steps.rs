@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use model_maker::{Dtype, Family, ModelSpec};
-use ropeway::inspect::{Difference, Executor, Side, compare};
-use ropeway::{Embed, Engine, Numerics, Precision, Request};
+use ropeway::inspect::{Difference, Executor, Fusion, Pass, Side, compare, compare_with};
+use ropeway::{Embed, Engine, Numerics, Precision, Request, Vector};
 
 use super::device::{Gpu, jina, off, on_cpu, spec};
 use crate::common::requests::{ids, mixed_options, mixed_requests};
@@ -22,23 +22,25 @@ fn side<'a>(engine: &'a Engine, requests: &'a [Request<'a>]) -> Side<'a> {
 #[track_caller]
 fn agree(what: &str, cpu: &Engine, gpu: &Engine, requests: &[Request<'_>]) {
     let differences = compare(&side(cpu, requests), &side(gpu, requests)).unwrap();
-    for op in [
+    check(what, &differences, ["Qkv", "OutProj", "Fc1", "Fc2"]);
+}
+
+#[track_caller]
+fn check<const N: usize>(what: &str, differences: &[Difference], linear: [&str; N]) {
+    let others = [
         "Embed",
-        "Qkv",
         "Attention",
-        "OutProj",
         "AddLayerNorm(Attention)",
-        "Fc1",
-        "Fc2",
         "AddLayerNorm(Mlp)",
         "Pool",
-    ] {
+    ];
+    for op in others.into_iter().chain(linear) {
         assert!(
             differences.iter().any(|d| d.name.contains(op)),
             "{what}: no step does {op}"
         );
     }
-    for difference in &differences {
+    for difference in differences {
         assert!(difference.within(), "{what}: {difference}");
     }
     let worst = differences
@@ -124,14 +126,21 @@ fn other_ways_of_the_adapters_agree_with_float32() {
     let model = jina(64);
     let cpu = on_cpu(&model);
     let usual = gpu.open(&model);
-    let separate = gpu.builder().separate_adapters(true).open(&model).unwrap();
     let options = mixed_options();
-    agree(
-        "separate adapters",
-        &cpu,
-        &separate,
-        &mixed_requests(&options, &[9, 20, 33, 2]),
-    );
+    let requests = mixed_requests(&options, &[9, 20, 33, 2]);
+    let (left, right) = (side(&cpu, &requests), side(&usual, &requests));
+    let differences = compare_with(&left, &right, Some(Fusion::Separate)).unwrap();
+    let linear = [
+        "BaseGemm(Qkv)",
+        "LoraUp(Qkv)",
+        "BaseGemm(OutProj)",
+        "LoraUp(OutProj)",
+        "BaseGemm(Fc1)",
+        "LoraUp(Fc1)",
+        "BaseGemm(Fc2)",
+        "LoraUp(Fc2)",
+    ];
+    check("separate adapters", &differences, linear);
 
     let merging = gpu.builder().merge("separation").numerics(Numerics::Fastest);
     let merged = merging.open(&model).unwrap();
@@ -151,7 +160,11 @@ fn other_ways_of_the_adapters_agree_with_float32() {
     let want = vector(&cpu, &alone);
     let merged_alone = vector(&merged, &alone);
     assert!(off(&merged_alone, &want, want.len()) <= 1e-4);
-    assert!(off(&vector(&separate, &alone), &want, want.len()) <= 1e-4);
+    let (separate, _) = Pass::new(&usual, &alone).unwrap().run(Fusion::Separate).unwrap();
+    let [Some(Vector::F32(separate))] = separate.as_slice() else {
+        panic!("{separate:?}")
+    };
+    assert!(off(separate, &want, want.len()) <= 1e-4);
     // The merged copy serves batches of the task alone, and no others.
     assert_ne!(merged_alone, vector(&usual, &alone));
     assert_eq!(vector(&merged, &mixed), vector(&usual, &mixed));
@@ -205,16 +218,16 @@ fn a_planted_difference_is_found_where_it_begins() {
             "layers.0.mixer.out_proj.bias",
             9.0,
             "layer 0 OutProj",
-            "layer0.projected",
+            "layer0.attn_out",
         ),
         (
             "layers.0.norm1.weight",
             9.0,
             "layer 0 AddLayerNorm(Attention)",
-            "layer0.middle",
+            "layer0.attn_residual",
         ),
         ("layers.1.mlp.fc1.bias", 9.0, "layer 1 Fc1", "layer1.activated"),
-        ("layers.1.mlp.fc2.bias", 9.0, "layer 1 Fc2", "layer1.fed"),
+        ("layers.1.mlp.fc2.bias", 9.0, "layer 1 Fc2", "layer1.mlp_out"),
         (
             "layers.1.norm2.bias",
             9.0,

@@ -104,7 +104,7 @@ impl Device {
         assert_eq!(
             size,
             size_of::<Params>(),
-            "{entry} takes another struct: is src/gpu/params.rs stale?"
+            "{entry} takes another struct: is src/kernels/params.rs stale?"
         );
         Kernel {
             function,

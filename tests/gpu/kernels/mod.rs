@@ -18,8 +18,8 @@ mod gemm;
 mod layernorm;
 mod lora_down;
 mod numbers;
-#[allow(dead_code)] // Another test uses the hash of the header.
-#[path = "../../../src/gpu/params.rs"]
+#[allow(dead_code)] // The build's hash of the header is another test's.
+#[path = "../../../src/kernels/params.rs"]
 #[rustfmt::skip] // As bindgen writes it.
 mod params;
 mod pool;

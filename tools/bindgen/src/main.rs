@@ -1,4 +1,4 @@
-//! Writes `src/gpu/params.rs` from `cuda/params.h`; with `--check`, fails if the two do not agree.
+//! Writes `src/kernels/params.rs` from `cuda/params.h`; with `--check`, fails if the two do not agree.
 //! Run by `tools/bindgen/run`, in the repository's root.
 
 use std::fs;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use bindgen::callbacks::{DeriveInfo, ParseCallbacks};
 
 const HEADER: &str = "cuda/params.h";
-const BINDINGS: &str = "src/gpu/params.rs";
+const BINDINGS: &str = "src/kernels/params.rs";
 
 /// Plain data throughout: bytemuck's derive fails to compile for a struct with implicit padding.
 #[derive(Debug)]

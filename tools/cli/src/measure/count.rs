@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use anyhow::{Context as _, Result, bail};
-use ropeway::inspect::{DeviceLimits, Pass, Step, Tile, kernels};
+use ropeway::inspect::{DeviceLimits, GemmTile, Pass, Step, kernels};
 use ropeway::{Cost, Engine};
 
 use super::batches;
@@ -18,12 +18,10 @@ pub const COUNTERS: &str = "SOFTCUDA_COUNTERS";
 
 /// Which kernels: one row of tiles of a product's kernel, once without adapters and once with all of them mixed. The
 /// kernels that are no products are the same beside any of them: two sizes are enough.
-const CASES: [(Tile, bool); 4] = [
-    (Tile::GemmLarge, true),
-    (Tile::GemmMedium, false),
-    (Tile::GemmSmall64, false),
-    (Tile::GemmSmall16, true),
-];
+fn cases() -> [(GemmTile, bool); GemmTile::ALL.len()] {
+    let [largest, .., smallest] = GemmTile::ALL;
+    GemmTile::ALL.map(|tile| (tile, tile == largest || tile == smallest))
+}
 
 /// What was counted.
 #[derive(Clone, Debug, Serialize)]
@@ -50,7 +48,7 @@ pub struct CountRow {
     /// Launches that belong together: `gemm`, `attention`.
     pub group: &'static str,
     /// The kernel.
-    pub case: &'static str,
+    pub case: String,
     /// On what.
     pub shape: String,
     /// What its result needs at least: bytes of DRAM, and FLOP of products.
@@ -121,14 +119,14 @@ pub fn count(engine: &Engine) -> Result<Counts> {
         );
     }
     let mut rows: Vec<CountRow> = Vec::new();
-    for (tile, all) in CASES {
-        for (lengths, adapted) in batches_of(engine, tile.rows()) {
+    for (tile, all) in cases() {
+        for (lengths, adapted) in batches_of(engine, tile.shape().rows as usize) {
             let pass = batches::pass(engine, &lengths, adapted)?;
             for row in launches(&file, &pass, tile, |step| all || step.is_linear())? {
                 // A layer's second LayerNorm is the first again, where neither has adapters.
                 if !rows
                     .iter()
-                    .any(|other| (other.case, &other.shape) == (row.case, &row.shape))
+                    .any(|other| (&other.case, &other.shape) == (&row.case, &row.shape))
                 {
                     rows.push(row);
                 }
@@ -138,7 +136,7 @@ pub fn count(engine: &Engine) -> Result<Counts> {
     if rows.is_empty() {
         bail!(
             "a row of tiles has at least {} tokens, and the engine takes fewer: raise batch_tokens",
-            Tile::GemmSmall16.rows()
+            GemmTile::Small16.shape().rows
         );
     }
     Ok(Counts {
@@ -171,11 +169,11 @@ fn batches_of(engine: &Engine, tokens: usize) -> Vec<(Vec<usize>, bool)> {
 fn launches(
     file: &Path,
     pass: &Pass<'_>,
-    products: Tile,
+    tile: GemmTile,
     wanted: impl Fn(&Step) -> bool,
 ) -> Result<Vec<CountRow>> {
     let before = read(file)?.len();
-    let launched = pass.launch_once(products, wanted)?;
+    let launched = pass.single_launches(tile, wanted)?;
     let text = read(file)?;
     let counted: Vec<Counted> = text[before..]
         .lines()
@@ -189,7 +187,7 @@ fn launches(
         })?;
     let names = |names: Vec<&str>| names.join(", ");
     let (expected, found) = (
-        names(launched.iter().map(|launch| launch.kernel).collect()),
+        names(launched.iter().map(|launch| launch.kernel.as_str()).collect()),
         names(counted.iter().map(|of| of.kernel.as_str()).collect()),
     );
     if expected != found {
@@ -332,7 +330,7 @@ impl Counts {
         {
             let flops = if counts.mma == 0 { 0 } else { least.flops };
             rows.push([
-                (*case).to_owned(),
+                case.clone(),
                 shape.clone(),
                 counts.dram_bytes.to_string(),
                 ratio(counts.dram_bytes, least.bytes, 3),

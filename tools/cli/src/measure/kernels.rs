@@ -176,15 +176,12 @@ fn describe(step: StepInfo) -> Row {
     } = step.launch;
     parameters.insert("per_pass".into(), step.per_pass.into());
     let mut notes = Vec::new();
-    if step.launches > 1 {
-        notes.push(format!("{} launches", step.launches));
-    }
     if !step.cold {
         notes.push("in L2".to_owned());
     }
     Row {
         group,
-        case: kernel.to_owned(),
+        case: kernel,
         shape,
         parameters,
         note: (!notes.is_empty()).then(|| notes.join(", ")),

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{KernelModule, embedded, entries, figures, ptx, source};
-use crate::gpu::params::*;
+use crate::kernels::params::*;
+use crate::tile::{AttentionTile, GemmTile};
 
 /// The lines of a source's contract that begin with `// gates`: `// gates: registers <= 96, stack = 0` for all of its
 /// entries; `// gates large sm_89: blocks >= 1` for those that have these words in their names, on that architecture.
@@ -94,18 +95,14 @@ fn shared_bytes(entry: &str) -> u32 {
         ["embed" | "layernorm", _] => ROW_SHARED_BYTES,
         ["pool", _] => POOL_SHARED_BYTES,
         ["lora", "down", _] => LORA_DOWN_SHARED_BYTES,
-        ["gemm", _, "large"] => GEMM_LARGE_SHARED,
-        ["gemm", _, "medium"] => GEMM_MEDIUM_SHARED,
-        ["gemm", _, "small64"] => GEMM_SMALL64_SHARED,
-        ["gemm", _, "small16"] => GEMM_SMALL16_SHARED,
-        ["attention", _, head_dim, variant] => {
-            let head_dim: u32 = head_dim.trim_start_matches("hd").parse().expect("a number");
-            let rows = match variant {
-                "large" => ATTENTION_LARGE_ROWS,
-                _ => ATTENTION_SMALL_ROWS,
-            };
-            let keys = ATTENTION_MAX_KEYS.min(ATTENTION_TILE_NUMBERS / head_dim);
-            2 * head_dim * (rows + 4 * keys)
+        ["gemm", _, name] => {
+            let tile = GemmTile::ALL.into_iter().find(|tile| tile.name() == name);
+            tile.expect("a tile of the table").shape().shared_bytes
+        }
+        ["attention", _, head_dim, name] => {
+            let head_dim = head_dim.trim_start_matches("hd").parse().expect("a number");
+            let tile = AttentionTile::ALL.into_iter().find(|tile| tile.name() == name);
+            tile.expect("a tile of the table").shape(head_dim).shared_bytes
         }
         _ => panic!("{entry} is not in this test's list of shared memory"),
     }

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Once;
 
 use super::{KernelModule, Kernels, kernels};
-use crate::gpu::params::{
-    AttentionParams, EmbedParams, GemmParams, LayerNormParams, LoraDownParams, PoolParams,
+use crate::kernels::params::{
+    AttentionParams, EmbedParams, GemmParams, HEADER_FNV1A, LayerNormParams, LoraDownParams, PoolParams,
 };
 use gate::Gate;
 
@@ -411,5 +411,16 @@ fn a_device_is_served_by_all_modules_that_are_not_for_another_alone() {
     assert_eq!(
         none.check((9, 0)).unwrap_err(),
         "this build has no GPU kernels: nvcc was not found"
+    );
+}
+
+#[test]
+fn params_are_generated_from_this_header() {
+    let header = read("cuda/params.h");
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    assert_eq!(
+        header.bytes().fold(0xcbf2_9ce4_8422_2325, step),
+        HEADER_FNV1A,
+        "src/kernels/params.rs is stale: run tools/bindgen/run and commit what it writes"
     );
 }

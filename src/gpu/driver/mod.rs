@@ -1,15 +1,15 @@
-//! The CUDA driver: this module and those below it are all of the library that sees it.
+//! The CUDA driver. Nothing outside of this module calls it, and this module imports nothing of the crate.
 //!
 //! | | |
 //! |---|---|
-//! | `library` | whether the driver can be used at all; why not, and the way out |
-//! | `device` | what devices there are; which one is meant |
-//! | `context` | a device, opened; modules and functions in it |
+//! | `library` | whether the driver can be used; the reason and the remedy if not |
+//! | `device` | the devices and their properties |
+//! | `context` | a device's context, with modules and functions in it |
 //! | `memory` | memory of the device, page-locked memory of the host |
 //! | `stream` | work in order: launches, copies, graphs, events |
 //!
-//! Everything holds its context and makes it current for the length of a call, so that any of it can be
-//! used and dropped on any thread, and another user of CUDA on that thread finds its own context again.
+//! Every object holds its context and makes it current for the length of a call. So it can be used and dropped on
+//! any thread, and another user of CUDA on that thread finds its own context again afterwards.
 //! A failure while something is dropped is logged, never a panic.
 
 mod context;
@@ -23,22 +23,20 @@ use std::fmt;
 
 use cudarc::driver::sys::{self, CUresult};
 
-use crate::error::Error;
-
 pub use context::{Context, Function, Module};
-#[allow(unused_imports)] // `find` is what opening an engine on a GPU begins with.
-pub use device::{Clocks, DeviceFacts, clocks, devices, find};
+#[cfg(feature = "inspect")]
+pub use device::clocks;
+pub use device::{DeviceFacts, devices};
 pub use library::{Unavailable, version};
-#[allow(unused_imports)] // As above: its types.
 pub use memory::{DeviceMemory, Pinned};
-#[allow(unused_imports)] // As above.
 pub use stream::{Event, Graph, Stream};
 
 /// A call of the driver that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriverError {
     call: &'static str,
-    of: String,
+    /// What the call was for: a kernel, a number of bytes.
+    detail: String,
     code: CUresult,
     meaning: String,
 }
@@ -47,15 +45,14 @@ impl DriverError {
     fn new(call: &'static str, code: CUresult) -> DriverError {
         DriverError {
             call,
-            of: String::new(),
+            detail: String::new(),
             code,
             meaning: meaning(code),
         }
     }
 
-    /// What the call was for: a kernel, a number of bytes.
-    fn of(mut self, what: impl Into<String>) -> DriverError {
-        self.of = what.into();
+    fn with_detail(mut self, detail: impl Into<String>) -> DriverError {
+        self.detail = detail.into();
         self
     }
 
@@ -101,7 +98,7 @@ impl DriverError {
                 | CUDA_ERROR_TENSOR_MEMORY_LEAK
                 | CUDA_ERROR_MPS_CLIENT_TERMINATED
                 | CUDA_ERROR_EXTERNAL_DEVICE
-                // Nobody knows what is left; an engine opened anew is the safe side.
+                // The state of the context is unknown; opening a new engine is the safe choice.
                 | CUDA_ERROR_UNKNOWN
         )
     }
@@ -111,19 +108,12 @@ impl DriverError {
         self.code == CUresult::CUDA_ERROR_OUT_OF_MEMORY
     }
 
-    /// The library's error, `step` being what failed: "upload of the weights", "layer 3, fc1".
-    pub(crate) fn at(self, step: impl Into<String>) -> Error {
-        Error::Gpu {
-            step: step.into(),
-            source: self,
-        }
-    }
-
-    fn way_out(&self) -> &'static str {
+    /// What the user can do about it.
+    fn hint(&self) -> &'static str {
         use CUresult::*;
         match self.code {
             CUDA_ERROR_OUT_OF_MEMORY => {
-                "; use fewer batch_tokens or less concurrency, or another device (nvidia-smi shows who uses its memory)"
+                "; use fewer batch_tokens, a lower concurrency or another device (nvidia-smi shows who uses its memory)"
             }
             CUDA_ERROR_DEVICE_UNAVAILABLE => {
                 "; another process has the device for itself: nvidia-smi shows it"
@@ -148,15 +138,15 @@ impl DriverError {
 impl fmt::Display for DriverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let call = self.call();
-        let of = if self.of.is_empty() { "" } else { " of " };
-        let (what, code, meaning, way_out) = (&self.of, self.code, &self.meaning, self.way_out());
-        write!(f, "{call}{of}{what} failed: {code:?} ({meaning}){way_out}")
+        let of = if self.detail.is_empty() { "" } else { " of " };
+        let (detail, code, meaning, hint) = (&self.detail, self.code, &self.meaning, self.hint());
+        write!(f, "{call}{of}{detail} failed: {code:?} ({meaning}){hint}")
     }
 }
 
 impl std::error::Error for DriverError {}
 
-/// In the driver's words.
+/// The driver's description of a code.
 fn meaning(code: CUresult) -> String {
     let mut text = std::ptr::null();
     // SAFETY: the place for the result is good.
@@ -179,17 +169,16 @@ macro_rules! call {
 }
 use call;
 
-/// A name that the driver gave: a context, a stream, a function.
+/// A handle of the driver: of a context, a stream, a function.
 #[derive(Clone, Copy, Debug)]
 struct Handle<T>(T);
 
-// SAFETY: the driver's functions may be called from any thread, also at the same time; nobody but the driver
-// follows the pointer.
+// SAFETY: the driver's functions may be called from any thread; only the driver dereferences the pointer.
 unsafe impl<T> Send for Handle<T> {}
-// SAFETY: as above.
+// SAFETY: shared handles are only passed to the driver, whose functions may be called from several threads at once.
 unsafe impl<T> Sync for Handle<T> {}
 
-/// Says what went wrong where nobody can be told.
+/// Logs a failure that cannot be returned, because it happened in a `drop`.
 fn log(outcome: Result<(), DriverError>) {
     if let Err(error) = outcome {
         tracing::debug!(%error, "while something was freed");

@@ -1,4 +1,4 @@
-//! float32 to the 16-bit types of the device.
+//! Rounding from float32 to the 16-bit types of the device.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -7,7 +7,7 @@ use crate::model::weights::Dtype;
 use crate::precision::Precision;
 
 impl Precision {
-    /// The type in a file whose numbers need no conversion.
+    /// The type in a file whose elements need no conversion.
     pub(crate) fn dtype(self) -> Dtype {
         match self {
             Precision::Bf16 => Dtype::Bf16,
@@ -34,8 +34,8 @@ impl Precision {
         x.abs() < limit
     }
 
-    /// Rounds `x` into `out`, two little-endian bytes a number. Returns the place of the first finite number
-    /// whose nearest is infinite, if there is one; all are written.
+    /// Rounds `x` into `out`, two little-endian bytes per element. Returns the index of the first finite element
+    /// that becomes infinite, if there is one; all are written.
     pub(crate) fn round_into(self, x: &[f32], out: &mut [u8]) -> Option<usize> {
         /// Converted at once: what stays in the first-level cache.
         const STEP: usize = 1024;
@@ -61,7 +61,7 @@ impl Precision {
         lost
     }
 
-    /// What to say of a finite number that is infinite in this type: why, and the way out.
+    /// The message for a finite number that is infinite in this type: why, and what to do.
     pub(crate) fn overflow(self) -> &'static str {
         match self {
             Precision::Bf16 => "which is infinite as bf16 (up to 3.39e38); the CPU computes in float32",

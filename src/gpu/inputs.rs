@@ -1,21 +1,20 @@
-//! What a batch sends to the device: its sizes, its tokens and what is wanted of them, in one copy.
+//! The inputs of a pass: a batch's sizes, tokens and output rows, in one copy to the device; and the output records
+//! that come back.
 //!
-//! Every array has a fixed place that follows from the bucket alone, so that one CUDA graph, with these
-//! addresses inside, serves every batch of its bucket; how long the arrays are stands in the header, and the
-//! kernels read it there.
+//! The offset of every array depends on the bucket alone. So one CUDA graph, which holds the addresses, serves every
+//! batch of its bucket. The lengths of the arrays are in the header, where the kernels read them.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::params::{
-    ATTENTION_LARGE_ROWS, ATTENTION_SMALL_ROWS, AttentionTile, POOL_BINARY, POOL_F16, POOL_F32,
-    POOL_HEAD_BYTES, POOL_INT8, POOL_MEAN, POOL_NORMALIZE, PoolRow,
-};
 use crate::batch::{Batch, PoolKind};
+use crate::kernels::params::{
+    self, POOL_BINARY, POOL_F16, POOL_F32, POOL_HEAD_BYTES, POOL_INT8, POOL_MEAN, POOL_NORMALIZE, PoolRow,
+};
 use crate::output::Vector;
-use crate::plan::Tile;
 use crate::request::Encoding;
+use crate::tile::AttentionTile;
 
-/// The lengths of the arrays. The kernels get the address of each.
+/// The lengths of the arrays; each kernel gets the addresses of those that it reads.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct Header {
@@ -25,10 +24,10 @@ pub struct Header {
     pub pool_rows: u32,
 }
 
-/// Where each array begins in the upload, in bytes.
+/// The offset of each array in the upload, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// Tokens of the bucket; no more sequences, attention tiles or output vectors either.
+pub struct InputLayout {
+    /// Tokens of the bucket, and the limit of sequences, attention tiles and output vectors.
     pub tokens: usize,
     /// Adapter slots.
     pub slots: usize,
@@ -39,12 +38,12 @@ pub struct Layout {
     pub position_of_row: usize,
     pub tiles: usize,
     pub weights: usize,
-    /// All of them.
+    /// Bytes of the upload.
     pub bytes: usize,
 }
 
-impl Layout {
-    pub fn new(tokens: usize, slots: usize) -> Layout {
+impl InputLayout {
+    pub fn new(tokens: usize, slots: usize) -> InputLayout {
         let mut end = size_of::<Header>();
         let mut array = |bytes: usize| {
             let start = end.next_multiple_of(256);
@@ -52,67 +51,78 @@ impl Layout {
             start
         };
         let word = size_of::<u32>();
-        Layout {
+        InputLayout {
             tokens,
             slots,
-            // First, because batches that pool in several rounds send header and rows again.
+            // First, because a batch with several pool batches sends header and rows again.
             pool_rows: array(tokens * size_of::<PoolRow>()),
             ids: array(tokens * word),
             cu_seqlens: array((tokens + 1) * word),
             sequence_of_row: array(tokens * word),
             position_of_row: array(tokens * word),
-            tiles: array(tokens * size_of::<AttentionTile>()),
+            tiles: array(tokens * size_of::<params::AttentionTile>()),
             weights: array(tokens * slots * word),
             bytes: end,
         }
     }
 
-    /// Writes a batch, for an attention that takes this tile, with the output vectors of its first round, and
-    /// returns how many bytes from the start matter.
+    /// Writes a batch with its attention tiles and its first output vectors, and returns the number of bytes that are in
+    /// use.
     ///
-    /// Panics if the batch is larger than the bucket.
-    pub fn write(&self, batch: &Batch, tile: Tile, round: &Round, to: &mut [u8]) -> usize {
-        let tiles = attention_tiles(batch, tile);
-        let mut end = self.write_head(batch, tiles.len(), round, to);
-        end = end.max(put(to, self.ids, self.tokens, batch.ids.iter().copied()));
+    /// # Panics
+    /// If the batch is larger than the bucket.
+    pub fn write(
+        &self,
+        batch: &Batch,
+        tiles: &[params::AttentionTile],
+        pool: &PoolBatch,
+        to: &mut [u8],
+    ) -> usize {
+        let mut end = self.write_pool(batch, tiles, pool, to);
+        end = end.max(write_array(to, self.ids, self.tokens, batch.ids.iter().copied()));
         let starts = batch.cu_seqlens.iter().map(|&start| start as u32);
-        end = end.max(put(to, self.cu_seqlens, self.tokens + 1, starts));
+        end = end.max(write_array(to, self.cu_seqlens, self.tokens + 1, starts));
         let lengths = (0..batch.sequences()).map(|s| batch.rows(s).len());
         let sequences = lengths.clone().enumerate();
         let sequences = sequences.flat_map(|(s, length)| std::iter::repeat_n(s as u32, length));
-        end = end.max(put(to, self.sequence_of_row, self.tokens, sequences));
+        end = end.max(write_array(to, self.sequence_of_row, self.tokens, sequences));
         let positions = lengths.flat_map(|length| 0..length as u32);
-        end = end.max(put(to, self.position_of_row, self.tokens, positions));
-        end = end.max(put(to, self.tiles, self.tokens, tiles.into_iter()));
+        end = end.max(write_array(to, self.position_of_row, self.tokens, positions));
+        end = end.max(write_array(to, self.tiles, self.tokens, tiles.iter().copied()));
         if self.slots > 0 {
             let weights = batch.mixtures.iter().flat_map(|mixture| {
                 let weight = |slot| mixture.iter().find(|of| of.0 == slot).map_or(0.0, |of| of.1);
                 (0..self.slots).map(weight)
             });
-            end = end.max(put(to, self.weights, self.tokens * self.slots, weights));
+            end = end.max(write_array(to, self.weights, self.tokens * self.slots, weights));
         }
         end
     }
 
-    /// Writes what is another for a later round of output vectors.
-    pub fn write_round(&self, batch: &Batch, tile: Tile, round: &Round, to: &mut [u8]) -> usize {
-        self.write_head(batch, attention_tiles(batch, tile).len(), round, to)
-    }
-
-    fn write_head(&self, batch: &Batch, tiles: usize, round: &Round, to: &mut [u8]) -> usize {
+    /// Writes the part of the inputs that differs between pool batches, and returns the number of bytes in use.
+    pub fn write_pool(
+        &self,
+        batch: &Batch,
+        tiles: &[params::AttentionTile],
+        pool: &PoolBatch,
+        to: &mut [u8],
+    ) -> usize {
         let header = Header {
             tokens: batch.tokens() as u32,
             sequences: batch.sequences() as u32,
-            tiles: tiles as u32,
-            pool_rows: round.rows.len() as u32,
+            tiles: tiles.len() as u32,
+            pool_rows: pool.rows.len() as u32,
         };
-        put(to, 0, 1, [header].into_iter());
-        put(to, self.pool_rows, self.tokens, round.rows.iter().copied())
+        write_array(to, 0, 1, [header].into_iter());
+        write_array(to, self.pool_rows, self.tokens, pool.rows.iter().copied())
     }
 }
 
-/// Writes at most `limit` values from byte `start` on, and returns where they end.
-fn put<T: Pod>(to: &mut [u8], start: usize, limit: usize, values: impl Iterator<Item = T>) -> usize {
+/// Writes values from byte `start` on, and returns the offset of their end.
+///
+/// # Panics
+/// If there are more than `limit` values.
+fn write_array<T: Pod>(to: &mut [u8], start: usize, limit: usize, values: impl Iterator<Item = T>) -> usize {
     let mut end = start;
     for (number, value) in values.enumerate() {
         assert!(number < limit, "more than the bucket holds");
@@ -122,17 +132,15 @@ fn put<T: Pod>(to: &mut [u8], start: usize, limit: usize, values: impl Iterator<
     end
 }
 
-/// Blocks of queries, those of long sequences first: what takes longest must not begin last.
-fn attention_tiles(batch: &Batch, tile: Tile) -> Vec<AttentionTile> {
-    let rows = match tile {
-        Tile::AttentionLarge => ATTENTION_LARGE_ROWS,
-        _ => ATTENTION_SMALL_ROWS,
-    } as usize;
+/// The work items of attention: blocks of queries. Those of long sequences come first, so that the longest work does
+/// not start last.
+pub fn attention_tiles(batch: &Batch, tile: AttentionTile) -> Vec<params::AttentionTile> {
+    let rows = tile.rows() as usize;
     let mut order: Vec<usize> = (0..batch.sequences()).collect();
     order.sort_by_key(|&s| std::cmp::Reverse(batch.rows(s).len()));
     let tiles = |s: usize| {
         let firsts = (0..batch.rows(s).len()).step_by(rows);
-        firsts.map(move |first| AttentionTile {
+        firsts.map(move |first| params::AttentionTile {
             sequence: s as u32,
             first: first as u32,
         })
@@ -140,34 +148,34 @@ fn attention_tiles(batch: &Batch, tile: Tile) -> Vec<AttentionTile> {
     order.into_iter().flat_map(tiles).collect()
 }
 
-/// Output vectors that one launch pools: no more than the bucket's tokens. A batch has more where spans
-/// overlap; its other rounds follow the pass.
+/// The output vectors of one launch of the pool kernel, at most as many as the bucket has tokens. A batch has more if
+/// spans overlap; the pool kernel is then launched again after the pass.
 #[derive(Clone, Debug, Default)]
-pub struct Round {
+pub struct PoolBatch {
     pub rows: Vec<PoolRow>,
-    /// The encoding of each row, and the dimensions it keeps.
-    wanted: Vec<(Encoding, usize)>,
+    /// The encoding of each row, and the dimensions that it keeps.
+    encodings: Vec<(Encoding, usize)>,
     /// Bytes of all records.
     pub bytes: usize,
 }
 
-impl Round {
-    /// The output vectors of a batch, in order, `limit` at a time; at least one round.
-    pub fn all(batch: &Batch, limit: usize) -> Vec<Round> {
-        let mut rounds = vec![Round::default()];
+impl PoolBatch {
+    /// The output vectors of a batch, in order, `limit` at a time; at least one pool batch.
+    pub fn all(batch: &Batch, limit: usize) -> Vec<PoolBatch> {
+        let mut all = vec![PoolBatch::default()];
         for pool in &batch.pools {
             let tokens = batch.pool_rows(pool);
-            // So many vectors of so many rows each.
+            // Rows of each vector.
             let rows = match pool.kind {
                 PoolKind::Mean | PoolKind::Sum => tokens.len(),
                 PoolKind::First | PoolKind::Rows => 1,
             };
             for first in tokens.step_by(rows.max(1)).take(pool.rows()) {
-                if rounds.last().is_some_and(|round| round.rows.len() == limit) {
-                    rounds.push(Round::default());
+                if all.last().is_some_and(|last| last.rows.len() == limit) {
+                    all.push(PoolBatch::default());
                 }
-                let round = rounds.last_mut().expect("there is one");
-                let (encoding, number_bits) = match pool.encoding {
+                let pool_batch = all.last_mut().expect("there is one");
+                let (encoding, element_bits) = match pool.encoding {
                     Encoding::F32 | Encoding::Base64 => (POOL_F32, 32),
                     Encoding::F16 => (POOL_F16, 16),
                     Encoding::Int8 => (POOL_INT8, 8),
@@ -175,31 +183,31 @@ impl Round {
                 };
                 let mean = if pool.kind == PoolKind::Sum { 0 } else { POOL_MEAN };
                 let normalize = if pool.normalize { POOL_NORMALIZE } else { 0 };
-                round.rows.push(PoolRow {
+                pool_batch.rows.push(PoolRow {
                     first: first as u32,
                     rows: rows as u32,
                     dimensions: pool.dimensions as u32,
                     flags: mean | normalize,
                     encoding,
-                    out: round.bytes as u32,
+                    out: pool_batch.bytes as u32,
                 });
-                round.wanted.push((pool.encoding, pool.dimensions));
-                let bytes = POOL_HEAD_BYTES as usize + (pool.dimensions * number_bits).div_ceil(8);
-                round.bytes += bytes.next_multiple_of(8);
+                pool_batch.encodings.push((pool.encoding, pool.dimensions));
+                let bytes = POOL_HEAD_BYTES as usize + (pool.dimensions * element_bits).div_ceil(8);
+                pool_batch.bytes += bytes.next_multiple_of(8);
             }
         }
-        rounds
+        all
     }
 
-    /// The vectors of the records that came back; `None` for one with numbers that are not finite.
+    /// The vectors of the records that came back; `None` for one with elements that are not finite.
     pub fn vectors<'a>(&'a self, records: &'a [u8]) -> impl Iterator<Item = Option<Vector>> + 'a {
-        let rows = self.rows.iter().zip(&self.wanted);
+        let rows = self.rows.iter().zip(&self.encodings);
         rows.map(|(row, &(encoding, dimensions))| {
             let record = &records[row.out as usize..];
-            let (head, numbers) = record.split_at(POOL_HEAD_BYTES as usize);
+            let (head, elements) = record.split_at(POOL_HEAD_BYTES as usize);
             let finite = u32::from_le_bytes(head[..4].try_into().expect("four bytes"));
             let scale = f32::from_le_bytes(head[4..8].try_into().expect("four bytes"));
-            (finite != 0).then(|| Vector::from_record(encoding, numbers, dimensions, scale))
+            (finite != 0).then(|| Vector::from_record(encoding, elements, dimensions, scale))
         })
     }
 }
@@ -241,53 +249,55 @@ mod tests {
 
     #[test]
     fn a_batch_is_written_where_the_kernels_look() {
-        let (batch, layout) = (batch(), Layout::new(512, 3));
-        let rounds = Round::all(&batch, 512);
+        let (batch, layout) = (batch(), InputLayout::new(512, 3));
+        let pools = PoolBatch::all(&batch, 512);
         let mut bytes = vec![0xff; layout.bytes];
-        let end = layout.write(&batch, Tile::AttentionLarge, &rounds[0], &mut bytes);
+        let rows = AttentionTile::Large.rows();
+        let tiles = attention_tiles(&batch, AttentionTile::Large);
+        let end = layout.write(&batch, &tiles, &pools[0], &mut bytes);
         assert!(end <= layout.bytes);
-        let tiles = 1 + 300_usize.div_ceil(ATTENTION_LARGE_ROWS as usize);
+        let tiles = 1 + 300_usize.div_ceil(rows as usize);
         assert_eq!(words(&bytes, 0, 4), [303, 2, tiles as u32, 6]);
         assert_eq!(words(&bytes, layout.ids, 4), [7, 8, 9, 5]);
         assert_eq!(words(&bytes, layout.cu_seqlens, 3), [0, 3, 303]);
         assert_eq!(words(&bytes, layout.sequence_of_row + 8, 2), [0, 1]);
         assert_eq!(words(&bytes, layout.position_of_row, 5), [0, 1, 2, 0, 1]);
         // The long sequence's tiles first.
-        assert_eq!(words(&bytes, layout.tiles, 4), [1, 0, 1, ATTENTION_LARGE_ROWS]);
+        assert_eq!(words(&bytes, layout.tiles, 4), [1, 0, 1, rows]);
         assert_eq!(words(&bytes, layout.tiles + 8 * (tiles - 1), 2), [0, 0]);
         let weights = [0.0, 0.5, 0.0, 0.0, 0.0, 0.0].map(f32::to_bits);
         assert_eq!(words(&bytes, layout.weights, 6), weights);
     }
 
     #[test]
-    fn output_vectors_go_in_rounds_and_their_records_do_not_overlap() {
+    fn output_vectors_are_batched_and_their_records_do_not_overlap() {
         let batch = batch();
-        let rounds = Round::all(&batch, 4);
-        assert_eq!(rounds.iter().map(|r| r.rows.len()).collect::<Vec<_>>(), [4, 2]);
-        let firsts: Vec<(u32, u32)> = rounds[0].rows.iter().map(|r| (r.first, r.rows)).collect();
+        let pools = PoolBatch::all(&batch, 4);
+        assert_eq!(pools.iter().map(|r| r.rows.len()).collect::<Vec<_>>(), [4, 2]);
+        let firsts: Vec<(u32, u32)> = pools[0].rows.iter().map(|r| (r.first, r.rows)).collect();
         assert_eq!(firsts, [(1, 2), (0, 1), (1, 1), (2, 1)]);
         assert_eq!(
-            rounds[0].rows.iter().map(|r| r.out).collect::<Vec<_>>(),
+            pools[0].rows.iter().map(|r| r.out).collect::<Vec<_>>(),
             [0, 104, 136, 168]
         );
-        assert_eq!(rounds[0].bytes, 200);
-        assert_eq!((rounds[1].rows[0].first, rounds[1].rows[0].rows), (3, 1));
-        assert_eq!((rounds[1].rows[1].first, rounds[1].rows[1].rows), (13, 10));
-        assert_eq!(rounds[1].rows[1].flags, POOL_NORMALIZE);
+        assert_eq!(pools[0].bytes, 200);
+        assert_eq!((pools[1].rows[0].first, pools[1].rows[0].rows), (3, 1));
+        assert_eq!((pools[1].rows[1].first, pools[1].rows[1].rows), (13, 10));
+        assert_eq!(pools[1].rows[1].flags, POOL_NORMALIZE);
     }
 
     #[test]
     fn records_become_vectors() {
         let batch = batch();
-        let round = &Round::all(&batch, 64)[0];
-        let mut records = vec![0; round.bytes];
-        for row in &round.rows {
+        let pool = &PoolBatch::all(&batch, 64)[0];
+        let mut records = vec![0; pool.bytes];
+        for row in &pool.rows {
             records[row.out as usize..][..4].copy_from_slice(&1_u32.to_le_bytes());
         }
-        records[round.rows[2].out as usize] = 0;
-        records[round.rows[1].out as usize + 4..][..4].copy_from_slice(&2.5_f32.to_le_bytes());
-        records[round.rows[1].out as usize + 8] = 0x81;
-        let vectors: Vec<_> = round.vectors(&records).collect();
+        records[pool.rows[2].out as usize] = 0;
+        records[pool.rows[1].out as usize + 4..][..4].copy_from_slice(&2.5_f32.to_le_bytes());
+        records[pool.rows[1].out as usize + 8] = 0x81;
+        let vectors: Vec<_> = pool.vectors(&records).collect();
         assert_eq!(vectors[0], Some(Vector::F32(vec![0.0; 24])));
         let mut values = vec![0; 24];
         values[0] = -127;

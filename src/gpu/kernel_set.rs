@@ -1,0 +1,257 @@
+//! The kernels of one model: loaded once, for its precision and head size, and launched from here.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+
+use bytemuck::Pod;
+
+use super::driver::{Context, DriverError, Function, Module, Stream};
+use super::failure::in_step;
+use super::launch::{Launch, Params};
+use crate::error::{Error, Result};
+use crate::kernels::kernels;
+use crate::kernels::params::*;
+use crate::model::ModelConfig;
+use crate::precision::Precision;
+use crate::tile::{AttentionTile, GemmTile};
+
+/// The head sizes that attention has kernels for.
+const HEAD_DIMS: [usize; 3] = [32, 64, 128];
+
+/// A model's kernels.
+#[derive(Debug)]
+pub struct KernelSet {
+    embed: Kernel<EmbedParams>,
+    layernorm: Kernel<LayerNormParams>,
+    /// By tile.
+    gemm: [Kernel<GemmParams>; GemmTile::ALL.len()],
+    lora_down: Kernel<LoraDownParams>,
+    /// By tile.
+    attention: [Kernel<AttentionParams>; AttentionTile::ALL.len()],
+    pool: Kernel<PoolParams>,
+}
+
+/// Checks that the kernels can run a model.
+///
+/// # Errors
+/// A message with what the model has and what the kernels take.
+pub fn check(config: &ModelConfig) -> Result<(), String> {
+    let head = config.head_dim;
+    if !HEAD_DIMS.contains(&head) {
+        return Err(format!(
+            "the GPU kernels are for heads of 32, 64 or 128 elements, and the model has {head}"
+        ));
+    }
+    let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+    let step = ROW_VECTOR as usize;
+    if !hidden.is_multiple_of(step) || !intermediate.is_multiple_of(step) || hidden > ROW_MAX_HIDDEN as usize
+    {
+        return Err(format!(
+            "the GPU kernels are for sizes that are multiples of {step} and a hidden size of at most {ROW_MAX_HIDDEN}, and \
+             the model has {hidden} and {intermediate}"
+        ));
+    }
+    Ok(())
+}
+
+impl KernelSet {
+    /// Loads the kernels of a model that passes [`check`]. The names of the entries end in the precision, the head size
+    /// and the tile, as far as there are several.
+    pub fn load(context: &Context, config: &ModelConfig, precision: Precision) -> Result<KernelSet> {
+        let mut loader = Loader::new(context);
+        let head_dim = config.head_dim as u32;
+        let gemm = GemmTile::ALL.map(|tile| {
+            let entry = format!("gemm_{precision}_{tile}");
+            loader.kernel("gemm", &entry, tile.shape().shared_bytes)
+        });
+        let attention = AttentionTile::ALL.map(|tile| {
+            let entry = format!("attention_{precision}_hd{head_dim}_{tile}");
+            loader.kernel("attention", &entry, tile.shape(head_dim).shared_bytes)
+        });
+        Ok(KernelSet {
+            embed: loader.kernel("embed", &format!("embed_{precision}"), ROW_SHARED_BYTES)?,
+            layernorm: loader.kernel("layernorm", &format!("layernorm_{precision}"), ROW_SHARED_BYTES)?,
+            gemm: all(gemm)?,
+            lora_down: loader.kernel(
+                "lora_down",
+                &format!("lora_down_{precision}"),
+                LORA_DOWN_SHARED_BYTES,
+            )?,
+            attention: all(attention)?,
+            pool: loader.kernel("pool", &format!("pool_{precision}"), POOL_SHARED_BYTES)?,
+        })
+    }
+
+    /// Launches one kernel.
+    ///
+    /// # Panics
+    /// If the launch asks for more shared memory than its kernel was loaded for.
+    ///
+    /// # Safety
+    /// The addresses in the launch must be valid for what its kernel does with them, until it has ended.
+    pub unsafe fn launch(&self, stream: &Stream, launch: &Launch) -> Result<(), DriverError> {
+        let (function, limit, params) = self.select(&launch.params);
+        let &Launch {
+            grid, block, shared, ..
+        } = launch;
+        assert!(
+            shared <= limit,
+            "{}: {shared} bytes of shared memory",
+            function.entry()
+        );
+        // SAFETY: the caller's promise; each struct is passed to the kernel that takes it, whose size was checked.
+        unsafe { stream.launch(function, grid, block, shared, params) }
+    }
+
+    /// The entry that a launch starts.
+    #[cfg(feature = "inspect")]
+    pub fn entry(&self, launch: &Launch) -> &str {
+        self.select(&launch.params).0.entry()
+    }
+
+    /// The kernel of some parameters, its limit of shared memory, and the parameters' bytes.
+    fn select<'k, 'p>(&'k self, params: &'p Params) -> (&'k Function, u32, &'p [u8]) {
+        match params {
+            Params::Embed(p) => self.embed.with(p),
+            Params::LayerNorm(p) => self.layernorm.with(p),
+            Params::Gemm(tile, p) => self.gemm[*tile as usize].with(p),
+            Params::LoraDown(p) => self.lora_down.with(p),
+            Params::Attention(tile, p) => self.attention[*tile as usize].with(p),
+            Params::Pool(p) => self.pool.with(p),
+        }
+    }
+}
+
+/// A kernel that takes one `P`, a struct of `cuda/params.h`.
+#[derive(Debug)]
+struct Kernel<P> {
+    function: Function,
+    /// Dynamic shared memory that it may be launched with.
+    shared: u32,
+    takes: PhantomData<fn(P)>,
+}
+
+impl<P: Pod> Kernel<P> {
+    fn with<'k, 'p>(&'k self, params: &'p P) -> (&'k Function, u32, &'p [u8]) {
+        (&self.function, self.shared, bytemuck::bytes_of(params))
+    }
+}
+
+/// All results, or the first error.
+fn all<T, const N: usize>(results: [Result<T>; N]) -> Result<[T; N]> {
+    let all: Vec<T> = results.into_iter().collect::<Result<_>>()?;
+    Ok(all
+        .try_into()
+        .unwrap_or_else(|_| unreachable!("there are N results")))
+}
+
+/// Loads the embedded modules, each when the first of its kernels is asked for.
+#[derive(Debug)]
+struct Loader {
+    context: Context,
+    loaded: HashMap<&'static str, Module>,
+}
+
+impl Loader {
+    fn new(context: &Context) -> Loader {
+        Loader {
+            context: context.clone(),
+            loaded: HashMap::new(),
+        }
+    }
+
+    /// The entry of a module, for launches with up to `shared` bytes of dynamic shared memory.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if this build has no such module for the device, [`Error::Gpu`] if the driver refuses it,
+    /// [`Error::Internal`] if the entry does not take one `P`.
+    fn kernel<P: Pod>(&mut self, module: &'static str, entry: &str, shared: u32) -> Result<Kernel<P>> {
+        if !self.loaded.contains_key(module) {
+            let loaded = self.load(module)?;
+            self.loaded.insert(module, loaded);
+        }
+        let name = format!("module {module}, kernel {entry}");
+        let function = self.loaded[module].function(entry).map_err(in_step(&name))?;
+        let size = size_of::<P>();
+        let [found, more @ ..] = function.params() else {
+            return Err(Error::Internal(format!("{name} takes no parameter")));
+        };
+        if *found != size {
+            return Err(Error::Internal(format!(
+                "{name} takes {found} bytes of parameters, the host has {size}: is src/kernels/params.rs stale?"
+            )));
+        }
+        if !more.is_empty() {
+            return Err(Error::Internal(format!("{name} takes more than one parameter")));
+        }
+        function.allow_shared(shared).map_err(in_step(&name))?;
+        Ok(Kernel {
+            function,
+            shared,
+            takes: PhantomData,
+        })
+    }
+
+    fn load(&self, name: &'static str) -> Result<Module> {
+        let embedded = kernels()
+            .compiler
+            .map_err(|reason| format!("this build has no GPU kernels: {reason}"));
+        embedded.map_err(Error::Device)?;
+        let module = kernels().modules.iter().find(|module| module.name == name);
+        let module = module.ok_or_else(|| Error::Internal(format!("no module {name} is embedded")))?;
+        let facts = self.context.facts();
+        if module.fit(facts.capability).is_none() {
+            return Err(Error::Device(format!(
+                "cuda:{} ({}) has compute capability {}.{}, and the kernels of {name} are for {}",
+                facts.index,
+                facts.name,
+                facts.capability.0,
+                facts.capability.1,
+                module.architectures.join(", ")
+            )));
+        }
+        // SAFETY: `build.rs` embeds what nvcc made, whole and aligned.
+        let module = unsafe { self.context.load(name, module.image) };
+        Ok(module.map_err(in_step(format!("module {name}")))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::testing;
+
+    #[test]
+    fn a_kernel_that_is_not_as_thought_is_refused() {
+        let Some(context) = testing::context() else { return };
+        let mut loader = Loader::new(&context);
+        let stale = loader
+            .kernel::<Mixtures>("layernorm", "layernorm_bf16", 0)
+            .unwrap_err()
+            .to_string();
+        let (size, wrong) = (size_of::<LayerNormParams>(), size_of::<Mixtures>());
+        let wanted = format!(
+            "module layernorm, kernel layernorm_bf16 takes {size} bytes of parameters, the host has {wrong}: is \
+             src/kernels/params.rs stale?"
+        );
+        assert!(stale.contains(&wanted), "{stale}");
+        let entry = loader
+            .kernel::<LayerNormParams>("layernorm", "layernorm_f64", 0)
+            .unwrap_err()
+            .to_string();
+        let wanted =
+            "module layernorm, kernel layernorm_f64: cuModuleGetFunction failed: CUDA_ERROR_NOT_FOUND";
+        assert!(entry.starts_with(wanted), "{entry}");
+        let module = loader
+            .kernel::<LayerNormParams>("layernorms", "layernorm_bf16", 0)
+            .unwrap_err()
+            .to_string();
+        assert!(module.contains("no module layernorms"), "{module}");
+        let shared = loader
+            .kernel::<LayerNormParams>("layernorm", "layernorm_bf16", 1 << 24)
+            .unwrap_err()
+            .to_string();
+        let wanted = "cuFuncSetAttribute of layernorm_bf16 to 16777216 bytes of shared memory failed: ";
+        assert!(shared.contains(wanted), "{shared}");
+    }
+}

@@ -1,0 +1,187 @@
+//! The tiles of the kernels that have several: sizes in one table each, and the choice by shape.
+//!
+//! All tiles of a kernel give the same bits, so that the choice is about time alone. A new GEMM tile is a row in
+//! [`GemmTile`]'s table and an entry in `cuda/gemm.cu`, whose name ends in the row's.
+
+use std::fmt;
+
+use crate::kernels::params::*;
+
+/// What one block computes, and with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TileShape {
+    /// Rows: of the product, or queries of attention.
+    pub rows: u32,
+    /// Columns: of the product, or keys of one stage of attention.
+    pub columns: u32,
+    /// Threads of the block.
+    pub threads: u32,
+    /// Dynamic shared memory of the block, in bytes.
+    pub shared_bytes: u32,
+}
+
+/// Defines the tiles of a kernel from a table: variants, `ALL` in the table's order, `name`, and whatever else a row
+/// holds.
+macro_rules! tiles {
+    (
+        $(#[$doc:meta])* $tile:ident, $row:ident: $($(#[$variant_doc:meta])* $variant:ident $name:literal $value:expr;)+
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $tile {
+            $($(#[$variant_doc])* $variant,)+
+        }
+
+        impl $tile {
+            /// All tiles, the largest first.
+            pub const ALL: [$tile; [$($name),+].len()] = [$($tile::$variant),+];
+
+            /// What the names of the tile's kernels end in.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $($tile::$variant => $name,)+
+                }
+            }
+
+            const fn row(self) -> $row {
+                match self {
+                    $($tile::$variant => $value,)+
+                }
+            }
+        }
+
+        impl fmt::Display for $tile {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+const fn shape(rows: u32, columns: u32, threads: u32, shared_bytes: u32) -> TileShape {
+    TileShape {
+        rows,
+        columns,
+        threads,
+        shared_bytes,
+    }
+}
+
+#[rustfmt::skip] // A table.
+tiles! {
+    /// The tiles of a linear layer's product.
+    GemmTile, TileShape:
+    /// For throughput.
+    Large "large" shape(GEMM_LARGE_ROWS, GEMM_LARGE_COLUMNS, GEMM_LARGE_THREADS, GEMM_LARGE_SHARED);
+    /// For some hundred rows.
+    Medium "medium" shape(GEMM_MEDIUM_ROWS, GEMM_MEDIUM_COLUMNS, GEMM_MEDIUM_THREADS, GEMM_MEDIUM_SHARED);
+    /// For up to 64 rows: narrow columns, the weights streamed.
+    Small64 "small64" shape(GEMM_SMALL64_ROWS, GEMM_SMALL64_COLUMNS, GEMM_SMALL64_THREADS, GEMM_SMALL64_SHARED);
+    /// The same for up to 16 rows.
+    Small16 "small16" shape(GEMM_SMALL16_ROWS, GEMM_SMALL16_COLUMNS, GEMM_SMALL16_THREADS, GEMM_SMALL16_SHARED);
+}
+
+tiles! {
+    /// The tiles of attention. A row of the table is the number of queries.
+    AttentionTile, u32:
+    /// For long sequences.
+    Large "large" ATTENTION_LARGE_ROWS;
+    /// For short sequences.
+    Small "small" ATTENTION_SMALL_ROWS;
+}
+
+impl GemmTile {
+    /// The tile's sizes.
+    pub const fn shape(self) -> TileShape {
+        self.row()
+    }
+
+    /// The tile for a product of `rows` rows and `columns` columns: the largest that gives every multiprocessor a
+    /// block, since a larger tile moves fewer bytes per element; the smallest if none does, or if all rows fit one.
+    /// Not measured on a GPU yet.
+    pub fn choose(rows: usize, columns: usize, multiprocessors: usize) -> GemmTile {
+        let [.., smallest] = GemmTile::ALL;
+        if rows <= smallest.shape().rows as usize {
+            return smallest;
+        }
+        let enough = |tile: &GemmTile| {
+            let shape = tile.shape();
+            rows.div_ceil(shape.rows as usize) * columns.div_ceil(shape.columns as usize) >= multiprocessors
+        };
+        GemmTile::ALL.into_iter().find(enough).unwrap_or(smallest)
+    }
+}
+
+impl AttentionTile {
+    /// Queries of a tile.
+    pub const fn rows(self) -> u32 {
+        self.row()
+    }
+
+    /// The tile's sizes for heads of this size. Shared memory holds the queries, and two stages of keys and of values.
+    pub const fn shape(self, head_dim: u32) -> TileShape {
+        let limit = ATTENTION_TILE_NUMBERS / head_dim;
+        let keys = if limit < ATTENTION_MAX_KEYS {
+            limit
+        } else {
+            ATTENTION_MAX_KEYS
+        };
+        shape(
+            self.rows(),
+            keys,
+            ATTENTION_THREADS,
+            2 * head_dim * (self.rows() + 4 * keys),
+        )
+    }
+
+    /// The tile for sequences of these lengths: the one whose query rows cost less, those past the end of a sequence
+    /// included. The large tile reads keys and values half as often.
+    pub fn choose(lengths: impl Iterator<Item = usize> + Clone) -> AttentionTile {
+        let work = |tile: AttentionTile| -> usize {
+            let rows = tile.rows() as usize;
+            let padded = lengths
+                .clone()
+                .map(|length| length.div_ceil(rows) * rows * length);
+            padded.sum()
+        };
+        let (large, small) = (work(AttentionTile::Large), work(AttentionTile::Small));
+        // Loads of keys and values are about an eighth of a tile's time; an estimate, not measured yet.
+        if large <= small + small / 8 {
+            AttentionTile::Large
+        } else {
+            AttentionTile::Small
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_shrink_until_every_multiprocessor_has_one() {
+        let tiles =
+            |columns| [1, 16, 17, 64, 256, 1024, 8192].map(|rows| GemmTile::choose(rows, columns, 132));
+        use GemmTile::*;
+        let narrow = [Small16, Small16, Small16, Small16, Small64, Medium, Large];
+        let wide = [Small16, Small16, Small16, Small64, Medium, Large, Large];
+        assert_eq!((tiles(1024), tiles(4096)), (narrow, wide));
+    }
+
+    #[test]
+    fn attention_tiles_follow_the_lengths() {
+        let tile = |lengths: &[usize]| AttentionTile::choose(lengths.iter().copied());
+        assert_eq!(tile(&[8192]), AttentionTile::Large);
+        assert_eq!(tile(&[128, 128]), AttentionTile::Large);
+        assert_eq!(tile(&[16; 100]), AttentionTile::Small);
+        assert_eq!(tile(&[130]), AttentionTile::Small);
+    }
+
+    /// `choose` takes the first tile that is small enough.
+    #[test]
+    fn tiles_are_in_order_of_their_size() {
+        let area = |tile: GemmTile| tile.shape().rows * tile.shape().columns;
+        assert!(GemmTile::ALL.is_sorted_by_key(|&tile| std::cmp::Reverse(area(tile))));
+        assert!(AttentionTile::ALL.is_sorted_by_key(|&tile| std::cmp::Reverse(tile.rows())));
+    }
+}
