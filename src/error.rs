@@ -379,6 +379,7 @@ impl Error {
     }
 
     /// A request error without a kind of its own.
+    #[cfg(feature = "inspect")]
     pub(crate) fn request(problem: impl Into<String>) -> Error {
         RequestError::Other(problem.into()).into()
     }

@@ -25,6 +25,7 @@ pub struct KernelModule {
     /// The fatbin, not compressed, aligned to 16 bytes.
     pub image: &'static [u8],
     /// The compiler's log: registers, barriers and shared memory of each kernel per architecture.
+    #[cfg_attr(not(feature = "inspect"), allow(dead_code))]
     pub log: &'static str,
 }
 

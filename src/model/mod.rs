@@ -22,7 +22,9 @@ pub(crate) use adapter::Adapter;
 #[doc(hidden)]
 pub use adapter::Adapter;
 pub use config::{Family, ModelConfig, Positions, TaskConfig};
-pub(crate) use encoder::{Encoder, Layer, Linear, Norm};
+#[cfg(any(test, feature = "inspect"))]
+pub(crate) use encoder::Layer;
+pub(crate) use encoder::{Encoder, Linear, Norm};
 pub(crate) use rope::RopeTable;
 use weights::Checkpoint;
 
