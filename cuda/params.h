@@ -1,6 +1,6 @@
 // The parameter structs and constants that host and kernels share, defined here alone.
 //
-// Plain C: nvcc includes it directly, and tools/bindgen generates src/gpu/params.rs from it. A kernel takes one of
+// Plain C: nvcc includes it directly, and tools/bindgen generates src/kernels/params.rs from it. A kernel takes one of
 // these structs as its only parameter, `const __grid_constant__`. Every pointer is a device address, and its comment
 // gives shape and type; an "element" has the 16-bit type of the entry (bfloat16 in embed_bf16). No struct has implicit
 // padding.

@@ -81,6 +81,7 @@
 //! | `kernels` | the kernels' parameters and constants, and the embedded table of compiled kernels: data, no driver |
 //! | `tile` | the tiles of the kernels that have several: one table of sizes, and the choice by shape |
 //! | `model` | configuration, weights, adapters |
+//! | `hub` | models by their hub id, from the cache or downloaded |
 //! | `text` | tokenisation and chunks |
 //! | `batch` | sequences packed for one pass |
 //! | `prepare` | from requests to sequences and batches, from rows to results |

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use half::f16;
 
-use crate::error::{RequestError, Result};
+use crate::error::{Error, RequestError, Result};
 use crate::request::Encoding;
 
 /// What one input became.
@@ -143,7 +143,7 @@ impl Embedding {
 }
 
 impl Output {
-    fn is_not(&self, wanted: &'static str) -> crate::Error {
+    fn is_not(&self, wanted: &'static str) -> Error {
         let found = match self {
             Output::Vector(_) => "one vector",
             Output::Tokens(_) => "one vector per token",

@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0xdbf9a35097d85ff5;
+pub const HEADER_FNV1A: u64 = 0xb03504d416390475;
 
 pub const ROW_VECTOR: u32 = 8;
 pub const ROW_LANE_VECTORS: u32 = 4;
