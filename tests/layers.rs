@@ -10,7 +10,9 @@ type Module = Vec<String>;
 
 /// The rows of the table headed `layer` in a module's docs, bottom to top, below `parent`; empty without one.
 fn layers(parent: &[String], source: &str) -> Vec<Module> {
-    let rows = source.lines().skip_while(|line| !line.starts_with("//! | layer |"));
+    let rows = source
+        .lines()
+        .skip_while(|line| !line.starts_with("//! | layer |"));
     let rows = rows.skip(2).map_while(|line| line.strip_prefix("//! | "));
     rows.map(|row| {
         let name = row.split('`').nth(1).expect("a layer's name in backquotes");
@@ -51,8 +53,14 @@ fn expand<'t>(text: &'t str, prefix: &[String], paths: &mut Vec<Module>) -> &'t 
 
 /// The paths from the crate's root that the source of `module` names, without comments and inline tests.
 fn paths(module: &[String], source: &str) -> Vec<Module> {
-    let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-    let source = source.split("#[cfg(test)]\npub mod tests {").next().unwrap_or_default();
+    let source = source
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or_default();
+    let source = source
+        .split("#[cfg(test)]\npub mod tests {")
+        .next()
+        .unwrap_or_default();
     let code: Vec<&str> = source
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"))
@@ -84,12 +92,18 @@ fn upward(parent: &[String], layers: &[Module], module: &[String], source: &str)
     }
     // The layer with the longest name that `path` begins with.
     let height = |path: &[String]| {
-        let rows = layers.iter().enumerate().filter(|(_, layer)| path.starts_with(layer));
-        rows.max_by_key(|(_, layer)| layer.len()).map(|(height, _)| height)
+        let rows = layers
+            .iter()
+            .enumerate()
+            .filter(|(_, layer)| path.starts_with(layer));
+        rows.max_by_key(|(_, layer)| layer.len())
+            .map(|(height, _)| height)
     };
     let own = height(module).unwrap_or_else(|| panic!("{} is in no row of the table", module.join("::")));
     let found = paths(module, source).into_iter().filter(|path| {
-        path.starts_with(parent) && path.len() > parent.len() && height(path).is_none_or(|height| height > own)
+        path.starts_with(parent)
+            && path.len() > parent.len()
+            && height(path).is_none_or(|height| height > own)
     });
     found
         .map(|path| format!("{} names {}", module.join("::"), path.join("::")))
@@ -157,7 +171,9 @@ fn the_driver_imports_nothing_of_the_crate() {
     let driver: Module = vec!["gpu".into(), "driver".into()];
     let mut found = Vec::new();
     for (module, source) in sources().iter().filter(|(module, _)| module.starts_with(&driver)) {
-        let outside = paths(module, source).into_iter().filter(|path| !path.starts_with(&driver));
+        let outside = paths(module, source)
+            .into_iter()
+            .filter(|path| !path.starts_with(&driver));
         found.extend(outside.map(|path| format!("{} names {}", module.join("::"), path.join("::"))));
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
@@ -169,13 +185,22 @@ fn an_import_upward_is_found() {
     let layers = ["high::leaf", "low", "middle", "high"].map(path);
     let found = |module: &str, source: &str| upward(&[], &layers, &path(module), source).len();
     assert_eq!(found("middle", "use crate::low::Thing;\nuse super::low;"), 0);
-    assert_eq!(found("middle::part", "use super::other;\nuse crate::middle::{a, b};"), 0);
+    assert_eq!(
+        found("middle::part", "use super::other;\nuse crate::middle::{a, b};"),
+        0
+    );
     assert_eq!(found("middle", "// crate::high is above\n/// [`crate::high`]"), 0);
     assert_eq!(found("middle", "use crate::high::Thing;"), 1);
     assert_eq!(found("middle::part", "fn f() -> super::super::high::Thing {}"), 1);
-    assert_eq!(found("low", "use crate::{low, middle::{A as B, C},\n    high};"), 3);
+    assert_eq!(
+        found("low", "use crate::{low, middle::{A as B, C},\n    high};"),
+        3
+    );
     assert_eq!(found("low", "macro_rules! m { () => { $crate::high::f() } }"), 1);
-    assert_eq!(found("low", "#[cfg(test)]\nmod tests {\n    use crate::high::Thing;\n}"), 0);
+    assert_eq!(
+        found("low", "#[cfg(test)]\nmod tests {\n    use crate::high::Thing;\n}"),
+        0
+    );
     // A part of a layer may stand below the layer.
     assert_eq!(found("low", "use crate::high::leaf::Thing;"), 0);
     assert_eq!(found("high::leaf::part", "use crate::low::Thing;"), 1);

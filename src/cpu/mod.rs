@@ -492,3 +492,67 @@ impl Arena {
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<f32>().add(range.start), range.len()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::batch::BatchShape;
+    use crate::model::adapter::AdapterTable;
+    use crate::plan::{Fusion, GpuOptions};
+    use crate::precision::{Numerics, Precision};
+    use crate::request::Encoding;
+    use crate::tile::AttentionTile;
+
+    /// The CPU's own plans have no separate adapters; a comparison with a GPU runs the GPU's plan.
+    #[test]
+    fn a_plan_with_separate_adapters_agrees_with_the_reference() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/jina-hub");
+        let mut model = Model::open(&folder).unwrap();
+        let table = AdapterTable::new(std::mem::take(&mut model.adapters));
+        let columns = Site::ALL.map(|site| table.columns(site).1);
+        let mut batch = Batch::new(table);
+        batch.push(&[5, 6, 7], vec![(0, 0.5), (3, 0.75)]);
+        batch.push(&[8, 9], Vec::new());
+        batch.pools = vec![Pool {
+            sequence: 0,
+            tokens: 0..3,
+            kind: PoolKind::Mean,
+            dimensions: model.config.hidden_size,
+            normalize: true,
+            encoding: Encoding::F32,
+        }];
+        let shape: BatchShape = batch.shape();
+        let options = GpuOptions {
+            precision: Precision::Bf16,
+            numerics: Numerics::Invariant,
+            fusion: Fusion::Separate,
+            attention: AttentionTile::Small,
+            multiprocessors: 132,
+        };
+        let plan = Plan::gpu(&model.config, shape, columns, options);
+        let ops = plan
+            .steps
+            .iter()
+            .flat_map(|step| &step.outputs)
+            .map(|output| output.op);
+        let separate = ops.filter(|op| matches!(op, Op::LoraUp(_))).count();
+        assert_eq!(separate, 4 * model.config.num_hidden_layers);
+
+        let mut reference: HashMap<BufferId, Vec<f64>> = HashMap::new();
+        naive::run(&model, &plan, &batch, &mut |_, buffer, values| {
+            reference.insert(buffer, values.to_vec());
+        });
+        let mut context = ExecContext::new(2);
+        let mut after = |step: usize, buffer: BufferId, values: &[f32]| {
+            let reference = &reference[&buffer];
+            let scale = reference.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
+            for (x, y) in values.iter().zip(reference) {
+                let off = (f64::from(*x) - y).abs();
+                assert!(off <= 1e-4 * scale, "{}: {x} and {y}", plan.steps[step]);
+            }
+        };
+        Cpu::new(&model, 2).run(&model, &plan, &batch, &mut context, Some(&mut after));
+    }
+}
