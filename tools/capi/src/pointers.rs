@@ -31,13 +31,13 @@ unsafe impl Sized_ for ropeway_options {
     const FIRST_SIZE: usize = size(9, 2);
 }
 
-// SAFETY: as above.
+// SAFETY: numbers and raw pointers, end to end, as the size below says.
 unsafe impl Sized_ for ropeway_embed_options {
     const NAME: &str = "ropeway_embed_options";
     const FIRST_SIZE: usize = size(11, 8);
 }
 
-// SAFETY: as above.
+// SAFETY: numbers and raw pointers, end to end, as the size below says.
 unsafe impl Sized_ for ropeway_info {
     const NAME: &str = "ropeway_info";
     const FIRST_SIZE: usize = size(14, 0);
