@@ -5,7 +5,32 @@ use ropeway::Engine;
 use ropeway::inspect::{DeviceLimits, copy_bandwidth};
 use serde::Serialize;
 
-use super::report::DeviceFacts;
+/// The device that computed.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceFacts {
+    /// As the driver calls it.
+    pub name: String,
+    /// It is softcuda, which computes on the CPU: its times mean nothing.
+    pub simulated: bool,
+    /// What tells it from every other.
+    pub uuid: String,
+    /// Compute capability, `9.0`.
+    pub capability: String,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// The highest clock of the multiprocessors.
+    pub clock_mhz: f64,
+    /// The highest clock of the memory, which moves data on both edges.
+    pub memory_clock_mhz: f64,
+    /// Width of the memory's bus.
+    pub memory_bus_bits: u32,
+    /// L2.
+    pub l2_bytes: u64,
+    /// In all.
+    pub memory_bytes: u64,
+    /// The CUDA version that the driver is for.
+    pub driver: String,
+}
 
 /// What a device can do at most, and how that is known.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::ceiling::Ceilings;
+use super::ceiling::{self, Ceilings, DeviceFacts};
 use anyhow::Result;
 use ropeway::Cost;
 use ropeway::Engine;
@@ -26,33 +26,6 @@ pub struct Report {
     pub ceilings: Ceilings,
     /// In the order in which they were measured.
     pub rows: Vec<Row>,
-}
-
-/// The device that computed.
-#[derive(Clone, Debug, Serialize)]
-pub struct DeviceFacts {
-    /// As the driver calls it.
-    pub name: String,
-    /// It is softcuda, which computes on the CPU: its times mean nothing.
-    pub simulated: bool,
-    /// What tells it from every other.
-    pub uuid: String,
-    /// Compute capability, `9.0`.
-    pub capability: String,
-    /// Streaming multiprocessors.
-    pub multiprocessors: u32,
-    /// The highest clock of the multiprocessors.
-    pub clock_mhz: f64,
-    /// The highest clock of the memory, which moves data on both edges.
-    pub memory_clock_mhz: f64,
-    /// Width of the memory's bus.
-    pub memory_bus_bits: u32,
-    /// L2.
-    pub l2_bytes: u64,
-    /// In all.
-    pub memory_bytes: u64,
-    /// The CUDA version that the driver is for.
-    pub driver: String,
 }
 
 /// One measurement.
@@ -177,7 +150,7 @@ impl Report {
     /// # Errors
     /// An engine on the CPU; a call of the driver that failed.
     pub fn new(engine: &Engine, bench: &'static str) -> Result<Report> {
-        let (device, ceilings) = super::ceiling::of(engine)?;
+        let (device, ceilings) = ceiling::of(engine)?;
         Ok(Report {
             ropeway: env!("CARGO_PKG_VERSION"),
             bench,
