@@ -16,14 +16,15 @@ use std::process::{Command, exit};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-/// Where nvcc is searched, in this order. `tools/setup` installs it in `.cuda`.
+/// Where nvcc is searched, in this order. `tools/setup` installs it in `.cuda`, which comes before PATH: it was made for
+/// this folder, and a build that depends on PATH is stale wherever PATH differs.
 const PLACES: [&str; 6] = [
     "$NVCC",
     "$CUDA_HOME",
     "$CUDA_PATH",
+    ".cuda",
     "PATH",
     "/usr/local/cuda",
-    ".cuda",
 ];
 
 /// CUDA version whose PTX the oldest supported driver can load.
