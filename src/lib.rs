@@ -2,7 +2,7 @@
 //! XLM-RoBERTa families.
 //!
 //! ```sh
-//! cargo add ropeway
+//! cargo add ropeway --path path/to/the/clone     # not on crates.io yet
 //! ```
 //!
 //! ```no_run
