@@ -14,7 +14,7 @@ use crate::context_pool::ContextPool;
 use crate::cost::Cost;
 use crate::cpu::{self, Cpu};
 use crate::device::Device;
-use crate::error::{AdapterError, Error, Result};
+use crate::error::{AdapterError, Error, Result, panic_message};
 use crate::gpu::{self, adapters::DeviceAdapters};
 #[cfg(feature = "hub")]
 use crate::hub;
@@ -749,13 +749,8 @@ impl Engine {
                     .map_err(Failure::Gpu)
             }
         };
-        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("a step panicked");
-            Err(Failure::Panic(text.to_owned()))
-        })
+        catch_unwind(AssertUnwindSafe(run))
+            .unwrap_or_else(|panic| Err(Failure::Panic(panic_message(&*panic).to_owned())))
     }
 }
 

@@ -181,10 +181,11 @@ pub enum RequestError {
     },
     /// The input is longer than the model's limit, and truncation was switched off.
     #[error(
-        "the input has {tokens} tokens and the model takes {limit}; shorten it, allow truncation or use chunks"
+        "the input has at least {tokens} tokens and the model takes {limit}; shorten it, allow truncation or use chunks"
     )]
     TooLong {
-        /// Tokens of the input, special tokens and prompt included.
+        /// Tokens of the input, special tokens and prompt included. A text of more than 64 KiB is counted to little more
+        /// than the limit.
         tokens: usize,
         /// [`ModelConfig::max_tokens`](crate::ModelConfig::max_tokens).
         limit: usize,
@@ -208,6 +209,15 @@ pub enum RequestError {
     /// The tokenizer refused the text.
     #[error("the text cannot be tokenised: {0}")]
     Text(String),
+    /// A text is too long for a tokenizer that takes it in parts, which are cut at white space.
+    #[error(
+        "the text has a stretch of more than {limit} bytes without white space between words, which is too long for the \
+         tokenizer; put in white space, or cut the text"
+    )]
+    NoBlanks {
+        /// The longest stretch, in bytes.
+        limit: usize,
+    },
     /// Chunks with another pooling than the mean.
     #[error("chunks are pooled by their mean; leave out pooling or say mean")]
     ChunkPooling,
@@ -244,6 +254,14 @@ pub enum RequestError {
         spans: usize,
         /// Tokens of the input.
         tokens: usize,
+    },
+    /// Spans that overlap so often that their work is far more than the input's.
+    #[error("the spans hold {tokens} tokens in all; wanted up to {limit} for an input of this length")]
+    Overlapping {
+        /// Tokens of all spans.
+        tokens: usize,
+        /// The most for this input.
+        limit: usize,
     },
     /// A window that the model does not take.
     #[error("windows of {size} tokens; the model takes 1 to {limit}")]
@@ -337,10 +355,24 @@ impl ParseError {
     }
 }
 
+/// The message of a panic that was caught.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("it panicked")
+}
+
+/// More names than these are counted in a message, and not listed.
+const LISTED: usize = 20;
+
 /// `a, b and c`, for messages; `none` if there are none.
 pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
     match names {
         [] => "none".into(),
+        [listed @ .., _] if listed.len() >= LISTED => {
+            let listed: Vec<&str> = names[..LISTED].iter().map(AsRef::as_ref).collect();
+            format!("{} and {} others", listed.join(", "), names.len() - LISTED)
+        }
         [one] => one.as_ref().into(),
         [init @ .., last] => {
             let init: Vec<&str> = init.iter().map(AsRef::as_ref).collect();

@@ -1,5 +1,7 @@
 //! From a request to its sequences and their batches, and from the output rows to its result.
 
+use std::collections::HashSet;
+
 use crate::batch::{Batch, Mixture, Pool, PoolKind, cut};
 use crate::error::{AdapterError, Error, RequestError, Result};
 use crate::model::ModelConfig;
@@ -11,6 +13,13 @@ use crate::text::{TextPipeline, Tokens};
 
 /// Late chunking without a task uses this one where the model has it.
 const CHUNKING_TASK: &str = "retrieval.passage";
+
+/// All chunks of an input may hold this many times its tokens, so that their work is linear in its size. Sentences in
+/// paragraphs in sections take 3.
+const MOST_OVERLAP: usize = 64;
+
+/// Tokens that the chunks of an input may hold in any case.
+const FREE_SPAN_TOKENS: usize = 1 << 20;
 
 /// The largest weight of an adapter in a mixture, either way.
 const LARGEST_WEIGHT: f32 = 1000.0;
@@ -131,6 +140,15 @@ impl RequestPlanner<'_> {
             }
             .into());
         }
+        let limit = (MOST_OVERLAP * tokens.ids.len()).max(FREE_SPAN_TOKENS);
+        let covered = spans.iter().map(|span| span.tokens.len()).sum();
+        if covered > limit {
+            return Err(RequestError::Overlapping {
+                tokens: covered,
+                limit,
+            }
+            .into());
+        }
         let windows = self.windows(options, tokens.ids.len())?;
         let output = OutputSpec {
             dimensions,
@@ -234,10 +252,12 @@ impl RequestPlanner<'_> {
                     name: name.clone(),
                     known: self.adapters.names(),
                 })?;
-            if mixture.iter().any(|&(s, _)| s == slot) {
-                return Err(RequestError::RepeatedAdapter { name: name.clone() }.into());
-            }
             mixture.push((slot, *weight));
+        }
+        let mut slots = HashSet::with_capacity(mixture.len());
+        if let Some(index) = mixture.iter().position(|&(slot, _)| !slots.insert(slot)) {
+            let name = parts[index].0.clone();
+            return Err(RequestError::RepeatedAdapter { name }.into());
         }
         // A weight of 0 is no adapter at all, so that it costs nothing and changes no bit. Slot order
         // makes the sum independent of the order of the request.
@@ -250,8 +270,10 @@ impl RequestPlanner<'_> {
         let ids = match &request.input {
             Input::Text(text) => {
                 let pipeline = self.text.ok_or(RequestError::NoTokenizer)?;
-                let offsets = request.options.chunking.is_some();
-                pipeline.tokenize(prompt, text, offsets)?
+                let chunked = request.options.chunking.is_some();
+                // Of a text that is cut, no more is tokenised than is seen to be too much.
+                let limit = (!chunked).then_some(self.config.max_tokens);
+                pipeline.tokenize(prompt, text, chunked, limit)?
             }
             Input::Ids(ids) => Tokens {
                 ids: ids.to_vec(),
@@ -323,16 +345,25 @@ fn chunk_sequences(
     windows: &[Window],
     output: &OutputSpec,
 ) -> (Vec<Sequence>, Vec<ChunkPart>) {
+    // The chunks of each window; windows keep the document's tokens in order, each once.
+    let mut chunks: Vec<Vec<usize>> = vec![Vec::new(); windows.len()];
+    for (chunk, span) in spans.iter().enumerate() {
+        let first = windows.partition_point(|window| window.kept.end <= span.tokens.start);
+        let reached = windows[first..]
+            .iter()
+            .take_while(|window| window.kept.start < span.tokens.end);
+        for chunks in &mut chunks[first..][..reached.count()] {
+            chunks.push(chunk);
+        }
+    }
     let mut parts = Vec::new();
     let mut sequences = Vec::new();
-    for window in windows {
-        let mut pools = Vec::new();
-        for (chunk, span) in spans.iter().enumerate() {
+    for (window, chunks) in windows.iter().zip(chunks) {
+        let mut pools = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            let span = &spans[chunk];
             let start = span.tokens.start.max(window.kept.start);
             let end = span.tokens.end.min(window.kept.end);
-            if start >= end {
-                continue;
-            }
             let whole = (start..end) == span.tokens;
             let tokens = start - window.tokens.start..end - window.tokens.start;
             // The sums of the parts are added, cut and normalised when all windows are computed.

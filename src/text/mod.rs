@@ -1,19 +1,54 @@
 //! Text to token ids: prompt, tokenise, cut at the limit, remember where each token came from.
+//!
+//! A tokenizer takes up to 450 bytes of memory for every byte that it is given, so that a long text goes through it in
+//! parts (see [`cut`]), and no more of them than are needed.
 
 pub mod chunk;
+mod cut;
+mod settings;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use tokenizers::Tokenizer;
+use tokenizers::{Encoding, ModelWrapper, Tokenizer};
 
-use crate::error::{Error, RequestError, Result};
+use self::cut::Cuts;
+use self::settings::Settings;
+use crate::error::{Error, RequestError, Result, panic_message};
 
 /// The tokenizer of a model (`tokenizer.json`).
 pub struct TextPipeline {
     tokenizer: Tokenizer,
-    /// Special tokens that stand after a text.
-    trailing_specials: usize,
+    cuts: Cuts,
+    /// The special tokens that stand before a text.
+    leading: Vec<u32>,
+    /// Those after it.
+    trailing: Vec<u32>,
+    /// The tokens of [`LETTER`] alone.
+    letter: Vec<u32>,
+    sizes: PartSizes,
 }
+
+/// The parts in which long texts are tokenised, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct PartSizes {
+    /// Texts up to this size are tokenised whole.
+    whole: usize,
+    /// A part of a longer one ends at the first place after so much.
+    part: usize,
+    /// The longest part.
+    longest: usize,
+}
+
+const PART_SIZES: PartSizes = PartSizes {
+    whole: 64 << 10,
+    part: 16 << 10,
+    longest: 256 << 10,
+};
+
+/// A word that every tokenizer takes. A part of a text stands behind it, since some white space at the start of a text is
+/// treated otherwise.
+const LETTER: &str = "a";
 
 /// A tokenised text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,26 +68,50 @@ impl TextPipeline {
             return Ok(None);
         }
         let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        let mut tokenizer = Tokenizer::from_bytes(&bytes)
-            .map_err(|e| Error::model(&path, format!("is not a tokenizer that can be read: {e}")))?;
+        let refused =
+            |problem: String| Error::model(&path, format!("is not a tokenizer that can be read: {problem}"));
+        let settings = Settings::read(&bytes).map_err(refused)?;
+        let mut tokenizer =
+            fenced(|| Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string())).map_err(refused)?;
         // A file may carry the settings of whoever saved it; cutting is done here, padding never.
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(None)
             .map_err(|e| Error::model(&path, format!("truncation cannot be switched off: {e}")))?;
-        let probe = tokenizer
-            .encode("a", true)
+        if let ModelWrapper::BPE(model) = tokenizer.get_model()
+            && model.dropout.is_some()
+        {
+            let mut model = model.clone();
+            model.dropout = None;
+            tokenizer.with_model(ModelWrapper::BPE(model));
+            tracing::warn!(path = %path.display(), "dropout of the tokenizer is for training: it is off");
+        }
+        let probe = fenced(|| tokenizer.encode(LETTER, true).map_err(|e| e.to_string()))
             .map_err(|e| Error::model(&path, format!("cannot tokenise a plain letter: {e}")))?;
-        let specials = probe.get_special_tokens_mask().iter().rev();
-        let trailing_specials = specials.take_while(|&&special| special == 1).count();
+        let specials = probe.get_special_tokens_mask();
+        let run = |ends: &mut dyn Iterator<Item = &u32>| ends.take_while(|&&special| special == 1).count();
+        let leading = run(&mut specials.iter());
+        let trailing = run(&mut specials[leading..].iter().rev());
+        let ids = probe.get_ids();
         Ok(Some(TextPipeline {
+            cuts: Cuts::new(
+                &settings.normalizer,
+                &settings.pre_tokenizer,
+                &settings.added_tokens,
+            ),
+            leading: ids[..leading].to_vec(),
+            letter: ids[leading..ids.len() - trailing].to_vec(),
+            trailing: ids[ids.len() - trailing..].to_vec(),
             tokenizer,
-            trailing_specials,
+            sizes: PART_SIZES,
         }))
     }
 
     /// Tokenises `prompt + text`. Offsets cost time, so they are kept only where they are needed.
-    pub fn tokenize(&self, prompt: &str, text: &str, offsets: bool) -> Result<Tokens> {
+    ///
+    /// With a `limit`, a long text is not tokenised to its end: the ids are the first ones of all, more than `limit` where
+    /// there are so many, and the special tokens after them.
+    pub fn tokenize(&self, prompt: &str, text: &str, offsets: bool, limit: Option<usize>) -> Result<Tokens> {
         let joined;
         let input = if prompt.is_empty() {
             text
@@ -60,36 +119,75 @@ impl TextPipeline {
             joined = [prompt, text].concat();
             &joined
         };
-        let failed = |e: tokenizers::Error| RequestError::Text(e.to_string());
-        if !offsets {
-            let encoding = self.tokenizer.encode_fast(input, true).map_err(failed)?;
-            return Ok(Tokens {
-                ids: encoding.get_ids().to_vec(),
-                offsets: Vec::new(),
-            });
+        let prompt_points = if offsets { prompt.chars().count() } else { 0 };
+        let mut tokens = Tokens::default();
+        if input.len() <= self.sizes.whole {
+            let encoding = self.encode(input, true, offsets)?;
+            tokens.ids.extend_from_slice(encoding.get_ids());
+            if offsets {
+                append_offsets(&mut tokens.offsets, &encoding, 0, input, 0, prompt_points);
+            }
+            return Ok(tokens);
         }
-        let encoding = self.tokenizer.encode_char_offsets(input, true).map_err(failed)?;
-        let points: Vec<char> = input.chars().collect();
-        let prompt_points = prompt.chars().count();
-        let offsets = encoding
-            .get_offsets()
-            .iter()
-            .zip(encoding.get_special_tokens_mask())
-            .map(|(&(start, end), &special)| {
-                let (mut start, end) = (start.min(points.len()), end.min(points.len()));
-                // Some tokenizers count the space before a word to it; the token that the prompt's
-                // last space went into belongs to the text.
-                while start < end && points[start].is_whitespace() {
-                    start += 1;
-                }
-                let of_text = special == 0 && end > prompt_points;
-                of_text.then(|| (start.max(prompt_points) - prompt_points, end - prompt_points))
-            })
-            .collect();
-        Ok(Tokens {
-            ids: encoding.get_ids().to_vec(),
-            offsets,
-        })
+        let append_specials = |tokens: &mut Tokens, specials: &[u32]| {
+            tokens.ids.extend_from_slice(specials);
+            tokens
+                .offsets
+                .resize(if offsets { tokens.ids.len() } else { 0 }, None);
+        };
+        append_specials(&mut tokens, &self.leading);
+        let enough = limit.map_or(usize::MAX, |limit| limit.saturating_sub(self.trailing.len()));
+        let (mut rest, mut points) = (input, 0);
+        let mut behind_letter = String::new();
+        while !rest.is_empty() && tokens.ids.len() <= enough {
+            let part = self.first_part(rest)?;
+            let first = rest.len() == input.len();
+            behind_letter.clear();
+            behind_letter.extend([if first { "" } else { LETTER }, part]);
+            let skipped = if first { &[][..] } else { &self.letter };
+            let encoding = self.encode(&behind_letter, false, offsets)?;
+            let ids = encoding.get_ids().strip_prefix(skipped);
+            let ids = ids.ok_or_else(|| RequestError::Text("its parts cannot be told apart".into()))?;
+            tokens.ids.extend_from_slice(ids);
+            if offsets {
+                let letters = behind_letter.len() - part.len();
+                let skipped = skipped.len();
+                append_offsets(
+                    &mut tokens.offsets,
+                    &encoding,
+                    skipped,
+                    &behind_letter,
+                    points - letters.min(points),
+                    prompt_points,
+                );
+                points += part.chars().count();
+            }
+            rest = &rest[part.len()..];
+        }
+        append_specials(&mut tokens, &self.trailing);
+        Ok(tokens)
+    }
+
+    fn encode(&self, text: &str, specials: bool, offsets: bool) -> Result<Encoding> {
+        let encode = || match offsets {
+            true => self.tokenizer.encode_char_offsets(text, specials),
+            false => self.tokenizer.encode_fast(text, specials),
+        };
+        Ok(fenced(|| encode().map_err(|e| e.to_string())).map_err(RequestError::Text)?)
+    }
+
+    /// The part of a text that is tokenised first.
+    fn first_part<'t>(&self, text: &'t str) -> Result<&'t str> {
+        let PartSizes { part, longest, .. } = self.sizes;
+        if text.len() <= part {
+            return Ok(text);
+        }
+        let normalizer = self.tokenizer.get_normalizer();
+        match self.cuts.next(normalizer, text, part, longest) {
+            Some(cut) => Ok(&text[..cut]),
+            None if text.len() <= longest => Ok(text),
+            None => Err(RequestError::NoBlanks { limit: longest }.into()),
+        }
     }
 
     /// Cuts to `limit` tokens at the end of the text, keeping the special tokens after it.
@@ -98,7 +196,7 @@ impl TextPipeline {
         if tokens.ids.len() <= limit {
             return false;
         }
-        let tail = self.trailing_specials.min(limit);
+        let tail = self.trailing.len().min(limit);
         let cut = limit - tail..tokens.ids.len() - tail;
         tokens.ids.drain(cut.clone());
         if !tokens.offsets.is_empty() {
@@ -107,3 +205,43 @@ impl TextPipeline {
         true
     }
 }
+
+/// Adds where the tokens of a part stand in the text, but for the first `skipped`: the part starts `start` code points
+/// after the start of a prompt of `prompt` code points.
+fn append_offsets(
+    offsets: &mut Vec<Option<(usize, usize)>>,
+    encoding: &Encoding,
+    skipped: usize,
+    part: &str,
+    part_start: usize,
+    prompt: usize,
+) {
+    let points: Vec<char> = part.chars().collect();
+    let specials = encoding.get_special_tokens_mask();
+    let tokens = encoding.get_offsets().iter().zip(specials).skip(skipped);
+    offsets.extend(tokens.map(|(&(start, end), &special)| {
+        let (mut start, end) = (start.min(points.len()), end.min(points.len()));
+        // Some tokenizers count the space before a word to it; the token that the prompt's last space went into belongs
+        // to the text.
+        while start < end && points[start].is_whitespace() {
+            start += 1;
+        }
+        let (start, end) = (part_start + start, part_start + end);
+        let of_text = special == 0 && end > prompt;
+        of_text.then(|| (start.max(prompt) - prompt, end - prompt))
+    }));
+}
+
+/// The result of a call to the tokenizers library, which panics on some files and texts.
+fn fenced<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    // What a panic could leave half done is the call's own.
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        Err(format!(
+            "the tokenizers library failed ({})",
+            panic_message(&*panic)
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+//! Where a long text may be cut so that its parts have, one after the other, the tokens of the whole.
+//!
+//! A tokenizer normalises a text, splits it into words and gives each word's tokens. Between two words, cutting before
+//! the white space changes neither the words nor their normal forms, if
+//!
+//! - every normalizer works on single characters and what combines with them, or on runs of white space. A run stays
+//!   whole, since all of it goes to the second part, and the character before it does not become white space itself;
+//! - the splitter ends a word at that white space: by dropping it, or by starting the next word with it;
+//! - no added token holds white space or eats what stands behind it, and none ends the word before or begins the next:
+//!   what stands between added tokens is normalised on its own.
+//!
+//! [`Cuts::new`] reads from `tokenizer.json` whether that is so. Tokenizers that it does not know are given whole texts.
+
+use serde_json::Value;
+use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper};
+use unicode_segmentation::UnicodeSegmentation;
+
+/// The places between words where a tokenizer's texts can be cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cuts {
+    /// The white space before which a word ends.
+    blanks: &'static [char],
+    /// Whether every ASCII punctuation character is a word.
+    punctuation: bool,
+    /// Pairs of such characters that an added token holds: not to be parted.
+    joined: Vec<[u8; 2]>,
+    /// The last characters of added tokens: what stands behind one is normalised on its own.
+    ends: Vec<char>,
+}
+
+/// What splitters that drop white space take for it, of ASCII.
+const BLANKS: &[char] = &[' ', '\n', '\t', '\r'];
+
+impl Cuts {
+    /// The places for a tokenizer with these settings (`normalizer`, `pre_tokenizer` and `added_tokens` of its file).
+    pub fn new(normalizer: &Value, splitter: &Value, added: &[AddedToken]) -> Cuts {
+        let normalizers = steps(normalizer, "normalizers");
+        let splitters = steps(splitter, "pretokenizers");
+        let first = splitters.first().map_or("", |first| kind(first));
+        let drops_blanks = ["BertPreTokenizer", "Whitespace", "WhitespaceSplit"].contains(&first);
+        let marks_blanks = match first {
+            "Metaspace" => splitters[0]["split"] != false,
+            "ByteLevel" => splitters[0]["use_regex"] != false,
+            _ => false,
+        };
+        let local = |step: &&Value| match kind(step) {
+            "BertNormalizer" | "Lowercase" | "NFC" | "NFD" | "NFKC" | "NFKD" | "Nmt" | "Precompiled"
+            | "StripAccents" => true,
+            // White space at a part's start is dropped, where in the whole text it starts a word: the same if a mark is
+            // put there, or if it is dropped later.
+            "Strip" => drops_blanks || first == "Metaspace" && splitters[0]["prepend_scheme"] == "always",
+            "Replace" => replaces_runs(step) || replaces_words(step),
+            _ => false,
+        };
+        let known = normalizers.iter().all(local)
+            && (drops_blanks || marks_blanks)
+            && splitters.iter().all(|step| kind(step) != "")
+            && added.iter().all(|token| {
+                let letter = token.content.chars().next().is_some_and(char::is_alphanumeric);
+                !token.rstrip && !letter && !token.content.contains(char::is_whitespace)
+            });
+        if !known {
+            return Cuts::default();
+        }
+        let lines_are_blanks = normalizers
+            .iter()
+            .any(|step| step["pattern"]["Regex"] == r"\s+" && step["content"] == " ");
+        Cuts {
+            blanks: if drops_blanks || lines_are_blanks {
+                BLANKS
+            } else {
+                &BLANKS[..1]
+            },
+            punctuation: first == "BertPreTokenizer"
+                && normalizers.iter().all(|step| kind(step) == "BertNormalizer"),
+            joined: added
+                .iter()
+                .flat_map(|token| token.content.as_bytes().windows(2))
+                .filter_map(|pair| pair.try_into().ok())
+                .collect(),
+            ends: added
+                .iter()
+                .filter_map(|token| token.content.chars().next_back())
+                .collect(),
+        }
+    }
+
+    /// The first place at or after the byte `from`, and before the byte `end`, where the text can be cut.
+    pub fn next(
+        &self,
+        normalizer: Option<&NormalizerWrapper>,
+        text: &str,
+        from: usize,
+        end: usize,
+    ) -> Option<usize> {
+        let bytes = text.as_bytes();
+        let between = |at: usize| {
+            let pair = [bytes[at - 1], bytes[at]];
+            self.punctuation && pair.iter().all(u8::is_ascii_punctuation) && !self.joined.contains(&pair)
+        };
+        (from.max(1)..end.min(text.len()))
+            .find(|&at| between(at) || self.before_blank(bytes[at]) && self.ends_word(normalizer, text, at))
+    }
+
+    fn before_blank(&self, byte: u8) -> bool {
+        byte.is_ascii() && self.blanks.contains(&char::from(byte))
+    }
+
+    /// Whether a word ends at `at`, before white space that another word follows.
+    fn ends_word(&self, normalizer: Option<&NormalizerWrapper>, text: &str, at: usize) -> bool {
+        let (before, after) = text.split_at(at);
+        let of_word = |c: &char| !c.is_whitespace() && !self.ends.contains(c);
+        let Some(last) = before.chars().next_back().filter(of_word) else {
+            return false;
+        };
+        let next = after.trim_start().chars().next();
+        // A character that combines with the space behind it, or that becomes nothing or white space, is not a word's
+        // end.
+        let alone = format!("{last} ").graphemes(true).count() == 2;
+        let stays = || {
+            let mut normal = NormalizedString::from(last.to_string());
+            let done = normalizer.is_none_or(|n| n.normalize(&mut normal).is_ok());
+            done && normal.get().chars().next_back().is_some_and(|c| of_word(&c))
+        };
+        next.is_some_and(char::is_alphanumeric) && alone && stays()
+    }
+}
+
+/// A token of `added_tokens`.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+pub struct AddedToken {
+    #[serde(default)]
+    pub content: String,
+    #[serde(default)]
+    pub rstrip: bool,
+}
+
+/// The steps of a setting that may be a sequence of them; those of a sequence in a sequence stay one.
+pub fn steps<'v>(setting: &'v Value, list: &str) -> Vec<&'v Value> {
+    match (setting, setting[list].as_array()) {
+        (Value::Null, _) => Vec::new(),
+        (_, Some(steps)) if kind(setting) == "Sequence" => steps.iter().collect(),
+        _ => vec![setting],
+    }
+}
+
+pub fn kind(step: &Value) -> &str {
+    step["type"].as_str().unwrap_or_default()
+}
+
+/// Whether a `Replace` works on runs of white space, whole ones.
+fn replaces_runs(step: &Value) -> bool {
+    let runs = [r"\s+", r"\s{2,}", " +", " {2,}"];
+    step["pattern"]["Regex"]
+        .as_str()
+        .is_some_and(|pattern| runs.contains(&pattern))
+}
+
+/// Whether a `Replace` works within words.
+fn replaces_words(step: &Value) -> bool {
+    let word = |text: &str| !text.contains(|c: char| c.is_whitespace() || c == '\u{2581}');
+    step["pattern"]["String"].as_str().is_some_and(word) && step["content"].as_str().is_some_and(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn cuts(normalizer: Value, splitter: Value) -> Cuts {
+        Cuts::new(&normalizer, &splitter, &[])
+    }
+
+    fn all(cuts: &Cuts, text: &str) -> Vec<usize> {
+        (1..text.len())
+            .filter(|&at| cuts.next(None, text, at, at + 1).is_some())
+            .collect()
+    }
+
+    #[test]
+    fn cuts_stand_between_words_alone() {
+        let bert = cuts(
+            json!({"type": "BertNormalizer"}),
+            json!({"type": "BertPreTokenizer"}),
+        );
+        assert_eq!(all(&bert, "one  two\nthree"), [3, 8]);
+        assert_eq!(all(&bert, "a!! b ?"), [2, 3]);
+        let marks = cuts(
+            Value::Null,
+            json!({"type": "Metaspace", "prepend_scheme": "always"}),
+        );
+        assert_eq!(all(&marks, "one  two\nthree"), [3]);
+        assert_eq!(all(&marks, "a!! <s> c"), [7]);
+        // U+0600 combines with what follows it.
+        assert_eq!(all(&marks, "a\u{600} b"), [0usize; 0]);
+    }
+
+    #[test]
+    fn unknown_settings_are_never_cut() {
+        let bert = json!({"type": "BertPreTokenizer"});
+        for (normalizer, splitter) in [
+            (json!({"type": "Prepend", "prepend": "x"}), bert.clone()),
+            (
+                json!({"type": "Replace", "pattern": {"Regex": "a b"}, "content": "c"}),
+                bert.clone(),
+            ),
+            (
+                json!({"type": "Replace", "pattern": {"String": "b c"}, "content": ""}),
+                bert.clone(),
+            ),
+            (
+                json!({"type": "Sequence", "normalizers": [{"type": "New"}]}),
+                bert.clone(),
+            ),
+            (Value::Null, Value::Null),
+            (Value::Null, json!({"type": "Metaspace", "split": false})),
+            (
+                json!({"type": "Strip"}),
+                json!({"type": "Metaspace", "prepend_scheme": "never"}),
+            ),
+            (Value::Null, json!({"type": "Split", "pattern": {"Regex": "b c"}})),
+        ] {
+            assert_eq!(
+                all(&cuts(normalizer.clone(), splitter), "aa bb cc!!"),
+                [0usize; 0],
+                "{normalizer}"
+            );
+        }
+        for (content, rstrip) in [("new york", false), ("<s>", true), ("word", false)] {
+            let added = [AddedToken {
+                content: content.into(),
+                rstrip,
+            }];
+            assert_eq!(
+                all(&Cuts::new(&Value::Null, &bert, &added), "aa bb cc!!"),
+                [0usize; 0]
+            );
+        }
+    }
+
+    #[test]
+    fn added_tokens_of_punctuation_are_not_parted() {
+        let added = [AddedToken {
+            content: "!?".into(),
+            rstrip: false,
+        }];
+        let normalizer = json!({"type": "BertNormalizer"});
+        let cuts = Cuts::new(&normalizer, &json!({"type": "BertPreTokenizer"}), &added);
+        assert_eq!(all(&cuts, "a!!?!"), [2, 4]);
+    }
+}

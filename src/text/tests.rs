@@ -1,0 +1,164 @@
+use std::fs;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+fn settings(name: &str) -> Value {
+    serde_json::from_slice(&fs::read(folder(name).join("tokenizer.json")).unwrap()).unwrap()
+}
+
+fn open(tokenizer: &Value) -> Result<TextPipeline> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    Ok(TextPipeline::open(folder.path())?.unwrap())
+}
+
+/// The tokenizers of the golden models, and those models' vocabularies behind other splitters.
+fn pipelines() -> &'static [TextPipeline] {
+    static PIPELINES: LazyLock<Vec<TextPipeline>> = LazyLock::new(|| {
+        let marks = |scheme: &str| json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": true});
+        let sequence =
+            json!({"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, marks("always")]});
+        let spaces = json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "});
+        let normalizers = json!({"type": "Sequence", "normalizers": [{"type": "NFKC"}, spaces]});
+        let mut all = vec![settings("bert"), settings("xlm-roberta")];
+        for splitter in [sequence, marks("first"), marks("never")] {
+            let mut tokenizer = settings("xlm-roberta");
+            tokenizer["normalizer"] = normalizers.clone();
+            tokenizer["pre_tokenizer"] = splitter;
+            all.push(tokenizer);
+        }
+        let bytes =
+            json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+        let mut tokenizer = settings("xlm-roberta");
+        tokenizer["normalizer"] = Value::Null;
+        tokenizer["pre_tokenizer"] = bytes;
+        all.push(tokenizer);
+        all.iter().map(|tokenizer| open(tokenizer).unwrap()).collect()
+    });
+    &PIPELINES
+}
+
+/// With parts as small as the text allows.
+fn in_parts(pipeline: &mut TextPipeline, limit: Option<usize>, prompt: &str, text: &str) -> Tokens {
+    let sizes = PartSizes {
+        whole: 0,
+        part: 3,
+        longest: 1 << 20,
+    };
+    let before = std::mem::replace(&mut pipeline.sizes, sizes);
+    let tokens = pipeline.tokenize(prompt, text, true, limit).unwrap();
+    pipeline.sizes = before;
+    tokens
+}
+
+#[test]
+fn these_tokenizers_take_texts_in_parts() {
+    for pipeline in pipelines() {
+        assert_eq!(pipeline.first_part("one two").unwrap(), "one two");
+        let sizes = PartSizes {
+            whole: 0,
+            part: 1,
+            longest: 100,
+        };
+        let small = TextPipeline {
+            sizes,
+            cuts: pipeline.cuts.clone(),
+            ..open(&settings("bert")).unwrap()
+        };
+        assert_eq!(small.first_part("one two three").unwrap(), "one");
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_parts_of_a_text_have_the_tokens_of_the_whole(
+        text in "(?s)(a|ab|b|An|é|e\u{301}|。|ﬁ|word|ab|!|!!|\\.|,|  ?|\n|\t|\u{a0}|\u{3000}|\u{200b}|\u{600}|<s>|<mask>|\\[MASK\\]|中文|ab ab|\u{1f600}){0,40}",
+        prompt in "(query: )?",
+        limit in 2usize..40,
+        which in 0usize..6,
+    ) {
+        let file = &pipelines()[which];
+        let mut pipeline = TextPipeline {
+            tokenizer: file.tokenizer.clone(),
+            cuts: file.cuts.clone(),
+            leading: file.leading.clone(),
+            letter: file.letter.clone(),
+            trailing: file.trailing.clone(),
+            sizes: PART_SIZES,
+        };
+        let mut whole = pipeline.tokenize(&prompt, &text, true, None).unwrap();
+        prop_assert_eq!(&in_parts(&mut pipeline, None, &prompt, &text), &whole);
+        let mut cut = in_parts(&mut pipeline, Some(limit), &prompt, &text);
+        prop_assert!(cut.ids.len() <= whole.ids.len());
+        prop_assert_eq!(pipeline.truncate(&mut cut, limit), pipeline.truncate(&mut whole, limit));
+        prop_assert_eq!(cut, whole);
+    }
+}
+
+#[test]
+fn a_long_text_is_tokenised_no_further_than_its_limit() {
+    let pipeline = &pipelines()[0];
+    let text = "word ".repeat(1 << 20);
+    let tokens = pipeline.tokenize("", &text, false, Some(100)).unwrap();
+    assert!((101..20_000).contains(&tokens.ids.len()), "{}", tokens.ids.len());
+    let marks = "!".repeat(1 << 20);
+    assert!(pipeline.tokenize("", &marks, false, Some(100)).unwrap().ids.len() > 100);
+}
+
+#[test]
+fn a_long_stretch_without_white_space_is_an_error_of_its_text() {
+    let long = "x".repeat(PART_SIZES.longest + 1);
+    for pipeline in pipelines() {
+        let error = pipeline.tokenize("", &long, false, Some(8)).unwrap_err();
+        assert!(
+            matches!(error, Error::Request(RequestError::NoBlanks { limit }) if limit == PART_SIZES.longest)
+        );
+        assert!(pipeline.tokenize("", &long[2..], false, Some(8)).is_ok());
+        assert!(
+            pipeline
+                .tokenize("", &format!("one {long}"), false, Some(8))
+                .is_err()
+        );
+    }
+}
+
+#[test]
+fn dropout_of_a_tokenizer_is_off() {
+    let mut tokenizer = settings("bert");
+    tokenizer["model"] = json!({
+        "type": "BPE", "dropout": 0.5, "unk_token": "[UNK]", "merges": [["a", "b"], ["ab", "a"]],
+        "vocab": {"[UNK]": 1, "a": 5, "b": 6, "ab": 7, "aba": 8},
+    });
+    let pipeline = open(&tokenizer).unwrap();
+    for _ in 0..50 {
+        assert_eq!(
+            pipeline.tokenize("", "abab", false, None).unwrap().ids,
+            [2, 7, 7, 3]
+        );
+    }
+}
+
+#[test]
+fn what_the_library_panics_on_is_an_error() {
+    let mut tokenizer = settings("bert");
+    tokenizer["post_processor"]["special_tokens"] = json!({});
+    let error = open(&tokenizer).err().unwrap().to_string();
+    assert!(
+        error.contains("tokenizer.json") && error.contains("post_processor"),
+        "{error}"
+    );
+    assert_eq!(fenced(|| Ok::<_, String>(1)), Ok(1));
+    let panicked = fenced(|| -> Result<(), String> { panic!("of a {}", "text") });
+    assert_eq!(panicked, Err("the tokenizers library failed (of a text)".into()));
+}
