@@ -25,8 +25,9 @@ mod source;
 mod target;
 mod terminal;
 
-use std::panic;
+use std::panic::{self, PanicHookInfo};
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use clap::{Parser, Subcommand};
 
@@ -79,14 +80,33 @@ enum Command {
     Completions(completions::Args),
 }
 
+/// The last panic of any thread: what, and where.
+static PANIC: Mutex<String> = Mutex::new(String::new());
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    // A worker that panics becomes an error of its inputs; its trace must not tear the one line.
+    // The engine makes a panic an error of the input that it came from, so that it is told there alone.
     panic::set_hook(Box::new(|info| {
-        exit::report_error(&format!("internal error, please report it: {info}"))
+        if let Ok(mut last) = PANIC.lock() {
+            *last = brief(info);
+        }
     }));
-    // Deeper faults end here as well: whatever happens, one line and an exit code.
-    panic::catch_unwind(run).unwrap_or(ExitCode::from(exit::USAGE))
+    // Deeper faults end here: whatever happens, one line and an exit code.
+    panic::catch_unwind(run).unwrap_or_else(|_| {
+        let last = PANIC.lock().map(|last| last.clone()).unwrap_or_default();
+        exit::report_error(&format!("internal error, please report it: {last}"));
+        ExitCode::from(exit::USAGE)
+    })
+}
+
+/// A panic's message and its line, without the folders of the machine that compiled it.
+fn brief(info: &PanicHookInfo<'_>) -> String {
+    let message = info.payload_as_str().unwrap_or("no message");
+    let place = info.location().map_or(String::new(), |at| {
+        let file = at.file().rsplit(['/', '\\']).next().unwrap_or_default();
+        format!(" ({file}:{})", at.line())
+    });
+    format!("{message}{place}")
 }
 
 fn run() -> ExitCode {
