@@ -3,6 +3,7 @@
 
 mod bench;
 mod commands;
+mod files;
 mod harness;
 mod inputs;
 mod outputs;
