@@ -4,6 +4,7 @@
 mod bench;
 mod commands;
 mod files;
+mod growth;
 mod harness;
 mod inputs;
 mod outputs;
