@@ -349,5 +349,22 @@ mod tests {
         assert_eq!(chunks(Chunking::Tokens(50)), text);
         assert_eq!(chunks(Chunking::Spans(vec![(0, 1); 3])), text);
         assert_eq!(chunks(Chunking::Spans(vec![(0, 1); 5000])), 64 + 5000 * ROW);
+        // What a line of JSON holds beside its text.
+        let defaults: &'static Embed = Box::leak(Box::new(Embed::default()));
+        let line = format!(
+            r#"{{"id": "{0}", "text": "", "prompt": "{0}", "adapters": {{"{0}": 1}}}}"#,
+            "x".repeat(1000)
+        );
+        let place = InputLocation {
+            source: "here".into(),
+            line: Some(1),
+        };
+        let reader = Reader {
+            format: Format::Jsonl,
+            unit: Unit::Line,
+            defaults,
+        };
+        let weight = reader.item(place, true, line.into_bytes(), 0).weight();
+        assert!((3000..3200).contains(&weight), "{weight}");
     }
 }

@@ -4,6 +4,7 @@
 mod bench;
 mod commands;
 mod files;
+#[cfg(target_os = "linux")]
 mod growth;
 mod harness;
 mod inputs;
