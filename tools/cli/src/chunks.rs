@@ -1,6 +1,7 @@
 //! `ropeway chunks`: late chunking of a document.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::io::{self, Write};
 
 use ropeway::{AdapterSelection, Chunk, Chunking, Embed, Embedding, Engine, Vector};
 use serde_json::json;
@@ -8,13 +9,13 @@ use serde_json::json;
 use super::exit::{self, Exit};
 use super::options::{self, RunOptions, SizeOptions, WindowOptions, positive};
 use super::rank::{cosine, default_task, rounded};
-use super::source;
+use super::source::{self, Source};
 use super::terminal::{self, Table};
 
 const EXAMPLES: &str = "\
 The document goes through the model as a whole, in windows where it is longer than the context; the
 embedding of a chunk is the mean over its tokens, so it knows what stands around it. Bounds are
-half-open, in Unicode code points. On a terminal the result is a table, else JSONL:
+half-open, in Unicode code points. A document has 64 MiB at most. On a terminal the result is a table, else JSONL:
 {\"start\", \"end\", \"text\", \"embedding\"}, with \"rank\" and \"score\" where there is a --query.
 
 Examples:
@@ -37,7 +38,7 @@ enum By {
 pub struct Args {
     /// The document; - is standard input [default: -]
     #[arg(value_name = "FILE")]
-    file: Option<PathBuf>,
+    file: Option<OsString>,
 
     /// Where chunks end [default: sentences; tokens if --size is given]
     #[arg(long)]
@@ -77,6 +78,8 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         (None, Some(size)) => Chunking::Tokens(size),
         (_, None) => Chunking::Sentences,
     };
+    let source = args.file.map_or(Source::Stdin, Source::of);
+    source::refuse_stdout(std::slice::from_ref(&source))?;
     let engine = run.open()?;
     let adapters = args
         .task
@@ -89,8 +92,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         .normalize(args.query.is_some().then_some(true));
     let document = args.windows.apply(args.dimensions.apply(document));
     options::check(&engine, &document)?;
-    let text =
-        source::read_document(args.file.as_deref()).map_err(|error| Exit::inputs(format!("{error:#}")))?;
+    let text = source::read_document(&source).map_err(|error| Exit::inputs(format!("{error:#}")))?;
     let embedding = engine
         .embed(&[&text], &document)
         .map_err(|error| Exit::of_input(error, exit::INPUTS))?;
@@ -119,9 +121,21 @@ struct Scored<'a> {
 
 /// The text of each chunk: its bounds count code points, strings are cut at bytes.
 fn texts<'a>(text: &'a str, chunks: &[Chunk]) -> Vec<&'a str> {
-    let mut starts: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
-    starts.push(text.len());
-    let at = |point: usize| starts.get(point).copied().unwrap_or(text.len());
+    // Only where chunks begin and end: a table of all code points would be eight times the text.
+    let mut points: Vec<usize> = chunks.iter().flat_map(|chunk| [chunk.start, chunk.end]).collect();
+    points.sort_unstable();
+    points.dedup();
+    let mut bytes = text.char_indices().map(|(at, _)| at).enumerate().peekable();
+    let mut places = Vec::with_capacity(points.len());
+    for &point in &points {
+        while bytes.next_if(|&(number, _)| number < point).is_some() {}
+        places.push(bytes.peek().map_or(text.len(), |&(_, at)| at));
+    }
+    let at = |point: usize| {
+        points
+            .binary_search(&point)
+            .map_or(text.len(), |index| places[index])
+    };
     chunks
         .iter()
         .map(|chunk| text.get(at(chunk.start)..at(chunk.end)).unwrap_or_default())
@@ -167,7 +181,8 @@ fn print(chunks: &[Scored<'_>]) -> Result<(), Exit> {
         }
         return terminal::print(table.lines().as_bytes());
     }
-    let mut lines = Vec::new();
+    let failed = |error| Exit::output("standard output", &error);
+    let mut out = io::BufWriter::new(io::stdout().lock());
     for (index, Scored { chunk, text, score }) in chunks.iter().enumerate() {
         let mut row = serde_json::Map::new();
         if let Some(score) = score {
@@ -181,12 +196,11 @@ fn print(chunks: &[Scored<'_>]) -> Result<(), Exit> {
         let mut line = serde_json::Value::Object(row).to_string().into_bytes();
         line.pop();
         line.extend_from_slice(b",\"embedding\":");
-        let written = crate::jsonl::write_numbers(&mut line, &chunk.vector);
-        written.map_err(|error| Exit::output("standard output", &error))?;
+        crate::jsonl::write_numbers(&mut line, &chunk.vector).map_err(failed)?;
         line.extend_from_slice(b"}\n");
-        lines.append(&mut line);
+        out.write_all(&line).map_err(failed)?;
     }
-    terminal::print(&lines)
+    out.flush().map_err(failed)
 }
 
 fn norm(vector: &Vector) -> f64 {

@@ -1,7 +1,7 @@
 //! `ropeway bench count`: what the kernels do, under softcuda.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::measure::{self, COUNTERS};
@@ -45,12 +45,13 @@ pub fn run(run: &RunOptions, json: Option<&Path>) -> Result<(), Exit> {
 /// Runs this command again, in a process whose launches are counted: softcuda reads the variable when it starts.
 fn run_counted() -> Result<(), Exit> {
     let failed = |what: &Path, e: std::io::Error| Exit::usage(format!("{}: {e}", what.display()));
-    let file = Scratch(std::env::temp_dir().join(format!("ropeway-counts-{}.jsonl", std::process::id())));
-    File::create_new(&file.0).map_err(|e| failed(&file.0, e))?;
+    let mut file = tempfile::Builder::new();
+    file.prefix("ropeway-counts-").suffix(".jsonl");
+    let file = file.tempfile().map_err(|e| failed(&std::env::temp_dir(), e))?;
     let program = std::env::current_exe().map_err(|e| failed(Path::new("this program"), e))?;
     let status = Command::new(&program)
         .args(std::env::args_os().skip(1))
-        .env(COUNTERS, &file.0)
+        .env(COUNTERS, file.path())
         .status()
         .map_err(|e| failed(&program, e))?;
     match status.code() {
@@ -60,14 +61,5 @@ fn run_counted() -> Result<(), Exit> {
         None => Err(Exit::usage(format!(
             "the process that counts ended with {status}"
         ))),
-    }
-}
-
-/// A file that goes with this.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
     }
 }

@@ -1,5 +1,6 @@
 //! How a run ends: exit codes, and errors in one line on standard error.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -120,15 +121,44 @@ pub fn code(result: Result<(), Exit>) -> ExitCode {
 /// Prints an error on standard error, in one line.
 pub fn report_error(message: &str) {
     // Where even standard error is closed there is nobody left to tell.
-    let _ = writeln!(io::stderr().lock(), "ropeway: error: {}", one_line(message));
+    let line = one_line(&shortened(message));
+    let _ = writeln!(io::stderr().lock(), "ropeway: error: {line}");
 }
 
-/// Line breaks and other control characters become visible escapes.
+/// A message without its middle where it is too long to be read: it may quote an input of any length.
+pub fn shortened(message: &str) -> Cow<'_, str> {
+    const HEAD: usize = 2048;
+    const TAIL: usize = 1024;
+    if message.len() <= HEAD + TAIL {
+        return message.into();
+    }
+    let (head, _) = message.split_at(character_start(message, HEAD));
+    let (_, tail) = message.split_at(character_start(message, message.len() - TAIL));
+    format!("{head} … {tail}").into()
+}
+
+/// The last place up to this byte where a character starts.
+pub fn character_start(text: &str, byte: usize) -> usize {
+    (0..=byte)
+        .rev()
+        .find(|&at| text.is_char_boundary(at))
+        .unwrap_or(0)
+}
+
+/// Whether a terminal acts on this character where a reader expects text: control characters, and those that end lines
+/// or turn the direction of what follows.
+pub fn is_hidden(c: char) -> bool {
+    let turns =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// Line breaks and other hidden characters become visible escapes.
 pub fn one_line(message: &str) -> String {
     let mut line = String::with_capacity(message.len());
     for c in message.chars() {
-        match c.is_control() {
-            true => line.extend(c.escape_debug()),
+        match is_hidden(c) {
+            true => line.extend(c.escape_default()),
             false => line.push(c),
         }
     }
@@ -164,6 +194,19 @@ mod tests {
     #[test]
     fn messages_are_one_line() {
         assert_eq!(one_line("a\nb\tc\u{1b}[0m é 漢"), "a\\nb\\tc\\u{1b}[0m é 漢");
+        // C1 controls, and a file's name that would read backwards.
+        assert_eq!(
+            one_line("\u{9b}31m \u{202e}txt.exe \u{2028}"),
+            "\\u{9b}31m \\u{202e}txt.exe \\u{2028}"
+        );
+    }
+
+    #[test]
+    fn long_messages_lose_their_middle() {
+        let message = format!("é: {}; the way out: ü", "é".repeat(1 << 20));
+        let short = shortened(&message);
+        assert!(short.len() < 4096 && short.starts_with("é: éé") && short.ends_with("; the way out: ü"));
+        assert_eq!(shortened("short"), "short");
     }
 
     #[test]

@@ -12,71 +12,62 @@
 //! assert_eq!(*line.request.options, Embed::task("retrieval.query").dimensions(256));
 //! ```
 
+mod id;
 mod read;
 mod write;
 
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+pub use id::Id;
 pub use read::{BadLine, ENCODINGS, KEYS, Line, POOLINGS, check_mixture, parse};
 pub use write::{Row, read_row, write_error, write_numbers, write_row};
 
-/// What an input is called: a JSON string or number, kept as it was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Id(String);
-
-impl Id {
-    /// The id of an input that has none: its running number, from 0.
-    pub fn number(number: u64) -> Id {
-        Id(number.to_string())
-    }
-
-    /// A string as an id.
-    pub fn string(text: &str) -> Id {
-        Id(serde_json::Value::from(text).to_string())
-    }
-
-    /// The id as JSON, byte for byte as it was given.
-    pub fn as_json(&self) -> &str {
-        &self.0
-    }
-
-    fn read(raw: &RawValue) -> Option<Id> {
-        let text = raw.get();
-        let number = |c: char| c == '-' || c.is_ascii_digit();
-        (text.starts_with('"') || text.starts_with(number)).then(|| Id(text.into()))
-    }
+/// The first `LIMIT` entries of a JSON object in their order, repeated keys included.
+struct Pairs<V, const LIMIT: usize> {
+    entries: Vec<(String, V)>,
+    /// The object has more.
+    more: bool,
 }
 
-/// The entries of a JSON object in their order, repeated keys included.
-struct Pairs<V>(Vec<(String, V)>);
-
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
+impl<'de, V: Deserialize<'de>, const LIMIT: usize> Deserialize<'de> for Pairs<V, LIMIT> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries<V>(PhantomData<V>);
+        struct Entries<V, const LIMIT: usize>(PhantomData<V>);
 
-        impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
-            type Value = Pairs<V>;
+        impl<'de, V: Deserialize<'de>, const LIMIT: usize> Visitor<'de> for Entries<V, LIMIT> {
+            type Value = Pairs<V, LIMIT>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Pairs<V>, M::Error> {
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
                 let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
+                while entries.len() < LIMIT {
+                    match map.next_entry()? {
+                        Some(entry) => entries.push(entry),
+                        None => {
+                            return Ok(Pairs { entries, more: false });
+                        }
+                    }
                 }
-                Ok(Pairs(entries))
+                let mut more = false;
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+                    more = true;
+                }
+                Ok(Pairs { entries, more })
             }
         }
 
         deserializer.deserialize_map(Entries(PhantomData))
     }
 }
+
+/// The entries of a line in or out. More keys than there are do not fit: a key past the last is unknown or repeated.
+type LineEntries<'a> = Pairs<&'a RawValue, 64>;
 
 #[cfg(test)]
 mod tests;

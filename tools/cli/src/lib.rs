@@ -4,6 +4,7 @@
 
 mod bench;
 mod chunks;
+mod claim;
 mod completions;
 mod count;
 mod device;

@@ -9,10 +9,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::exit::Exit;
-use super::source::{Event, Item, Reader, Source};
+use super::source::{Event, Item, LONGEST, Reader, Source};
 
 /// Inputs of one group; as many again wait in the queue and are being read.
 const GROUP_INPUTS: usize = 1024;
+
+/// Inputs that may wait in the queue while a group is computed.
+const WAITING_INPUTS: usize = GROUP_INPUTS;
 
 /// Passes through the model that a group makes. Few, as rows are written after each group and a
 /// kill loses the one under way; many enough that a last pass which is not full does not matter.
@@ -20,6 +23,10 @@ const GROUP_PASSES: usize = 8;
 
 /// A token is about four bytes of text.
 const TOKEN_BYTES: usize = 4;
+
+/// The largest group in bytes, whatever the engine takes at once. With what waits and what is being read, three groups
+/// and three inputs of the greatest length are in memory at most.
+const LARGEST_GROUP: usize = LONGEST;
 
 /// What was read next.
 #[derive(Debug)]
@@ -53,7 +60,9 @@ struct State {
 impl Queue {
     /// Starts reading, for an engine that takes so many tokens at once.
     pub fn start(reader: Reader, sources: Vec<Source>, batch_tokens: usize) -> Result<Queue, Exit> {
-        let group = batch_tokens.saturating_mul(GROUP_PASSES * TOKEN_BYTES);
+        let group = batch_tokens
+            .saturating_mul(GROUP_PASSES * TOKEN_BYTES)
+            .min(LARGEST_GROUP);
         let shared = Arc::new(Shared {
             group,
             state: Mutex::default(),
@@ -122,7 +131,8 @@ impl Shared {
     /// Puts what was read into the queue, waiting for room; false if nobody wants it.
     fn hand_over(&self, ready: &mut Vec<Entry>, weight: &mut usize) -> bool {
         let mut state = self.lock();
-        while !ready.is_empty() && state.weight >= self.group && !state.deserted {
+        let full = |state: &State| state.weight >= self.group || state.entries.len() >= WAITING_INPUTS;
+        while !ready.is_empty() && full(&state) && !state.deserted {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         // Inputs that failed to parse weigh something as well, so their number is bounded too.
@@ -150,5 +160,66 @@ impl Drop for End<'_> {
     fn drop(&mut self) {
         self.0.lock().done = true;
         self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use ropeway::Embed;
+
+    use super::*;
+    use crate::source::{Format, Unit};
+
+    /// Reads such lines through a queue, and gives how many there were, and the most inputs and bytes that waited.
+    fn through(line: &str, count: usize, batch_tokens: usize) -> (usize, usize, usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("in.txt");
+        fs::write(&path, line.repeat(count)).unwrap();
+        let reader = Reader {
+            format: Format::Text,
+            unit: Unit::Line,
+            defaults: Box::leak(Box::new(Embed::default())),
+        };
+        let queue = Queue::start(reader, vec![Source::File(path)], batch_tokens).unwrap();
+        let (mut read, mut inputs, mut bytes) = (0, 0, 0);
+        loop {
+            {
+                let state = queue.0.lock();
+                inputs = inputs.max(state.entries.len());
+                bytes = bytes.max(state.weight);
+                assert_eq!(
+                    state.weight,
+                    state.entries.iter().map(Entry::weight).sum::<usize>()
+                );
+            }
+            match queue.next_group().len() {
+                0 => return (read, inputs, bytes),
+                group => read += group,
+            }
+            // Lets the reader fill the queue as far as it goes.
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_number_and_in_bytes() {
+        // Large batches: the number is the bound.
+        let (read, inputs, _) = through("\n", 50_000, usize::MAX);
+        assert_eq!(read, 50_000);
+        assert!(inputs < WAITING_INPUTS + GROUP_INPUTS, "{inputs} inputs wait");
+        // Long lines: the bytes are, up to the line that crosses it.
+        let (read, inputs, bytes) = through(&format!("{}\n", "x".repeat(1 << 16)), 200, 1);
+        assert_eq!(read, 200);
+        assert!(
+            inputs <= 2 && bytes <= 2 << 17,
+            "{inputs} inputs of {bytes} bytes wait"
+        );
+        let (_, _, bytes) = through(&format!("{}\n", "x".repeat(1000)), 2000, 1000);
+        assert!(
+            bytes < 2 * 1000 * GROUP_PASSES * TOKEN_BYTES + 2 * 1064,
+            "{bytes} bytes wait"
+        );
     }
 }

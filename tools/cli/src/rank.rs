@@ -10,16 +10,16 @@ use ropeway::{AdapterSelection, Embed, Embedding, Encoding, Engine, Input, Model
 use serde_json::value::RawValue;
 
 use super::device;
-use super::exit::Exit;
+use super::exit::{self, Exit};
 use super::options::{self, RunOptions, SizeOptions, positive, with_prompt};
 use super::queue::{Entry, Queue};
-use super::source::{Arguments, Format, Reader, Source, Unit};
+use super::source::{self, Arguments, Format, Reader, Source, Unit};
 use super::terminal::{self, Progress, Table};
 
 const EXAMPLES: &str = "\
 On a terminal the result is a table, else JSONL: {\"rank\", \"score\", \"id\", \"text\"}. The score is the cosine.
 An id is file:line, or a JSONL line's own. Blank lines are passed over. Memory does not grow with
-the files.
+the files. A line or passage of more than 64 MiB fails alone; a result shows the first MiB of its text.
 
 Examples:
   ropeway rank \"what keeps you warm in winter\" notes.txt
@@ -71,6 +71,8 @@ pub struct Args {
 }
 
 pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
+    let sources = Source::list(args.files, Arguments::Files);
+    source::refuse_stdout(&sources)?;
     let engine = run.open()?;
     let options = |task: &Option<String>, prompt: &Option<String>, defaults: &[&str]| {
         let adapters = task
@@ -92,7 +94,6 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     let query = engine.embed(&[&args.query], &of_query)?;
     let query = query.first().and_then(Embedding::as_f32).unwrap_or_default();
 
-    let sources = Source::list(args.files, Arguments::Files);
     // On a terminal as well: what is printed there comes when the bar is gone.
     let progress = Progress::new(!run.quiet, Source::total_bytes(&sources));
     let unit = if args.passages {
@@ -199,7 +200,7 @@ impl Search<'_> {
                         number,
                         id: id.unwrap_or_else(|| Id::string(&place.to_string())),
                         text: match request.input {
-                            Input::Text(text) => Some(text.into_owned()),
+                            Input::Text(text) => Some(clipped(text.into_owned())),
                             _ => None,
                         },
                     });
@@ -300,6 +301,19 @@ impl Best {
     }
 }
 
+/// What is kept of a hit's text, in bytes; more than the models read. So the results are of bounded size.
+const LONGEST_TEXT: usize = 1 << 20;
+
+/// The beginning of a text that is longer than that.
+fn clipped(mut text: String) -> String {
+    if text.len() > LONGEST_TEXT {
+        text.truncate(exit::character_start(&text, LONGEST_TEXT));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+    text
+}
+
 /// One line of the result.
 #[derive(serde::Serialize)]
 struct Row<'a> {
@@ -351,6 +365,14 @@ pub fn rounded(score: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_texts_are_clipped_between_characters() {
+        let text = "é".repeat(LONGEST_TEXT / 2);
+        assert_eq!(clipped(text.clone()), text);
+        let longer = clipped(format!("x{text}"));
+        assert!(longer.len() < LONGEST_TEXT + 4 && longer.ends_with("é…"));
+    }
 
     #[test]
     fn the_best_are_kept_in_order_and_ties_go_to_the_earlier() {

@@ -13,10 +13,9 @@
 //! Columns are kept in scratch files beside the output until their lengths are known, so that
 //! memory does not grow with the number of inputs.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::jsonl::Id;
 use ropeway::{Embedding, Encoding, Output, Vector};
@@ -25,26 +24,16 @@ use super::npy::{Dtype, check_columns};
 use super::sink::{Sink, SinkError, encoding_name};
 use super::target::Target;
 
-/// A column that grows in a file of its own.
+/// A column that grows in a file of its own. The file has no name that anybody could find or that a kill could leave.
 struct Column {
-    path: PathBuf,
     out: BufWriter<File>,
     bytes: u64,
 }
 
 impl Column {
-    fn create(output: &Path, name: &str) -> io::Result<Column> {
-        let mut path: OsString = output.into();
-        path.push(format!(".{name}"));
-        let path = PathBuf::from(path);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)?;
+    fn create(folder: &Path) -> io::Result<Column> {
+        let file = tempfile::tempfile_in(folder)?;
         Ok(Column {
-            path,
             out: BufWriter::new(file),
             bytes: 0,
         })
@@ -60,12 +49,6 @@ impl Column {
         let mut file = self.out.get_ref();
         file.seek(SeekFrom::Start(0))?;
         io::copy(&mut file, target).map(|_| ())
-    }
-}
-
-impl Drop for Column {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -93,15 +76,16 @@ impl SafetensorsSink {
     /// A new file for rows of this type and so many columns.
     pub fn new(mut target: Target, dtype: Dtype, columns: usize, model: &str) -> io::Result<Self> {
         target.begin(0)?;
-        let column = |name: &str| Column::create(target.path(), name);
+        let folder = target.scratch_folder();
+        let column = || Column::create(&folder);
         Ok(SafetensorsSink {
-            embeddings: column("embeddings")?,
-            scales: column("scales")?,
-            rows: column("rows")?,
-            spans: column("spans")?,
-            tokens: column("tokens")?,
-            truncated: column("truncated")?,
-            ids: column("ids")?,
+            embeddings: column()?,
+            scales: column()?,
+            rows: column()?,
+            spans: column()?,
+            tokens: column()?,
+            truncated: column()?,
+            ids: column()?,
             target,
             dtype,
             columns,

@@ -1,22 +1,17 @@
 //! Where inputs come from: arguments, files and standard input, read one input at a time.
 
+mod lines;
+mod reader;
+
 use std::ffi::OsString;
-use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use crate::jsonl::{self, Id};
-use ropeway::{Chunking, Embed, Input, Pooling, Request};
+use super::claim::FileId;
+use super::exit::Exit;
 
-/// The longest input that is read. Far above any document; it bounds the memory where a file
-/// without line breaks is given by mistake.
-const LONGEST: usize = 64 << 20;
-
-/// What a row of the result weighs at least, as bytes of text: as eight tokens, so that a group with a
-/// row per token still fills one pass through the model, and one with a row per span has no more rows.
-const ROW: usize = 32;
+pub use reader::{Event, InputLocation, Item, LONGEST, Reader, read_document};
 
 /// Names that end like this are files even where no such file exists, so that a typo in a file's
 /// name is told and not embedded.
@@ -79,12 +74,19 @@ impl Source {
                 Arguments::Files => true,
             };
             match is_file {
-                true if argument == "-" => Source::Stdin,
-                true => Source::File(argument.into()),
+                true => Source::of(argument),
                 false => Source::Argument(index + 1, argument),
             }
         };
         arguments.into_iter().enumerate().map(source).collect()
+    }
+
+    /// The source that an argument names which is no text: a file, or standard input as `-`.
+    pub fn of(name: OsString) -> Source {
+        match name == "-" {
+            true => Source::Stdin,
+            false => Source::File(name.into()),
+        }
     }
 
     /// The bytes of all sources, where that is known before they are read.
@@ -98,6 +100,15 @@ impl Source {
             Source::Stdin => None,
         };
         sources.iter().map(bytes).sum()
+    }
+
+    /// The file that it reads; `None` where it is a text, a pipe or a device.
+    fn file(&self) -> Option<FileId> {
+        match self {
+            Source::Argument(..) => None,
+            Source::File(path) => FileId::of(&fs::metadata(path).ok()?),
+            Source::Stdin => FileId::of(&standard_stream(&io::stdin())?),
+        }
     }
 
     fn name(&self) -> String {
@@ -129,382 +140,45 @@ fn names_a_file(path: &Path) -> bool {
     fs::metadata(path).is_ok() || (word && has_ending(path, FILE_ENDINGS))
 }
 
-/// Where an input stands, for messages and as `file:line`.
-#[derive(Clone, Debug)]
-pub struct InputLocation {
-    source: Arc<str>,
-    /// From 1; `None` for an argument.
-    line: Option<u64>,
-}
-
-impl fmt::Display for InputLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            Some(line) => write!(f, "{}:{line}", self.source),
-            None => f.write_str(&self.source),
-        }
+/// Refuses an output that is one of the inputs, under whatever name.
+pub fn refuse_output(sources: &[Source], output: &Path, role: &str) -> Result<(), Exit> {
+    match fs::metadata(output) {
+        Ok(meta) => refuse(sources, &meta, &output.display().to_string(), role),
+        Err(_) => Ok(()),
     }
 }
 
-/// One input.
-#[derive(Debug)]
-pub struct Item {
-    /// Where it stands.
-    pub place: InputLocation,
-    /// Its own id, if it has one.
-    pub id: Option<Id>,
-    /// What is asked, or why that is not understood.
-    pub request: Result<Request<'static>, String>,
-    /// Bytes of the sources that were read, this input included.
-    pub read: u64,
-}
-
-impl Item {
-    /// Bytes that it weighs, roughly, until its result is written.
-    pub fn weight(&self) -> usize {
-        let Ok(request) = &self.request else { return 64 };
-        let bytes = match &request.input {
-            Input::Text(text) => text.len(),
-            Input::Ids(ids) => 4 * ids.len(),
-            _ => 0,
-        };
-        // A row is thousands of bytes, however short the text is that it is made of.
-        let tokens = bytes / 4;
-        let rows = match request.options.get_chunks() {
-            _ if request.options.get_pooling() == Some(Pooling::None) => tokens,
-            Some(Chunking::Tokens(size)) => tokens / (*size).max(1),
-            Some(Chunking::Spans(spans)) => spans.len(),
-            _ => 0,
-        };
-        64 + bytes.max(ROW * rows)
+/// Refuses inputs that standard output is redirected to: the run would read its own rows, and the shell may have emptied
+/// them already.
+pub fn refuse_stdout(sources: &[Source]) -> Result<(), Exit> {
+    match standard_stream(&io::stdout()) {
+        Some(meta) => refuse(sources, &meta, "standard output", "the output"),
+        None => Ok(()),
     }
 }
 
-/// What a reader reports.
-#[derive(Debug)]
-pub enum Event {
-    /// An input.
-    Item(Box<Item>),
-    /// A source that could not be read, or not to its end; the others go on.
-    Broken(String),
-    /// The next input may be long in coming: work on what is here.
-    Idle,
-}
-
-/// Reads sources, one after the other.
-pub struct Reader {
-    /// How they are read.
-    pub format: Format,
-    /// What one input of plain text is.
-    pub unit: Unit,
-    /// What inputs are embedded with that say nothing themselves.
-    pub defaults: &'static Embed,
-}
-
-impl Reader {
-    /// Reads all sources; ends early when `report` says that nobody listens.
-    pub fn read(&self, sources: Vec<Source>, report: &mut dyn FnMut(Event) -> bool) {
-        let mut read = 0;
-        for source in sources {
-            let name: Arc<str> = source.name().into();
-            let jsonl = source.is_jsonl(self.format);
-            let open: io::Result<Box<dyn Read>> = match source {
-                Source::Argument(_, text) => {
-                    read += text.len() as u64;
-                    let place = InputLocation {
-                        source: name,
-                        line: None,
-                    };
-                    let item = self.item(place, jsonl, text.into_encoded_bytes(), read);
-                    if !report(Event::Item(Box::new(item))) {
-                        return;
-                    }
-                    continue;
-                }
-                Source::File(path) => open(&path),
-                Source::Stdin => Ok(Box::new(io::stdin())),
-            };
-            let lines = open.map(|input| Lines {
-                input: BufReader::with_capacity(1 << 20, input),
-                line: 0,
-                read,
-            });
-            let done = lines.and_then(|mut lines| {
-                let listening = self.read_source(&name, jsonl, &mut lines, report);
-                read = lines.read;
-                listening
-            });
-            let listening = match done {
-                Ok(listening) => listening,
-                Err(error) => report(Event::Broken(format!("{name}: {error}"))),
-            };
-            if !listening {
-                return;
-            }
-        }
-    }
-
-    fn read_source(
-        &self,
-        name: &Arc<str>,
-        jsonl: bool,
-        lines: &mut Lines<impl Read>,
-        report: &mut dyn FnMut(Event) -> bool,
-    ) -> io::Result<bool> {
-        while let Some(Piece { text, line, whole }) = self.next_piece(jsonl, lines, report)? {
-            let place = InputLocation {
-                source: name.clone(),
-                line: Some(line),
-            };
-            let item = match whole {
-                true => self.item(place, jsonl, text, lines.read),
-                false => {
-                    let problem = format!("longer than {} MiB; split it", LONGEST >> 20);
-                    Item {
-                        place,
-                        id: None,
-                        request: Err(problem),
-                        read: lines.read,
-                    }
-                }
-            };
-            if !report(Event::Item(Box::new(item))) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// The next line or passage.
-    fn next_piece(
-        &self,
-        jsonl: bool,
-        lines: &mut Lines<impl Read>,
-        report: &mut dyn FnMut(Event) -> bool,
-    ) -> io::Result<Option<Piece>> {
-        let passages = !jsonl && self.unit == Unit::Passage;
-        let skip_blank = jsonl || self.unit != Unit::Line;
-        let mut passage = Piece {
-            text: Vec::new(),
-            line: 0,
-            whole: true,
-        };
-        loop {
-            if lines.may_wait() {
-                // That nobody listens is noticed with the next input.
-                report(Event::Idle);
-            }
-            let mut text = Vec::new();
-            let Some(whole) = lines.next(&mut text)? else {
-                break;
-            };
-            let blank = whole && text.iter().all(u8::is_ascii_whitespace);
-            if passages && blank && passage.line > 0 {
-                break;
-            } else if blank && skip_blank {
-                continue;
-            } else if !passages {
-                return Ok(Some(Piece {
-                    text,
-                    line: lines.line,
-                    whole,
-                }));
-            }
-            if passage.line == 0 {
-                passage.line = lines.line;
-            } else {
-                passage.text.push(b'\n');
-            }
-            passage.whole &= whole && passage.text.len() + text.len() <= LONGEST;
-            match passage.whole {
-                true => passage.text.append(&mut text),
-                false => passage.text = Vec::new(),
-            }
-        }
-        Ok((passage.line > 0).then_some(passage))
-    }
-
-    fn item(&self, mut place: InputLocation, jsonl: bool, bytes: Vec<u8>, read: u64) -> Item {
-        let text = match utf8(bytes) {
-            Ok(text) => text,
-            Err((earlier, problem)) => {
-                // A passage has several lines: name the one that is wrong.
-                place.line = place.line.map(|line| line + earlier);
-                return Item {
-                    place,
-                    id: None,
-                    request: Err(problem),
-                    read,
-                };
-            }
-        };
-        if !jsonl {
-            let request = Request::text(text, self.defaults);
-            return Item {
-                place,
-                id: None,
-                request: Ok(request),
-                read,
-            };
-        }
-        match jsonl::parse(&text, self.defaults) {
-            Ok(line) => Item {
-                place,
-                id: line.id,
-                request: Ok(line.request),
-                read,
-            },
-            Err(bad) => Item {
-                place,
-                id: bad.id,
-                request: Err(bad.problem),
-                read,
-            },
-        }
-    }
-}
-
-fn open(path: &Path) -> io::Result<Box<dyn Read>> {
-    if path.is_dir() {
-        return Err(io::Error::other(
-            "is a folder; give its files, e.g. FOLDER/*.txt (--text takes arguments as texts)",
-        ));
-    }
-    Ok(Box::new(File::open(path)?))
-}
-
-/// The bytes as text, or how many lines are before the one that is wrong and what is wrong there.
-fn utf8(bytes: Vec<u8>) -> Result<String, (u64, String)> {
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let earlier = valid.iter().filter(|&&byte| byte == b'\n').count() as u64;
-        let start = valid
-            .iter()
-            .rposition(|&byte| byte == b'\n')
-            .map_or(0, |at| at + 1);
-        let column = valid.len() - start + 1;
-        let problem = format!("invalid UTF-8 at byte {column} of the line; `iconv -t utf-8` converts files");
-        (earlier, problem)
-    })
-}
-
-/// Reads a whole document: a file, or standard input.
-pub fn read_document(path: Option<&Path>) -> anyhow::Result<String> {
-    let (name, input) = match path {
-        None => ("stdin".into(), Ok(Box::new(io::stdin()) as Box<dyn Read>)),
-        Some(path) if path == Path::new("-") => ("stdin".into(), Ok(Box::new(io::stdin()) as Box<dyn Read>)),
-        Some(path) => (path.display().to_string(), open(path)),
+fn refuse(sources: &[Source], output: &fs::Metadata, name: &str, role: &str) -> Result<(), Exit> {
+    let Some(file) = FileId::of(output) else {
+        return Ok(());
     };
-    let mut bytes = Vec::new();
-    input
-        .and_then(|input| input.take(LONGEST as u64 + 1).read_to_end(&mut bytes))
-        .map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
-    anyhow::ensure!(
-        bytes.len() <= LONGEST,
-        "{name}: longer than {} MiB; split it",
-        LONGEST >> 20
-    );
-    let text =
-        utf8(bytes).map_err(|(earlier, problem)| anyhow::anyhow!("{name}:{}: {problem}", earlier + 1))?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
-}
-
-/// A line or a passage.
-struct Piece {
-    text: Vec<u8>,
-    /// Its first line, from 1.
-    line: u64,
-    /// False if it was too long to keep.
-    whole: bool,
-}
-
-/// The lines of a source.
-struct Lines<R> {
-    input: BufReader<R>,
-    line: u64,
-    read: u64,
-}
-
-impl<R: Read> Lines<R> {
-    /// Whether the next line is not in the buffer yet.
-    fn may_wait(&self) -> bool {
-        !self.input.buffer().contains(&b'\n')
-    }
-
-    /// Reads a line without its end (`\n` or `\r\n`) and, at the start of the source, without a
-    /// byte order mark. `None` at the end; `Some(false)` if it was too long to keep.
-    fn next(&mut self, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
-        line.clear();
-        let (mut any, mut whole) = (false, true);
-        loop {
-            let bytes = match self.input.fill_buf() {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            if bytes.is_empty() {
-                break;
-            }
-            any = true;
-            let end = bytes.iter().position(|&byte| byte == b'\n');
-            let used = end.map_or(bytes.len(), |at| at + 1);
-            if line.len() + used > LONGEST {
-                whole = false;
-                *line = Vec::new();
-            }
-            if whole {
-                line.extend_from_slice(&bytes[..used]);
-            }
-            self.input.consume(used);
-            self.read += used as u64;
-            if end.is_some() {
-                break;
-            }
-        }
-        if !any {
-            return Ok(None);
-        }
-        self.line += 1;
-        if line.last() == Some(&b'\n') {
-            line.pop();
-            if line.last() == Some(&b'\r') {
-                line.pop();
-            }
-        }
-        if self.line == 1 && line.starts_with("\u{feff}".as_bytes()) {
-            line.drain(..3);
-        }
-        Ok(Some(whole))
+    match sources.iter().find(|source| source.file() == Some(file)) {
+        None => Ok(()),
+        Some(source) => Err(Exit::usage(format!(
+            "{name}: is both an input and {role} ({}); nothing was written, give the output another name",
+            source.name()
+        ))),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What a standard stream is connected to.
+#[cfg(unix)]
+fn standard_stream(stream: &impl std::os::fd::AsFd) -> Option<fs::Metadata> {
+    // A second handle: closing it leaves the stream open.
+    let handle = stream.as_fd().try_clone_to_owned().ok()?;
+    fs::File::from(handle).metadata().ok()
+}
 
-    #[test]
-    fn an_input_weighs_what_its_rows_do() {
-        let weight = |options: Embed| {
-            let options: &'static Embed = Box::leak(Box::new(options));
-            let place = InputLocation {
-                source: "here".into(),
-                line: None,
-            };
-            Item {
-                place,
-                id: None,
-                request: Ok(Request::text("x".repeat(400), options)),
-                read: 0,
-            }
-            .weight()
-        };
-        let chunks = |chunking| weight(Embed::default().chunks(chunking));
-        let text = weight(Embed::default());
-        assert_eq!(text, 64 + 400);
-        assert_eq!(weight(Embed::default().pooling(Pooling::None)), 64 + 100 * ROW);
-        assert_eq!(chunks(Chunking::Tokens(1)), 64 + 100 * ROW);
-        assert_eq!(chunks(Chunking::Tokens(50)), text);
-        assert_eq!(chunks(Chunking::Spans(vec![(0, 1); 3])), text);
-        assert_eq!(chunks(Chunking::Spans(vec![(0, 1); 5000])), 64 + 5000 * ROW);
-    }
+#[cfg(not(unix))]
+fn standard_stream<T>(_: &T) -> Option<fs::Metadata> {
+    None
 }

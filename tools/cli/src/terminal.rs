@@ -6,7 +6,7 @@ use std::time::Duration;
 use console::{Term, measure_text_width, truncate_str};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::exit::{Exit, report_error};
+use super::exit::{Exit, is_hidden, one_line, report_error};
 
 /// Writes all of it to standard output.
 pub fn print(bytes: &[u8]) -> Result<(), Exit> {
@@ -78,11 +78,18 @@ impl Table {
     }
 }
 
-/// Runs of white space and control characters become one blank.
+/// What is kept of a cell at most, in bytes: more than fits in a line of any terminal.
+const LONGEST_CELL: usize = 4096;
+
+/// Runs of white space and hidden characters become one blank.
 pub fn squeeze(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
+    let mut line = String::with_capacity(text.len().min(LONGEST_CELL));
     for c in text.chars() {
-        match c.is_whitespace() || c.is_control() {
+        if line.len() >= LONGEST_CELL {
+            line.push('…');
+            break;
+        }
+        match c.is_whitespace() || is_hidden(c) {
             true if line.ends_with(' ') || line.is_empty() => {}
             true => line.push(' '),
             false => line.push(c),
@@ -131,7 +138,7 @@ impl Progress {
         if let Some(bar) = &self.0 {
             bar.set_length(total);
             bar.set_position(done);
-            bar.set_message(what.to_owned());
+            bar.set_message(one_line(what));
         }
     }
 
@@ -177,5 +184,8 @@ mod tests {
     #[test]
     fn squeezed_text_is_one_line() {
         assert_eq!(squeeze(" a\n\n b\t\u{7}c "), "a b c");
+        assert_eq!(squeeze("a\u{9b}2Jb\u{202e}c"), "a 2Jb c");
+        let long = squeeze(&"x".repeat(1 << 20));
+        assert!(long.len() < 5000 && long.ends_with('…'));
     }
 }

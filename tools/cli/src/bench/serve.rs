@@ -10,6 +10,7 @@ use ropeway::Embed;
 use super::say;
 use crate::exit::Exit;
 use crate::options::RunOptions;
+use crate::source::{self, Source};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -19,8 +20,8 @@ pub struct Args {
 }
 
 pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
-    let path = args.inputs.display();
-    let lines = std::fs::read_to_string(&args.inputs).map_err(|e| Exit::usage(format!("{path}: {e}")))?;
+    let path = args.inputs.display().to_string();
+    let lines = source::read_document(&Source::File(args.inputs))?;
     let start = Instant::now();
     let engine = run.open()?;
     let load_seconds = start.elapsed().as_secs_f64();

@@ -1,11 +1,15 @@
 //! From a line to a request.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::{Id, Pairs};
+use crate::exit::is_hidden;
+
+use super::id::{Id, LONGEST_ID};
+use super::{LineEntries, Pairs};
 use ropeway::{AdapterSelection, Chunking, Embed, Encoding, Input, Pooling, Request};
 
 /// `Result` with what is wrong and the way out.
@@ -35,7 +39,7 @@ pub struct BadLine {
 
 /// Reads one line. Options that it does not name are those of `defaults`.
 pub fn parse<'d>(line: &str, defaults: &'d Embed) -> Result<Line<'d>, BadLine> {
-    let entries: Pairs<&RawValue> = serde_json::from_str(line).map_err(|e| {
+    let LineEntries { entries, .. } = serde_json::from_str(line).map_err(|e| {
         // The line's number in its file is the caller's to say; serde_json's is always 1.
         let text = e.to_string();
         let reason = text.split(" at line 1 column ").next().unwrap_or(&text);
@@ -55,11 +59,10 @@ pub fn parse<'d>(line: &str, defaults: &'d Embed) -> Result<Line<'d>, BadLine> {
     };
     // The id first, wherever it stands, so that a bad line can still be told by it.
     let id = entries
-        .0
         .iter()
         .find(|(key, _)| key == "id")
         .and_then(|(_, raw)| Id::read(raw));
-    match fields.read(&entries.0).and_then(|()| fields.finish()) {
+    match fields.read(&entries).and_then(|()| fields.finish()) {
         Ok(request) => Ok(Line { id, request }),
         Err(problem) => Err(BadLine { id, problem }),
     }
@@ -81,7 +84,8 @@ struct Fields<'d> {
 
 impl<'d> Fields<'d> {
     fn read(&mut self, entries: &[(String, &RawValue)]) -> Result<()> {
-        let mut seen: Vec<String> = Vec::with_capacity(entries.len());
+        // As many as there are known keys, at most: the first that is not known ends this.
+        let mut seen: Vec<String> = Vec::new();
         for (written, raw) in entries {
             // `any-dimensions` is the same word as `any_dimensions`: flags and keys look alike.
             let key = written.replace('-', "_");
@@ -102,7 +106,10 @@ impl<'d> Fields<'d> {
         let word = "true or false";
         match key {
             "id" if raw.get() != "null" && Id::read(raw).is_none() => {
-                return Err(wrong("id", "a string or a number", raw));
+                return Err(match raw.get().len() > LONGEST_ID {
+                    true => format!("key `id`: longer than {} KiB", LONGEST_ID >> 10),
+                    false => wrong("id", wanted_of_id(raw), raw),
+                });
             }
             "id" => {}
             "text" => self.text = value("text", "a string", raw)?,
@@ -202,9 +209,10 @@ impl<'d> Fields<'d> {
     /// What the line says about chunks: `None` if nothing, `Some(None)` if none are wanted.
     fn chunking(&mut self) -> Result<Option<Option<Chunking>>> {
         let spans = self.spans.take();
+        let no_spans = spans == Some(None);
         let sentences = self.chunk_sentences.map(|sentences| sentences.filter(|&yes| yes));
         let wanted: Vec<Chunking> = [
-            spans.clone().flatten().map(Chunking::Spans),
+            spans.flatten().map(Chunking::Spans),
             self.chunk_tokens.flatten().map(Chunking::Tokens),
             sentences.flatten().map(|_| Chunking::Sentences),
         ]
@@ -215,12 +223,22 @@ impl<'d> Fields<'d> {
             return Err("`spans`, `chunk_tokens` and `chunk_sentences` exclude each other".into());
         }
         let cancelled = match self.options.get_chunks() {
-            Some(Chunking::Spans(_)) => spans == Some(None),
+            Some(Chunking::Spans(_)) => no_spans,
             Some(Chunking::Tokens(_)) => self.chunk_tokens == Some(None),
             Some(Chunking::Sentences) => sentences == Some(None),
             _ => false,
         };
         Ok(wanted.into_iter().next().map(Some).or(cancelled.then_some(None)))
+    }
+}
+
+/// What is wrong with an id: its type, or that it is one which a JSON reader gives back as another value, or not at all.
+fn wanted_of_id(raw: &RawValue) -> &'static str {
+    match raw.get().starts_with(['{', '[', 't', 'f']) {
+        true => "a string or a number",
+        false => {
+            "a string or number that every JSON reader takes back (no lone surrogate, no number past 1e308)"
+        }
     }
 }
 
@@ -255,25 +273,33 @@ fn choice<T: Copy>(key: &str, words: &[(&str, T)], raw: &RawValue) -> Result<Opt
     }
 }
 
+/// The most adapters in a mixture; far more than a model has.
+const LARGEST_MIXTURE: usize = 10_000;
+
 fn adapters(raw: &RawValue) -> Result<Option<Vec<(String, f32)>>> {
     let wanted = "an object of adapter names and weights, e.g. {\"separation\": 0.7}";
-    let Some(Pairs(mixture)) = value::<Pairs<f32>>("adapters", wanted, raw)? else {
+    let read = value::<Pairs<f32, LARGEST_MIXTURE>>("adapters", wanted, raw)?;
+    let Some(Pairs { entries, more }) = read else {
         return Ok(None);
     };
-    check_mixture(&mixture)?;
-    Ok(Some(mixture))
+    if more {
+        return Err(format!("adapters: more than {LARGEST_MIXTURE} names"));
+    }
+    check_mixture(&entries)?;
+    Ok(Some(entries))
 }
 
 /// Refuses weights that are not finite (JSON's `1e999`) and names that are given twice.
 pub fn check_mixture(mixture: &[(String, f32)]) -> Result<()> {
-    for (i, (name, weight)) in mixture.iter().enumerate() {
+    let mut names = HashSet::with_capacity(mixture.len());
+    for (name, weight) in mixture {
         if !weight.is_finite() {
             return Err(format!(
                 "adapters: the weight of `{}` is {weight}; wanted a finite number",
                 shorten(name)
             ));
         }
-        if mixture[..i].iter().any(|(other, _)| other == name) {
+        if !names.insert(name) {
             return Err(format!("adapters: `{}` is given twice", shorten(name)));
         }
     }
@@ -294,10 +320,9 @@ fn shorten(text: &str) -> String {
     const LENGTH: usize = 60;
     let mut start = String::new();
     for c in text.chars().take(LENGTH) {
-        if c.is_control() {
-            start.extend(c.escape_default());
-        } else {
-            start.push(c);
+        match is_hidden(c) {
+            true => start.extend(c.escape_default()),
+            false => start.push(c),
         }
     }
     if text.chars().nth(LENGTH).is_some() {

@@ -241,6 +241,25 @@ fn bad_lines_say_what_is_wrong_and_keep_their_id() {
     assert!(problem(&format!(r#"{{"text": ["{}"]}}"#, "é".repeat(5000))).len() < 250);
 }
 
+#[test]
+fn a_line_holds_no_more_than_a_valid_one_can() {
+    let mixture = |count: usize| {
+        let names: Vec<String> = (0..count).map(|n| format!("\"{n}\": 1")).collect();
+        format!("{{\"text\": \"a\", \"adapters\": {{{}}}}}", names.join(","))
+    };
+    request(&mixture(10_000), &Embed::default());
+    assert_eq!(problem(&mixture(10_001)), "adapters: more than 10000 names");
+    // Keys past the last that is read are looked over, in whatever they hold.
+    let many = |last: &str| format!("{{{}{last}}}", "\"task\": null, ".repeat(1000));
+    assert_eq!(
+        problem(&many(r#""text": [[{"a": "\ud800"}]]"#)),
+        "key `task`: given twice"
+    );
+    assert!(problem(&many(r#""text": }"#)).starts_with("invalid JSON at column 14010"));
+    let long = format!("{{\"text\": \"a\", \"id\": \"{}\"}}", "x".repeat(1 << 16));
+    assert_eq!(problem(&long), "key `id`: longer than 64 KiB");
+}
+
 fn row(embedding: &Embedding) -> Value {
     let mut line = Vec::new();
     write_row(&mut line, &Id::string("n"), embedding).unwrap();

@@ -3,9 +3,8 @@
 use std::io::{self, Write};
 
 use half::f16;
-use serde_json::value::RawValue;
 
-use super::{Id, Pairs};
+use super::{Id, LineEntries};
 use ropeway::{Embedding, Output, Vector};
 
 /// Writes the line of an input that was embedded, with its line feed:
@@ -137,7 +136,7 @@ pub struct Row {
 
 /// Reads an output line back, as far as a resumed run needs it; `None` if it is no such line.
 pub fn read_row(line: &str) -> Option<Row> {
-    let Pairs(entries) = serde_json::from_str::<Pairs<&RawValue>>(line).ok()?;
+    let LineEntries { entries, .. } = serde_json::from_str(line).ok()?;
     let has = |name: &str| entries.iter().any(|(key, _)| key == name);
     let (first, raw) = entries.first()?;
     let failed = has("error");

@@ -7,7 +7,7 @@ use ropeway::{Output, Vector};
 use super::*;
 use crate::npy::NpySink;
 use crate::sink::{JsonlSink, Out, Sink};
-use crate::target::Target;
+use crate::target::{Existing, Target};
 
 /// The rows of a run: some fail, values are not round.
 fn results(count: usize, width: usize, encoding: Encoding) -> Vec<(Id, Result<Embedding, String>)> {
@@ -47,7 +47,7 @@ fn write(sink: &mut dyn Sink, results: &[(Id, Result<Embedding, String>)]) {
 
 /// Opens the output as a run does, goes on behind the whole rows there, and finishes.
 fn resumed(path: &Path, results: &[(Id, Result<Embedding, String>)], array: Option<(Dtype, usize)>) -> u64 {
-    let mut target = Target::open(path, true, true).unwrap();
+    let mut target = Target::open(path, &[], Existing::Continue).unwrap();
     let file = target.reader().unwrap();
     let mut existing = match array {
         None => Some(ExistingRows::jsonl(file)),

@@ -3,6 +3,9 @@
 
 mod bench;
 mod commands;
+mod files;
+#[cfg(target_os = "linux")]
+mod growth;
 mod harness;
 mod inputs;
 mod outputs;

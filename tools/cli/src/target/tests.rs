@@ -1,0 +1,227 @@
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn run(path: &Path, content: &str) -> Result<(), Exit> {
+    let mut target = Target::open(path, &[], Existing::Keep)?;
+    target.begin(0).unwrap();
+    target.write_all(content.as_bytes()).unwrap();
+    target.finish().unwrap();
+    Ok(())
+}
+
+#[track_caller]
+fn refused(result: Result<Target, Exit>, why: &str) {
+    let error = result.map(|_| ()).unwrap_err();
+    assert!(format!("{error:?}").contains(why), "{error:?}");
+}
+
+#[test]
+fn permissions_of_what_is_replaced_are_kept_and_hold_from_the_first_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, partial) = (folder.path().join("out"), folder.path().join("out.partial"));
+    run(&path, "new").unwrap();
+    fs::write(folder.path().join("plain"), "").unwrap();
+    assert_eq!(mode(&path), mode(&folder.path().join("plain")));
+    for kept in [0o600, 0o640, 0o604, 0o777, 0o222] {
+        set_mode(&path, kept);
+        // An empty partial file that a kill left has the permissions of a new file.
+        fs::write(&partial, "").unwrap();
+        let mut target = Target::open(&path, &[], Existing::Keep).unwrap();
+        target.begin(0).unwrap();
+        assert_eq!(mode(&partial) & 0o077 & !kept, 0);
+        target.write_all(b"x").unwrap();
+        target.finish().unwrap();
+        assert_eq!(mode(&path), kept);
+        assert!(!partial.exists());
+    }
+    drop(Target::open(&path, &[], Existing::Keep).unwrap());
+    let target = Target::open(&path, &[], Existing::Keep).unwrap();
+    assert_eq!(mode(&partial), 0o600, "made new beside a file that it replaces");
+    drop(target);
+    set_mode(&path, 0o640);
+    if chown(&path, Some(4321), Some(4322)).is_ok() {
+        run(&path, "again").unwrap();
+        let meta = fs::metadata(&path).unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o777), (4321, 4322, 0o640));
+    }
+}
+
+#[test]
+fn a_file_that_may_not_be_written_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    fs::write(&path, "old").unwrap();
+    set_mode(&path, 0o444);
+    for existing in [Existing::Keep, Existing::Continue, Existing::Foreign] {
+        refused(Target::open(&path, &[], existing), "read-only");
+    }
+    assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"old".to_vec(), 0o444));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_link_is_followed_wherever_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir_all(at("far/away")).unwrap();
+    fs::write(at("old"), "old").unwrap();
+    for (link, target, end) in [
+        ("to_old", "old", "old"),
+        ("to_new", "new", "new"),
+        ("chain", "to_dangling", "far/away/end"),
+        ("to_dangling", "far/second", "far/away/end"),
+        ("far/second", "away/end", "far/away/end"),
+    ] {
+        symlink(target, at(link)).unwrap();
+        if link != "chain" && link != "to_dangling" {
+            run(&at(link), link).unwrap();
+            assert_eq!(fs::read_to_string(at(end)).unwrap(), link);
+        }
+        assert!(at(link).is_symlink());
+    }
+    fs::remove_file(at("far/away/end")).unwrap();
+    run(&at("chain"), "by a chain").unwrap();
+    assert_eq!(fs::read_to_string(at("far/away/end")).unwrap(), "by a chain");
+
+    symlink("loop_b", at("loop_a")).unwrap();
+    symlink("loop_a", at("loop_b")).unwrap();
+    refused(Target::open(&at("loop_a"), &[], Existing::Keep), "symbolic links");
+    symlink("no_folder/x", at("nowhere")).unwrap();
+    refused(Target::open(&at("nowhere"), &[], Existing::Keep), "No such file");
+}
+
+#[test]
+fn a_run_without_rows_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    for existing in [Existing::Keep, Existing::Continue, Existing::Foreign] {
+        drop(Target::open(&path, &[], existing).unwrap());
+        let mut begun = Target::open(&path, &[], existing).unwrap();
+        begun.begin(0).unwrap();
+        drop(begun);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+    // Nor does one whose format cannot be continued; any other keeps its rows.
+    for (existing, left) in [(Existing::Foreign, 0), (Existing::Keep, 1)] {
+        let mut target = Target::open(&path, &[], existing).unwrap();
+        target.begin(0).unwrap();
+        target.write_all(b"row").unwrap();
+        drop(target);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), left);
+    }
+    refused(Target::open(&path, &[], Existing::Keep), "--resume");
+    refused(Target::open(&path, &[], Existing::Foreign), "move it away");
+    fs::rename(folder.path().join("out.partial"), &path).unwrap();
+    // What is continued is there whatever happens, even if it has no rows.
+    for content in ["row", ""] {
+        fs::write(&path, content).unwrap();
+        drop(Target::open(&path, &[], Existing::Continue).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        let mut begun = Target::open(&path, &[], Existing::Continue).unwrap();
+        begun.begin(0).unwrap();
+        drop(begun);
+        assert!(!path.exists());
+        fs::rename(folder.path().join("out.partial"), &path).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
+
+/// Each moment at which the other run can be overtaken between opening and locking.
+#[test]
+fn a_run_that_was_slow_touches_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, partial) = (folder.path().join("out"), folder.path().join("out.partial"));
+    // It opened the partial file of a run that finishes now.
+    let mut first = Target::open(&path, &[], Existing::Keep).unwrap();
+    first.begin(0).unwrap();
+    first.write_all(b"first").unwrap();
+    let slow = claim::open(&partial).unwrap().unwrap();
+    for existing in [Existing::Keep, Existing::Continue, Existing::Foreign] {
+        refused(
+            Target::open(&path, &[], existing),
+            "another ropeway is writing it",
+        );
+    }
+    first.finish().unwrap();
+    assert!(format!("{:?}", claim::lock(&slow, &partial).unwrap_err()).contains("just finished"));
+    assert_eq!(fs::read(&path).unwrap(), b"first");
+    drop(slow);
+
+    // It opened FILE to continue it, and another run replaces it.
+    let slow = claim::open(&path).unwrap().unwrap();
+    run(&path, "second").unwrap();
+    assert!(format!("{:?}", claim::lock(&slow, &path).unwrap_err()).contains("just finished"));
+
+    drop(slow);
+
+    // FILE is being continued: before and after it is renamed, nobody else gets it.
+    let mut continued = Target::open(&path, &[], Existing::Continue).unwrap();
+    let slow = claim::open(&partial).unwrap().unwrap();
+    refused(Target::open(&path, &[], Existing::Keep), "is writing it");
+    continued.begin(6).unwrap();
+    refused(Target::open(&path, &[], Existing::Continue), "is writing it");
+    assert!(format!("{:?}", claim::lock(&slow, &partial).unwrap_err()).contains("is writing it"));
+    continued.write_all(b" and more").unwrap();
+    continued.finish().unwrap();
+    assert!(format!("{:?}", claim::lock(&slow, &partial).unwrap_err()).contains("just finished"));
+    assert_eq!(fs::read(&path).unwrap(), b"second and more");
+    assert!(!partial.exists());
+}
+
+/// Many runs at once: the file is always one run's whole output, and every run has either written it or was refused.
+#[test]
+fn racing_runs_never_mix() {
+    const LINES: usize = 50;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    let finished = AtomicUsize::new(0);
+    let whole = |content: &str| {
+        let first = content.lines().next().unwrap_or_default();
+        content.lines().all(|line| line == first) && content.lines().count().is_multiple_of(LINES)
+    };
+    std::thread::scope(|scope| {
+        for runner in 0..6 {
+            let (path, finished, whole) = (&path, &finished, &whole);
+            scope.spawn(move || {
+                for number in 0..40 {
+                    let existing = if (runner + number) % 3 == 0 {
+                        Existing::Continue
+                    } else {
+                        Existing::Keep
+                    };
+                    let Ok(mut target) = Target::open(path, &[], existing) else {
+                        continue;
+                    };
+                    let old = io::read_to_string(target.reader().unwrap()).unwrap();
+                    assert!(whole(&old), "continued: {old}");
+                    let line = old
+                        .lines()
+                        .next()
+                        .map_or(format!("{runner} {number}"), str::to_owned);
+                    target.begin(old.len() as u64).unwrap();
+                    for _ in 0..LINES {
+                        writeln!(target, "{line}").unwrap();
+                    }
+                    target.finish().unwrap();
+                    finished.fetch_add(1, Ordering::Relaxed);
+                    // Whoever replaced it meanwhile: it is whole.
+                    if let Ok(content) = fs::read_to_string(path) {
+                        assert!(whole(&content), "{content}");
+                    }
+                }
+            });
+        }
+    });
+    assert!(finished.into_inner() > 0 && whole(&fs::read_to_string(&path).unwrap()));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
