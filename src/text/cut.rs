@@ -54,7 +54,7 @@ impl Cuts {
         };
         let known = normalizers.iter().all(local)
             && (drops_blanks || marks_blanks)
-            && splitters.iter().all(|step| kind(step) != "")
+            && splitters.iter().all(|step| !kind(step).is_empty())
             && added.iter().all(|token| {
                 let letter = token.content.chars().next().is_some_and(char::is_alphanumeric);
                 !token.rstrip && !letter && !token.content.contains(char::is_whitespace)

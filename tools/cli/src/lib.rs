@@ -102,7 +102,11 @@ pub fn main() -> ExitCode {
 
 /// A panic's message and its line, without the folders of the machine that compiled it.
 fn brief(info: &PanicHookInfo<'_>) -> String {
-    let message = info.payload_as_str().unwrap_or("no message");
+    let payload = info.payload();
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let message = text
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
     let place = info.location().map_or(String::new(), |at| {
         let file = at.file().rsplit(['/', '\\']).next().unwrap_or_default();
         format!(" ({file}:{})", at.line())
