@@ -4,5 +4,6 @@
 mod bench;
 mod commands;
 mod harness;
+mod hub;
 mod inputs;
 mod outputs;
