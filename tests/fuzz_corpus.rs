@@ -1,4 +1,4 @@
-//! The fuzz targets `model` and `adapter`: their committed corpus, and mutations of it.
+//! The fuzz targets `model`, `adapter` and `hub`: their committed corpus, and mutations of it.
 
 mod common;
 mod fuzz_bodies;
@@ -21,6 +21,18 @@ fn models() {
 #[test]
 fn adapters() {
     replay_and_mutate("adapter", fuzz_bodies::adapter, mutate_files);
+}
+
+#[test]
+fn hub_answers() {
+    replay_and_mutate("hub", fuzz_bodies::hub, |random, input, other| {
+        let (json, head) = fuzz_bodies::split(input);
+        let (other_json, other_head) = fuzz_bodies::split(other);
+        match random.below(2) {
+            0 => fuzz_bodies::join(&mutate(random, json, other_json), head),
+            _ => fuzz_bodies::join(json, &mutate(random, head, other_head)),
+        }
+    });
 }
 
 /// Changes the configuration, the header of the weights or their data, and sets the lengths right,
@@ -201,4 +213,51 @@ fn write_corpus() {
             &fuzz_bodies::join(&config.unwrap(), &weights.unwrap()),
         );
     }
+
+    let commit = ropeway::hub::fuzzing::COMMIT;
+    let listing = format!(
+        r#"{{"_id":"1","sha":"{commit}","private":false,"siblings":[{{"rfilename":"config.json"}},
+            {{"rfilename":"1_Pooling/config.json"}},{{"rfilename":"../x/adapter_config.json"}},
+            {{"rfilename":"model-00001-of-00002.safetensors"}},{{"rfilename":"onnx/model.onnx"}}]}}"#
+    );
+    let (sha1, sha256) = ("5f".repeat(20), "a0".repeat(32));
+    let answers = [
+        (
+            "file",
+            format!("ETag: \"{sha1}\"\nX-Repo-Commit: {commit}\nContent-Length: 612\n"),
+        ),
+        (
+            "redirect",
+            format!(
+                "Location: https://cdn.example/repos/1?Expires=9&Signature=a~b\nX-Linked-ETag: \"{sha256}\"\n\
+                 X-Linked-Size: 90868376\nX-Repo-Commit: {commit}\nETag: W/\"x\"\n"
+            ),
+        ),
+        (
+            "relative",
+            "Location: /api/resolve-cache/x/config.json?a=%2F#b\n".into(),
+        ),
+        ("downgrade", "Location: http://hub.example/x\n".into()),
+        ("user", "Location: https://user:pass@hub.example:443/x\n".into()),
+        (
+            "part",
+            "Content-Range: bytes 100-199/200\nRetry-After: 120\n".into(),
+        ),
+        (
+            "path",
+            "ETag: \"/home/user/.bashrc\"\nX-Repo-Commit: ../..\n".into(),
+        ),
+    ];
+    for (name, head) in answers {
+        put(
+            "hub",
+            name,
+            &fuzz_bodies::join(listing.as_bytes(), head.as_bytes()),
+        );
+    }
+    put(
+        "hub",
+        "page",
+        &fuzz_bodies::join(b"<html></html>", b"Content-Type: text/html\n"),
+    );
 }

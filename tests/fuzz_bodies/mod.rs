@@ -130,3 +130,48 @@ fn readable(text: &str) {
     );
     assert!(text.len() < 4096, "{} bytes of text: {:.200}", text.len(), text);
 }
+
+/// What a hub answers: a listing, and the headers of a file.
+pub fn hub(input: &[u8]) {
+    use ropeway::hub::fuzzing::parse;
+    let (json, head) = split(input);
+    let parsed = parse(json, head);
+    let is_hex = |text: &str, digits: &[usize]| {
+        digits.contains(&text.len()) && text.bytes().all(|b| b"0123456789abcdef".contains(&b))
+    };
+    match parsed.listing {
+        Ok((commit, files)) => {
+            assert!(is_hex(&commit, &[40]), "{commit:?}");
+            for file in files {
+                let plain = |part: &str| {
+                    let letter = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+                    !part.is_empty() && !part.starts_with('.') && part.bytes().all(letter)
+                };
+                assert!(
+                    file.split('/').count() <= 2 && file.split('/').all(plain),
+                    "{file:?}"
+                );
+            }
+        }
+        Err(error) => readable(&error),
+    }
+    match parsed.file {
+        Ok((hash, _)) => assert!(is_hex(&hash, &[40, 64]), "{hash:?}"),
+        Err(error) => readable(&error),
+    }
+    if let Some(hash) = parsed.etag {
+        assert!(is_hex(&hash, &[40, 64]), "{hash:?}");
+    }
+    match parsed.range {
+        Ok((start, total)) => assert!(total.is_none_or(|total| start < total)),
+        Err(error) => readable(&error),
+    }
+    match parsed.redirect {
+        Ok(to) => {
+            let rest = to.strip_prefix("https://").unwrap_or_else(|| panic!("{to:?}"));
+            let authority = rest.split(['/', '?']).next().unwrap();
+            assert!(!authority.is_empty() && !authority.contains('@'), "{to:?}");
+        }
+        Err(error) => readable(&error),
+    }
+}

@@ -41,7 +41,8 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Read all weights and check that none is missing, misshapen or not finite
+    /// Read all weights and check that none is missing, misshapen or not finite, and a cached model's files by their
+    /// hashes
     #[command(after_help = "Examples:\n  ropeway models verify models/all-MiniLM-L6-v2")]
     Verify {
         #[command(flatten)]
@@ -84,6 +85,8 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         Action::Info { model, json } => info(&model.folder(run)?, json),
         Action::Verify { model } => {
             let folder = model.folder(run)?;
+            // First, because it says most of a file that is not what the hub has.
+            let hashed = hub::verify(&folder)?;
             let report = ropeway::model::verify(&folder)?;
             let mut text = format!(
                 "{}: sound: {} tensors, {} parameters, all finite\n",
@@ -91,6 +94,9 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
                 report.tensors,
                 grouped(report.parameters as u64)
             );
+            if hashed > 0 {
+                text += &format!("as the hub's hashes say: {hashed} files\n");
+            }
             if !report.unused.is_empty() {
                 text += &format!("not used: {}\n", report.unused.join(", "));
             }

@@ -7,5 +7,6 @@ mod files;
 #[cfg(target_os = "linux")]
 mod growth;
 mod harness;
+mod hub;
 mod inputs;
 mod outputs;

@@ -1,0 +1,341 @@
+//! A model in the hub's cache, in the layout that all of the hub's clients share:
+//!
+//! ```text
+//! .locks/models--owner--name/HASH.lock                 held while the blob is downloaded
+//! models--owner--name/refs/REVISION                    the commit of a branch or tag
+//! models--owner--name/blobs/HASH                       contents, by their hash
+//! models--owner--name/blobs/HASH.incomplete            what came of them so far
+//! models--owner--name/snapshots/COMMIT/PATH            a link to ../../blobs/HASH
+//! models--owner--name/snapshots/COMMIT/.ropeway-complete   ours: the files that the model was downloaded with
+//! ```
+//!
+//! The user may have put links in place of any of the folders above a snapshot, and they are followed. Below it a link is
+//! never followed to write.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::failure::{Failure, Result};
+use super::names::{ContentHash, is_commit, is_wanted};
+use super::settings;
+
+/// Marks a snapshot that was downloaded by this engine: the files that it consists of, one per line.
+const WHOLE: &str = ".ropeway-complete";
+
+/// The largest mark or ref that is read.
+const SMALL_FILE_BYTES: u64 = 1 << 20;
+
+/// A model in the cache; it need not be there.
+pub(super) struct ModelCache {
+    locks: PathBuf,
+    folder: PathBuf,
+}
+
+impl ModelCache {
+    pub(super) fn new(all: &Path, id: &str) -> ModelCache {
+        let name = format!("models--{}", id.replace('/', "--"));
+        ModelCache {
+            locks: all.join(".locks").join(&name),
+            folder: all.join(name),
+        }
+    }
+
+    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.folder.join("snapshots").join(commit)
+    }
+
+    /// The snapshot of a revision, if configuration and weights are there. Weights are downloaded last, so that where
+    /// they are, the rest is.
+    pub(super) fn find(&self, revision: &str) -> Option<PathBuf> {
+        if is_commit(revision)
+            && let Some(folder) = usable(self.snapshot(revision))
+        {
+            return Some(folder);
+        }
+        let commit = read_small(&self.folder.join("refs").join(revision))?;
+        // Editors and shells put a line end there.
+        let commit = commit.trim();
+        is_commit(commit).then(|| usable(self.snapshot(commit))).flatten()
+    }
+
+    /// Notes the commit of a branch or tag.
+    pub(super) fn set_ref(&self, revision: &str, commit: &str) -> Result<()> {
+        let path = self.folder.join("refs").join(revision);
+        // A cache that nobody can write to may well be right.
+        if revision == commit || read_small(&path).is_some_and(|old| old.trim() == commit) {
+            return Ok(());
+        }
+        let write = || {
+            fs::create_dir_all(self.folder.join("refs"))?;
+            let mut parent = self.folder.join("refs");
+            let folders = revision.split('/').rev().skip(1).collect::<Vec<_>>();
+            for folder in folders.into_iter().rev() {
+                parent.push(folder);
+                create_dir(&parent)?;
+            }
+            write_new(&parent, &path, commit)
+        };
+        write().map_err(|e| Failure::disk(&path, &e))
+    }
+
+    pub(super) fn blob(&self, hash: &ContentHash) -> PathBuf {
+        self.folder.join("blobs").join(hash.as_str())
+    }
+
+    pub(super) fn has_blob(&self, hash: &ContentHash) -> bool {
+        self.blob(hash).is_file()
+    }
+
+    /// Waits until no other process downloads this blob.
+    pub(super) fn lock(&self, hash: &ContentHash) -> Result<BlobLock> {
+        let path = self.locks.join(format!("{hash}.lock"));
+        let lock = || -> io::Result<BlobLock> {
+            fs::create_dir_all(&self.locks)?;
+            let mut waited = false;
+            loop {
+                let file = open_no_follow(OpenOptions::new().write(true).create(true), &path)?;
+                match file.try_lock() {
+                    Ok(()) => {}
+                    Err(fs::TryLockError::WouldBlock) => {
+                        tracing::info!(path = %path.display(), "waiting for another process that downloads the file");
+                        waited = true;
+                        file.lock()?;
+                    }
+                    // Some network file systems have no locks. The hash is checked in any case.
+                    Err(fs::TryLockError::Error(error)) => {
+                        tracing::debug!(%error, "the cache cannot be locked");
+                    }
+                }
+                // Whoever held it may have removed the file; then another process may hold its successor.
+                if is_same_file(&file, &path) {
+                    return Ok(BlobLock { _file: file, waited });
+                }
+            }
+        };
+        lock().map_err(|e| Failure::disk(&path, &e))
+    }
+
+    /// Opens what came of a blob so far, to write at its end.
+    pub(super) fn open_part(&self, hash: &ContentHash) -> Result<Part> {
+        let path = self.folder.join("blobs").join(format!("{hash}.incomplete"));
+        let open = || {
+            fs::create_dir_all(self.folder.join("blobs"))?;
+            let mut file = open_no_follow(OpenOptions::new().write(true).create(true), &path)?;
+            let length = file.seek(SeekFrom::End(0))?;
+            Ok((file, length))
+        };
+        let (file, length) = open().map_err(|e: io::Error| Failure::disk(&path, &e))?;
+        Ok(Part { file, path, length })
+    }
+
+    /// Gives a blob its name in the snapshot, by a link where the file system has them. `is_new`: no snapshot has it yet.
+    pub(super) fn place(&self, hash: &ContentHash, commit: &str, name: &str, is_new: bool) -> Result<()> {
+        let snapshot = self.snapshot(commit);
+        let path = snapshot.join(name);
+        let place = || {
+            fs::create_dir_all(self.folder.join("snapshots"))?;
+            create_dir(&snapshot)?;
+            let mut parent = snapshot.clone();
+            let mut target = PathBuf::from("../..");
+            let folders: Vec<&str> = name.split('/').collect();
+            for folder in &folders[..folders.len() - 1] {
+                parent.push(folder);
+                target.push("..");
+                create_dir(&parent)?;
+            }
+            target.extend(["blobs", hash.as_str()]);
+            let blob = self.blob(hash);
+            let scratch = scratch_name(&parent);
+            if !settings::links_are_disabled() && symlink(&target, &scratch).is_ok() {
+                // Where `snapshots` is itself a link, `..` leads elsewhere.
+                if !scratch.is_file() {
+                    fs::remove_file(&scratch)?;
+                    symlink(&blob.canonicalize()?, &scratch)?;
+                }
+                return fs::rename(&scratch, &path);
+            }
+            if is_new {
+                return fs::rename(&blob, &path);
+            }
+            let mut copy = OpenOptions::new().write(true).create_new(true).open(&scratch)?;
+            io::copy(&mut File::open(&blob)?, &mut copy)?;
+            fs::rename(&scratch, &path)
+        };
+        place().map_err(|e| Failure::disk(&path, &e))
+    }
+}
+
+/// The folder, if it holds a configuration and all weights.
+fn usable(folder: PathBuf) -> Option<PathBuf> {
+    if !folder.join("config.json").is_file() {
+        return None;
+    }
+    if folder.join("model.safetensors").is_file() {
+        return Some(folder);
+    }
+    let index = crate::model::read_json(&folder.join("model.safetensors.index.json")).ok()?;
+    let mut shards = index.get("weight_map")?.as_object()?.values();
+    shards
+        .all(|shard| shard.as_str().is_some_and(|name| folder.join(name).is_file()))
+        .then_some(folder)
+}
+
+/// Whether this engine has downloaded the model in `folder` and all of its files are still there. Another program may have
+/// cached the weights without the files that say how to pool and what to put before a text.
+pub(super) fn is_whole(folder: &Path) -> bool {
+    read_small(&folder.join(WHOLE)).is_some_and(|mark| {
+        !mark.is_empty()
+            && mark
+                .lines()
+                .all(|name| is_wanted(name) && folder.join(name).is_file())
+    })
+}
+
+/// Marks the model in `folder`, of these files, as whole.
+pub(super) fn mark_whole(folder: &Path, files: &[String]) {
+    let mark: String = files.iter().map(|name| format!("{name}\n")).collect();
+    // Without the mark the next call asks the hub again, and that is all.
+    if let Err(error) = write_new(folder, &folder.join(WHOLE), &mark) {
+        tracing::debug!(%error, "the cached copy cannot be marked as whole");
+    }
+}
+
+/// Held while a blob is downloaded.
+pub(super) struct BlobLock {
+    _file: File,
+    /// Whether another process held it before.
+    pub waited: bool,
+}
+
+/// What came of a blob so far, in its file.
+pub(super) struct Part {
+    file: File,
+    path: PathBuf,
+    /// Bytes in it.
+    pub length: u64,
+}
+
+impl Part {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file
+            .write_all(bytes)
+            .map_err(|e| Failure::disk(&self.path, &e))?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Drops all of it.
+    pub(super) fn clear(&mut self) -> Result<()> {
+        let mut clear = || {
+            self.file.set_len(0)?;
+            self.file.seek(SeekFrom::Start(0))
+        };
+        clear().map_err(|e| Failure::disk(&self.path, &e))?;
+        self.length = 0;
+        Ok(())
+    }
+
+    /// Drops the file too.
+    pub(super) fn remove(self) -> Result<()> {
+        fs::remove_file(&self.path).map_err(|e| Failure::disk(&self.path, &e))
+    }
+
+    /// Makes it the blob.
+    pub(super) fn finish(self, blob: &Path) -> Result<()> {
+        fs::rename(&self.path, blob).map_err(|e| Failure::disk(blob, &e))
+    }
+}
+
+/// The text of a small regular file; `None` if there is none.
+fn read_small(path: &Path) -> Option<String> {
+    if !fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
+    let mut text = String::new();
+    let file = File::open(path).ok()?;
+    file.take(SMALL_FILE_BYTES).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// Writes a file of `folder` anew and gives it its name when it is whole.
+fn write_new(folder: &Path, path: &Path, text: &str) -> io::Result<()> {
+    let scratch = scratch_name(folder);
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&scratch)?;
+    let written = file
+        .write_all(text.as_bytes())
+        .and_then(|()| fs::rename(&scratch, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&scratch);
+    }
+    written
+}
+
+/// A name in `folder` that nothing else has.
+fn scratch_name(folder: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    folder.join(format!(".ropeway-{}-{count}.tmp", std::process::id()))
+}
+
+/// Makes a folder; one that is there must be one itself, not a link to one.
+fn create_dir(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if fs::symlink_metadata(path)?.is_dir() {
+                Ok(())
+            } else {
+                Err(io::Error::new(
+                    io::ErrorKind::NotADirectory,
+                    format!("{} is not a folder", path.display()),
+                ))
+            }
+        }
+        result => result,
+    }
+}
+
+/// Opens a regular file, which is not a link to one.
+fn open_no_follow(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    }
+    if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return Err(io::Error::other("is not a regular file"));
+    }
+    options.open(path)
+}
+
+/// Whether `path` still means this open file.
+fn is_same_file(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        match (file.metadata(), fs::symlink_metadata(path)) {
+            (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+            _ => false,
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        // An open file cannot be removed there.
+        let _ = file;
+        path.exists()
+    }
+}
+
+fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::symlink(target, link);
+    #[cfg(windows)]
+    return std::os::windows::fs::symlink_file(target, link);
+    #[cfg(not(any(unix, windows)))]
+    return Err(io::ErrorKind::Unsupported.into());
+}

@@ -1,0 +1,223 @@
+//! Downloads of a model into the cache: each file once, gone on with where an earlier attempt stopped, and checked by its
+//! hash before it gets its name.
+
+use super::Progress;
+use super::answers::{Listing, content_range};
+use super::cache::{ModelCache, Part, mark_whole};
+use super::client::{Client, FileBody, Walk};
+use super::failure::{Failure, Result, Tries};
+use super::hash::hash_file;
+use super::names::{ContentHash, is_root_weights};
+
+use std::path::PathBuf;
+
+use ureq::http::StatusCode;
+
+/// The largest file of weights that is fetched; the hub's own limit for one file.
+const WEIGHTS_BYTES: u64 = 50_000_000_000;
+
+/// The largest other file: configurations, tokenizers, indices.
+const TEXT_BYTES: u64 = 256 << 20;
+
+/// Bytes that are read and written at a time.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Downloads what the cache lacks of a model's revision, and gives the snapshot's folder.
+pub(super) fn download(
+    client: &Client,
+    cache: &ModelCache,
+    id: &str,
+    revision: &str,
+    report: &dyn Fn(&Progress<'_>),
+) -> Result<PathBuf, (String, Failure)> {
+    let Listing { commit, mut files } = client
+        .listing(id, revision)
+        .map_err(|failure| ("its list of files".to_owned(), failure))?;
+    let whole = |failure| ("the model".to_owned(), failure);
+    if !files.iter().any(|name| is_root_weights(name)) {
+        return Err(whole(Failure::Model(
+            "it has no safetensors weights; only models saved with safetensors are read".into(),
+        )));
+    }
+    // Weights last: a snapshot that has them is taken for one that has the rest.
+    files.sort_by_key(|name| is_root_weights(name));
+    for name in &files {
+        if !cache.snapshot(&commit).join(name).is_file() {
+            let file = Download {
+                client,
+                cache,
+                id,
+                commit: &commit,
+                name,
+                report,
+            };
+            file.run().map_err(|failure| (name.clone(), failure))?;
+        }
+    }
+    cache.set_ref(revision, &commit).map_err(whole)?;
+    let folder = cache.find(&commit).ok_or_else(|| {
+        whole(Failure::Model(
+            "it was downloaded, but lacks config.json or some of its weights".into(),
+        ))
+    })?;
+    mark_whole(&folder, &files);
+    Ok(folder)
+}
+
+/// The download of one file.
+struct Download<'a> {
+    client: &'a Client,
+    cache: &'a ModelCache,
+    id: &'a str,
+    commit: &'a str,
+    name: &'a str,
+    report: &'a dyn Fn(&Progress<'_>),
+}
+
+impl Download<'_> {
+    fn run(&self) -> Result<()> {
+        let mut tries = Tries::default();
+        loop {
+            let mut received = 0;
+            match self.attempt(&mut received) {
+                Ok(()) => return Ok(()),
+                Err(failure) => tries.again(failure, received)?,
+            }
+        }
+    }
+
+    /// Tries once, and counts the bytes that came.
+    fn attempt(&self, received: &mut u64) -> Result<()> {
+        let mut way = self.client.file(self.id, self.commit, self.name)?;
+        let mut body = way.ask_hub()?;
+        let (hash, size) = way
+            .headers()
+            .read(self.commit)
+            .map_err(|problem| Failure::Answer(format!("the answer {problem}")))?;
+        let lock = self.cache.lock(&hash)?;
+        if self.cache.has_blob(&hash) {
+            return self.cache.place(&hash, self.commit, self.name, false);
+        }
+        let mut part = self.cache.open_part(&hash)?;
+        if size.is_some_and(|size| part.length > size) {
+            part.clear()?;
+        }
+        if size.is_none_or(|size| part.length < size) {
+            // A body that the hub kept waiting for, or that starts before the part's end, is asked for again.
+            let body = match body.take() {
+                Some(body) if part.length == 0 && !lock.waited => body,
+                _ => self.rest(&mut way, &mut part)?,
+            };
+            self.receive(body, &mut part, size, received)?;
+        }
+        self.check(part, &hash)?;
+        self.cache.place(&hash, self.commit, self.name, true)
+    }
+
+    /// The body that goes on where the part ends, or starts anew.
+    fn rest(&self, way: &mut Walk<'_>, part: &mut Part) -> Result<FileBody> {
+        match way.body(part.length) {
+            // A part that is whole already, or longer, of a size that was not said.
+            Err(Failure::Status { status: 416, .. }) if part.length > 0 => {
+                part.clear()?;
+                way.body(0)
+            }
+            body => body,
+        }
+    }
+
+    /// Writes a body into the part.
+    fn receive(
+        &self,
+        mut body: FileBody,
+        part: &mut Part,
+        size: Option<u64>,
+        received: &mut u64,
+    ) -> Result<()> {
+        let wrong = |problem: String| Failure::Answer(format!("the answer {problem}"));
+        let total = if body.answer().status() == StatusCode::PARTIAL_CONTENT {
+            let range = content_range(body.answer().headers()).map_err(wrong)?;
+            if range.start != part.length {
+                return Err(wrong(format!(
+                    "starts at byte {}; wanted byte {}",
+                    range.start, part.length
+                )));
+            }
+            range.total
+        } else {
+            // All of it, whatever was asked for.
+            part.clear()?;
+            body.length()
+        };
+        let limit = match self.name.ends_with(".safetensors") {
+            true => WEIGHTS_BYTES,
+            false => TEXT_BYTES,
+        };
+        if let (Some(size), Some(total)) = (size, total)
+            && size != total
+        {
+            return Err(wrong(format!("has {total} bytes, and the hub's file {size}")));
+        }
+        let total = size.or(total);
+        if let Some(total) = total
+            && total > limit
+        {
+            return Err(wrong(format!(
+                "is of a file of {total} bytes; at most {limit} are fetched"
+            )));
+        }
+        let end = total.unwrap_or(limit);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let start = part.length;
+        self.say(start, total);
+        while part.length < end || total.is_none() {
+            let count = body.read(&mut buffer)?;
+            if count == 0 {
+                break;
+            }
+            // What follows the end is not the file's.
+            let room = usize::try_from(end.saturating_sub(part.length)).unwrap_or(usize::MAX);
+            if total.is_none() && count > room {
+                part.clear()?;
+                return Err(wrong(format!("has more than {limit} bytes")));
+            }
+            part.append(&buffer[..count.min(room)])?;
+            *received += count as u64;
+            self.say(part.length, total);
+        }
+        // Sees the end that is there, so that the next file comes over the same connection.
+        if body.length() == Some(part.length - start) {
+            let _ = body.read(&mut buffer);
+        }
+        match total {
+            Some(total) if part.length < total => {
+                Err(Failure::Broken(format!("{} of {total} bytes came", part.length)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a part that has the right hash the blob, and removes any other.
+    fn check(&self, part: Part, wanted: &ContentHash) -> Result<()> {
+        let found = hash_file(part.path(), wanted).map_err(|e| Failure::disk(part.path(), &e))?;
+        if found != *wanted {
+            part.remove()?;
+            return Err(Failure::WrongHash {
+                wanted: wanted.clone(),
+                found,
+            });
+        }
+        let length = part.length;
+        part.finish(&self.cache.blob(wanted))?;
+        self.say(length, Some(length));
+        Ok(())
+    }
+
+    fn say(&self, done: u64, total: Option<u64>) {
+        (self.report)(&Progress {
+            file: self.name,
+            done_bytes: done,
+            total_bytes: total.unwrap_or(done),
+        });
+    }
+}

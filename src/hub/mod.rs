@@ -1,0 +1,188 @@
+//! Models by their id on the Hugging Face hub: found in the hub's local cache, else downloaded into it.
+//!
+//! [`Engine::from_hub`](crate::Engine::from_hub) opens a model by its id; [`fetch`] gives the folder:
+//!
+//! ```no_run
+//! let folder = ropeway::hub::fetch("BAAI/bge-small-en-v1.5")?;
+//! let report = ropeway::model::verify(&folder)?;
+//! println!("{}: {} tensors", folder.display(), report.tensors);
+//! # Ok::<(), ropeway::Error>(())
+//! ```
+//!
+//! An id is `owner/name` or `owner/name@revision`, where a revision is a branch, a tag or a commit. Only the files that
+//! the engine reads are downloaded, the weights as safetensors alone. Each is checked by the hash that the hub names it by
+//! before it gets its name; [`verify`] checks those that are there. A download that was cut off, by Ctrl-C too, is gone on
+//! with by the next.
+//!
+//! # Environment
+//!
+//! The variables have the meaning that they have in the Python package huggingface_hub, whose cache this is. An empty one
+//! counts as unset; *true* is `1`, `on`, `yes` or `true` in any case, and everything else false.
+//!
+//! | variable | default | |
+//! |---|---|---|
+//! | `HF_HUB_CACHE` | `$HF_HOME/hub` | the cache; `HUGGINGFACE_HUB_CACHE` is its older name |
+//! | `HF_HOME` | `$XDG_CACHE_HOME/huggingface`, `~/.cache/huggingface` | cache and token |
+//! | `HF_HUB_OFFLINE` | false | true: nothing is downloaded; `TRANSFORMERS_OFFLINE` where it is not set |
+//! | `HF_ENDPOINT` | `https://huggingface.co` | the hub |
+//! | `HF_TOKEN` | the file's | the user's token; `HUGGING_FACE_HUB_TOKEN` is its older name |
+//! | `HF_TOKEN_PATH` | `$HF_HOME/token` | the file of the token |
+//! | `HF_HUB_DISABLE_IMPLICIT_TOKEN` | false | true: no token is sent |
+//! | `HF_HUB_ETAG_TIMEOUT` | 10 | seconds for connecting to the hub and for its answer to begin |
+//! | `HF_HUB_DOWNLOAD_TIMEOUT` | 10 | seconds for connecting to where a file is, and without bytes of a body |
+//! | `HF_HUB_DISABLE_SYMLINKS` | false | true: snapshots hold files and not links to blobs |
+//! | `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY` | none | proxies |
+//!
+//! `TRANSFORMERS_CACHE` is not read, as in huggingface_hub.
+//!
+//! # Trust
+//!
+//! The token goes to the endpoint's own scheme, host and port alone. A server's answers are held to their known alphabets
+//! and to stated limits before they are used; nothing is written outside the cache. `SECURITY.md` has the details.
+
+mod address;
+mod answers;
+mod cache;
+mod client;
+mod download;
+mod failure;
+#[cfg(feature = "inspect")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod hash;
+mod names;
+mod settings;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use cache::{ModelCache, is_whole};
+use client::Client;
+pub use hash::verify;
+use names::parse_id;
+use settings::Network;
+
+/// How far the download of one file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress<'a> {
+    /// The file's path in the model's repository.
+    pub file: &'a str,
+    /// Bytes that are here.
+    pub done_bytes: u64,
+    /// Bytes in all; those that are here, where the server does not say how many there are.
+    pub total_bytes: u64,
+}
+
+type Report = Arc<dyn Fn(&Progress<'_>) + Send + Sync>;
+
+/// Settings of a download; see [`fetch`] for one with the defaults.
+#[derive(Clone, Default)]
+pub struct Downloader {
+    offline: bool,
+    report: Option<Report>,
+}
+
+impl Downloader {
+    /// Downloads what is not in the cache, and reports to nobody.
+    pub fn new() -> Downloader {
+        Downloader::default()
+    }
+
+    /// Whether to take what is in the cache and download nothing; `false` if not set. `HF_HUB_OFFLINE=1` has the same
+    /// effect.
+    pub fn offline(mut self, offline: bool) -> Self {
+        self.offline = offline;
+        self
+    }
+
+    /// Called while files are downloaded, on the thread that downloads.
+    pub fn on_progress(mut self, report: impl Fn(&Progress<'_>) + Send + Sync + 'static) -> Self {
+        self.report = Some(Arc::new(report));
+        self
+    }
+
+    /// The folder of a model in the cache, into which it is downloaded if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Hub`] for what is no id and for a model that cannot be had, with the way out.
+    pub fn fetch(&self, id: impl AsRef<str>) -> Result<PathBuf> {
+        self.fetch_model(id.as_ref())
+    }
+
+    fn fetch_model(&self, model: &str) -> Result<PathBuf> {
+        let Some((id, revision)) = parse_id(model) else {
+            return Err(hub_error(
+                model,
+                "is not a hub id; wanted `owner/name` or `owner/name@revision`",
+            ));
+        };
+        let all = settings::cache_folder();
+        let cache = ModelCache::new(&all, id);
+        let offline = self.offline || settings::is_offline();
+        let in_cache = cache.find(revision);
+        match in_cache {
+            Some(folder) if offline || is_whole(&folder) => return Ok(folder),
+            None if offline => {
+                return Err(hub_error(
+                    id,
+                    format!(
+                        "is not in the cache ({}) and downloads are off; run `ropeway models pull {model}` where there \
+                         is a network, or give the folder of a copy",
+                        all.display()
+                    ),
+                ));
+            }
+            _ => {}
+        }
+        let network = Network::from_env().map_err(|problem| hub_error(id, problem))?;
+        let report = |progress: &Progress<'_>| {
+            if let Some(report) = &self.report {
+                report(progress);
+            }
+        };
+        let downloaded = download::download(&Client::new(network), &cache, id, revision, &report);
+        let error = match downloaded {
+            Ok(folder) => return Ok(folder),
+            Err((what, failure)) => hub_error(id, format!("{what} cannot be had from the hub: {failure}")),
+        };
+        match in_cache {
+            Some(folder) => {
+                tracing::warn!(%error, "taking the cached copy, which may lack some files");
+                Ok(folder)
+            }
+            None => Err(error),
+        }
+    }
+}
+
+impl fmt::Debug for Downloader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Downloader")
+            .field("offline", &self.offline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The folder of a model in the hub's cache, into which it is downloaded if it is not there; [`Downloader`] has
+/// settings for this.
+///
+/// # Errors
+/// See [`Downloader::fetch`].
+pub fn fetch(id: impl AsRef<str>) -> Result<PathBuf> {
+    Downloader::new().fetch(id)
+}
+
+/// Whether this is written like an id, `owner/name` or `owner/name@revision`. A path may be written so as well.
+pub fn is_id(text: &str) -> bool {
+    parse_id(text).is_some()
+}
+
+fn hub_error(id: &str, problem: impl Into<String>) -> Error {
+    Error::Hub {
+        id: id.into(),
+        problem: problem.into(),
+    }
+}

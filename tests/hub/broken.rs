@@ -1,0 +1,253 @@
+//! Networks that fail: slow, cut off, busy, interrupted.
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::downloads::jina;
+use crate::run::refused;
+use crate::stand_in::{Hub, Reply, Repo, Request, Sends, always, first, read_folder, sha256};
+
+/// What the other origin sends of the weights.
+fn weights(sends: fn(usize) -> Sends) -> impl Fn(&Request, &Repo) -> Option<Reply> + Clone {
+    move |request, repo| {
+        let reply = repo.answer(request);
+        let length = reply.body.len();
+        (request.elsewhere && length > 0).then(|| reply.sends(sends(length)))
+    }
+}
+
+/// Time for a process to start, on a busy machine.
+const START: Duration = Duration::from_secs(6);
+
+fn right() -> Vec<u8> {
+    fs::read(jina().join("model.safetensors")).unwrap()
+}
+
+#[track_caller]
+fn assert_whole(hub: &Hub) {
+    assert_eq!(
+        fs::read(hub.snapshot().join("model.safetensors")).unwrap(),
+        right()
+    );
+    assert!(hub.parts().is_empty());
+}
+
+#[test]
+fn a_body_that_is_cut_off_is_gone_on_with() {
+    let half = right().len() / 2;
+    for length in [true, false] {
+        let cut = weights(|length| Sends::Cut(length / 2));
+        let hub = Hub::faulty(
+            read_folder(&jina()),
+            first(1, move |request, repo| {
+                let mut reply = cut(request, repo)?;
+                reply.length = length;
+                Some(reply)
+            }),
+        );
+        hub.fetch(&[]).unwrap();
+        assert_eq!(hub.ranges(), [String::new(), format!("bytes={half}-")]);
+        assert_whole(&hub);
+    }
+}
+
+#[test]
+fn a_body_that_is_always_cut_off_is_an_error_and_what_came_is_kept() {
+    let hub = Hub::faulty(
+        read_folder(&jina()),
+        first(4, weights(|length| Sends::Cut(length / 2))),
+    );
+    refused(hub.fetch(&[]), &["model.safetensors", "broke off", "try again"]);
+    assert_eq!(hub.ranges().len(), 4);
+    let kept = hub.parts()[0].1;
+    assert!(kept as usize > right().len() * 9 / 10, "{kept}");
+    hub.fetch(&[]).unwrap();
+    assert_eq!(hub.ranges()[4], format!("bytes={kept}-"));
+    assert_whole(&hub);
+}
+
+#[test]
+fn a_part_that_cannot_be_gone_on_with_is_fetched_anew() {
+    let length = right().len() as u64;
+    for (kept, ranges) in [
+        // Full length, but not its bytes: found by the hash.
+        (length, vec![""]),
+        (length + 5, vec![""]),
+        (length / 2, vec!["bytes=HALF-", ""]),
+    ] {
+        let hub = Hub::of(read_folder(&jina()));
+        fs::create_dir_all(hub.cached().join("blobs")).unwrap();
+        let part = hub
+            .cached()
+            .join(format!("blobs/{}.incomplete", sha256(&right())));
+        fs::write(part, vec![7; kept as usize]).unwrap();
+        hub.fetch(&[]).unwrap();
+        let half = (length / 2).to_string();
+        let ranges: Vec<String> = ranges.iter().map(|range| range.replace("HALF", &half)).collect();
+        assert_eq!(hub.ranges(), ranges, "{kept}");
+        assert_whole(&hub);
+    }
+    // The size is not said, and the server has nothing after the part's end.
+    let hub = Hub::faulty(
+        read_folder(&jina()),
+        always(|request, repo| {
+            let reply = repo.answer(request);
+            (!request.path.starts_with("/api")).then(|| reply.with("X-Linked-Size", ""))
+        }),
+    );
+    fs::create_dir_all(hub.cached().join("blobs")).unwrap();
+    let part = hub
+        .cached()
+        .join(format!("blobs/{}.incomplete", sha256(&right())));
+    fs::write(part, vec![7; length as usize]).unwrap();
+    hub.fetch(&[]).unwrap();
+    assert_eq!(hub.ranges(), [format!("bytes={length}-"), String::new()]);
+    assert_whole(&hub);
+}
+
+#[test]
+fn a_server_without_ranges_starts_over() {
+    let hub = Hub::faulty(
+        read_folder(&jina()),
+        always(|request, _| (request.elsewhere).then(|| Reply::new(200, right()))),
+    );
+    fs::create_dir_all(hub.cached().join("blobs")).unwrap();
+    let part = hub
+        .cached()
+        .join(format!("blobs/{}.incomplete", sha256(&right())));
+    fs::write(part, &right()[..100]).unwrap();
+    hub.fetch(&[]).unwrap();
+    assert_eq!(hub.ranges(), ["bytes=100-"]);
+    assert_whole(&hub);
+}
+
+#[test]
+fn a_busy_server_is_asked_again() {
+    let count = AtomicUsize::new(0);
+    let hub = Hub::faulty(
+        read_folder(&jina()),
+        always(move |request, _| {
+            let is_asked = request.path.starts_with("/api") || request.elsewhere;
+            let reply = match count.fetch_add(usize::from(is_asked), Ordering::SeqCst) {
+                0 => Reply::new(503, ""),
+                1 => Reply::new(429, "").with("Retry-After", "1"),
+                // A date is not read.
+                3 => Reply::new(429, "").with("Retry-After", "Wed, 21 Oct 2065 07:28:00 GMT"),
+                4 => Reply::new(500, ""),
+                _ => return None,
+            };
+            is_asked.then_some(reply)
+        }),
+    );
+    let busy = Hub::faulty(read_folder(&jina()), always(|_, _| Some(Reply::new(503, ""))));
+    let start = Instant::now();
+    let stays_busy = busy.start("owner/name", &[]);
+    hub.fetch(&[]).unwrap();
+    let wanted = Duration::from_millis(500 + 1000 + 500 + 1000);
+    assert!(
+        start.elapsed() >= wanted && start.elapsed() < wanted + START,
+        "{:?}",
+        start.elapsed()
+    );
+    assert_whole(&hub);
+    refused(stays_busy.end(), &["its list of files", "503", "try again later"]);
+    assert_eq!(busy.seen().len(), 4);
+}
+
+#[test]
+fn a_server_that_never_answers_is_given_up() {
+    for place in ["/api/", "/resolve/"] {
+        let hub = Hub::faulty(
+            read_folder(&jina()),
+            always(move |request, _| {
+                let nothing = Reply::new(200, "").sends(Sends::Nothing);
+                request.path.contains(place).then_some(nothing)
+            }),
+        );
+        let start = Instant::now();
+        refused(
+            hub.fetch(&[("HF_HUB_ETAG_TIMEOUT", "1")]),
+            &["took too long", "HF_HUB_ETAG_TIMEOUT"],
+        );
+        assert!(start.elapsed() < START, "{:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn a_body_that_stalls_or_drips_is_given_up_and_gone_on_with_later() {
+    for (sends, at_least) in [
+        (
+            (|length| Sends::Stall(length / 2)) as fn(usize) -> Sends,
+            right().len() as u64 / 2,
+        ),
+        (|_| Sends::Drip, 1),
+    ] {
+        let hub = Hub::faulty(read_folder(&jina()), first(1, weights(sends)));
+        let start = Instant::now();
+        refused(
+            hub.fetch(&[("HF_HUB_DOWNLOAD_TIMEOUT", "1")]),
+            &[
+                "model.safetensors",
+                "HF_HUB_DOWNLOAD_TIMEOUT",
+                "what came is kept",
+            ],
+        );
+        assert!(start.elapsed() < START, "{:?}", start.elapsed());
+        let kept = hub.parts()[0].1;
+        assert!(kept >= at_least, "{kept}");
+        hub.fetch(&[]).unwrap();
+        assert_eq!(hub.ranges(), [String::new(), format!("bytes={kept}-")]);
+        assert_whole(&hub);
+    }
+    // The listing too.
+    let hub = Hub::faulty(
+        read_folder(&jina()),
+        always(|request, repo| Some(repo.answer(request).sends(Sends::Drip))),
+    );
+    let start = Instant::now();
+    refused(
+        hub.fetch(&[("HF_HUB_DOWNLOAD_TIMEOUT", "1")]),
+        &["its list of files", "bytes in"],
+    );
+    assert!(start.elapsed() < START, "{:?}", start.elapsed());
+}
+
+#[test]
+fn two_processes_download_a_file_once() {
+    let hub = Hub::faulty(
+        read_folder(&jina()),
+        always(|request, repo| {
+            if request.elsewhere {
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            Some(repo.answer(request))
+        }),
+    );
+    let both = [(); 2].map(|()| hub.start("owner/name", &[]));
+    for running in both {
+        running.end().unwrap();
+    }
+    assert_eq!(hub.ranges().len(), 1, "{:#?}", hub.seen());
+    assert_whole(&hub);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_interrupted_download_is_gone_on_with() {
+    let half = right().len() / 2;
+    let hub = Hub::faulty(
+        read_folder(&jina()),
+        first(1, weights(|length| Sends::Stall(length / 2))),
+    );
+    let running = hub.start("owner/name", &[("HF_HUB_DOWNLOAD_TIMEOUT", "60")]);
+    let start = Instant::now();
+    while hub.parts().first().is_none_or(|part| part.1 < half as u64) {
+        assert!(start.elapsed() < START * 2, "{:?}", hub.parts());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    running.interrupt();
+    hub.fetch(&[]).unwrap();
+    assert_eq!(hub.ranges(), [String::new(), format!("bytes={half}-")]);
+    assert_whole(&hub);
+}
