@@ -1,5 +1,7 @@
 //! A batch: sequences packed end to end, without padding, and the output rows of each.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::model::adapter::AdapterTable;
@@ -21,7 +23,7 @@ pub struct Batch {
     pub adapters: AdapterTable,
 }
 
-/// The adapters of one sequence: slots, ascending, with weights that are not zero.
+/// The adapters of one sequence: slots with weights that are not zero, in the order of the adapters' names.
 pub type Mixture = Vec<(usize, f32)>;
 
 /// Output rows made from a range of one sequence's tokens.
@@ -80,6 +82,28 @@ impl Batch {
         self.cu_seqlens.push(self.ids.len());
         self.mixtures.push(mixture);
         self.mixtures.len() - 1
+    }
+
+    /// The same sequences over the adapters alone that they use: a pass of the CPU then costs nothing for others that are
+    /// loaded. No bit depends on which slot or columns an adapter has there.
+    pub fn with_used_adapters(&self) -> Cow<'_, Batch> {
+        let used: BTreeSet<usize> = self.mixtures.iter().flatten().map(|&(slot, _)| slot).collect();
+        if used.len() == self.adapters.len() {
+            return Cow::Borrowed(self);
+        }
+        let adapters = used.iter().map(|&slot| self.adapters.get(slot).clone());
+        let slots: BTreeMap<usize, usize> = used.iter().copied().zip(0..).collect();
+        let renumber = |mixture: &Mixture| {
+            mixture
+                .iter()
+                .map(|(slot, weight)| (slots[slot], *weight))
+                .collect()
+        };
+        Cow::Owned(Batch {
+            mixtures: self.mixtures.iter().map(renumber).collect(),
+            adapters: AdapterTable::new(adapters),
+            ..self.clone()
+        })
     }
 
     /// Tokens in all.

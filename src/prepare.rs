@@ -239,10 +239,10 @@ impl RequestPlanner<'_> {
             }
             mixture.push((slot, *weight));
         }
-        // A weight of 0 is no adapter at all, so that it costs nothing and changes no bit. Slot order
-        // makes the sum independent of the order of the request.
+        // A weight of 0 is no adapter at all, so that it costs nothing and changes no bit. The order of the names
+        // makes the sum independent of the order of the request, and of the order in which adapters were loaded.
         mixture.retain(|&(_, weight)| weight != 0.0);
-        mixture.sort_by_key(|&(slot, _)| slot);
+        mixture.sort_by_key(|&(slot, _)| &self.adapters.get(slot).name);
         Ok(mixture)
     }
 

@@ -4,7 +4,6 @@
 //! is a window into the map that keeps it alive, and its rows are converted to f32 when read.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +12,8 @@ use memmap2::Mmap;
 use safetensors::tensor::{Dtype as StDtype, SafeTensors, TensorInfo};
 
 use crate::error::{Error, Result};
+use crate::model::file::{self, Stamp};
+use crate::model::settings::{Settings, read_json};
 
 /// The number types weights may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,7 @@ impl std::fmt::Display for Dtype {
 struct Mapped {
     path: PathBuf,
     map: Mmap,
+    stamp: Stamp,
 }
 
 /// A validated window into a mapped file.
@@ -85,11 +87,11 @@ impl Checkpoint {
     pub fn open_folder(folder: &Path) -> Result<Checkpoint> {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
-        if single.exists() {
+        if file::is_present(&single) {
             Checkpoint::open_files(folder, std::slice::from_ref(&single))
-        } else if index.exists() {
+        } else if file::is_present(&index) {
             Checkpoint::open_files(folder, &shards(folder, &index)?)
-        } else if folder.join("pytorch_model.bin").exists() {
+        } else if file::is_present(&folder.join("pytorch_model.bin")) {
             Err(Error::model(
                 folder,
                 "only pytorch_model.bin is here, and pickled weights are not read; save the model with \
@@ -121,13 +123,13 @@ impl Checkpoint {
     }
 
     fn add_file(&mut self, path: &Path) -> Result<()> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
-        if length == 0 {
+        let (file, opened) = file::open(path)?;
+        if opened.len() == 0 {
             return Err(Error::model(path, "the file is empty; fetch it again"));
         }
         // SAFETY: the map is read-only. Another process that shortens the file while it
-        // is mapped can make reads fault, as with any mapped file; the README says so.
+        // is mapped can make reads fault, as with any mapped file; the README says so. A change that is
+        // over before a pass begins is noticed: see `Tensor::changed_file`.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
             diagnose(path, &map).unwrap_or_else(|| {
@@ -171,6 +173,7 @@ impl Checkpoint {
         self.files.push(Arc::new(Mapped {
             path: path.to_owned(),
             map,
+            stamp: Stamp::new(path, &opened),
         }));
         Ok(())
     }
@@ -305,11 +308,9 @@ fn diagnose(path: &Path, file: &[u8]) -> Option<Error> {
 
 /// The shard files that an index names, in order, each once.
 fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
-    let json = super::read_json(index)?;
-    let map = json
-        .get("weight_map")
-        .and_then(|map| map.as_object())
-        .ok_or_else(|| Error::model(index, "has no object `weight_map`"))?;
+    let json = read_json(index)?;
+    let map = Settings::new(index, &json)?.object("weight_map")?;
+    let map = map.ok_or_else(|| Error::model(index, "has no object `weight_map`"))?;
     let mut names: Vec<&str> = Vec::new();
     for (tensor, file) in map {
         let file = file
@@ -423,17 +424,43 @@ impl Tensor {
 
     /// Checks that no number is NaN or infinite.
     pub fn check_finite(&self) -> Result<()> {
-        let mut buffer = vec![0.0; 4096];
-        let mut start = 0;
-        while start < self.len() {
-            let n = buffer.len().min(self.len() - start);
-            self.read_into(start, &mut buffer[..n]);
-            if let Some(i) = buffer[..n].iter().position(|x| !x.is_finite()) {
-                return Err(self.error(format!("holds {} at index {}", buffer[i], start + i)));
-            }
-            start += n;
+        self.check_finite_in(0, self.len())
+    }
+
+    /// The same of `count` numbers from number `start` on.
+    pub fn check_finite_in(&self, start: usize, count: usize) -> Result<()> {
+        let size = self.dtype.size();
+        let bytes = &self.bytes()[start * size..(start + count) * size];
+        // A number whose exponent has all bits set is not finite, in each of the three types.
+        let found = match self.dtype {
+            Dtype::F32 => bytes
+                .chunks_exact(4)
+                .position(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) & 0x7f80_0000 == 0x7f80_0000),
+            Dtype::F16 => bytes
+                .chunks_exact(2)
+                .position(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7c00 == 0x7c00),
+            Dtype::Bf16 => bytes
+                .chunks_exact(2)
+                .position(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7f80 == 0x7f80),
+        };
+        match found.map(|at| start + at) {
+            None => Ok(()),
+            Some(index) => Err(self.error(format!(
+                "holds {} at index {index}; fetch the file again, or repair the weights",
+                self.read_one(index)
+            ))),
         }
-        Ok(())
+    }
+
+    /// The file, if it is not what it was when it was mapped: one that somebody shortened makes reads fault, and one that
+    /// was overwritten has other numbers. It cannot help against a change while the tensor is read.
+    pub fn changed_file(&self) -> Option<&Path> {
+        self.file.stamp.changed()
+    }
+
+    /// Whether both are in one mapped file.
+    pub fn shares_file(&self, other: &Tensor) -> bool {
+        Arc::ptr_eq(&self.file, &other.file)
     }
 
     /// Tells the system that these pages are not needed for now. They stay readable: they come

@@ -7,6 +7,7 @@ use std::path::Path;
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, RequestError, Result};
+use crate::model::file;
 
 /// The tokenizer of a model (`tokenizer.json`).
 pub struct TextPipeline {
@@ -29,10 +30,10 @@ impl TextPipeline {
     /// Opens a folder's `tokenizer.json`; `None` where there is none (such a model takes ids).
     pub fn open(folder: &Path) -> Result<Option<TextPipeline>> {
         let path = folder.join("tokenizer.json");
-        if !path.exists() {
+        if !file::is_present(&path) {
             return Ok(None);
         }
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let bytes = file::read(&path, file::TOKENIZER_LIMIT)?;
         let mut tokenizer = Tokenizer::from_bytes(&bytes)
             .map_err(|e| Error::model(&path, format!("is not a tokenizer that can be read: {e}")))?;
         // A file may carry the settings of whoever saved it; cutting is done here, padding never.

@@ -5,8 +5,11 @@ mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
 mod config;
+mod files;
 mod folder;
+mod numbers;
 mod requests;
+mod settings;
 mod tokenizer;
 mod weights;
 

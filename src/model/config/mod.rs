@@ -2,13 +2,20 @@
 //! say, in one struct, whatever the family calls it. Every number is checked here, so that the
 //! rest of the engine can rely on it.
 
+mod keys;
+mod sentence;
+
+use std::collections::HashSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Result, list};
+use crate::model::file;
+use crate::model::settings::{Settings, read_json};
 use crate::request::Pooling;
+use sentence::SentenceTransformers;
 
 /// The families of encoders this engine runs. All are post-LayerNorm transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +114,8 @@ pub struct ModelConfig {
     pub pooling: Pooling,
     /// Whether the model normalises its embeddings.
     pub normalize: bool,
+    /// See [`unknown_settings`](Self::unknown_settings).
+    pub(crate) unknown: Vec<String>,
 }
 
 /// The largest values accepted. Generous: they exist so that a broken file is refused with its
@@ -131,13 +140,12 @@ impl ModelConfig {
     pub fn read(folder: impl AsRef<Path>) -> Result<ModelConfig> {
         let folder = folder.as_ref();
         let path = folder.join("config.json");
-        let json = super::read_json(&path)?;
-        let config = Fields {
-            path: &path,
-            json: &json,
-        };
+        let json = read_json(&path)?;
+        let config = Settings::new(&path, &json)?;
+        let family = family(&config)?;
+        let mut unknown = file_keys("config.json", &config.check(keys::config(family))?);
         let sentence = SentenceTransformers::read(folder)?;
-        let family = config.family()?;
+        unknown.extend(sentence.unknown.iter().cloned());
         let jina = matches!(family, Family::JinaV3 | Family::JinaV3Native);
 
         let hidden_size = config.size("hidden_size", limit::HIDDEN)?;
@@ -148,14 +156,10 @@ impl ModelConfig {
             )));
         }
         let head_dim = hidden_size / num_attention_heads;
-        match config.json.get("hidden_act") {
-            None | Some(Value::Null) => {}
-            Some(Value::String(act)) if act == "gelu" => {}
-            Some(act) => {
-                return Err(config.error(format!(
-                    "hidden_act is {act}; only \"gelu\" (exact erf) is supported"
-                )));
-            }
+        if let Some(act) = config.get("hidden_act").filter(|&act| act != "gelu") {
+            return Err(config.error(format!(
+                "hidden_act is {act}; only \"gelu\" (exact erf) is supported"
+            )));
         }
         let eps = config.float(
             "layer_norm_eps",
@@ -175,8 +179,16 @@ impl ModelConfig {
             }
             let base = match family {
                 Family::JinaV3 => config.float("rotary_emb_base", Some(10000.0))?,
-                _ => config.rope_theta()?,
+                _ => rope_theta(&config, &path)?,
             };
+            if let Some(turned) = config
+                .optional_size("rotary_emb_dim", limit::HIDDEN)?
+                .filter(|&d| d != head_dim)
+            {
+                return Err(config.error(format!(
+                    "rotary_emb_dim is {turned}; only the whole head ({head_dim} dimensions) can be turned"
+                )));
+            }
             if !(base > 1.0 && base < 1e12) {
                 return Err(config.error(format!("the rotary base is {base:?}; wanted 1 to 1e12")));
             }
@@ -215,24 +227,25 @@ impl ModelConfig {
             )));
         }
 
-        if let Some(size) = config.json.get("truncate_dim").filter(|size| !size.is_null()) {
+        if let Some(size) = config.get("truncate_dim") {
             return Err(config.error(format!(
                 "truncate_dim is {size}; set it to null and ask for `dimensions` with each request instead"
             )));
         }
-        let (tasks, lora_rank, lora_alpha) = config.tasks(folder, family, &sentence)?;
-        let matryoshka = config.matryoshka(hidden_size)?;
-        let pooling = match (sentence.pooling, config.json.get("emb_pooler")) {
-            (Some(pooling), _) => pooling,
-            (None, Some(Value::String(p))) if p == "cls" => Pooling::Cls,
-            (None, Some(Value::String(p))) if p != "mean" => {
-                return Err(config.error(format!("emb_pooler is \"{p}\"; wanted null, \"mean\" or \"cls\"")));
-            }
-            (None, Some(other)) if !other.is_null() && !other.is_string() => {
+        let (tasks, lora_rank, lora_alpha) = tasks(&config, folder, family, &sentence)?;
+        let matryoshka = matryoshka(&config, family, hidden_size)?;
+        let pooler = match config.get("emb_pooler") {
+            None => Pooling::Mean,
+            Some(word) if word == "mean" => Pooling::Mean,
+            Some(word) if word == "cls" => Pooling::Cls,
+            Some(other) => {
                 return Err(config.error(format!("emb_pooler is {other}; wanted null, \"mean\" or \"cls\"")));
             }
-            _ => Pooling::Mean,
         };
+        if !unknown.is_empty() {
+            let settings = list(&unknown);
+            tracing::warn!(folder = %folder.display(), %settings, "settings that are not known, so that it is not known either whether they change the vectors");
+        }
         Ok(ModelConfig {
             family,
             vocab_size: config.size("vocab_size", limit::VOCAB)?,
@@ -255,9 +268,17 @@ impl ModelConfig {
             lora_rank,
             lora_alpha,
             default_prompt: sentence.default_prompt(),
-            pooling,
+            pooling: sentence.pooling.unwrap_or(pooler),
             normalize: sentence.normalize.unwrap_or(true),
+            unknown,
         })
+    }
+
+    /// Settings in the model's files that this version does not know, as `file: key`. They are passed over, with a
+    /// warning: makers of models put keys of their own there, nearly all without effect on embeddings. Settings that
+    /// are known to change the vectors, and are not computed, are errors instead.
+    pub fn unknown_settings(&self) -> &[String] {
+        &self.unknown
     }
 
     /// Whether queries and keys are rotated.
@@ -277,196 +298,151 @@ impl ModelConfig {
     }
 }
 
-/// `config.json` and where it stands, for errors that name both.
-struct Fields<'a> {
-    path: &'a Path,
-    json: &'a Value,
-}
-
-impl Fields<'_> {
-    fn error(&self, problem: impl Into<String>) -> Error {
-        Error::model(self.path, problem)
-    }
-
-    /// A size from 1 to `limit`.
-    fn size(&self, key: &str, limit: usize) -> Result<usize> {
-        match self.optional_size(key, limit)? {
-            Some(0) => Err(self.error(format!("{key} is 0; wanted 1 to {limit}"))),
-            Some(size) => Ok(size),
-            None => Err(self.error(format!("{key} is missing"))),
+/// Some copies of jina-embeddings-v3 lack `model_type`, so what only that model has counts too.
+fn family(config: &Settings<'_>) -> Result<Family> {
+    let positions = config.text("position_embedding_type")?;
+    let stacked = config.get("lora_adaptations").is_some();
+    let (family, known): (_, &[&str]) = match config.text("model_type")? {
+        Some("jina_embeddings_v3") => (Family::JinaV3Native, &["rotary", "absolute"]),
+        Some("xlm-roberta" | "jina-embeddings-v3") | None if positions == Some("rotary") || stacked => {
+            (Family::JinaV3, &["rotary"])
         }
-    }
-
-    fn optional_size(&self, key: &str, limit: usize) -> Result<Option<usize>> {
-        match self.json.get(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_u64() {
-                Some(size) if size <= limit as u64 => Ok(Some(size as usize)),
-                _ => Err(self.error(format!("{key} is {value}; wanted a whole number up to {limit}"))),
-            },
-        }
-    }
-
-    fn float(&self, key: &str, default: Option<f64>) -> Result<f64> {
-        match (self.json.get(key), default) {
-            (None | Some(Value::Null), Some(default)) => Ok(default),
-            (None | Some(Value::Null), None) => Err(self.error(format!("{key} is missing"))),
-            (Some(value), _) => value
-                .as_f64()
-                .ok_or_else(|| self.error(format!("{key} is {value}; wanted a number"))),
-        }
-    }
-
-    /// Some copies of jina-embeddings-v3 lack `model_type`, so what only that model has counts too.
-    fn family(&self) -> Result<Family> {
-        let text = |key: &str| self.json.get(key).and_then(Value::as_str);
-        let rotary = text("position_embedding_type") == Some("rotary");
-        let stacked = self.json.get("lora_adaptations").is_some_and(|l| !l.is_null());
-        match text("model_type") {
-            Some("jina_embeddings_v3") => Ok(Family::JinaV3Native),
-            Some("xlm-roberta" | "jina-embeddings-v3") | None if rotary || stacked => Ok(Family::JinaV3),
-            Some(kind @ ("xlm-roberta" | "roberta" | "bert")) => {
-                match text("position_embedding_type") {
-                    None | Some("absolute") => {}
-                    Some(other) => {
-                        return Err(self.error(format!(
-                            "position_embedding_type is \"{other}\"; {kind} models are supported with \"absolute\""
-                        )));
-                    }
-                }
-                Ok(if kind == "bert" { Family::Bert } else { Family::XlmRoberta })
-            }
-            Some(other) => Err(self.error(format!(
+        Some("bert") => (Family::Bert, &["absolute"]),
+        Some("xlm-roberta" | "roberta") => (Family::XlmRoberta, &["absolute"]),
+        Some(other) => {
+            return Err(config.error(format!(
                 "model_type \"{other}\" is not supported; supported are jina-embeddings-v3 (\"xlm-roberta\" with rotary \
                  positions, or \"jina_embeddings_v3\"), \"bert\", \"xlm-roberta\" and \"roberta\""
+            )));
+        }
+        None => return Err(config.error("model_type is missing")),
+    };
+    match positions {
+        Some(other) if !known.contains(&other) => Err(config.error(format!(
+            "position_embedding_type is \"{other}\"; {family} models are supported with \"{}\"",
+            known[0]
+        ))),
+        _ => Ok(family),
+    }
+}
+
+/// The base of rotary embeddings in the layout of transformers.
+fn rope_theta(config: &Settings<'_>, path: &Path) -> Result<f64> {
+    // Where `rope_parameters` has none, transformers takes the key of its version 4.
+    let theta = config.float("rope_theta", Some(20000.0))?;
+    let Some(json) = config.get("rope_parameters") else {
+        return Ok(theta);
+    };
+    let rope = Settings::new(path, json).map_err(|_| {
+        config.error(format!(
+            "rope_parameters is {json}; wanted an object (`{{…}}`) with rope_theta"
+        ))
+    })?;
+    match rope.check(&[keys::ROPE])?.first() {
+        None => rope.float("rope_theta", Some(theta)),
+        Some(unknown) => Err(config.error(format!(
+            "rope_parameters sets `{unknown}`, which is not supported; only rope_theta is"
+        ))),
+    }
+}
+
+fn matryoshka(config: &Settings<'_>, family: Family, hidden_size: usize) -> Result<Vec<usize>> {
+    let mut sizes = match config.get("matryoshka_dimensions") {
+        None => Vec::new(),
+        Some(Value::Array(list)) => list
+            .iter()
+            .map(|size| match size.as_u64() {
+                Some(n) if n >= 1 && n <= hidden_size as u64 => Ok(n as usize),
+                _ => Err(config.error(format!(
+                    "matryoshka_dimensions holds {size}; wanted whole numbers from 1 to {hidden_size}"
+                ))),
+            })
+            .collect::<Result<Vec<_>>>()?,
+        Some(_) => return Err(config.error("matryoshka_dimensions is not a list")),
+    };
+    sizes.sort_unstable();
+    sizes.dedup();
+    // The transformers layout's configuration has no list; the model is the same.
+    if sizes.is_empty() && family == Family::JinaV3Native {
+        let trained = [32, 64, 128, 256, 512, 768, 1024].into_iter();
+        sizes = trained.filter(|&d| d <= hidden_size).collect();
+    }
+    Ok(sizes)
+}
+
+/// The tasks with their prefixes, and rank and alpha of stacked adapters.
+fn tasks(
+    config: &Settings<'_>,
+    folder: &Path,
+    family: Family,
+    sentence: &SentenceTransformers,
+) -> Result<(Vec<TaskConfig>, usize, f32)> {
+    let instructions = config.object("task_instructions")?;
+    let prefix = |name: &str| -> Result<String> {
+        match instructions.and_then(|map| map.get(name)) {
+            Some(Value::String(prefix)) => Ok(prefix.clone()),
+            Some(other) if !other.is_null() => Err(config.error(format!(
+                "task_instructions has {other} for `{name}`; wanted a text"
             ))),
-            None => Err(self.error("model_type is missing")),
-        }
-    }
-
-    fn rope_theta(&self) -> Result<f64> {
-        let rope = match self.json.get("rope_parameters") {
-            None | Some(Value::Null) => return Ok(20000.0),
-            Some(rope) => Fields {
-                path: self.path,
-                json: rope,
-            },
-        };
-        match rope.json.get("rope_type").and_then(Value::as_str) {
-            None | Some("default") => rope.float("rope_theta", Some(20000.0)),
-            Some(other) => {
-                Err(self.error(format!("rope_type is \"{other}\"; only \"default\" is supported")))
-            }
-        }
-    }
-
-    fn matryoshka(&self, hidden_size: usize) -> Result<Vec<usize>> {
-        let mut sizes = match self.json.get("matryoshka_dimensions") {
-            None | Some(Value::Null) => Vec::new(),
-            Some(list) => {
-                let list = list
-                    .as_array()
-                    .ok_or_else(|| self.error("matryoshka_dimensions is not a list"))?;
-                list.iter()
-                    .map(|size| match size.as_u64() {
-                        Some(n) if n >= 1 && n <= hidden_size as u64 => Ok(n as usize),
-                        _ => Err(self.error(format!(
-                            "matryoshka_dimensions holds {size}; wanted whole numbers from 1 to {hidden_size}"
-                        ))),
-                    })
-                    .collect::<Result<Vec<_>>>()?
-            }
-        };
-        sizes.sort_unstable();
-        sizes.dedup();
-        // The transformers layout's configuration has no list; the model is the same.
-        if sizes.is_empty()
-            && self.json.get("model_type").and_then(Value::as_str) == Some("jina_embeddings_v3")
-        {
-            sizes = [32, 64, 128, 256, 512, 768, 1024]
-                .into_iter()
-                .filter(|&d| d <= hidden_size)
-                .collect();
-        }
-        Ok(sizes)
-    }
-
-    /// The tasks with their prefixes, and rank and alpha of stacked adapters.
-    fn tasks(
-        &self,
-        folder: &Path,
-        family: Family,
-        sentence: &SentenceTransformers,
-    ) -> Result<(Vec<TaskConfig>, usize, f32)> {
-        let prefix = |name: &str| -> String {
-            let from_config = self.json.get("task_instructions").and_then(|map| map.get(name));
-            match from_config
-                .and_then(Value::as_str)
-                .or_else(|| sentence.prompt(name))
-            {
+            _ => Ok(match sentence.prompt(name) {
                 Some(prefix) => prefix.to_owned(),
                 // The transformers layout leaves the prefixes to the model card.
                 None if family == Family::JinaV3Native => default_jina_prefix(name).to_owned(),
                 None => String::new(),
-            }
-        };
-        match family {
-            Family::JinaV3 => {
-                let Some(list) = self.json.get("lora_adaptations").filter(|list| !list.is_null()) else {
-                    return Ok((Vec::new(), 1, 1.0));
-                };
-                let names: Option<Vec<&str>> = list
-                    .as_array()
-                    .map(|names| names.iter().filter_map(Value::as_str).collect::<Vec<_>>())
-                    .filter(|names| Some(names.len()) == list.as_array().map(Vec::len));
-                let names = names.ok_or_else(|| self.error("lora_adaptations is not a list of names"))?;
-                for (i, name) in names.iter().enumerate() {
-                    if name.is_empty() || names[..i].contains(name) {
-                        return Err(
-                            self.error(format!("lora_adaptations names \"{name}\" twice or not at all"))
-                        );
-                    }
+            }),
+        }
+    };
+    let adapted = |name: &str| -> Result<TaskConfig> {
+        Ok(TaskConfig {
+            name: name.into(),
+            prefix: prefix(name)?,
+            adapter: true,
+        })
+    };
+    match family {
+        Family::JinaV3 => {
+            let Some(list) = config.get("lora_adaptations") else {
+                return Ok((Vec::new(), 1, 1.0));
+            };
+            let names: Option<Vec<&str>> = list
+                .as_array()
+                .and_then(|names| names.iter().map(Value::as_str).collect());
+            let names = names.ok_or_else(|| config.error("lora_adaptations is not a list of names"))?;
+            let mut seen = HashSet::new();
+            for name in &names {
+                if name.is_empty() || !seen.insert(name) {
+                    return Err(
+                        config.error(format!("lora_adaptations names \"{name}\" twice or not at all"))
+                    );
                 }
-                let rank = self.size("lora_rank", limit::RANK)?;
-                let alpha = self.float("lora_alpha", None)?;
-                if !(alpha > 0.0 && alpha <= f64::from(f32::MAX)) {
-                    return Err(self.error(format!("lora_alpha is {alpha:?}; wanted a positive number")));
-                }
-                let tasks = names
-                    .iter()
-                    .map(|&name| TaskConfig {
-                        name: name.into(),
-                        prefix: prefix(name),
-                        adapter: true,
-                    })
-                    .collect();
-                Ok((tasks, rank, alpha as f32))
             }
-            Family::JinaV3Native => {
-                let tasks = JINA_TASKS
-                    .iter()
-                    .filter(|name| {
-                        folder
-                            .join(jina_adapter_folder(name))
-                            .join("adapter_config.json")
-                            .exists()
-                    })
-                    .map(|&name| TaskConfig {
-                        name: name.into(),
-                        prefix: prefix(name),
-                        adapter: true,
-                    })
-                    .collect();
-                Ok((tasks, 1, 1.0))
+            let rank = config.size("lora_rank", limit::RANK)?;
+            let alpha = config.float("lora_alpha", None)?;
+            if !(alpha > 0.0 && alpha <= f64::from(f32::MAX)) {
+                return Err(config.error(format!("lora_alpha is {alpha:?}; wanted a positive number")));
             }
-            Family::Bert | Family::XlmRoberta => {
-                let task = |(name, prefix): &(String, String)| TaskConfig {
-                    name: name.clone(),
-                    prefix: prefix.clone(),
-                    adapter: false,
-                };
-                Ok((sentence.prompts.iter().map(task).collect(), 1, 1.0))
-            }
+            let tasks = names.into_iter().map(adapted).collect::<Result<_>>()?;
+            Ok((tasks, rank, alpha as f32))
+        }
+        Family::JinaV3Native => {
+            let there = |name: &&str| {
+                let adapter = folder.join(jina_adapter_folder(name)).join("adapter_config.json");
+                file::is_present(&adapter)
+            };
+            let tasks = JINA_TASKS
+                .into_iter()
+                .filter(there)
+                .map(adapted)
+                .collect::<Result<_>>()?;
+            Ok((tasks, 1, 1.0))
+        }
+        Family::Bert | Family::XlmRoberta => {
+            let task = |(name, prefix): &(String, String)| TaskConfig {
+                name: name.clone(),
+                prefix: prefix.clone(),
+                adapter: false,
+            };
+            Ok((sentence.prompts.iter().map(task).collect(), 1, 1.0))
         }
     }
 }
@@ -493,159 +469,7 @@ fn default_jina_prefix(task: &str) -> &'static str {
     }
 }
 
-/// What the sentence-transformers files of a folder say; all of them are optional.
-#[derive(Debug, Default)]
-struct SentenceTransformers {
-    pooling: Option<Pooling>,
-    normalize: Option<bool>,
-    max_seq_length: Option<usize>,
-    model_max_length: Option<usize>,
-    prompts: Vec<(String, String)>,
-    default_prompt_name: Option<String>,
-}
-
-impl SentenceTransformers {
-    fn read(folder: &Path) -> Result<SentenceTransformers> {
-        let mut this = SentenceTransformers::default();
-        if let Some((path, modules)) = optional_json(folder.join("modules.json"))? {
-            this.read_modules(folder, &path, &modules)?;
-        }
-        // The list of modules may name no folder for the transformer (older files keep it at the root).
-        if let Some((_, json)) = optional_json(folder.join("sentence_bert_config.json"))? {
-            this.max_seq_length = positive(json.get("max_seq_length"));
-            if json.get("do_lower_case").and_then(Value::as_bool) == Some(true) {
-                let path = folder.join("sentence_bert_config.json");
-                return Err(Error::model(
-                    &path,
-                    "do_lower_case is true, which is not supported outside the tokenizer",
-                ));
-            }
-        }
-        if let Some((_, json)) = optional_json(folder.join("tokenizer_config.json"))? {
-            // "No limit" is written as 1e30.
-            this.model_max_length = positive(json.get("model_max_length"));
-        }
-        if let Some((_, json)) = optional_json(folder.join("config_sentence_transformers.json"))? {
-            if let Some(prompts) = json.get("prompts").and_then(Value::as_object) {
-                let text =
-                    |(name, prompt): (&String, &Value)| Some((name.clone(), prompt.as_str()?.to_owned()));
-                this.prompts = prompts.iter().filter_map(text).collect();
-            }
-            this.default_prompt_name = json
-                .get("default_prompt_name")
-                .and_then(Value::as_str)
-                .map(str::to_owned);
-        }
-        Ok(this)
-    }
-
-    fn read_modules(&mut self, folder: &Path, path: &Path, modules: &Value) -> Result<()> {
-        let list = modules
-            .as_array()
-            .ok_or_else(|| Error::model(path, "is not a list of modules"))?;
-        let kind = |module: &Value| {
-            let kind = module.get("type").and_then(Value::as_str).unwrap_or_default();
-            kind.rsplit('.').next().unwrap_or_default().to_owned()
-        };
-        self.normalize = Some(list.iter().any(|module| kind(module) == "Normalize"));
-        for module in list {
-            match kind(module).as_str() {
-                "Pooling" => {
-                    let sub = module.get("path").and_then(Value::as_str).unwrap_or("1_Pooling");
-                    // A list of modules is not to reach outside its folder.
-                    if sub.contains(['/', '\\']) || sub == ".." {
-                        return Err(Error::model(
-                            path,
-                            format!("the module path `{sub}` is not a plain folder name"),
-                        ));
-                    }
-                    let path = folder.join(sub).join("config.json");
-                    self.pooling = Some(read_pooling(&path)?);
-                }
-                "Normalize" | "Dropout" => {}
-                // jina-embeddings-v3 brings a Transformer module of its own.
-                kind if kind.ends_with("Transformer") => {}
-                other => {
-                    return Err(Error::model(
-                        path,
-                        format!(
-                            "the model has a {other} module, which is not supported; Transformer, Pooling and Normalize are"
-                        ),
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn prompt(&self, name: &str) -> Option<&str> {
-        self.prompts
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, prompt)| prompt.as_str())
-    }
-
-    fn default_prompt(&self) -> String {
-        let name = self.default_prompt_name.as_deref();
-        name.and_then(|name| self.prompt(name))
-            .unwrap_or_default()
-            .to_owned()
-    }
-}
-
-/// Reads `1_Pooling/config.json`.
-fn read_pooling(path: &Path) -> Result<Pooling> {
-    let json = super::read_json(path)?;
-    let on = |key: &str| json.get(key).and_then(Value::as_bool).unwrap_or(false);
-    if json.get("include_prompt").and_then(Value::as_bool) == Some(false) {
-        return Err(Error::model(
-            path,
-            "include_prompt is false, which is not supported: prompts are pooled with the text",
-        ));
-    }
-    // Newer files name the mode, older ones have a switch for each.
-    let named = json.get("pooling_mode").and_then(Value::as_str);
-    match named {
-        Some("mean") => return Ok(Pooling::Mean),
-        Some("cls") => return Ok(Pooling::Cls),
-        Some(other) => return Err(unsupported_pooling(path, other)),
-        None => {}
-    }
-    let other = [
-        "max_tokens",
-        "mean_sqrt_len_tokens",
-        "weightedmean_tokens",
-        "lasttoken",
-    ];
-    if let Some(mode) = other.into_iter().find(|mode| on(&format!("pooling_mode_{mode}"))) {
-        return Err(unsupported_pooling(path, mode));
-    }
-    match (on("pooling_mode_mean_tokens"), on("pooling_mode_cls_token")) {
-        (true, false) => Ok(Pooling::Mean),
-        (false, true) => Ok(Pooling::Cls),
-        (true, true) => Err(unsupported_pooling(path, "mean and cls together")),
-        (false, false) => Err(Error::model(path, "names no pooling mode")),
-    }
-}
-
-fn unsupported_pooling(path: &Path, mode: &str) -> Error {
-    Error::model(
-        path,
-        format!("pooling mode {mode} is not supported; mean and cls are"),
-    )
-}
-
-fn positive(value: Option<&Value>) -> Option<usize> {
-    value
-        .and_then(Value::as_u64)
-        .filter(|&n| n > 0)
-        .map(|n| n as usize)
-}
-
-fn optional_json(path: PathBuf) -> Result<Option<(PathBuf, Value)>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let json = super::read_json(&path)?;
-    Ok(Some((path, json)))
+/// Keys with the file that they are in.
+fn file_keys(file: &str, keys: &[&str]) -> Vec<String> {
+    keys.iter().map(|key| format!("{file}: {key}")).collect()
 }

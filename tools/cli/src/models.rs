@@ -41,7 +41,7 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Read all weights and check that none is missing, misshapen or not finite
+    /// Read all weights, check that none is missing, misshapen or not finite, and that outputs make sense
     #[command(after_help = "Examples:\n  ropeway models verify models/all-MiniLM-L6-v2")]
     Verify {
         #[command(flatten)]
@@ -85,6 +85,10 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         Action::Verify { model } => {
             let folder = model.folder(run)?;
             let report = ropeway::model::verify(&folder)?;
+            ropeway::Engine::builder()
+                .device(ropeway::Device::Cpu)
+                .open(&folder)?
+                .verify_outputs()?;
             let mut text = format!(
                 "{}: sound: {} tensors, {} parameters, all finite\n",
                 folder.display(),
