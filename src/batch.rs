@@ -182,6 +182,7 @@ pub fn cut(lengths: impl IntoIterator<Item = usize>, budget: usize) -> Vec<Range
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::adapter::{Adapter, COLUMN_STEP, LoraPart, Site};
     use proptest::prelude::*;
 
     proptest! {
@@ -200,6 +201,42 @@ mod tests {
                     prop_assert!(tokens + lengths[next.start] > budget, "a run ended early");
                 }
             }
+        }
+
+        #[test]
+        fn a_pass_sees_the_adapters_alone_that_it_uses(
+            loaded in 1usize..60,
+            parts in prop::collection::vec((0usize..60, 0usize..60), 1..5),
+        ) {
+            let adapter = |number: usize| {
+                let part = LoraPart {
+                    rank: 1 + number % 3,
+                    scale: 1.0,
+                    a: Vec::new(),
+                    bt: Vec::new(),
+                    column: 0,
+                    width: 0,
+                };
+                Adapter {
+                    name: number.to_string(),
+                    word: None,
+                    token_type: None,
+                    layers: vec![[(); 4].map(|()| vec![part.clone()])],
+                }
+            };
+            let mut batch = Batch::new(AdapterTable::new((0..loaded).map(adapter)));
+            for &(first, second) in &parts {
+                batch.push(&[1, 2], vec![(first % loaded, 0.5), (second % loaded, 2.0)]);
+            }
+            let used = batch.with_used_adapters();
+            prop_assert!(used.adapters.len() <= 2 * parts.len());
+            prop_assert!(used.adapters.columns(Site::Fc1).1 <= (6 * parts.len()).next_multiple_of(COLUMN_STEP));
+            let names = |batch: &Batch| -> Vec<Vec<(String, f32)>> {
+                let name = |&(slot, weight): &(usize, f32)| (batch.adapters.get(slot).name.clone(), weight);
+                batch.mixtures.iter().map(|mixture| mixture.iter().map(name).collect()).collect()
+            };
+            prop_assert_eq!(names(&used), names(&batch));
+            prop_assert_eq!((&used.ids, &used.cu_seqlens), (&batch.ids, &batch.cu_seqlens));
         }
 
         #[test]

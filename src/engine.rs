@@ -121,8 +121,9 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// A setting out of its range ([`Error::Setting`]), a device that cannot be used ([`Error::Device`],
-    /// [`Error::Gpu`]), a folder that is not there or whose files are broken ([`Error::Io`], [`Error::Model`],
-    /// [`Error::Tensor`]); the message names the file and what was wanted of it.
+    /// [`Error::Gpu`]), a folder that is not there or whose files are broken or set something that is not computed
+    /// ([`Error::Io`], [`Error::Model`], [`Error::Tensor`]), an adapter of a task out of all proportion
+    /// ([`Error::Adapter`]); the message names the file and what was wanted of it.
     pub fn open(self, folder: impl AsRef<Path>) -> Result<Engine> {
         let folder = folder.as_ref();
         self.open_found(|_| match fs::metadata(folder) {
@@ -417,8 +418,9 @@ impl Engine {
     ///
     /// # Errors
     /// Per request: [`Error::Request`] for options, texts and ids that this model cannot serve,
-    /// [`Error::Adapter`] for an adapter that was removed, [`Error::Gpu`] and [`Error::DeviceLost`] for a device that
-    /// failed, [`Error::Internal`] for a bug in ropeway.
+    /// [`Error::Adapter`] for an adapter that was removed, [`Error::Model`] for a file that is read from and was changed since
+    /// it was opened (on a GPU everything was copied), [`Error::Gpu`] and [`Error::DeviceLost`] for a device that failed,
+    /// [`Error::Internal`] for a bug in ropeway.
     pub fn embed_batch(&self, requests: &[Request<'_>]) -> Vec<Result<Embedding>> {
         let adapters = self.adapter_snapshot();
         let prepared = self.prepare(requests, &adapters.table);

@@ -14,6 +14,8 @@ pub(crate) mod weights;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use crate::error::Result;
 #[cfg(not(feature = "inspect"))]
 pub(crate) use adapter::Adapter;
@@ -63,7 +65,7 @@ impl Model {
             Family::Bert | Family::XlmRoberta => Vec::new(),
         };
         adapters
-            .iter()
+            .par_iter()
             .try_for_each(|adapter| adapter.check_magnitude(&encoder))?;
         Ok(Model {
             path: folder.to_owned(),
@@ -116,7 +118,6 @@ pub fn verify(folder: impl AsRef<Path>) -> Result<Report> {
     {
         used.push(checkpoint.any(name)?);
     }
-    use rayon::prelude::*;
     used.par_iter().try_for_each(|tensor| tensor.check_finite())?;
     let names: HashSet<&str> = used.iter().map(Tensor::name).collect();
     let unused = checkpoint.names().filter(|name| !names.contains(name));

@@ -1,6 +1,7 @@
 //! Broken models, adapters and requests: each is refused with a message that names the place, what
 //! was wanted and what was found. Nothing panics, and nothing else is lost.
 
+mod adapter_settings;
 mod adapters;
 #[path = "../common/mod.rs"]
 mod common;

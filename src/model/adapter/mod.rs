@@ -18,6 +18,8 @@ use super::weights::Tensor;
 
 pub(crate) use stacked::read_stacked;
 pub use table::AdapterTable;
+#[cfg(test)]
+pub(crate) use table::COLUMN_STEP;
 
 /// The linear layers that can be adapted, in the order a layer runs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
