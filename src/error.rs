@@ -378,35 +378,36 @@ pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
 
 /// A name, of a file or from one, as it stands in messages: see [`printable`].
 fn shown_name(name: &str) -> String {
-    printable(name, 300)
+    printable(name, 400)
 }
 
 /// A message, into which text from files may have gone.
 fn shown_text(text: &str) -> String {
-    printable(text, 1500)
+    printable(text, 2000)
 }
 
 /// Text from a file as a terminal and a log may see it. Characters that control a terminal, that turn the direction of what
 /// follows, or that nobody sees, are written as `\u{…}`; of a long text the middle is left out, so that the way out at
 /// a message's end stays.
 fn printable(text: &str, limit: usize) -> String {
-    let mut shown = String::with_capacity(text.len().min(4 * limit));
-    let escape = |c: char, shown: &mut String| match is_unsafe(c) {
-        true => shown.extend(c.escape_unicode()),
-        false => shown.push(c),
+    let escape = |c: char| match is_unsafe(c) {
+        true => c.escape_unicode().to_string(),
+        false => c.to_string(),
     };
-    // No text of fewer bytes has more characters.
-    if text.len() <= limit || text.chars().nth(limit).is_none() {
-        text.chars().for_each(|c| escape(c, &mut shown));
-        return shown;
+    // Characters from one end of the text, for as long as they take no more than this number of bytes.
+    let fitting = |chars: &mut dyn Iterator<Item = char>, bytes: usize| -> Vec<String> {
+        let mut left = bytes;
+        let fits = |c: &String| left.checked_sub(c.len()).map(|less| left = less).is_some();
+        chars.map(escape).take_while(fits).collect()
+    };
+    let whole = fitting(&mut text.chars(), limit);
+    if text.chars().nth(whole.len()).is_none() {
+        return whole.concat();
     }
-    text.chars()
-        .take(limit * 2 / 3)
-        .for_each(|c| escape(c, &mut shown));
-    shown.push('…');
-    let end: Vec<char> = text.chars().rev().take(limit / 3).collect();
-    end.into_iter().rev().for_each(|c| escape(c, &mut shown));
-    shown
+    let start = fitting(&mut text.chars(), limit * 2 / 3);
+    let mut end = fitting(&mut text.chars().rev(), limit / 3);
+    end.reverse();
+    format!("{}…{}", start.concat(), end.concat())
 }
 
 fn is_unsafe(c: char) -> bool {
@@ -509,7 +510,10 @@ mod tests {
             assert!(!text.chars().any(is_unsafe), "{text:?}");
             assert!(text.contains(r"\u{1b}"), "{text}");
         }
-        let long = Error::model(path, format!("{} is wrong; take it out", "é".repeat(1 << 20)));
+        let long = Error::model(
+            path,
+            format!("{} is wrong; take it out", "é\u{1b}".repeat(1 << 20)),
+        );
         let text = long.to_string();
         assert!(
             text.len() < 4000 && text.ends_with("is wrong; take it out"),

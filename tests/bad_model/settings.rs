@@ -317,6 +317,23 @@ fn put(folder: &Path, file: &str, key: &str, value: Value) {
 }
 
 #[test]
+fn a_missing_key_means_what_transformers_takes_for_it() {
+    for (family, eps) in [
+        (Family::Bert, 1e-12),
+        (Family::XlmRoberta, 1e-12),
+        (Family::Jina, 1e-5),
+    ] {
+        let scratch = Scratch::model(&tiny(family));
+        set_key(&scratch.path().join("config.json"), "layer_norm_eps", json!(null));
+        assert_eq!(
+            ModelConfig::read(scratch.path()).unwrap().layer_norm_eps,
+            eps,
+            "{family:?}"
+        );
+    }
+}
+
+#[test]
 fn text_from_files_comes_escaped_and_short() {
     let hostile = "a\u{1b}[2J\u{202e}b\n";
     let shows = |problem: ropeway::Result<Engine>| {

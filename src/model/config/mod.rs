@@ -162,10 +162,8 @@ impl ModelConfig {
                 "hidden_act is {act}; only \"gelu\" (exact erf) is supported"
             )));
         }
-        let eps = config.float(
-            "layer_norm_eps",
-            Some(if family == Family::Bert { 1e-12 } else { 1e-5 }),
-        )?;
+        // What transformers takes where the key is missing.
+        let eps = config.float("layer_norm_eps", Some(if jina { 1e-5 } else { 1e-12 }))?;
         if !(0.0..=0.1).contains(&eps) {
             return Err(config.error(format!("layer_norm_eps is {eps:?}; wanted 0 to 0.1")));
         }
@@ -257,8 +255,8 @@ impl ModelConfig {
             intermediate_size: config.size("intermediate_size", limit::FFN)?,
             type_vocab_size: match config.optional_size("type_vocab_size", limit::TYPES)? {
                 Some(types) => types,
-                None if family == Family::Bert => 2,
-                None => 1,
+                None if jina => 1,
+                None => 2,
             },
             layer_norm_eps: eps as f32,
             positions,
