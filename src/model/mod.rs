@@ -106,7 +106,8 @@ pub struct Report {
 /// come to, an engine tells: [`Engine::verify_outputs`](crate::Engine::verify_outputs).
 ///
 /// # Errors
-/// The first fault: [`Error::Io`], [`Error::Model`] or [`Error::Tensor`], with the file and what was wanted of it.
+/// The first fault: [`Error::Io`](crate::Error::Io), [`Error::Model`](crate::Error::Model),
+/// [`Error::Tensor`](crate::Error::Tensor) or [`Error::Adapter`](crate::Error::Adapter), with the file and what was wanted of it.
 pub fn verify(folder: impl AsRef<Path>) -> Result<Report> {
     let folder = folder.as_ref();
     let model = Model::open(folder)?;

@@ -137,7 +137,7 @@ impl ModelConfig {
     /// Reads the configuration of the model in `folder`; its weights are not looked at.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Model`], with the file and what was wanted of it.
+    /// [`Error::Io`](crate::Error::Io) and [`Error::Model`](crate::Error::Model), with the file and what was wanted of it.
     pub fn read(folder: impl AsRef<Path>) -> Result<ModelConfig> {
         let folder = folder.as_ref();
         let path = folder.join("config.json");
