@@ -1,5 +1,7 @@
 //! A batch: sequences packed end to end, without padding, and the output rows of each.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::model::adapter::AdapterTable;
@@ -21,7 +23,7 @@ pub struct Batch {
     pub adapters: AdapterTable,
 }
 
-/// The adapters of one sequence: slots, ascending, with weights that are not zero.
+/// The adapters of one sequence: slots with weights that are not zero, in the order of the adapters' names.
 pub type Mixture = Vec<(usize, f32)>;
 
 /// Output rows made from a range of one sequence's tokens.
@@ -80,6 +82,28 @@ impl Batch {
         self.cu_seqlens.push(self.ids.len());
         self.mixtures.push(mixture);
         self.mixtures.len() - 1
+    }
+
+    /// The same sequences over the adapters alone that they use: a pass of the CPU then costs nothing for others that are
+    /// loaded. No bit depends on which slot or columns an adapter has there.
+    pub fn with_used_adapters(&self) -> Cow<'_, Batch> {
+        let used: BTreeSet<usize> = self.mixtures.iter().flatten().map(|&(slot, _)| slot).collect();
+        if used.len() == self.adapters.len() {
+            return Cow::Borrowed(self);
+        }
+        let adapters = used.iter().map(|&slot| self.adapters.get(slot).clone());
+        let slots: BTreeMap<usize, usize> = used.iter().copied().zip(0..).collect();
+        let renumber = |mixture: &Mixture| {
+            mixture
+                .iter()
+                .map(|(slot, weight)| (slots[slot], *weight))
+                .collect()
+        };
+        Cow::Owned(Batch {
+            mixtures: self.mixtures.iter().map(renumber).collect(),
+            adapters: AdapterTable::new(adapters),
+            ..self.clone()
+        })
     }
 
     /// Tokens in all.
@@ -158,6 +182,7 @@ pub fn cut(lengths: impl IntoIterator<Item = usize>, budget: usize) -> Vec<Range
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::adapter::{Adapter, COLUMN_STEP, LoraPart, Site};
     use proptest::prelude::*;
 
     proptest! {
@@ -176,6 +201,42 @@ mod tests {
                     prop_assert!(tokens + lengths[next.start] > budget, "a run ended early");
                 }
             }
+        }
+
+        #[test]
+        fn a_pass_sees_the_adapters_alone_that_it_uses(
+            loaded in 1usize..60,
+            parts in prop::collection::vec((0usize..60, 0usize..60), 1..5),
+        ) {
+            let adapter = |number: usize| {
+                let part = LoraPart {
+                    rank: 1 + number % 3,
+                    scale: 1.0,
+                    a: Vec::new(),
+                    bt: Vec::new(),
+                    column: 0,
+                    width: 0,
+                };
+                Adapter {
+                    name: number.to_string(),
+                    word: None,
+                    token_type: None,
+                    layers: vec![[(); 4].map(|()| vec![part.clone()])],
+                }
+            };
+            let mut batch = Batch::new(AdapterTable::new((0..loaded).map(adapter)));
+            for &(first, second) in &parts {
+                batch.push(&[1, 2], vec![(first % loaded, 0.5), (second % loaded, 2.0)]);
+            }
+            let used = batch.with_used_adapters();
+            prop_assert!(used.adapters.len() <= 2 * parts.len());
+            prop_assert!(used.adapters.columns(Site::Fc1).1 <= (6 * parts.len()).next_multiple_of(COLUMN_STEP));
+            let names = |batch: &Batch| -> Vec<Vec<(String, f32)>> {
+                let name = |&(slot, weight): &(usize, f32)| (batch.adapters.get(slot).name.clone(), weight);
+                batch.mixtures.iter().map(|mixture| mixture.iter().map(name).collect()).collect()
+            };
+            prop_assert_eq!(names(&used), names(&batch));
+            prop_assert_eq!((&used.ids, &used.cu_seqlens), (&batch.ids, &batch.cu_seqlens));
         }
 
         #[test]

@@ -121,6 +121,7 @@ pub mod tests {
             default_prompt: String::new(),
             pooling: Pooling::Mean,
             normalize: true,
+            unknown: Vec::new(),
         }
     }
 

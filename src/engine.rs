@@ -19,7 +19,7 @@ use crate::gpu::{self, adapters::DeviceAdapters};
 #[cfg(feature = "hub")]
 use crate::hub;
 use crate::model::adapter::{Adapter, AdapterTable, Site};
-use crate::model::{Model, ModelConfig};
+use crate::model::{Model, ModelConfig, file};
 use crate::output::{Embedding, Vector};
 use crate::phases::PhaseTimes;
 #[cfg(feature = "inspect")]
@@ -121,8 +121,9 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// A setting out of its range ([`Error::Setting`]), a device that cannot be used ([`Error::Device`],
-    /// [`Error::Gpu`]), a folder that is not there or whose files are broken ([`Error::Io`], [`Error::Model`],
-    /// [`Error::Tensor`]); the message names the file and what was wanted of it.
+    /// [`Error::Gpu`]), a folder that is not there or whose files are broken or set something that is not computed
+    /// ([`Error::Io`], [`Error::Model`], [`Error::Tensor`]), an adapter of a task out of all proportion
+    /// ([`Error::Adapter`]); the message names the file and what was wanted of it.
     pub fn open(self, folder: impl AsRef<Path>) -> Result<Engine> {
         let folder = folder.as_ref();
         self.open_found(|_| match fs::metadata(folder) {
@@ -255,6 +256,8 @@ struct Adapters {
 enum Failure {
     Panic(String),
     Gpu(gpu::Failure),
+    /// A file that is read from was changed.
+    Changed(PathBuf),
 }
 
 impl From<Failure> for Error {
@@ -262,6 +265,7 @@ impl From<Failure> for Error {
         match failure {
             Failure::Panic(problem) => Error::Internal(problem),
             Failure::Gpu(failure) => failure.into(),
+            Failure::Changed(path) => file::changed(&path),
         }
     }
 }
@@ -353,23 +357,23 @@ impl Engine {
                 contexts: ContextPool::new(contexts),
             })
         };
-        let on_cpu = |phases: &mut PhaseTimes| {
-            let cpu = Cpu::new(&model, threads);
+        let on_cpu = |phases: &mut PhaseTimes| -> Result<Backend> {
+            let cpu = Cpu::new(&model, threads)?;
             phases.end("weights");
             let context = |_| cpu::ExecContext::new(threads / concurrency);
             let contexts = ContextPool::new((0..concurrency).map(context).collect());
             phases.end("contexts");
-            Backend::Cpu { cpu, contexts }
+            Ok(Backend::Cpu { cpu, contexts })
         };
         let (backend, fallback) = match placement {
             Placement::Gpu(index) => match on_gpu(index, &mut phases) {
                 Ok(backend) => (backend, None),
                 Err(error) => {
                     let reason = fallback_after(error, settings.device)?;
-                    (on_cpu(&mut phases), Some(reason))
+                    (on_cpu(&mut phases)?, Some(reason))
                 }
             },
-            Placement::Cpu { fallback } => (on_cpu(&mut phases), fallback),
+            Placement::Cpu { fallback } => (on_cpu(&mut phases)?, fallback),
         };
         if let Some(reason) = &fallback {
             tracing::info!("{reason}");
@@ -414,11 +418,15 @@ impl Engine {
     ///
     /// # Errors
     /// Per request: [`Error::Request`] for options, texts and ids that this model cannot serve,
-    /// [`Error::Adapter`] for an adapter that was removed, [`Error::Gpu`] and [`Error::DeviceLost`] for a device that
-    /// failed, [`Error::Internal`] for a bug in ropeway.
+    /// [`Error::Adapter`] for an adapter that was removed, [`Error::Model`] for a file that is read from and was changed since
+    /// it was opened (on a GPU everything was copied), [`Error::Gpu`] and [`Error::DeviceLost`] for a device that failed,
+    /// [`Error::Internal`] for a bug in ropeway.
     pub fn embed_batch(&self, requests: &[Request<'_>]) -> Vec<Result<Embedding>> {
         let adapters = self.adapter_snapshot();
         let prepared = self.prepare(requests, &adapters.table);
+        let unchanged =
+            |prepared: Result<Prepared>| prepared.and_then(|p| self.check_adapter_files(p, &adapters.table));
+        let prepared: Vec<Result<Prepared>> = prepared.into_iter().map(unchanged).collect();
         let mut rows: Vec<Vec<Option<Vector>>> = prepared.iter().map(|_| Vec::new()).collect();
         let mut failed: Vec<Option<Failure>> = vec![None; requests.len()];
         for packed in batches(&prepared, &adapters.table, self.batch_tokens) {
@@ -455,9 +463,15 @@ impl Engine {
     /// later can use it.
     ///
     /// # Errors
-    /// [`Error::Adapter`] for a name that is taken, empty, or holds `,` or `=`; [`Error::Io`], [`Error::Model`] and
-    /// [`Error::Tensor`] for files that are broken, for another model, or of a kind of adapter that is not supported;
-    /// [`Error::Gpu`] where the device has no room for it. Nothing is added then.
+    /// [`Error::Adapter`] for a name that is taken, empty, or holds `,` or `=`, and for an adapter that adds more than
+    /// 1000 times a weight's own norm to it; [`Error::Io`], [`Error::Model`] and [`Error::Tensor`] for files that are
+    /// broken, for another model, or of a kind of adapter that is not supported; every setting in `adapter_config.json` is
+    /// used, known to have no effect, or refused by name. [`Error::Gpu`] where the device has no room for it. Nothing is
+    /// added then.
+    ///
+    /// # Cost
+    /// On a CPU linear in the adapter's size, whatever else is loaded, and its numbers stay in memory as float32 (tables
+    /// of embeddings in the file). On a GPU the factors of all loaded adapters are uploaded again.
     pub fn add_adapter(&self, name: &str, folder: impl AsRef<Path>) -> Result<()> {
         if name.is_empty() || name.contains([',', '=']) {
             return Err(Error::adapter(name, AdapterError::InvalidName));
@@ -469,6 +483,11 @@ impl Engine {
             return Err(Error::adapter(name, AdapterError::NameTaken));
         }
         let adapter = Adapter::read_peft(name, folder.as_ref(), &self.model.config)?;
+        // What it adds is compared with the model's weights, which are read for that.
+        if let Some(path) = self.model.any_changed_file() {
+            return Err(file::changed(path));
+        }
+        adapter.check_magnitude(&self.model.encoder)?;
         self.change(|table| table.add(adapter))
     }
 
@@ -480,16 +499,19 @@ impl Engine {
         self.change(|table| table.remove(name))
     }
 
-    /// Changes a copy of the adapters, on the device too, and then takes it for the calls to come.
+    /// Changes the adapters for the calls to come: on a GPU a copy first, which is taken once it is on the device.
     fn change(&self, change: impl FnOnce(&mut AdapterTable) -> Result<()>) -> Result<()> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Adapters { mut table, on_device } = self.adapter_snapshot();
-        change(&mut table)?;
-        let on_device = match (&self.backend, on_device) {
-            (Backend::Gpu { gpu, .. }, Some(before)) => Some(gpu.upload_adapters(&table, &before)?),
-            _ => None,
+        let adapters = || self.adapters.write().unwrap_or_else(PoisonError::into_inner);
+        let Backend::Gpu { gpu, .. } = &self.backend else {
+            // In place: the table is copied only if a call is computing, which keeps what it began with.
+            return change(&mut adapters().table);
         };
-        *self.adapters.write().unwrap_or_else(PoisonError::into_inner) = Adapters { table, on_device };
+        let Adapters { mut table, on_device } = self.adapter_snapshot();
+        let before = on_device.expect("a GPU has its copy of the adapters");
+        change(&mut table)?;
+        let on_device = Some(gpu.upload_adapters(&table, &before)?);
+        *adapters() = Adapters { table, on_device };
         Ok(())
     }
 
@@ -720,6 +742,35 @@ impl Engine {
         }
     }
 
+    /// Passes a request on if the files are unchanged which its adapters are read from, so that a changed one fails the
+    /// requests alone that use it.
+    fn check_adapter_files(&self, prepared: Prepared, table: &AdapterTable) -> Result<Prepared> {
+        let Backend::Cpu { .. } = self.backend else {
+            return Ok(prepared);
+        };
+        // All sequences of a request have its mixture.
+        let mut mixture = prepared
+            .sequences
+            .first()
+            .into_iter()
+            .flat_map(|sequence| &sequence.mixture);
+        match mixture.find_map(|&(slot, _)| table.get(slot).changed_file()) {
+            Some(path) => Err(file::changed(path)),
+            None => Ok(prepared),
+        }
+    }
+
+    /// A file that a pass on the CPU would read from, if it was changed since it was opened.
+    fn changed_file<'a>(&'a self, batch: &'a Batch) -> Option<&'a Path> {
+        let of_adapters = || {
+            batch
+                .adapters
+                .loaded()
+                .find_map(|(_, adapter)| adapter.changed_file())
+        };
+        self.model.changed_file().or_else(of_adapters)
+    }
+
     /// Runs one batch and returns its vectors, `None` for one whose numbers are not all finite. A panic is
     /// a bug; it is reported and the engine goes on.
     fn execute(
@@ -730,6 +781,10 @@ impl Engine {
         tracing::debug!(sequences = batch.sequences(), tokens = batch.tokens(), "batch");
         let run = || match &self.backend {
             Backend::Cpu { cpu, contexts } => {
+                let batch = &*batch.with_used_adapters();
+                if let Some(path) = self.changed_file(batch) {
+                    return Err(Failure::Changed(path.to_owned()));
+                }
                 let plan = self.plan(batch, batch.shape());
                 let mut context = contexts.take();
                 let output = cpu.run(&self.model, &plan, batch, &mut context, None);

@@ -31,7 +31,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be opened, mapped or read.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}", path = shown_name(&path.to_string_lossy()))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -39,7 +39,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A model folder's file has wrong contents (configuration, index, header, tokenizer), or there is no such folder.
-    #[error("{path}: {problem}", path = path.display())]
+    #[error("{path}: {problem}", path = shown_name(&path.to_string_lossy()), problem = shown_text(problem))]
     Model {
         /// The file or folder.
         path: PathBuf,
@@ -47,7 +47,12 @@ pub enum Error {
         problem: String,
     },
     /// A tensor is missing or has the wrong type, shape or values.
-    #[error("{path}: tensor `{tensor}`: {problem}", path = path.display())]
+    #[error(
+        "{path}: tensor `{tensor}`: {problem}",
+        path = shown_name(&path.to_string_lossy()),
+        tensor = shown_name(tensor),
+        problem = shown_text(problem)
+    )]
     Tensor {
         /// The file (or folder) it was looked for in.
         path: PathBuf,
@@ -57,7 +62,7 @@ pub enum Error {
         problem: String,
     },
     /// A LoRA adapter cannot be added, removed or used.
-    #[error("adapter `{name}`: {problem}")]
+    #[error("adapter `{name}`: {problem}", name = shown_name(name))]
     Adapter {
         /// The adapter's name.
         name: String,
@@ -86,7 +91,7 @@ pub enum Error {
         limit: usize,
     },
     /// A model could not be had from the hub.
-    #[error("model `{id}`: {problem}")]
+    #[error("model `{id}`: {problem}", id = shown_name(id), problem = shown_text(problem))]
     Hub {
         /// The hub id (`owner/name`).
         id: String,
@@ -119,7 +124,7 @@ pub enum Error {
 #[non_exhaustive]
 pub enum RequestError {
     /// Neither a task of the model nor a loaded adapter has this name.
-    #[error("there is no task or adapter `{name}`; there are {}", list(known))]
+    #[error("there is no task or adapter `{name}`; there are {}", list(known), name = shown_name(name))]
     UnknownTask {
         /// The name asked for.
         name: String,
@@ -127,7 +132,7 @@ pub enum RequestError {
         known: Vec<String>,
     },
     /// A mixture names an adapter that is not loaded.
-    #[error("there is no adapter `{name}`; there are {}", list(known))]
+    #[error("there is no adapter `{name}`; there are {}", list(known), name = shown_name(name))]
     UnknownAdapter {
         /// The name asked for.
         name: String,
@@ -135,13 +140,16 @@ pub enum RequestError {
         known: Vec<String>,
     },
     /// A mixture names an adapter twice.
-    #[error("adapter `{name}` is in the mixture twice")]
+    #[error("adapter `{name}` is in the mixture twice", name = shown_name(name))]
     RepeatedAdapter {
         /// Its name.
         name: String,
     },
     /// An adapter's weight in a mixture is not finite or too large.
-    #[error("the weight of adapter `{name}` is {weight:?}; wanted a finite number from -{limit} to {limit}")]
+    #[error(
+        "the weight of adapter `{name}` is {weight:?}; wanted a finite number from -{limit} to {limit}",
+        name = shown_name(name)
+    )]
     AdapterWeight {
         /// The adapter's name.
         name: String,
@@ -301,7 +309,7 @@ pub enum RequestError {
 }
 
 /// Why an adapter cannot be added, removed or used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdapterError {
     /// The name cannot be written where adapters are named.
@@ -322,6 +330,21 @@ pub enum AdapterError {
     /// The adapter of a task of the model was removed.
     #[error("was removed; open the engine anew to have it back")]
     Removed,
+    /// What the adapter adds to a weight is out of all proportion to it: every text would get about the same vector.
+    #[error(
+        "its change of {target} has norm {change:.1e} and the weight itself {weight:.1e}; wanted at most {limit} times as \
+         much: check lora_alpha, r and use_rslora in its configuration, and that it was trained on this model"
+    )]
+    TooLarge {
+        /// The weight.
+        target: String,
+        /// The Frobenius norm of the scaled product of the factors, estimated.
+        change: f64,
+        /// The Frobenius norm of the weight.
+        weight: f64,
+        /// The largest change, in norms of the weight.
+        limit: f64,
+    },
     /// The adapter does not work with this engine's settings; the text says why.
     #[error("{0}")]
     Other(String),
@@ -362,23 +385,70 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("it panicked")
 }
 
-/// More names than these are counted in a message, and not listed.
-const LISTED: usize = 20;
-
-/// `a, b and c`, for messages; `none` if there are none.
+/// `a, b and c`, for messages; `none` if there are none. Of many names the first are listed.
 pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
-    match names {
+    const LISTED: usize = 20;
+    let shown: Vec<String> = names
+        .iter()
+        .take(LISTED)
+        .map(|x| shown_name(x.as_ref()))
+        .collect();
+    match shown.as_slice() {
         [] => "none".into(),
-        [listed @ .., _] if listed.len() >= LISTED => {
-            let listed: Vec<&str> = names[..LISTED].iter().map(AsRef::as_ref).collect();
-            format!("{} and {} others", listed.join(", "), names.len() - LISTED)
-        }
-        [one] => one.as_ref().into(),
-        [init @ .., last] => {
-            let init: Vec<&str> = init.iter().map(AsRef::as_ref).collect();
-            format!("{} and {}", init.join(", "), last.as_ref())
-        }
+        _ if names.len() > LISTED => format!("{} and {} more", shown.join(", "), names.len() - LISTED),
+        [one] => one.clone(),
+        [init @ .., last] => format!("{} and {last}", init.join(", ")),
     }
+}
+
+/// A name, of a file or from one, as it stands in messages: see [`printable`].
+fn shown_name(name: &str) -> String {
+    printable(name, 400)
+}
+
+/// A message, into which text from files may have gone.
+fn shown_text(text: &str) -> String {
+    printable(text, 2000)
+}
+
+/// Text from a file as a terminal and a log may see it. Characters that control a terminal, that turn the direction of what
+/// follows, or that nobody sees, are written as `\u{…}`; of a long text the middle is left out, so that the way out at
+/// a message's end stays.
+fn printable(text: &str, limit: usize) -> String {
+    let escape = |c: char| match is_unsafe(c) {
+        true => c.escape_unicode().to_string(),
+        false => c.to_string(),
+    };
+    // Characters from one end of the text, for as long as they take no more than this number of bytes.
+    let fitting = |chars: &mut dyn Iterator<Item = char>, bytes: usize| -> Vec<String> {
+        let mut left = bytes;
+        let fits = |c: &String| left.checked_sub(c.len()).map(|less| left = less).is_some();
+        chars.map(escape).take_while(fits).collect()
+    };
+    let whole = fitting(&mut text.chars(), limit);
+    if text.chars().nth(whole.len()).is_none() {
+        return whole.concat();
+    }
+    let start = fitting(&mut text.chars(), limit * 2 / 3);
+    let mut end = fitting(&mut text.chars().rev(), limit / 3);
+    end.reverse();
+    format!("{}…{}", start.concat(), end.concat())
+}
+
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 /// The sizes that a model was trained to be cut to.
@@ -429,5 +499,54 @@ impl Error {
             name: name.to_owned(),
             problem: problem.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_says_cannot_steer_a_terminal_or_flood_it() {
+        let hostile = "a\u{1b}]0;title\u{7}\n\u{202e}b\u{9b}31m\u{200b}";
+        let path = Path::new("folder/na\u{1b}me");
+        let errors = [
+            Error::model(path, format!("the key {hostile} is wrong; take it out")),
+            Error::Tensor {
+                path: path.into(),
+                tensor: hostile.into(),
+                problem: hostile.into(),
+            },
+            Error::adapter(
+                hostile,
+                AdapterError::NotLoaded {
+                    loaded: vec![hostile.into()],
+                },
+            ),
+            Error::io(path, std::io::ErrorKind::NotFound.into()),
+            RequestError::UnknownTask {
+                name: hostile.into(),
+                known: vec![hostile.into(), "b".into()],
+            }
+            .into(),
+        ];
+        for error in errors {
+            let text = error.to_string();
+            assert!(!text.chars().any(is_unsafe), "{text:?}");
+            assert!(text.contains(r"\u{1b}"), "{text}");
+        }
+        let long = Error::model(
+            path,
+            format!("{} is wrong; take it out", "é\u{1b}".repeat(1 << 20)),
+        );
+        let text = long.to_string();
+        assert!(
+            text.len() < 4000 && text.ends_with("is wrong; take it out"),
+            "{}",
+            text.len()
+        );
+        let names: Vec<String> = (0..10_000).map(|i| i.to_string()).collect();
+        assert!(list(&names).ends_with("19 and 9980 more"));
+        assert_eq!(list(&["ä", "b", "c"]), "ä, b and c");
     }
 }

@@ -92,6 +92,7 @@
 //! | `devices` | the devices of this machine |
 //! | `context_pool` | execution contexts that calls take turns with |
 //! | `engine` | a model, opened |
+//! | `verify` | whether a model's outputs make sense |
 //! | `inspect` | a pass taken apart |
 #![warn(missing_docs)]
 
@@ -125,6 +126,7 @@ mod prepare;
 mod request;
 mod text;
 mod tile;
+mod verify;
 
 /// The crate of [`half::f16`], which [`Vector::F16`] holds.
 pub use half;

@@ -259,10 +259,10 @@ impl RequestPlanner<'_> {
             let name = parts[index].0.clone();
             return Err(RequestError::RepeatedAdapter { name }.into());
         }
-        // A weight of 0 is no adapter at all, so that it costs nothing and changes no bit. Slot order
-        // makes the sum independent of the order of the request.
+        // A weight of 0 is no adapter at all, so that it costs nothing and changes no bit. The order of the names
+        // makes the sum independent of the order of the request, and of the order in which adapters were loaded.
         mixture.retain(|&(_, weight)| weight != 0.0);
-        mixture.sort_by_key(|&(slot, _)| slot);
+        mixture.sort_by_key(|&(slot, _)| &self.adapters.get(slot).name);
         Ok(mixture)
     }
 

@@ -95,6 +95,10 @@ pub enum AdapterSelection {
     Task(String),
     /// A weighted mixture of tasks and adapters: `W + Σ wᵢ·ΔWᵢ`, weights from −1000 to 1000. It has no prefix;
     /// [`Embed::prompt`] sets one.
+    ///
+    /// The order of the parts changes no bit. On the CPU the sum goes by the adapters' names, so that neither does the order
+    /// in which adapters were loaded; on a GPU it goes by their places in memory, and after loading them in another order
+    /// the last bits can differ.
     Mixture(Vec<(String, f32)>),
 }
 

@@ -109,9 +109,12 @@ fn scratch_len(d: usize) -> usize {
 }
 
 isa_fn! {
-    /// One head of one block of queries. The caller has checked the bounds of
-    /// all operands, and no other task writes these rows of this head.
-    fn block<S>(s, t: Operands<'_>, b: Block, head: usize, scratch: &mut [f32]) {
+    /// One head of one block of queries.
+    ///
+    /// # Safety
+    /// `t.out` is writable for the block's rows of `heads * d` elements each, and while this runs nothing else reads or
+    /// writes these rows of this head.
+    unsafe fn block<S>(s, t: Operands<'_>, b: Block, head: usize, scratch: &mut [f32]) {
         let d = t.d;
         let width = S::TILE_VECS * S::LANES;
         let row_len = 3 * t.heads * d;
@@ -289,7 +292,8 @@ pub fn attention(
             let offset = scratch.as_ptr().align_offset(64).min(15);
             let scratch = &mut scratch[offset..];
             for item in task * chunk..items.min((task + 1) * chunk) {
-                block(isa, operands, tasks.blocks[item / heads], item % heads, scratch);
+                // SAFETY: the length of out was checked above, and every block and head is one task's alone.
+                unsafe { block(isa, operands, tasks.blocks[item / heads], item % heads, scratch) };
             }
         });
     });

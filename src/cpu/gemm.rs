@@ -195,9 +195,12 @@ thread_local! {
 }
 
 isa_fn! {
-    /// # Safety contract (upheld by [`gemm`])
-    /// Inside the bounds of x, w and y, and the only task on this part of y.
-    fn part<S>(s, t: Part<'_>, rows_copy: &mut Vec<f32>) {
+    /// Rows `m0..m1` and panels `p0..p1` of a product, and then the epilogue on them.
+    ///
+    /// # Safety
+    /// The part lies inside of x, w and y (`y + i * ldy` is writable for `w.n()` elements for every row i of it), and while
+    /// this runs nothing else reads or writes this part of y.
+    unsafe fn part<S>(s, t: Part<'_>, rows_copy: &mut Vec<f32>) {
         let k = t.w.k();
         let rows = t.m1 - t.m0;
         // With few panels per copy it would not pay.
@@ -336,7 +339,9 @@ pub fn gemm(
             ldy,
             epilogue,
         };
-        ROWS.with_borrow_mut(|rows| part(isa, t, rows));
+        // SAFETY: the lengths were checked above, rows and panels are inside of them, and no two tasks have an element of y
+        // in common.
+        ROWS.with_borrow_mut(|rows| unsafe { part(isa, t, rows) });
     });
 }
 

@@ -397,40 +397,51 @@ mod x86 {
 /// body calls must be `#[inline(always)]`, closures in it included, or it is
 /// compiled without them.
 macro_rules! isa_fn {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident<$S:ident>($s:ident $(, $arg:ident: $ty:ty)* $(,)?)
+    ($(#[$meta:meta])* $vis:vis fn $($rest:tt)*) => {
+        $crate::cpu::isa::isa_fn!(@make [] $(#[$meta])* $vis fn $($rest)*);
+    };
+    ($(#[$meta:meta])* $vis:vis unsafe fn $($rest:tt)*) => {
+        $crate::cpu::isa::isa_fn!(@make [unsafe] $(#[$meta])* $vis fn $($rest)*);
+    };
+    (@make [$($unsafe:ident)?]
+        $(#[$meta:meta])* $vis:vis fn $name:ident<$S:ident>($s:ident $(, $arg:ident: $ty:ty)* $(,)?)
         $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name(isa: $crate::cpu::isa::Isa $(, $arg: $ty)*) $(-> $ret)? {
+        $vis $($unsafe)? fn $name(isa: $crate::cpu::isa::Isa $(, $arg: $ty)*) $(-> $ret)? {
             #[allow(clippy::too_many_arguments)]
             #[inline(always)]
-            fn body<$S: $crate::cpu::isa::Simd>($s: $S $(, $arg: $ty)*) $(-> $ret)? $body
+            $($unsafe)? fn body<$S: $crate::cpu::isa::Simd>($s: $S $(, $arg: $ty)*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[allow(clippy::too_many_arguments)]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
-            fn avx512($($arg: $ty),*) $(-> $ret)? {
-                // SAFETY: this function has these features enabled.
-                body(unsafe { $crate::cpu::isa::Avx512::new() } $(, $arg)*)
+            $($unsafe)? fn avx512($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function has these features enabled; the rest is the caller's word.
+                unsafe { body($crate::cpu::isa::Avx512::new() $(, $arg)*) }
             }
             #[cfg(target_arch = "x86_64")]
             #[allow(clippy::too_many_arguments)]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $ty),*) $(-> $ret)? {
-                // SAFETY: this function has these features enabled.
-                body(unsafe { $crate::cpu::isa::Avx2::new() } $(, $arg)*)
+            $($unsafe)? fn avx2($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function has these features enabled; the rest is the caller's word.
+                unsafe { body($crate::cpu::isa::Avx2::new() $(, $arg)*) }
             }
 
             match isa.level() {
                 // SAFETY: an `Isa` of this level exists only where the
-                // processor was found to have the features.
+                // processor was found to have the features; the rest is the caller's word.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::isa::Level::Avx512 => unsafe { avx512($($arg),*) },
                 // SAFETY: an `Isa` of this level exists only where the
-                // processor was found to have the features.
+                // processor was found to have the features; the rest is the caller's word.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::isa::Level::Avx2 => unsafe { avx2($($arg),*) },
-                $crate::cpu::isa::Level::Portable => body($crate::cpu::isa::Portable $(, $arg)*),
+                // SAFETY: the caller's word, where one is wanted.
+                #[allow(unused_unsafe)]
+                $crate::cpu::isa::Level::Portable => unsafe {
+                    body($crate::cpu::isa::Portable $(, $arg)*)
+                },
             }
         }
     };

@@ -14,8 +14,10 @@ mod packed;
 mod team;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::batch::{Batch, Pool, PoolKind};
+use crate::error::Result;
 use crate::model::adapter::Site;
 use crate::model::{Linear, Model, Norm, Positions, RopeTable};
 use crate::plan::{Buffer, BufferId, NormSite, OnBuffer, Op, Output, Plan};
@@ -75,18 +77,33 @@ impl ExecContext {
 
 impl Cpu {
     /// Packs a model's weights.
-    pub fn new(model: &Model, threads: usize) -> Cpu {
+    ///
+    /// # Errors
+    /// A weight that is not finite: this is the one time that all of them are read.
+    pub fn new(model: &Model, threads: usize) -> Result<Cpu> {
         let mut team = Team::new(threads);
         let encoder = &model.encoder;
-        let mut linear = |linear: &Linear| {
-            let row = |row: usize, out: &mut [f32]| linear.read_row(row, out);
+        let mut linear = |linear: &Linear| -> Result<LinearWeights> {
+            let finite = AtomicBool::new(true);
+            let row = |row: usize, out: &mut [f32]| {
+                linear.read_row(row, out);
+                if !out.iter().fold(true, |finite, x| finite & x.is_finite()) {
+                    finite.store(false, Ordering::Relaxed);
+                }
+            };
             let matrix = PackedMatrix::pack(&mut team, linear.out_features, linear.in_features, &row);
+            if !finite.into_inner() {
+                linear
+                    .weight
+                    .iter()
+                    .try_for_each(|tensor| tensor.check_finite())?;
+            }
             // The packed copy is what is used from here on.
             linear.weight.iter().for_each(|tensor| tensor.release_pages());
-            LinearWeights {
+            Ok(LinearWeights {
                 matrix,
                 bias: linear.read_bias(),
-            }
+            })
         };
         let norm = |norm: &Norm| NormWeights {
             gamma: norm.weight.read(),
@@ -95,17 +112,19 @@ impl Cpu {
         let layers = encoder
             .layers
             .iter()
-            .map(|layer| Layer {
-                qkv: linear(&layer.qkv),
-                out_proj: linear(&layer.out_proj),
-                norm1: norm(&layer.norm1),
-                fc1: linear(&layer.fc1),
-                fc2: linear(&layer.fc2),
-                norm2: norm(&layer.norm2),
+            .map(|layer| {
+                Ok(Layer {
+                    qkv: linear(&layer.qkv)?,
+                    out_proj: linear(&layer.out_proj)?,
+                    norm1: norm(&layer.norm1),
+                    fc1: linear(&layer.fc1)?,
+                    fc2: linear(&layer.fc2)?,
+                    norm2: norm(&layer.norm2),
+                })
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let config = &model.config;
-        Cpu {
+        Ok(Cpu {
             isa: Isa::detect(),
             layers,
             norm: norm(&encoder.norm),
@@ -116,7 +135,7 @@ impl Cpu {
                 }
                 Positions::Learned { .. } => None,
             },
-        }
+        })
     }
 
     /// The instruction set in use.
@@ -553,6 +572,7 @@ mod tests {
                 assert!(off <= 1e-4 * scale, "{}: {x} and {y}", plan.steps[step]);
             }
         };
-        Cpu::new(&model, 2).run(&model, &plan, &batch, &mut context, Some(&mut after));
+        let cpu = Cpu::new(&model, 2).unwrap();
+        cpu.run(&model, &plan, &batch, &mut context, Some(&mut after));
     }
 }

@@ -355,7 +355,7 @@ impl Contents<'_> {
             if let (Some(adapter), true) = (adapter, columns[ranges.of(slot)].iter().any(lost)) {
                 let (adapter, precision) = (&adapter.name, self.precision);
                 let problem = "B holds a number that does not fit: inputs that use the adapter become NaN";
-                tracing::warn!(%adapter, %precision, layer, ?site, problem);
+                tracing::warn!(?adapter, %precision, layer, ?site, problem);
             }
         }
         columns

@@ -67,18 +67,20 @@ pub struct Piece<'a> {
 }
 
 impl<'a> Piece<'a> {
-    /// A tensor's elements, rounded if the file has another type. An element that is finite there and
-    /// infinite here is an error.
+    /// A tensor's elements, rounded if the file has another type. An element that is not finite is an error, and so is one
+    /// that is finite there and infinite here.
     pub fn tensor(at: u64, tensor: Tensor, precision: Precision) -> Piece<'a> {
         let source = tensor.clone();
         let bytes = tensor.len() * precision.bytes();
         let fill: Fill<'a> = if tensor.dtype() == precision.dtype() {
             Box::new(move |at, out| {
+                source.check_finite_in(at / precision.bytes(), out.len() / precision.bytes())?;
                 out.copy_from_slice(&source.bytes()[at..][..out.len()]);
                 Ok(())
             })
         } else {
             Box::new(move |at, out| {
+                source.check_finite_in(at / precision.bytes(), out.len() / precision.bytes())?;
                 let read = |start: usize, x: &mut [f32]| source.read_into(start, x);
                 match round(precision, at, out, read) {
                     None => Ok(()),

@@ -177,17 +177,29 @@ impl Encoder {
         })
     }
 
+    /// The small tensors: what is added or multiplied element by element. Few enough to be read when a model is opened,
+    /// and where a number that is not finite hurts most: GELU takes a bias of -∞ to 0, and vectors stay finite.
+    pub fn small_tensors(&self) -> Vec<&Tensor> {
+        let mut small = vec![&self.token_type, &self.norm.weight, &self.norm.bias];
+        for layer in &self.layers {
+            for linear in [&layer.qkv, &layer.out_proj, &layer.fc1, &layer.fc2] {
+                small.extend(&linear.bias);
+            }
+            for norm in [&layer.norm1, &layer.norm2] {
+                small.extend([&norm.weight, &norm.bias]);
+            }
+        }
+        small
+    }
+
     /// Every tensor, for checks over all of them.
     pub fn tensors(&self) -> Vec<&Tensor> {
-        let mut all = vec![&self.word, &self.token_type, &self.norm.weight, &self.norm.bias];
+        let mut all = self.small_tensors();
+        all.push(&self.word);
         all.extend(&self.position);
         for layer in &self.layers {
             for linear in [&layer.qkv, &layer.out_proj, &layer.fc1, &layer.fc2] {
                 all.extend(&linear.weight);
-                all.extend(&linear.bias);
-            }
-            for norm in [&layer.norm1, &layer.norm2] {
-                all.extend([&norm.weight, &norm.bias]);
             }
         }
         all

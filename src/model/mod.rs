@@ -6,15 +6,17 @@
 pub(crate) mod adapter;
 pub(crate) mod config;
 mod encoder;
+pub(crate) mod file;
 mod rope;
+mod settings;
 pub(crate) mod weights;
 
-use std::fs;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use rayon::prelude::*;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 #[cfg(not(feature = "inspect"))]
 pub(crate) use adapter::Adapter;
 /// For the fuzz target of adapter files, which has no weights to open an engine with.
@@ -26,7 +28,9 @@ pub use config::{Family, ModelConfig, Positions, TaskConfig};
 pub(crate) use encoder::Layer;
 pub(crate) use encoder::{Encoder, Linear, Norm};
 pub(crate) use rope::RopeTable;
-use weights::Checkpoint;
+#[cfg(feature = "hub")]
+pub(crate) use settings::read_json;
+use weights::{Checkpoint, Tensor};
 
 /// A model folder, opened: configuration, mapped weights, its own adapters.
 #[derive(Debug)]
@@ -43,12 +47,15 @@ pub(crate) struct Model {
 
 impl Model {
     /// Opens the model in `folder`: reads the configuration, maps the weights, checks every
-    /// tensor's type and shape. Base weights are not read.
+    /// tensor's type and shape, and that the adapters and the small tensors are finite. The matrices are not read.
     pub fn open(folder: &Path) -> Result<Model> {
         let config = ModelConfig::read(folder)?;
         let checkpoint = Checkpoint::open_folder(folder)?;
         let encoder = Encoder::new(&config, &checkpoint)?;
-        let adapters = match config.family {
+        for tensor in encoder.small_tensors() {
+            tensor.check_finite()?;
+        }
+        let adapters: Vec<Adapter> = match config.family {
             Family::JinaV3 => adapter::read_stacked(&config, &checkpoint)?,
             Family::JinaV3Native => {
                 let folder_of = |task: &TaskConfig| folder.join(config::jina_adapter_folder(&task.name));
@@ -57,6 +64,9 @@ impl Model {
             }
             Family::Bert | Family::XlmRoberta => Vec::new(),
         };
+        adapters
+            .par_iter()
+            .try_for_each(|adapter| adapter.check_magnitude(&encoder))?;
         Ok(Model {
             path: folder.to_owned(),
             config,
@@ -64,21 +74,19 @@ impl Model {
             adapters,
         })
     }
-}
 
-/// Reads a JSON file of a model; the error names the file, and the line and column in it.
-pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    // Far above any real configuration or index; a sparse or endless file is not read to its end.
-    const LIMIT: u64 = 64 << 20;
-    let length = fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
-    if length > LIMIT {
-        return Err(Error::model(
-            path,
-            format!("is {length} bytes long; a JSON file of at most {LIMIT} is read"),
-        ));
+    /// A changed file among those that a pass on the CPU reads from the map, which are those of the tables of words and
+    /// positions: all else was copied when the engine was opened. See [`Tensor::changed_file`].
+    pub fn changed_file(&self) -> Option<&Path> {
+        let Encoder { word, position, .. } = &self.encoder;
+        let position = position.as_ref().filter(|position| !position.shares_file(word));
+        word.changed_file().or_else(|| position?.changed_file())
     }
-    let text = fs::read(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_slice(&text).map_err(|e| Error::model(path, format!("is not valid JSON: {e}")))
+
+    /// A changed file among all of the model's.
+    pub fn any_changed_file(&self) -> Option<&Path> {
+        self.encoder.tensors().into_iter().find_map(Tensor::changed_file)
+    }
 }
 
 /// What [`verify`] found.
@@ -94,10 +102,12 @@ pub struct Report {
 }
 
 /// Checks a model folder thoroughly: everything that [`Engine::open`](crate::Engine::open) checks of its configuration,
-/// weights and adapters, and that every number of every tensor in use is finite. Reads all weights once.
+/// weights and adapters, and that every number of every tensor in use is finite. Reads all weights once. What the numbers
+/// come to, an engine tells: [`Engine::verify_outputs`](crate::Engine::verify_outputs).
 ///
 /// # Errors
-/// The first fault: [`Error::Io`], [`Error::Model`] or [`Error::Tensor`], with the file and what was wanted of it.
+/// The first fault: [`Error::Io`](crate::Error::Io), [`Error::Model`](crate::Error::Model),
+/// [`Error::Tensor`](crate::Error::Tensor) or [`Error::Adapter`](crate::Error::Adapter), with the file and what was wanted of it.
 pub fn verify(folder: impl AsRef<Path>) -> Result<Report> {
     let folder = folder.as_ref();
     let model = Model::open(folder)?;
@@ -109,13 +119,10 @@ pub fn verify(folder: impl AsRef<Path>) -> Result<Report> {
     {
         used.push(checkpoint.any(name)?);
     }
-    use rayon::prelude::*;
     used.par_iter().try_for_each(|tensor| tensor.check_finite())?;
-    let mut unused: Vec<String> = checkpoint
-        .names()
-        .filter(|name| !used.iter().any(|t| t.name() == *name))
-        .map(str::to_owned)
-        .collect();
+    let names: HashSet<&str> = used.iter().map(Tensor::name).collect();
+    let unused = checkpoint.names().filter(|name| !names.contains(name));
+    let mut unused: Vec<String> = unused.map(str::to_owned).collect();
     unused.sort();
     Ok(Report {
         tensors: used.len(),

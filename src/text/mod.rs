@@ -15,6 +15,7 @@ use tokenizers::{Encoding, ModelWrapper, Tokenizer};
 use self::cut::Cuts;
 use self::settings::Settings;
 use crate::error::{Error, RequestError, Result, panic_message};
+use crate::model::file;
 
 /// The tokenizer of a model (`tokenizer.json`).
 pub struct TextPipeline {
@@ -64,10 +65,10 @@ impl TextPipeline {
     /// Opens a folder's `tokenizer.json`; `None` where there is none (such a model takes ids).
     pub fn open(folder: &Path) -> Result<Option<TextPipeline>> {
         let path = folder.join("tokenizer.json");
-        if !path.exists() {
+        if !file::is_present(&path) {
             return Ok(None);
         }
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let bytes = file::read(&path, file::TOKENIZER_LIMIT)?;
         let refused =
             |problem: String| Error::model(&path, format!("is not a tokenizer that can be read: {problem}"));
         let settings = Settings::read(&bytes).map_err(refused)?;

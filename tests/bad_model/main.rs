@@ -1,12 +1,16 @@
 //! Broken models, adapters and requests: each is refused with a message that names the place, what
 //! was wanted and what was found. Nothing panics, and nothing else is lost.
 
+mod adapter_settings;
 mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
 mod config;
+mod files;
 mod folder;
+mod numbers;
 mod requests;
+mod settings;
 mod tokenizer;
 mod weights;
 

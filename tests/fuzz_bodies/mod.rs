@@ -32,10 +32,11 @@ pub fn model(input: &[u8]) {
             Ok(config) => config,
             Err(error) => return readable(&error.to_string()),
         };
-        if let Err(error) = verify(folder) {
+        let verified = verify(folder);
+        if let Err(error) = &verified {
             readable(&error.to_string());
-            // Numbers that are not finite are found by reading all of them: opening a model reads the adapters' alone.
-            if !is_of_a_number(&error) {
+            // Opening finds numbers that are not finite too, but for those of the tables, which are read by rows.
+            if !is_of_a_number(error) {
                 return;
             }
         }
@@ -47,10 +48,7 @@ pub fn model(input: &[u8]) {
             Ok(engine) => engine,
             Err(error) => {
                 readable(&error.to_string());
-                assert!(
-                    is_of_a_number(&error) && error.to_string().contains(".lora_"),
-                    "{error}"
-                );
+                assert!(is_of_a_number(&error) && verified.is_err(), "{error}");
                 return;
             }
         };

@@ -4,15 +4,22 @@
 //! Adapters stay unmerged: `y = x Wᵀ + s·(x Aᵀ) Bᵀ` for a linear layer and
 //! `e = W[id] + s·A[id] B` for an embedding, with `s = alpha / rank`.
 
+mod keys;
+mod magnitude;
 mod peft;
 mod stacked;
 mod table;
+mod targets;
+
+use std::path::Path;
 
 use super::config::ModelConfig;
 use super::weights::Tensor;
 
 pub(crate) use stacked::read_stacked;
 pub use table::AdapterTable;
+#[cfg(test)]
+pub(crate) use table::COLUMN_STEP;
 
 /// The linear layers that can be adapted, in the order a layer runs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,6 +158,15 @@ impl EmbeddingLora {
 }
 
 impl Adapter {
+    /// The adapter's file, if it is still read from and was changed: see [`Tensor::changed_file`].
+    pub(crate) fn changed_file(&self) -> Option<&Path> {
+        let tables = [&self.word, &self.token_type];
+        tables
+            .into_iter()
+            .flatten()
+            .find_map(|lora| lora.a.changed_file())
+    }
+
     /// The parts at `site` of layer `layer`. Panics if there is no such layer.
     pub fn parts(&self, layer: usize, site: Site) -> &[LoraPart] {
         &self.layers[layer][site as usize]

@@ -5,10 +5,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Adapter, EmbeddingLora, LoraPart, Site, transpose};
+use super::targets::Targets;
+use super::{Adapter, EmbeddingLora, LoraPart, Site, keys, transpose};
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
-use crate::model::read_json;
+use crate::model::file;
+use crate::model::settings::{Settings, read_json};
 use crate::model::weights::{Checkpoint, Tensor};
 
 impl Adapter {
@@ -16,7 +18,7 @@ impl Adapter {
     pub fn read_peft(name: &str, folder: &Path, config: &ModelConfig) -> Result<Adapter> {
         let settings = PeftSettings::read(folder)?;
         let file = folder.join("adapter_model.safetensors");
-        if !file.exists() && folder.join("adapter_model.bin").exists() {
+        if !file::is_present(&file) && file::is_present(&folder.join("adapter_model.bin")) {
             return Err(Error::model(
                 folder,
                 "only adapter_model.bin is here, and pickled weights are not read; save the adapter with safetensors",
@@ -24,6 +26,7 @@ impl Adapter {
         }
         let checkpoint = Checkpoint::open_file(&file)?;
         let mut pairs: BTreeMap<Target, Pair> = BTreeMap::new();
+        let mut factors = Vec::new();
         for tensor in checkpoint.names() {
             let tensor = checkpoint.any(tensor)?;
             let (target, half) = Target::parse(&tensor, config)?;
@@ -35,6 +38,7 @@ impl Adapter {
             if let Some(other) = slot {
                 return Err(tensor.error(format!("means the same weight as `{}`", other.name())));
             }
+            factors.push(tensor.clone());
             *slot = Some(tensor);
         }
         if pairs.is_empty() {
@@ -76,6 +80,9 @@ impl Adapter {
                 ));
             }
             merge_shared(&mut layer[Site::Qkv as usize]);
+        }
+        for tensor in &factors {
+            settings.targets.check(tensor)?;
         }
         Ok(adapter)
     }
@@ -120,8 +127,9 @@ enum Target {
     Unused,
 }
 
+/// One of the two factors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Half {
+pub(super) enum Half {
     A,
     B,
 }
@@ -143,10 +151,22 @@ impl Pair {
     }
 }
 
+/// The module that a factor adapts, as PEFT calls it, and which of the two factors it is.
+pub(super) fn module_of(tensor: &str) -> Option<(&str, Half)> {
+    let halves = [
+        (".lora_A.weight", Half::A),
+        (".lora_B.weight", Half::B),
+        (".lora_embedding_A", Half::A),
+        (".lora_embedding_B", Half::B),
+    ];
+    let mut found = halves.iter();
+    let (module, half) = found.find_map(|(suffix, half)| Some((tensor.strip_suffix(suffix)?, *half)))?;
+    Some((module.strip_prefix("base_model.model.").unwrap_or(module), half))
+}
+
 impl Target {
     /// From a name such as `base_model.model.encoder.layer.0.attention.self.query.lora_A.weight`.
     fn parse(tensor: &Tensor, config: &ModelConfig) -> Result<(Target, Half)> {
-        let name = tensor.name();
         let unknown = || {
             tensor.error(
                 "is not a LoRA factor this model can use; supported targets are word_embeddings, \
@@ -154,17 +174,7 @@ impl Target {
                  (o_proj, out_proj, attention.output.dense), fc1 (intermediate.dense) and fc2 (output.dense)",
             )
         };
-        let halves = [
-            (".lora_A.weight", Half::A),
-            (".lora_B.weight", Half::B),
-            (".lora_embedding_A", Half::A),
-            (".lora_embedding_B", Half::B),
-        ];
-        let (module, half) = halves
-            .iter()
-            .find_map(|(suffix, half)| Some((name.strip_suffix(suffix)?, *half)))
-            .ok_or_else(unknown)?;
-        let mut module = module.strip_prefix("base_model.model.").unwrap_or(module);
+        let (mut module, half) = module_of(tensor.name()).ok_or_else(unknown)?;
         for prefix in ["model.", "roberta.", "bert."] {
             module = module.strip_prefix(prefix).unwrap_or(module);
         }
@@ -202,69 +212,66 @@ impl Target {
 struct PeftSettings {
     rank: usize,
     scale: f32,
+    targets: Targets,
 }
 
 impl PeftSettings {
     fn read(folder: &Path) -> Result<PeftSettings> {
         let path = folder.join("adapter_config.json");
         let json = read_json(&path)?;
-        let error = |problem: String| Error::model(&path, problem);
-        let kind = json.get("peft_type").and_then(Value::as_str).unwrap_or("missing");
-        if kind != "LORA" {
-            return Err(error(format!(
-                "peft_type is {kind}; only LORA adapters are supported"
+        let settings = Settings::new(&path, &json)?;
+        match settings.text("peft_type")? {
+            Some("LORA") => {}
+            kind => {
+                return Err(settings.error(format!(
+                    "peft_type is {}; only LORA adapters are supported",
+                    kind.unwrap_or("missing")
+                )));
+            }
+        }
+        if let Some(unknown) = settings.check(&[keys::ADAPTER])?.first() {
+            return Err(settings.error(format!(
+                "{unknown} is set, which is not a key of PEFT up to 0.21, so that it is not known what it changes; update \
+                 ropeway, or take the key out if it has no effect on embeddings"
             )));
         }
-        // Each of these changes the formula; none is silently ignored.
-        for key in ["use_dora", "fan_in_fan_out", "lora_bias"] {
-            if json.get(key).and_then(Value::as_bool) == Some(true) {
-                return Err(error(format!("{key} is true, which is not supported")));
+        match settings.get("init_lora_weights") {
+            None | Some(Value::Bool(_)) => {}
+            Some(Value::String(word)) if keys::PLAIN_INITIALISATIONS.contains(&word.as_str()) => {}
+            Some(other) => {
+                return Err(settings.error(format!(
+                    "init_lora_weights is {other}: training began with other weights of the model than those on disk, and the \
+                     factors fit those alone; save the adapter with path_initial_model_for_weight_conversion, which makes \
+                     them fit (supported are true, false, {})",
+                    keys::PLAIN_INITIALISATIONS.join(", ")
+                )));
             }
         }
-        if !matches!(json.get("bias").and_then(Value::as_str), None | Some("none")) {
-            return Err(error(
-                "bias is not \"none\"; adapters that train biases are not supported".into(),
-            ));
-        }
-        for key in [
-            "rank_pattern",
-            "alpha_pattern",
-            "modules_to_save",
-            "layer_replication",
-        ] {
-            let empty = match json.get(key) {
-                None | Some(Value::Null) => true,
-                Some(Value::Object(map)) => map.is_empty(),
-                Some(Value::Array(list)) => list.is_empty(),
-                Some(_) => false,
-            };
-            if !empty {
-                return Err(error(format!("{key} is set, which is not supported")));
-            }
-        }
-        let rank = json
+        let rank = settings
             .get("r")
             .and_then(Value::as_u64)
             .filter(|r| (1..=4096).contains(r));
         let rank = rank.ok_or_else(|| {
-            let found = json.get("r").map_or("missing".into(), Value::to_string);
-            error(format!("r is {found}; wanted 1 to 4096"))
+            let found = settings.get("r").map_or("missing".into(), Value::to_string);
+            settings.error(format!("r is {found}; wanted 1 to 4096"))
         })? as usize;
-        let alpha = json
-            .get("lora_alpha")
-            .and_then(Value::as_f64)
-            .filter(|a| a.abs() <= f64::from(f32::MAX));
-        let alpha = alpha.ok_or_else(|| error("lora_alpha is missing or not a finite number".into()))?;
+        let alpha = settings.float("lora_alpha", None)?;
         // Rank-stabilised LoRA, arXiv 2312.03732.
-        let stabilised = json.get("use_rslora").and_then(Value::as_bool) == Some(true);
-        let divisor = if stabilised {
-            (rank as f64).sqrt()
-        } else {
-            rank as f64
+        let divisor = match settings.switch("use_rslora")? {
+            Some(true) => (rank as f64).sqrt(),
+            _ => rank as f64,
         };
+        let scale = (alpha / divisor) as f32;
+        if !scale.is_finite() {
+            return Err(settings.error(format!(
+                "lora_alpha is {alpha:e}, so that the scale of the factors is not finite in float32; wanted the one it was \
+                 trained with"
+            )));
+        }
         Ok(PeftSettings {
             rank,
-            scale: (alpha / divisor) as f32,
+            scale,
+            targets: Targets::read(&settings)?,
         })
     }
 

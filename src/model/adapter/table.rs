@@ -1,6 +1,6 @@
 //! The adapters that an engine has loaded, with their slots and columns.
 
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{Adapter, Site};
@@ -10,9 +10,21 @@ use crate::kernels::params::LORA_COLUMN_STEP;
 /// The adapters of an engine. A slot, and a range of columns in every site's down-projection, are given
 /// when an adapter is added and kept until it is dropped, so that nothing about an adapter's arithmetic
 /// changes when others come and go.
+///
+/// A clone shares everything until one of the two is changed: calls keep the table that they began with. Adding and finding
+/// take a time that does not grow with the number of adapters; where some were removed, adding looks through the gaps.
 #[derive(Clone, Debug, Default)]
 pub struct AdapterTable {
+    loaded: Arc<Loaded>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Loaded {
     slots: Vec<Option<Slot>>,
+    by_name: HashMap<String, usize>,
+    free_slots: BTreeSet<usize>,
+    /// Per site.
+    columns: [Columns; 4],
 }
 
 /// A loaded adapter and its columns.
@@ -23,50 +35,101 @@ struct Slot {
     starts: [usize; 4],
 }
 
-impl Slot {
-    fn columns(&self, site: Site) -> Range<usize> {
-        let start = self.starts[site as usize];
-        start..start + self.adapter.rank(site)
+/// Which columns of a site are taken.
+#[derive(Clone, Debug, Default)]
+struct Columns {
+    /// Free ranges before the last that is taken: length by start. No two touch.
+    gaps: BTreeMap<usize, usize>,
+    /// End of the last that is taken.
+    end: usize,
+}
+
+impl Columns {
+    /// Takes the first `width` columns that are free side by side, and returns where they start.
+    fn take(&mut self, width: usize) -> usize {
+        if width == 0 {
+            return 0;
+        }
+        let gap = self.gaps.iter().find(|&(_, &length)| length >= width);
+        let Some((start, length)) = gap.map(|(&start, &length)| (start, length)) else {
+            self.end += width;
+            return self.end - width;
+        };
+        self.gaps.remove(&start);
+        if length > width {
+            self.gaps.insert(start + width, length - width);
+        }
+        start
+    }
+
+    fn give_back(&mut self, start: usize, width: usize) {
+        if width == 0 {
+            return;
+        }
+        let (mut start, mut end) = (start, start + width);
+        let before = self.gaps.range(..start).next_back();
+        if let Some((gap, length)) = before
+            .map(|(&gap, &length)| (gap, length))
+            .filter(|(gap, length)| gap + length == start)
+        {
+            self.gaps.remove(&gap);
+            start -= length;
+        }
+        if let Some(length) = self.gaps.remove(&end) {
+            end += length;
+        }
+        if end == self.end {
+            self.end = start;
+        } else {
+            self.gaps.insert(start, end - start);
+        }
     }
 }
 
 impl AdapterTable {
-    /// A table that starts with the model's own adapters.
-    pub fn new(adapters: Vec<Adapter>) -> AdapterTable {
-        let mut table = AdapterTable::default();
-        adapters.into_iter().for_each(|adapter| table.insert(adapter));
-        table
+    /// A table that starts with these adapters, which have different names.
+    pub fn new(adapters: impl IntoIterator<Item = impl Into<Arc<Adapter>>>) -> AdapterTable {
+        let mut loaded = Loaded::default();
+        adapters
+            .into_iter()
+            .for_each(|adapter| loaded.insert(adapter.into()));
+        AdapterTable {
+            loaded: loaded.into(),
+        }
     }
 
     /// The slot of `name`.
     pub fn find(&self, name: &str) -> Option<usize> {
-        self.slots
-            .iter()
-            .position(|slot| slot.as_ref().is_some_and(|s| s.adapter.name == name))
+        self.loaded.by_name.get(name).copied()
     }
 
     /// The adapter in `slot`.
     ///
     /// Panics if it is empty: slots come from [`find`](Self::find) on the same table.
     pub fn get(&self, slot: usize) -> &Arc<Adapter> {
-        let slot = self.slots[slot].as_ref();
+        let slot = self.loaded.slots[slot].as_ref();
         &slot.expect("slots come from find on the same table").adapter
     }
 
     /// How many slots there are, empty ones included.
     pub fn slots(&self) -> usize {
-        self.slots.len()
+        self.loaded.slots.len()
+    }
+
+    /// How many adapters are loaded.
+    pub fn len(&self) -> usize {
+        self.loaded.by_name.len()
     }
 
     /// By slot.
     pub fn by_slot(&self) -> Vec<Option<Arc<Adapter>>> {
         let adapter = |slot: &Option<Slot>| slot.as_ref().map(|slot| slot.adapter.clone());
-        self.slots.iter().map(adapter).collect()
+        self.loaded.slots.iter().map(adapter).collect()
     }
 
     /// The adapters that are loaded, with their slots.
     pub fn loaded(&self) -> impl Iterator<Item = (usize, &Arc<Adapter>)> {
-        let slots = self.slots.iter().enumerate();
+        let slots = self.loaded.slots.iter().enumerate();
         slots.filter_map(|(number, slot)| Some((number, &slot.as_ref()?.adapter)))
     }
 
@@ -80,65 +143,59 @@ impl AdapterTable {
         if self.find(&adapter.name).is_some() {
             return Err(Error::adapter(&adapter.name, AdapterError::NameTaken));
         }
-        self.insert(adapter);
+        Arc::make_mut(&mut self.loaded).insert(adapter.into());
         Ok(())
-    }
-
-    fn insert(&mut self, adapter: Adapter) {
-        let starts = Site::ALL.map(|site| {
-            let mut taken: Vec<_> = self
-                .slots
-                .iter()
-                .flatten()
-                .map(|slot| slot.columns(site))
-                .collect();
-            taken.sort_unstable_by_key(|range| range.start);
-            first_gap(&taken, adapter.rank(site))
-        });
-        let slot = Some(Slot {
-            adapter: adapter.into(),
-            starts,
-        });
-        match self.slots.iter_mut().find(|slot| slot.is_none()) {
-            Some(free) => *free = slot,
-            None => self.slots.push(slot),
-        }
     }
 
     /// Empties the slot of `name`. Batches that use it keep it until they are done.
     pub fn remove(&mut self, name: &str) -> Result<()> {
-        let not_loaded = || {
+        if self.find(name).is_none() {
             let loaded = self.names();
-            Error::adapter(name, AdapterError::NotLoaded { loaded })
-        };
-        let slot = self.find(name).ok_or_else(not_loaded)?;
-        self.slots[slot] = None;
+            return Err(Error::adapter(name, AdapterError::NotLoaded { loaded }));
+        }
+        Arc::make_mut(&mut self.loaded).remove(name);
         Ok(())
     }
 
     /// First column of each slot's part of the down-projection at `site`, and the columns in all, a
     /// multiple of [`COLUMN_STEP`]; columns between and behind the parts are zero.
     pub fn columns(&self, site: Site) -> (Vec<usize>, usize) {
-        let start = |slot: &Option<Slot>| slot.as_ref().map_or(0, |slot| slot.columns(site).start);
-        let ends = self.slots.iter().flatten().map(|slot| slot.columns(site).end);
-        let total = ends.max().unwrap_or(0).next_multiple_of(COLUMN_STEP);
-        (self.slots.iter().map(start).collect(), total)
+        let start = |slot: &Option<Slot>| slot.as_ref().map_or(0, |slot| slot.starts[site as usize]);
+        let total = self.loaded.columns[site as usize]
+            .end
+            .next_multiple_of(COLUMN_STEP);
+        (self.loaded.slots.iter().map(start).collect(), total)
     }
 }
+
+impl Loaded {
+    fn insert(&mut self, adapter: Arc<Adapter>) {
+        let starts = Site::ALL.map(|site| self.columns[site as usize].take(adapter.rank(site)));
+        let slot = self.free_slots.pop_first().unwrap_or(self.slots.len());
+        self.by_name.insert(adapter.name.clone(), slot);
+        let filled = Some(Slot { adapter, starts });
+        match self.slots.get_mut(slot) {
+            Some(free) => *free = filled,
+            None => self.slots.push(filled),
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        let slot = self.by_name.remove(name);
+        let Some((slot, Slot { adapter, starts })) =
+            slot.and_then(|slot| Some((slot, self.slots[slot].take()?)))
+        else {
+            return;
+        };
+        self.free_slots.insert(slot);
+        for site in Site::ALL {
+            self.columns[site as usize].give_back(starts[site as usize], adapter.rank(site));
+        }
+    }
+}
+
 /// Columns of a down-projection are padded to a multiple of this.
 pub const COLUMN_STEP: usize = LORA_COLUMN_STEP as usize;
-
-/// The first place for `width` columns beside the ranges that are taken, which ascend and do not overlap.
-fn first_gap(taken: &[Range<usize>], width: usize) -> usize {
-    let mut start = 0;
-    for range in taken {
-        if start + width <= range.start {
-            break;
-        }
-        start = start.max(range.end);
-    }
-    start
-}
 
 #[cfg(test)]
 mod tests {

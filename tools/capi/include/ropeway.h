@@ -16,6 +16,10 @@
  * Ownership. What a call is given stays the caller's and is not needed after it returns. What the
  * library hands back is freed by the function that its comment names, and by nothing else.
  *
+ * Files. An engine maps the model's files and reads from them as long as it is open. A file that was shortened,
+ * overwritten or replaced since is an error of the next call. One that is shortened while a call reads it ends the process
+ * with SIGBUS, which no library can prevent: replace a model's files only while no engine has them open.
+ *
  * Threads. All functions may be called from any thread. One engine may be used by many threads at once,
  * and results may be read by many; closing or freeing must come after every other use.
  */

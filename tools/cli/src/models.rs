@@ -41,8 +41,8 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Read all weights and check that none is missing, misshapen or not finite, and a cached model's files by their
-    /// hashes
+    /// Read all weights and check that none is missing, misshapen or not finite, that outputs make sense, and a cached
+    /// model's files by their hashes
     #[command(after_help = "Examples:\n  ropeway models verify models/all-MiniLM-L6-v2")]
     Verify {
         #[command(flatten)]
@@ -88,6 +88,10 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             // First, because it says most of a file that is not what the hub has.
             let hashed = hub::verify(&folder)?;
             let report = ropeway::model::verify(&folder)?;
+            ropeway::Engine::builder()
+                .device(ropeway::Device::Cpu)
+                .open(&folder)?
+                .verify_outputs()?;
             let mut text = format!(
                 "{}: sound: {} tensors, {} parameters, all finite\n",
                 folder.display(),

@@ -3,16 +3,19 @@
 //! A [`Checkpoint`] is one file or the shards of an index. Nothing is copied at load: a [`Tensor`]
 //! is a window into the map that keeps it alive, and its rows are converted to f32 when read.
 
+mod files;
+
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::f16;
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype as StDtype, SafeTensors, TensorInfo};
+use safetensors::tensor::{Dtype as StDtype, SafeTensors};
 
 use crate::error::{Error, Result};
+use crate::model::file::{self, Stamp};
+use files::{diagnose, shards};
 
 /// The number types weights may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,7 @@ impl std::fmt::Display for Dtype {
 struct Mapped {
     path: PathBuf,
     map: Mmap,
+    stamp: Stamp,
 }
 
 /// A validated window into a mapped file.
@@ -85,11 +89,11 @@ impl Checkpoint {
     pub fn open_folder(folder: &Path) -> Result<Checkpoint> {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
-        if single.exists() {
+        if file::is_present(&single) {
             Checkpoint::open_files(folder, std::slice::from_ref(&single))
-        } else if index.exists() {
+        } else if file::is_present(&index) {
             Checkpoint::open_files(folder, &shards(folder, &index)?)
-        } else if folder.join("pytorch_model.bin").exists() {
+        } else if file::is_present(&folder.join("pytorch_model.bin")) {
             Err(Error::model(
                 folder,
                 "only pytorch_model.bin is here, and pickled weights are not read; save the model with \
@@ -121,13 +125,13 @@ impl Checkpoint {
     }
 
     fn add_file(&mut self, path: &Path) -> Result<()> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
-        if length == 0 {
+        let (file, opened) = file::open(path)?;
+        if opened.len() == 0 {
             return Err(Error::model(path, "the file is empty; fetch it again"));
         }
         // SAFETY: the map is read-only. Another process that shortens the file while it
-        // is mapped can make reads fault, as with any mapped file; the README says so.
+        // is mapped can make reads fault, as with any mapped file; the README says so. A change that is
+        // over before a pass begins is noticed: see `Tensor::changed_file`.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
             diagnose(path, &map).unwrap_or_else(|| {
@@ -171,6 +175,7 @@ impl Checkpoint {
         self.files.push(Arc::new(Mapped {
             path: path.to_owned(),
             map,
+            stamp: Stamp::new(path, &opened),
         }));
         Ok(())
     }
@@ -227,109 +232,6 @@ impl Checkpoint {
             problem,
         }
     }
-}
-
-/// Says with names and numbers what is wrong with a file that `read_metadata` refused; `None` where
-/// its own message says all there is.
-fn diagnose(path: &Path, file: &[u8]) -> Option<Error> {
-    // Above any real header; a hostile one is not built up in memory for the sake of its message.
-    const LIMIT: u64 = 16 << 20;
-    let broken = |problem: String| {
-        Error::model(
-            path,
-            format!("not a valid safetensors file: {problem}; fetch or save it again"),
-        )
-    };
-    let length = file.len() as u64;
-    let Some((size, rest)) = file.split_first_chunk::<8>() else {
-        return Some(broken(format!(
-            "it has {length} bytes, not even a header's length"
-        )));
-    };
-    let header = u64::from_le_bytes(*size);
-    if header > rest.len() as u64 {
-        return Some(broken(format!(
-            "its header takes {header} bytes, but only {} follow",
-            rest.len()
-        )));
-    }
-    if header > LIMIT {
-        return None;
-    }
-    let (header, data) = rest.split_at(header as usize);
-    let json: serde_json::Value = serde_json::from_slice(header).ok()?;
-    let mut tensors = Vec::new();
-    for (name, info) in json
-        .as_object()?
-        .iter()
-        .filter(|(name, _)| *name != "__metadata__")
-    {
-        let info: TensorInfo = match serde_json::from_value(info.clone()) {
-            Ok(info) => info,
-            Err(e) => return Some(broken(format!("its header's entry for tensor `{name}`: {e}"))),
-        };
-        tensors.push((info.data_offsets, name, info.dtype, info.shape));
-    }
-    tensors.sort_by_key(|&(offsets, ..)| offsets);
-    let mut at = 0;
-    for ((begin, end), name, dtype, shape) in tensors {
-        let wrong = |problem: String| Error::Tensor {
-            path: path.to_owned(),
-            tensor: name.clone(),
-            problem,
-        };
-        if begin != at || end < begin {
-            return Some(wrong(format!(
-                "its data is said to be bytes {begin} to {end}; wanted its start at {at}, where the tensor before \
-                 it ends"
-            )));
-        }
-        let bits = shape
-            .iter()
-            .try_fold(dtype.bitsize(), |bits, &size| bits.checked_mul(size));
-        if bits.is_none_or(|bits| bits % 8 != 0 || bits / 8 != end - begin) {
-            return Some(wrong(format!(
-                "has {} bytes of data, which is not what type {dtype:?} and shape {shape:?} take",
-                end - begin
-            )));
-        }
-        at = end;
-    }
-    (at != data.len()).then(|| {
-        broken(format!(
-            "its tensors take {at} bytes, but {} follow the header",
-            data.len()
-        ))
-    })
-}
-
-/// The shard files that an index names, in order, each once.
-fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
-    let json = super::read_json(index)?;
-    let map = json
-        .get("weight_map")
-        .and_then(|map| map.as_object())
-        .ok_or_else(|| Error::model(index, "has no object `weight_map`"))?;
-    let mut names: Vec<&str> = Vec::new();
-    for (tensor, file) in map {
-        let file = file
-            .as_str()
-            .ok_or_else(|| Error::model(index, format!("the shard of `{tensor}` is not a file name")))?;
-        // An index is not to reach outside its folder.
-        if file.contains(['/', '\\']) || file == ".." {
-            return Err(Error::model(
-                index,
-                format!("the shard name `{file}` is not a plain file name"),
-            ));
-        }
-        names.push(file);
-    }
-    names.sort_unstable();
-    names.dedup();
-    if names.is_empty() {
-        return Err(Error::model(index, "names no shards"));
-    }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
 impl Tensor {
@@ -423,17 +325,43 @@ impl Tensor {
 
     /// Checks that no number is NaN or infinite.
     pub fn check_finite(&self) -> Result<()> {
-        let mut buffer = vec![0.0; 4096];
-        let mut start = 0;
-        while start < self.len() {
-            let n = buffer.len().min(self.len() - start);
-            self.read_into(start, &mut buffer[..n]);
-            if let Some(i) = buffer[..n].iter().position(|x| !x.is_finite()) {
-                return Err(self.error(format!("holds {} at index {}", buffer[i], start + i)));
-            }
-            start += n;
+        self.check_finite_in(0, self.len())
+    }
+
+    /// The same of `count` numbers from number `start` on.
+    pub fn check_finite_in(&self, start: usize, count: usize) -> Result<()> {
+        let size = self.dtype.size();
+        let bytes = &self.bytes()[start * size..(start + count) * size];
+        // A number whose exponent has all bits set is not finite, in each of the three types.
+        let found = match self.dtype {
+            Dtype::F32 => bytes
+                .chunks_exact(4)
+                .position(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) & 0x7f80_0000 == 0x7f80_0000),
+            Dtype::F16 => bytes
+                .chunks_exact(2)
+                .position(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7c00 == 0x7c00),
+            Dtype::Bf16 => bytes
+                .chunks_exact(2)
+                .position(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7f80 == 0x7f80),
+        };
+        match found.map(|at| start + at) {
+            None => Ok(()),
+            Some(index) => Err(self.error(format!(
+                "holds {} at index {index}; fetch the file again, or repair the weights",
+                self.read_one(index)
+            ))),
         }
-        Ok(())
+    }
+
+    /// The file, if it is not what it was when it was mapped: one that somebody shortened makes reads fault, and one that
+    /// was overwritten has other numbers. It cannot help against a change while the tensor is read.
+    pub fn changed_file(&self) -> Option<&Path> {
+        self.file.stamp.changed()
+    }
+
+    /// Whether both are in one mapped file.
+    pub fn shares_file(&self, other: &Tensor) -> bool {
+        Arc::ptr_eq(&self.file, &other.file)
     }
 
     /// Tells the system that these pages are not needed for now. They stay readable: they come

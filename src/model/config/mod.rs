@@ -1,0 +1,375 @@
+//! The model's configuration, normalised: what `config.json` and the sentence-transformers files
+//! say, in one struct, whatever the family calls it. Every number is checked here, so that the
+//! rest of the engine can rely on it.
+
+mod keys;
+mod sentence;
+mod tasks;
+
+use std::fmt;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::{Result, list};
+use crate::model::settings::{Settings, read_json};
+use crate::request::Pooling;
+use sentence::SentenceTransformers;
+pub(crate) use tasks::jina_adapter_folder;
+use tasks::tasks;
+
+/// The families of encoders this engine runs. All are post-LayerNorm transformers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Family {
+    /// jina-embeddings-v3 as on the hub: adapters stacked in the checkpoint.
+    JinaV3,
+    /// jina-embeddings-v3 as transformers has it: one PEFT folder per task.
+    JinaV3Native,
+    /// BERT: learned positions from 0.
+    Bert,
+    /// XLM-RoBERTa (and RoBERTa): learned positions from `pad_token_id + 1`.
+    XlmRoberta,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::JinaV3 => "jina-embeddings-v3 (stacked adapters)",
+            Family::JinaV3Native => "jina-embeddings-v3 (transformers layout, PEFT adapters)",
+            Family::Bert => "BERT",
+            Family::XlmRoberta => "XLM-RoBERTa",
+        })
+    }
+}
+
+/// How tokens learn their position.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Positions {
+    /// Rotary embedding of queries and keys (RoFormer, arXiv 2104.09864), half-split pairs.
+    Rotary {
+        /// `inv_freq[i] = base^(-2i / head_dim)`.
+        base: f32,
+    },
+    /// A learned row per position is added to the token's; position p uses row `p + offset`.
+    Learned {
+        /// Row of the first position.
+        offset: usize,
+        /// Rows of the table.
+        rows: usize,
+    },
+}
+
+/// A task of the model: a name, a prefix and, for jina-embeddings-v3, an adapter of that name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskConfig {
+    /// As the configuration has it, e.g. `retrieval.query`.
+    pub name: String,
+    /// Put before the text, trailing space included; may be empty.
+    pub prefix: String,
+    /// Whether the checkpoint holds an adapter for it.
+    pub adapter: bool,
+}
+
+/// What the model is. Sizes are named as in the literature.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ModelConfig {
+    /// Which family's tensor names and rules apply.
+    pub family: Family,
+    /// Tokens of the vocabulary.
+    pub vocab_size: usize,
+    /// Width of the residual stream, and of the full embedding.
+    pub hidden_size: usize,
+    /// Encoder layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// `hidden_size / num_attention_heads`.
+    pub head_dim: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Token types; the engine uses type 0.
+    pub type_vocab_size: usize,
+    /// Added to the variance in LayerNorm.
+    pub layer_norm_eps: f32,
+    /// Rotary or learned.
+    pub positions: Positions,
+    /// Longest input, special tokens included.
+    pub max_tokens: usize,
+    /// The padding token; never computed on, as nothing is padded.
+    pub pad_token_id: usize,
+    /// The sizes the model was trained to be cut to, ascending; empty: only the full size.
+    pub matryoshka: Vec<usize>,
+    /// Tasks in index order.
+    pub tasks: Vec<TaskConfig>,
+    /// Rank of the checkpoint's stacked adapters (`JinaV3` alone).
+    pub lora_rank: usize,
+    /// Alpha of the checkpoint's stacked adapters; their scale is `alpha / rank`.
+    pub lora_alpha: f32,
+    /// Prefix of inputs that name no task (sentence-transformers' default prompt).
+    pub default_prompt: String,
+    /// The model's own pooling.
+    pub pooling: Pooling,
+    /// Whether the model normalises its embeddings.
+    pub normalize: bool,
+    /// See [`unknown_settings`](Self::unknown_settings).
+    pub(crate) unknown: Vec<String>,
+}
+
+/// The largest values accepted. Generous: they exist so that a broken file is refused with its
+/// name instead of running out of memory.
+mod limit {
+    pub const VOCAB: usize = 1 << 24;
+    pub const HIDDEN: usize = 1 << 15;
+    pub const LAYERS: usize = 1 << 10;
+    pub const FFN: usize = 1 << 18;
+    pub const POSITIONS: usize = 1 << 20;
+    pub const TYPES: usize = 1 << 10;
+    pub const RANK: usize = 1 << 12;
+    /// Positions times head size: 1 GiB of sines and cosines.
+    pub const ROTARY: usize = 1 << 28;
+}
+
+impl ModelConfig {
+    /// Reads the configuration of the model in `folder`; its weights are not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) and [`Error::Model`](crate::Error::Model), with the file and what was wanted of it.
+    pub fn read(folder: impl AsRef<Path>) -> Result<ModelConfig> {
+        let folder = folder.as_ref();
+        let path = folder.join("config.json");
+        let json = read_json(&path)?;
+        let config = Settings::new(&path, &json)?;
+        let family = family(&config)?;
+        let mut unknown = file_keys("config.json", &config.check(keys::config(family))?);
+        let sentence = SentenceTransformers::read(folder)?;
+        unknown.extend(sentence.unknown.iter().cloned());
+        let jina = matches!(family, Family::JinaV3 | Family::JinaV3Native);
+
+        let hidden_size = config.size("hidden_size", limit::HIDDEN)?;
+        let num_attention_heads = config.size("num_attention_heads", hidden_size)?;
+        if hidden_size % num_attention_heads != 0 {
+            return Err(config.error(format!(
+                "hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}"
+            )));
+        }
+        let head_dim = hidden_size / num_attention_heads;
+        if let Some(act) = config.get("hidden_act").filter(|&act| act != "gelu") {
+            return Err(config.error(format!(
+                "hidden_act is {act}; only \"gelu\" (exact erf) is supported"
+            )));
+        }
+        // What transformers takes where the key is missing.
+        let eps = config.float("layer_norm_eps", Some(if jina { 1e-5 } else { 1e-12 }))?;
+        if !(0.0..=0.1).contains(&eps) {
+            return Err(config.error(format!("layer_norm_eps is {eps:?}; wanted 0 to 0.1")));
+        }
+        let rows = config.size("max_position_embeddings", limit::POSITIONS)?;
+        let pad = config.optional_size("pad_token_id", limit::VOCAB)?;
+        let pad_token_id = pad.unwrap_or(if family == Family::Bert { 0 } else { 1 });
+        let positions = if jina {
+            if head_dim % 2 != 0 {
+                return Err(config.error(format!(
+                    "rotary embeddings need an even head size, not {head_dim}"
+                )));
+            }
+            let base = match family {
+                Family::JinaV3 => config.float("rotary_emb_base", Some(10000.0))?,
+                _ => rope_theta(&config, &path)?,
+            };
+            if let Some(turned) = config
+                .optional_size("rotary_emb_dim", limit::HIDDEN)?
+                .filter(|&d| d != head_dim)
+            {
+                return Err(config.error(format!(
+                    "rotary_emb_dim is {turned}; only the whole head ({head_dim} dimensions) can be turned"
+                )));
+            }
+            if !(base > 1.0 && base < 1e12) {
+                return Err(config.error(format!("the rotary base is {base:?}; wanted 1 to 1e12")));
+            }
+            // No tensor of the file vouches for the number of positions.
+            if rows * head_dim > limit::ROTARY {
+                return Err(config.error(format!(
+                    "max_position_embeddings is {rows}; with heads of {head_dim}, wanted up to {}",
+                    limit::ROTARY / head_dim
+                )));
+            }
+            Positions::Rotary { base: base as f32 }
+        } else {
+            let offset = if family == Family::Bert {
+                0
+            } else {
+                pad_token_id + 1
+            };
+            if offset >= rows {
+                return Err(config.error(format!(
+                    "max_position_embeddings is {rows}, but positions start at {offset} (pad_token_id + 1)"
+                )));
+            }
+            Positions::Learned { offset, rows }
+        };
+        let table = match positions {
+            Positions::Rotary { .. } => rows,
+            Positions::Learned { offset, rows } => rows - offset,
+        };
+        let max_tokens = [sentence.max_seq_length, sentence.model_max_length]
+            .into_iter()
+            .flatten()
+            .fold(table, usize::min);
+        if max_tokens < 3 {
+            return Err(config.error(format!(
+                "inputs of at most {max_tokens} tokens leave no room for text"
+            )));
+        }
+
+        if let Some(size) = config.get("truncate_dim") {
+            return Err(config.error(format!(
+                "truncate_dim is {size}; set it to null and ask for `dimensions` with each request instead"
+            )));
+        }
+        let (tasks, lora_rank, lora_alpha) = tasks(&config, folder, family, &sentence)?;
+        let matryoshka = matryoshka(&config, family, hidden_size)?;
+        let pooler = match config.get("emb_pooler") {
+            None => Pooling::Mean,
+            Some(word) if word == "mean" => Pooling::Mean,
+            Some(word) if word == "cls" => Pooling::Cls,
+            Some(other) => {
+                return Err(config.error(format!("emb_pooler is {other}; wanted null, \"mean\" or \"cls\"")));
+            }
+        };
+        if !unknown.is_empty() {
+            let settings = list(&unknown);
+            tracing::warn!(folder = %folder.display(), %settings, "settings that are not known, so that it is not known either whether they change the vectors");
+        }
+        Ok(ModelConfig {
+            family,
+            vocab_size: config.size("vocab_size", limit::VOCAB)?,
+            hidden_size,
+            num_hidden_layers: config.size("num_hidden_layers", limit::LAYERS)?,
+            num_attention_heads,
+            head_dim,
+            intermediate_size: config.size("intermediate_size", limit::FFN)?,
+            type_vocab_size: match config.optional_size("type_vocab_size", limit::TYPES)? {
+                Some(types) => types,
+                None if jina => 1,
+                None => 2,
+            },
+            layer_norm_eps: eps as f32,
+            positions,
+            max_tokens,
+            pad_token_id,
+            matryoshka,
+            tasks,
+            lora_rank,
+            lora_alpha,
+            default_prompt: sentence.default_prompt(),
+            pooling: sentence.pooling.unwrap_or(pooler),
+            normalize: sentence.normalize.unwrap_or(true),
+            unknown,
+        })
+    }
+
+    /// Settings in the model's files that this version does not know, as `file: key`. They are passed over, with a
+    /// warning: makers of models put keys of their own there, nearly all without effect on embeddings. Settings that
+    /// are known to change the vectors, and are not computed, are errors instead.
+    pub fn unknown_settings(&self) -> &[String] {
+        &self.unknown
+    }
+
+    /// Whether queries and keys are rotated.
+    pub fn rotary(&self) -> bool {
+        matches!(self.positions, Positions::Rotary { .. })
+    }
+
+    /// The names of the tasks, in order.
+    pub fn task_names(&self) -> Vec<&str> {
+        self.tasks.iter().map(|task| task.name.as_str()).collect()
+    }
+
+    /// Weights of the encoder's layers (embeddings and adapters left out), in numbers.
+    pub fn layer_parameters(&self) -> usize {
+        let (h, f) = (self.hidden_size, self.intermediate_size);
+        self.num_hidden_layers * (4 * h * h + 2 * h * f + 9 * h + f)
+    }
+}
+
+/// Some copies of jina-embeddings-v3 lack `model_type`, so what only that model has counts too.
+fn family(config: &Settings<'_>) -> Result<Family> {
+    let positions = config.text("position_embedding_type")?;
+    let stacked = config.get("lora_adaptations").is_some();
+    let (family, known): (_, &[&str]) = match config.text("model_type")? {
+        Some("jina_embeddings_v3") => (Family::JinaV3Native, &["rotary", "absolute"]),
+        Some("xlm-roberta" | "jina-embeddings-v3") | None if positions == Some("rotary") || stacked => {
+            (Family::JinaV3, &["rotary"])
+        }
+        Some("bert") => (Family::Bert, &["absolute"]),
+        Some("xlm-roberta" | "roberta") => (Family::XlmRoberta, &["absolute"]),
+        Some(other) => {
+            return Err(config.error(format!(
+                "model_type \"{other}\" is not supported; supported are jina-embeddings-v3 (\"xlm-roberta\" with rotary \
+                 positions, or \"jina_embeddings_v3\"), \"bert\", \"xlm-roberta\" and \"roberta\""
+            )));
+        }
+        None => return Err(config.error("model_type is missing")),
+    };
+    match positions {
+        Some(other) if !known.contains(&other) => Err(config.error(format!(
+            "position_embedding_type is \"{other}\"; {family} models are supported with \"{}\"",
+            known[0]
+        ))),
+        _ => Ok(family),
+    }
+}
+
+/// The base of rotary embeddings in the layout of transformers.
+fn rope_theta(config: &Settings<'_>, path: &Path) -> Result<f64> {
+    // Where `rope_parameters` has none, transformers takes the key of its version 4.
+    let theta = config.float("rope_theta", Some(20000.0))?;
+    let Some(json) = config.get("rope_parameters") else {
+        return Ok(theta);
+    };
+    let rope = Settings::new(path, json).map_err(|_| {
+        config.error(format!(
+            "rope_parameters is {json}; wanted an object (`{{…}}`) with rope_theta"
+        ))
+    })?;
+    match rope.check(&[keys::ROPE])?.first() {
+        None => rope.float("rope_theta", Some(theta)),
+        Some(unknown) => Err(config.error(format!(
+            "rope_parameters sets `{unknown}`, which is not supported; only rope_theta is"
+        ))),
+    }
+}
+
+fn matryoshka(config: &Settings<'_>, family: Family, hidden_size: usize) -> Result<Vec<usize>> {
+    let mut sizes = match config.get("matryoshka_dimensions") {
+        None => Vec::new(),
+        Some(Value::Array(list)) => list
+            .iter()
+            .map(|size| match size.as_u64() {
+                Some(n) if n >= 1 && n <= hidden_size as u64 => Ok(n as usize),
+                _ => Err(config.error(format!(
+                    "matryoshka_dimensions holds {size}; wanted whole numbers from 1 to {hidden_size}"
+                ))),
+            })
+            .collect::<Result<Vec<_>>>()?,
+        Some(_) => return Err(config.error("matryoshka_dimensions is not a list")),
+    };
+    sizes.sort_unstable();
+    sizes.dedup();
+    // The transformers layout's configuration has no list; the model is the same.
+    if sizes.is_empty() && family == Family::JinaV3Native {
+        let trained = [32, 64, 128, 256, 512, 768, 1024].into_iter();
+        sizes = trained.filter(|&d| d <= hidden_size).collect();
+    }
+    Ok(sizes)
+}
+
+/// Keys with the file that they are in.
+fn file_keys(file: &str, keys: &[&str]) -> Vec<String> {
+    keys.iter().map(|key| format!("{file}: {key}")).collect()
+}
