@@ -1,4 +1,4 @@
-//! What a failing device means for the inputs that it was computing: nothing.
+//! What a failing device, or a model whose files changed, means for the inputs that were computed with it: nothing.
 
 use ropeway::{Embedding, Engine, Error, Request, Result};
 
@@ -8,6 +8,16 @@ pub fn failed(error: &Error) -> bool {
         Error::Gpu { .. } | Error::DeviceLost(_) => true,
         Error::Input { source, .. } => failed(source),
         _ => false,
+    }
+}
+
+/// Whether an error says nothing about the input that it came with: the device failed, or a file of the model was changed
+/// under the engine. All later inputs would get it too; so a run ends there, and none of them gets a row.
+pub fn ends_run(error: &Error) -> bool {
+    match error {
+        Error::Model { .. } | Error::Tensor { .. } | Error::Io { .. } => true,
+        Error::Input { source, .. } => ends_run(source),
+        other => failed(other),
     }
 }
 

@@ -35,7 +35,8 @@ model; npy has no place for the scales of int8, jsonl and safetensors keep them.
 
 With -o FILE, rows go to FILE.partial, which is renamed when all is done. --resume continues it, or
 FILE itself, which is FILE.partial meanwhile; rows of inputs that failed are kept as they are. A GPU
-that fails ends the run with exit code 4: inputs that it did not finish have no row, and are embedded then.
+that fails ends the run with exit code 4, a model file that changes with 2: inputs that were not finished
+have no row, and are embedded then.
 A FILE that is replaced keeps its permissions, and its owner where that is allowed, but not its access lists
 and extended attributes; one that may not be written is not replaced. Where FILE is a link, what it points
 to is written. One run at a time writes a FILE. No input may be the output.

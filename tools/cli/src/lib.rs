@@ -39,7 +39,7 @@ const AFTER_HELP: &str = "\
 Exit codes:
   0  everything was done, or the reader closed the output early (`| head -1`)
   1  some inputs failed, all others were done
-  2  wrong usage or options, or the model cannot be opened
+  2  wrong usage or options, or the model cannot be opened or was changed
   3  the output cannot be written (a full disk, for example)
   4  the GPU failed; what `embed -o` has written is kept, and --resume embeds the rest
 

@@ -190,7 +190,7 @@ impl Search<'_> {
             self.inputs += 1;
             bytes = item.read;
             match result {
-                Err(error) if device::failed(&error) => return Err(error.into()),
+                Err(error) if device::ends_run(&error) => return Err(error.into()),
                 Err(error) => self.fail(&format!("{}: {error}", item.place)),
                 Ok(embedding) => {
                     let score = cosine(self.query, embedding.as_f32().unwrap_or_default());

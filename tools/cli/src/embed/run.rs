@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
                         Some(Ok(embedding)) => {
                             existing.agrees(&row, &embedding, request.options.get_encoding())
                         }
-                        Some(Err(error)) if device::failed(&error) => return Err(error.into()),
+                        Some(Err(error)) if device::ends_run(&error) => return Err(error.into()),
                         _ => false,
                     }
                 }
@@ -166,10 +166,10 @@ impl<'a> Run<'a> {
             }
             self.embed_group(&mut *sink).map_err(|end| match end {
                 End::Output(error) => output_failed(error),
-                End::Device(exit) if resumable => {
+                End::Engine(exit) if resumable => {
                     exit.hint("what is written is kept: continue with --resume")
                 }
-                End::Device(exit) => exit,
+                End::Engine(exit) => exit,
                 End::Exit(exit) => exit,
             })?;
         }
@@ -225,11 +225,11 @@ impl<'a> Run<'a> {
             let result = match problem {
                 Some(problem) => Err(problem),
                 None => match results.next() {
-                    Some(Err(error)) if device::failed(&error) => {
+                    Some(Err(error)) if device::ends_run(&error) => {
                         // All later inputs would fail with it. What is written stays, and none of them has a row, so
                         // that --resume embeds them.
                         sink.flush().map_err(End::Output)?;
-                        return Err(End::Device(error.into()));
+                        return Err(End::Engine(error.into()));
                     }
                     Some(result) => result.map_err(|error| error.to_string()),
                     None => Err("the engine gave no result".into()),
@@ -278,6 +278,7 @@ impl<'a> Run<'a> {
 /// Why a run ends early.
 enum End {
     Output(io::Error),
-    Device(Exit),
+    /// The device failed, or the model changed.
+    Engine(Exit),
     Exit(Exit),
 }

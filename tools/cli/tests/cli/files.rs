@@ -1,10 +1,11 @@
 //! What happens to files: inputs, outputs and what is beside them, whoever put it there.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Stdio;
 
-use crate::harness::{Ended, InputLocation, command, ids};
+use crate::harness::{Ended, InputLocation, command, ids, test_model};
 
 /// Runs in the folder with these files as standard input and output.
 fn redirected(
@@ -279,4 +280,47 @@ fn names_of_files_reach_the_terminal_escaped() {
 
 fn ropeway_line(line: &str) -> String {
     crate::harness::ropeway(&["embed", "--input", "jsonl"], line.as_bytes()).err
+}
+
+#[test]
+fn a_model_that_changes_ends_the_run_and_takes_no_row() {
+    let place = InputLocation::new(&[]);
+    let model = place.path("model");
+    fs::create_dir(&model).unwrap();
+    for entry in fs::read_dir(test_model())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+    {
+        if entry.is_file() {
+            fs::copy(&entry, model.join(entry.file_name().unwrap())).unwrap();
+        }
+    }
+    let arguments = ["embed", "-o", "rows"];
+    let mut command = command(&arguments);
+    let mut run = command
+        .env("ROPEWAY_MODEL", &model)
+        .current_dir(place.0.path())
+        .spawn()
+        .unwrap();
+    let mut input = run.stdin.take().unwrap();
+    input.write_all(b"one\n").unwrap();
+    let rows = || fs::read_to_string(place.path("rows.partial")).unwrap_or_default();
+    while rows().lines().count() < 1 {
+        assert!(run.try_wait().unwrap().is_none(), "it ended early");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let weights = model.join("model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    input.write_all(b"two\nthree\n").unwrap();
+    drop(input);
+    let output = run.wait_with_output().unwrap();
+    let ended = Ended {
+        code: output.status.code(),
+        out: String::new(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    };
+    ended.fails(2, &["model.safetensors", "was changed", "--resume"]);
+    assert_eq!(rows().lines().count(), 1);
+    assert!(!place.path("rows").exists());
 }
