@@ -1,4 +1,4 @@
-//! The fuzz targets `model`, `adapter` and `hub`: their committed corpus, and mutations of it.
+//! The fuzz targets `model`, `adapter`, `tokenizer`, `folder` and `hub`: their committed corpus, and mutations of it.
 
 mod common;
 mod fuzz_bodies;
@@ -8,6 +8,7 @@ mod replay;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
 use common::{Scratch, edit_bytes, edit_header, edit_json, edit_tensors, set_key};
 use model_maker::{Dtype, Family, Layout, ModelSpec};
 use replay::{Random, corpus, mutate, replay_and_mutate};
@@ -25,14 +26,42 @@ fn adapters() {
 
 #[test]
 fn hub_answers() {
-    replay_and_mutate("hub", fuzz_bodies::hub, |random, input, other| {
-        let (json, head) = fuzz_bodies::split(input);
-        let (other_json, other_head) = fuzz_bodies::split(other);
-        match random.below(2) {
-            0 => fuzz_bodies::join(&mutate(random, json, other_json), head),
-            _ => fuzz_bodies::join(json, &mutate(random, head, other_head)),
+    replay_and_mutate("hub", fuzz_bodies::hub, mutate_either);
+}
+
+#[test]
+fn tokenizers() {
+    replay_and_mutate("tokenizer", fuzz_bodies::text::tokenizer, mutate_either);
+}
+
+#[test]
+fn mutations_start_from_tokenizers_that_open() {
+    for seed in ["word-piece", "bpe", "unigram", "map"] {
+        let input = fs::read(corpus("tokenizer").join(seed)).unwrap();
+        assert!(fuzz_bodies::text::opens(&input), "{seed}");
+    }
+}
+
+#[test]
+fn folders() {
+    replay_and_mutate("folder", fuzz_bodies::text::folder, |random, input, other| {
+        let (modules, rest) = fuzz_bodies::split(input);
+        let (other_modules, other_rest) = fuzz_bodies::split(other);
+        match random.below(3) {
+            0 => fuzz_bodies::join(&mutate(random, modules, other_modules), rest),
+            _ => fuzz_bodies::join(modules, &mutate_either(random, rest, other_rest)),
         }
     });
+}
+
+/// Changes one of an input's two files.
+fn mutate_either(random: &mut Random, input: &[u8], other: &[u8]) -> Vec<u8> {
+    let (first, second) = fuzz_bodies::split(input);
+    let (other_first, other_second) = fuzz_bodies::split(other);
+    match random.below(2) {
+        0 => fuzz_bodies::join(&mutate(random, first, other_first), second),
+        _ => fuzz_bodies::join(first, &mutate(random, second, other_second)),
+    }
 }
 
 /// Changes the configuration, the header of the weights or their data, and sets the lengths right,
@@ -260,4 +289,89 @@ fn write_corpus() {
         "page",
         &fuzz_bodies::join(b"<html></html>", b"Content-Type: text/html\n"),
     );
+
+    let join = |a: &str, b: &str| fuzz_bodies::join(a.as_bytes(), b.as_bytes());
+    // A vocabulary of a few words, so that mutations hit the settings.
+    let words = json!({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "ab": 5, "##b": 6, "!": 7});
+    let token = |content: &str, id: u32| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    };
+    let special = |content: &str, id: u32| json!({"id": content, "ids": [id], "tokens": [content]});
+    let template = json!({
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                   {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {"[CLS]": special("[CLS]", 2), "[SEP]": special("[SEP]", 3)},
+    });
+    let word_piece = json!({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                            "max_input_chars_per_word": 100, "vocab": words});
+    let bpe = json!({"type": "BPE", "dropout": 0.5, "unk_token": "[UNK]", "merges": [["a", "b"]],
+                     "vocab": {"[UNK]": 1, "a": 4, "b": 6, "ab": 5}});
+    let unigram = json!({"type": "Unigram", "unk_id": 1, "byte_fallback": false,
+                         "vocab": [["<s>", 0.0], ["<unk>", 0.0], ["\u{2581}", -2.0], ["\u{2581}a", -1.0], ["b", -3.0]]});
+    let marks =
+        json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
+    let replace = json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "});
+    // A trie of nothing, which is looked up for every byte.
+    let map = [&1024u32.to_le_bytes(), &[0; 1024][..], b"a\0"].concat();
+    let map = base64::engine::general_purpose::STANDARD.encode(map);
+    let map = json!({"type": "Precompiled", "precompiled_charsmap": map});
+    let text = "a ab!  b \u{e9}\n[CLS] \u{4e2d}\u{6587} a";
+    for (name, normalizer, splitter, model) in [
+        (
+            "word-piece",
+            json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+                              "strip_accents": null, "lowercase": true}),
+            json!({"type": "BertPreTokenizer"}),
+            &word_piece,
+        ),
+        (
+            "bpe",
+            json!(null),
+            json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
+            &bpe,
+        ),
+        (
+            "unigram",
+            json!({"type": "Sequence", "normalizers": [{"type": "NFKC"}, replace]}),
+            marks,
+            &unigram,
+        ),
+        ("map", map, json!({"type": "Whitespace"}), &word_piece),
+    ] {
+        let file = json!({
+            "version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": [token("[PAD]", 0), token("[UNK]", 1), token("[CLS]", 2), token("[SEP]", 3)],
+            "normalizer": normalizer, "pre_tokenizer": splitter, "post_processor": template, "decoder": null, "model": model,
+        });
+        put("tokenizer", name, &join(&file.to_string(), text));
+    }
+
+    let modules = json!([
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]);
+    let pooling = json!({"word_embedding_dimension": 4, "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true,
+                         "include_prompt": true});
+    for (name, settings) in [
+        ("limit", json!({"max_seq_length": 6, "do_lower_case": false})),
+        (
+            "prompts",
+            json!({"prompts": {"query": "q: "}, "default_prompt_name": "query", "similarity_fn_name": "cosine"}),
+        ),
+        (
+            "tokenizer",
+            json!({"model_max_length": 1e30, "do_lower_case": true}),
+        ),
+    ] {
+        let rest = join(&pooling.to_string(), &settings.to_string());
+        put(
+            "folder",
+            name,
+            &fuzz_bodies::join(modules.to_string().as_bytes(), &rest),
+        );
+    }
 }

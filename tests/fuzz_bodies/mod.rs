@@ -4,6 +4,8 @@
 //! A body panics where the engine does, or where an error is not one line that a person can read.
 #![allow(dead_code)] // A fuzz target uses one of them.
 
+pub mod text;
+
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
