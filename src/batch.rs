@@ -116,6 +116,11 @@ impl Batch {
         self.mixtures.len()
     }
 
+    /// Tokens of each sequence.
+    pub fn lengths(&self) -> Vec<usize> {
+        (0..self.sequences()).map(|s| self.rows(s).len()).collect()
+    }
+
     /// The packed rows of a sequence.
     pub fn rows(&self, sequence: usize) -> Range<usize> {
         self.cu_seqlens[sequence]..self.cu_seqlens[sequence + 1]

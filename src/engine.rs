@@ -589,23 +589,17 @@ impl Engine {
     /// The first bad request's.
     pub fn cost(&self, requests: &[Request<'_>]) -> Result<Cost> {
         let (plan, batch) = self.plan_of(requests)?;
-        let lengths: Vec<usize> = (0..batch.sequences()).map(|s| batch.rows(s).len()).collect();
-        let element = self.element_bytes();
-        Ok(crate::cost::plan(
-            &self.model.config,
-            &plan,
-            &lengths,
-            element,
-            element,
-        ))
+        Ok(self.cost_of(&plan, &batch))
     }
 
-    /// Bytes of a weight or an activation.
-    pub(crate) fn element_bytes(&self) -> usize {
-        match self.backend {
+    /// The lower bound of a plan's work for a batch.
+    pub(crate) fn cost_of(&self, plan: &Plan, batch: &Batch) -> Cost {
+        // Bytes of a weight or an activation.
+        let element = match self.backend {
             Backend::Cpu { .. } => size_of::<f32>(),
             Backend::Gpu { .. } => size_of::<u16>(),
-        }
+        };
+        crate::cost::plan(&self.model.config, plan, &batch.lengths(), element, element)
     }
 
     /// The plan and the batch these requests make if they all fit one pass, for comparisons.

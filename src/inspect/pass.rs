@@ -50,9 +50,7 @@ impl<'e> Pass<'e> {
 
     /// Tokens of each sequence. A request whose text is longer than the context makes several.
     pub fn lengths(&self) -> Vec<usize> {
-        (0..self.batch.sequences())
-            .map(|s| self.batch.rows(s).len())
-            .collect()
+        self.batch.lengths()
     }
 
     /// The plan that the engine's device would run.
@@ -62,14 +60,7 @@ impl<'e> Pass<'e> {
 
     /// The lower bound of that plan's work, with the base weights' and all loaded adapters' columns.
     pub fn cost(&self) -> Cost {
-        let element = self.engine.element_bytes();
-        cost::plan(
-            self.engine.config(),
-            &self.plan(),
-            &self.lengths(),
-            element,
-            element,
-        )
+        self.engine.cost_of(&self.plan(), &self.batch)
     }
 
     /// Runs the plan step by step; `after` sees every buffer as soon as it is written, as float32 in the form that
