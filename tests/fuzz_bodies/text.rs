@@ -49,7 +49,7 @@ pub fn opens(input: &[u8]) -> bool {
         Embed::default().chunks(Some(Chunking::Tokens(3))),
     );
     let ids = Request::ids(vec![2u32, 9, 3], &plain);
-    let good = engine.embed_batch(&[ids.clone()]).remove(0).unwrap();
+    let good = engine.embed_batch(std::slice::from_ref(&ids)).remove(0).unwrap();
     let text = |options| Request::text(&*text, options);
     let mut results = engine
         .embed_batch(&[text(&plain), ids, text(&plain), text(&chunked)])
