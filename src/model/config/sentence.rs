@@ -16,16 +16,16 @@ use crate::request::Pooling;
 pub(super) struct SentenceTransformers {
     pub pooling: Option<Pooling>,
     pub normalize: Option<bool>,
-    pub max_seq_length: Option<usize>,
-    pub model_max_length: Option<usize>,
+    /// The longest input, in tokens. The model's own positions may allow less.
+    pub max_tokens: Option<usize>,
     pub prompts: Vec<(String, String)>,
     default_prompt_name: Option<String>,
     /// Keys that are in no table, with their files.
     pub unknown: Vec<String>,
 }
 
-/// The names of the transformer module's file, of which sentence-transformers reads the first that is there.
-const TRANSFORMER_FILES: [&str; 7] = [
+/// The names of the transformer module's file, of which sentence-transformers reads the first that holds a setting.
+pub(crate) const TRANSFORMER_FILES: [&str; 7] = [
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
@@ -41,19 +41,16 @@ impl SentenceTransformers {
         let mut this = SentenceTransformers::default();
         if let Some((path, modules)) = optional_json(folder.join("modules.json"))? {
             this.read_modules(folder, &path, &modules)?;
-        }
-        let transformer = TRANSFORMER_FILES
-            .into_iter()
-            .find(|name| file::is_present(&folder.join(name)));
-        if let Some(name) = transformer {
-            this.read_file(folder, name, &[keys::TRANSFORMER], |this, settings| {
-                this.max_seq_length = positive(settings, "max_seq_length")?;
-                Ok(())
-            })?;
+            // A folder without modules is one of transformers, whose limit is the tokenizer's.
+            this.read_transformer(folder)?;
         }
         if let Some((path, json)) = optional_json(folder.join("tokenizer_config.json"))? {
             // Its other keys are the tokenizer's own, and tokenizer.json has what matters of them.
-            this.model_max_length = positive(&Settings::new(&path, &json)?, "model_max_length")?;
+            let settings = Settings::new(&path, &json)?;
+            let length = positive(&settings, "model_max_length")?;
+            // What the key was called before version 2 of transformers, which still reads it.
+            let of_old = positive(&settings, "max_len")?;
+            this.max_tokens = this.max_tokens.or(length).or(of_old);
         }
         this.read_file(
             folder,
@@ -62,6 +59,22 @@ impl SentenceTransformers {
             SentenceTransformers::read_prompts,
         )?;
         Ok(this)
+    }
+
+    fn read_transformer(&mut self, folder: &Path) -> Result<()> {
+        for name in TRANSFORMER_FILES {
+            let Some((path, json)) = optional_json(folder.join(name))? else {
+                continue;
+            };
+            let settings = Settings::new(&path, &json)?;
+            if json.as_object().is_some_and(|keys| !keys.is_empty()) {
+                self.unknown
+                    .extend(file_keys(name, &settings.check(&[keys::TRANSFORMER])?));
+                self.max_tokens = positive(&settings, "max_seq_length")?;
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Holds a settings file against its table, if it is there, and reads it.
@@ -209,6 +222,9 @@ fn read_pooling(path: &Path) -> Result<Pooling> {
         Some(mode) => return pooling_mode(mode, unsupported),
         None => {}
     }
+    // Without a mode it is the mean; without a width the file is no pooling's, and the library does not take it either.
+    let is_empty =
+        settings.get("embedding_dimension").is_none() && settings.get("word_embedding_dimension").is_none();
     let on = |mode: &str| -> Result<bool> {
         Ok(settings.switch(&format!("pooling_mode_{mode}"))?.unwrap_or(false))
     };
@@ -226,7 +242,8 @@ fn read_pooling(path: &Path) -> Result<Pooling> {
         (true, false) => Ok(Pooling::Mean),
         (false, true) => Ok(Pooling::Cls),
         (true, true) => Err(unsupported("mean and cls together")),
-        (false, false) => Err(settings.error("names no pooling mode")),
+        (false, false) if is_empty => Err(settings.error("names no pooling mode and no embedding_dimension")),
+        (false, false) => Ok(Pooling::Mean),
     }
 }
 
