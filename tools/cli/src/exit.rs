@@ -125,6 +125,11 @@ pub fn report_error(message: &str) {
     let _ = writeln!(io::stderr().lock(), "ropeway: error: {line}");
 }
 
+/// Prints on standard error what a user should know of a run that is no error, in one line.
+pub fn report_note(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "ropeway: {}", one_line(message));
+}
+
 /// A message without its middle where it is too long to be read: it may quote an input of any length.
 pub fn shortened(message: &str) -> Cow<'_, str> {
     const HEAD: usize = 2048;
