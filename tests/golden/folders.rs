@@ -11,16 +11,20 @@ use super::max_abs;
 
 /// What the library computes and this engine refuses, with the words of the refusal.
 const REFUSED: &[(&str, &str)] = &[
-    ("pooling max, old", "max_tokens"),
-    ("pooling mean_sqrt_len_tokens, old", "mean_sqrt_len_tokens"),
-    ("pooling weightedmean, old", "weightedmean_tokens"),
-    ("pooling lasttoken, old", "lasttoken"),
-    ("pooling max", "max"),
-    ("pooling mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
-    ("pooling weightedmean", "weightedmean"),
-    ("pooling lasttoken", "lasttoken"),
+    ("pooling max, old", "pooling mode max is"),
+    (
+        "pooling mean_sqrt_len_tokens, old",
+        "pooling mode mean_sqrt_len_tokens is",
+    ),
+    ("pooling weightedmean, old", "pooling mode weightedmean is"),
+    ("pooling max", "pooling mode max is"),
+    (
+        "pooling mean_sqrt_len_tokens",
+        "pooling mode mean_sqrt_len_tokens is",
+    ),
+    ("pooling weightedmean", "pooling mode weightedmean is"),
     ("two poolings, old", "mean and cls together"),
-    ("two poolings", "[\"mean\",\"cls\"]"),
+    ("two poolings", "mean and cls together"),
 ];
 
 /// The folder of a case: its base with other files.

@@ -214,47 +214,59 @@ fn read_pooling(path: &Path) -> Result<Pooling> {
              none"
         )));
     }
-    let unsupported =
-        |mode: &str| settings.error(format!("pooling mode {mode} is not supported; mean and cls are"));
-    // Newer files name the mode, older ones have a switch for each.
-    match settings.get("pooling_mode") {
-        Some(Value::Array(modes)) if modes.len() == 1 => return pooling_mode(&modes[0], unsupported),
-        Some(mode) => return pooling_mode(mode, unsupported),
-        None => {}
-    }
-    // Without a mode it is the mean; without a width the file is no pooling's, and the library does not take it either.
-    let is_empty =
-        settings.get("embedding_dimension").is_none() && settings.get("word_embedding_dimension").is_none();
-    let on = |mode: &str| -> Result<bool> {
-        Ok(settings.switch(&format!("pooling_mode_{mode}"))?.unwrap_or(false))
+    // Newer files name the modes, older ones have a switch for each.
+    let named = match settings.get("pooling_mode") {
+        Some(Value::Array(modes)) => Some(modes.iter().collect()),
+        mode => mode.map(|mode| vec![mode]),
     };
-    for mode in [
-        "max_tokens",
-        "mean_sqrt_len_tokens",
-        "weightedmean_tokens",
-        "lasttoken",
-    ] {
-        if on(mode)? {
-            return Err(unsupported(mode));
+    let modes: Vec<String> = match named {
+        Some(named) => named
+            .into_iter()
+            .map(|mode| mode.as_str().map_or_else(|| mode.to_string(), str::to_owned))
+            .collect(),
+        None => {
+            let mut on = Vec::new();
+            for (mode, switch) in POOLING_SWITCHES {
+                if settings.switch(switch)?.unwrap_or(false) {
+                    on.push(mode.to_owned());
+                }
+            }
+            // Without a mode it is the mean; without a width the file is no pooling's, and the library does not take it.
+            let has_width = ["embedding_dimension", "word_embedding_dimension"]
+                .iter()
+                .any(|key| settings.get(key).is_some());
+            if on.is_empty() && has_width {
+                on.push("mean".into());
+            }
+            on
         }
-    }
-    match (on("mean_tokens")?, on("cls_token")?) {
-        (true, false) => Ok(Pooling::Mean),
-        (false, true) => Ok(Pooling::Cls),
-        (true, true) => Err(unsupported("mean and cls together")),
-        (false, false) if is_empty => Err(settings.error("names no pooling mode and no embedding_dimension")),
-        (false, false) => Ok(Pooling::Mean),
+    };
+    let unsupported = |mode: &str| {
+        settings.error(format!(
+            "pooling mode {mode} is not supported; mean, cls and lasttoken are"
+        ))
+    };
+    match modes.as_slice() {
+        [] => Err(settings.error("names no pooling mode; wanted mean, cls or lasttoken")),
+        [mode] => match mode.as_str() {
+            "mean" => Ok(Pooling::Mean),
+            "cls" => Ok(Pooling::Cls),
+            "lasttoken" => Ok(Pooling::LastToken),
+            other => Err(unsupported(other)),
+        },
+        several => Err(unsupported(&format!("{} together", several.join(" and ")))),
     }
 }
 
-fn pooling_mode(mode: &Value, unsupported: impl Fn(&str) -> Error) -> Result<Pooling> {
-    match mode.as_str() {
-        Some("mean") => Ok(Pooling::Mean),
-        Some("cls") => Ok(Pooling::Cls),
-        Some(other) => Err(unsupported(other)),
-        None => Err(unsupported(&mode.to_string())),
-    }
-}
+/// Pooling modes, and their switches in older files.
+const POOLING_SWITCHES: [(&str, &str); 6] = [
+    ("mean", "pooling_mode_mean_tokens"),
+    ("cls", "pooling_mode_cls_token"),
+    ("lasttoken", "pooling_mode_lasttoken"),
+    ("max", "pooling_mode_max_tokens"),
+    ("mean_sqrt_len_tokens", "pooling_mode_mean_sqrt_len_tokens"),
+    ("weightedmean", "pooling_mode_weightedmean_tokens"),
+];
 
 /// A length of at least 1; none where it is null. "No limit" is written as a number far above any length.
 fn positive(settings: &Settings<'_>, key: &str) -> Result<Option<usize>> {
