@@ -27,8 +27,12 @@ const PLACES: [&str; 6] = [
     "/usr/local/cuda",
 ];
 
-/// CUDA version whose PTX the oldest supported driver can load.
-const WANTED: (u32, u32) = (13, 0);
+/// The oldest CUDA whose compiler is taken. What driver a build needs follows from the compiler (`Kernels::check` in
+/// `src/kernels/mod.rs`): an older one makes kernels for older drivers, and slower ones.
+const OLDEST: (u32, u32) = (12, 4);
+
+/// The last major version that is known. The next may drop what the kernels need.
+const LAST_MAJOR: u32 = 13;
 
 /// GPUs of compute capability 8.x and 9.0 have machine code; the driver compiles the PTX for later GPUs at load time.
 const ANY: Target = Target {
@@ -66,6 +70,8 @@ struct Nvcc {
     text: String,
     /// Short form of the version: `13.0.88`.
     version: String,
+    /// Its major and minor part.
+    cuda: (u32, u32),
     /// Arguments that name the host compiler and its flags.
     host: Vec<OsString>,
 }
@@ -134,10 +140,10 @@ fn find_nvcc() -> Result<Nvcc, String> {
         }
     }
     Err(format!(
-        "no nvcc of CUDA {}.{} was found: {}. tools/setup in the repository gets one without root; $NVCC names one that is \
+        "no nvcc of CUDA {}.{} to {LAST_MAJOR}.x was found: {}. tools/setup in the repository gets one without root; $NVCC names one that is \
          elsewhere; ROPEWAY_CUDA=off builds without and says nothing",
-        WANTED.0,
-        WANTED.1,
+        OLDEST.0,
+        OLDEST.1,
         searched.join("; ")
     ))
 }
@@ -172,16 +178,15 @@ fn check(path: &Path) -> Result<Nvcc, String> {
     let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
         return Err(format!("has the version {version}, which is not understood"));
     };
-    if (major, minor) < WANTED || major > WANTED.0 {
-        return Err(format!("is {version}, and 13.x is wanted, best 13.0"));
-    }
-    if (major, minor) > WANTED {
-        println!(
-            "cargo::warning={} is {version}: GPUs other than 8.x and 9.0 then need a driver newer than CUDA 13.0's",
-            path.display()
-        );
+    let cuda = (major, minor);
+    if cuda < OLDEST || major > LAST_MAJOR {
+        return Err(format!(
+            "is {version}, and {}.{} to {LAST_MAJOR}.x is wanted, best 13.0",
+            OLDEST.0, OLDEST.1
+        ));
     }
     Ok(Nvcc {
+        cuda,
         path: path.to_owned(),
         text,
         version,
@@ -284,8 +289,9 @@ fn compile_all(nvcc: &Nvcc) -> String {
         fail(&failed.join("\n"));
     }
     format!(
-        "Kernels {{\n    compiler: Ok({:?}),\n    modules: &[\n{modules}    ],\n}}\n",
-        format!("nvcc {}", nvcc.version)
+        "Kernels {{\n    compiler: Ok({:?}),\n    cuda: {:?},\n    modules: &[\n{modules}    ],\n}}\n",
+        format!("nvcc {}", nvcc.version),
+        nvcc.cuda
     )
 }
 
@@ -392,7 +398,7 @@ fn module(source: &Source, kernel: &Kernel) -> String {
 }
 
 fn empty(reason: &str) -> String {
-    format!("Kernels {{\n    compiler: Err({reason:?}),\n    modules: &[],\n}}\n")
+    format!("Kernels {{\n    compiler: Err({reason:?}),\n    cuda: (0, 0),\n    modules: &[],\n}}\n")
 }
 
 impl Source {

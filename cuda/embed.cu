@@ -1,4 +1,4 @@
-// computes: out[t] = LN(word[ids[t]] + token_type (+ position[t - cu_seqlens[s] + offset])
+// computes: out[t] = LN(word[ids[t]] + token_type (+ position[position_of_row[t]])
 //     + Σ_k w[s, k]·(scale_k·A_k[ids[t]] B_k + type_k)), for row t of sequence s and adapters k; [tokens, hidden_size].
 //     h = (out Aᵀ)·weight·scale, [tokens, columns]. All 16-bit, accumulated in float32.
 // grid: ⌈tokens of the bucket / rows per block⌉. A block has up to 8 rows of one warp (hidden_size ≤ 1024), or one row
@@ -17,7 +17,7 @@ template <class T> __device__ __forceinline__ void embed(const EmbedParams &p) {
     if (thread.row >= *p.tokens) {
         return; // Whole warps with one warp per row, else whole blocks: no barrier waits for them.
     }
-    const bool needs_sequence = p.adapters != nullptr || p.lora.columns > 0 || p.position != nullptr;
+    const bool needs_sequence = p.adapters != nullptr || p.lora.columns > 0;
     const uint32_t sequence = needs_sequence ? p.mixtures.sequence_of_row[thread.row] : 0;
     const uint32_t id = p.ids[thread.row];
     const float column_scale = lora_scale(p.lora, p.mixtures, sequence, threadIdx.x % 32);
@@ -38,7 +38,7 @@ template <class T> __device__ __forceinline__ void embed(const EmbedParams &p) {
     }
 
     if (p.position != nullptr) {
-        const uint64_t position = thread.row - p.cu_seqlens[sequence] + p.position_offset;
+        const uint64_t position = p.position_of_row[thread.row];
         const uint16_t *position_row = p.position + position * p.hidden_size;
 #pragma unroll
         for (int i = 0; i < ROW_LANE_VECTORS; i++) {

@@ -108,8 +108,8 @@ struct EmbedParams {
     DEVICE(const uint32_t) tokens;
     /// [tokens] uint32, each below vocab_size.
     DEVICE(const uint32_t) ids;
-    /// [sequences + 1] uint32: first row of each sequence. Read if position is not null.
-    DEVICE(const uint32_t) cu_seqlens;
+    /// [tokens] uint32: the row of position for each token. Read if position is not null.
+    DEVICE(const uint32_t) position_of_row;
     /// [vocab_size, hidden_size] elements.
     DEVICE(const uint16_t) word;
     /// [hidden_size] elements: token type 0.
@@ -124,7 +124,7 @@ struct EmbedParams {
     DEVICE(const struct EmbedAdapter) adapters;
     /// [tokens, out_stride] elements: hidden_size columns.
     DEVICE(uint16_t) out;
-    /// Read if adapters is not null, lora.columns is not 0, or position is not null (only sequence_of_row).
+    /// Read if adapters is not null or lora.columns is not 0.
     struct Mixtures mixtures;
     /// For the first layer's Wqkv.
     struct LoraDown lora;
@@ -132,10 +132,10 @@ struct EmbedParams {
     uint32_t hidden_size;
     /// Elements between rows of out: a multiple of ROW_VECTOR.
     uint32_t out_stride;
-    /// The row of position for the first token of a sequence.
-    uint32_t position_offset;
     /// LayerNorm's epsilon.
     float eps;
+    /// Zero.
+    uint32_t reserved;
 };
 SAME_SIZE(struct EmbedParams, 152);
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use crate::model::Positions;
 use crate::model::adapter::AdapterTable;
 use crate::request::Encoding;
 
@@ -136,6 +137,11 @@ impl Batch {
     pub fn sequence_of_rows(&self) -> Vec<u32> {
         let sequence = |s: usize| std::iter::repeat_n(s as u32, self.rows(s).len());
         (0..self.sequences()).flat_map(sequence).collect()
+    }
+
+    /// The position of each packed row, `[tokens]`.
+    pub fn positions(&self, positions: Positions) -> impl Iterator<Item = u32> {
+        (0..self.sequences()).flat_map(move |s| positions.of(&self.ids[self.rows(s)]))
     }
 
     /// Output rows in all.

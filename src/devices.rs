@@ -24,7 +24,8 @@ pub struct DeviceInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CudaDevice {
-    /// As `nvidia-smi -L` prints it: `GPU-` and 32 hexadecimal digits in groups. `CUDA_VISIBLE_DEVICES` takes it.
+    /// As `nvidia-smi -L` prints it: `GPU-`, or `MIG-` for a part of a GPU, and 32 hexadecimal digits in groups.
+    /// `CUDA_VISIBLE_DEVICES` takes it.
     pub uuid: String,
     /// Compute capability, major and minor.
     pub capability: (u32, u32),
@@ -61,17 +62,27 @@ pub fn devices() -> Vec<DeviceInfo> {
     all
 }
 
+/// Whether the loader finds a CUDA driver, usable or not. Where it does, an engine that [`Device::Auto`](crate::Device::Auto)
+/// leaves on the CPU has a reason that its user may want to hear: [`Engine::fallback_reason`](crate::Engine::fallback_reason).
+pub fn has_cuda_driver() -> bool {
+    driver::found()
+}
+
 fn cuda(facts: &DeviceFacts) -> DeviceInfo {
     let (major, minor) = facts.capability;
-    let kernels = kernels().check(facts.capability);
+    let version = driver::version();
+    let kernels = match &version {
+        Ok(version) => kernels().check(facts.capability, *version),
+        Err(reason) => Err(reason.to_string()),
+    };
     let mut detail = format!(
         "compute capability {major}.{minor}, {:.1} GiB, {} multiprocessors, {}",
         facts.memory as f64 / f64::from(1 << 30),
         facts.multiprocessors,
         facts.uuid_text()
     );
-    if let Ok(version) = driver::version() {
-        detail += &format!(", driver for CUDA {version}");
+    if let Ok((major, minor)) = version {
+        detail += &format!(", driver for CUDA {major}.{minor}");
     }
     if facts.simulated() {
         detail += "; a simulation on the CPU, which `auto` never takes";

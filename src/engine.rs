@@ -239,8 +239,9 @@ enum Backend {
         contexts: ContextPool<cpu::ExecContext>,
     },
     Gpu {
-        gpu: Box<gpu::Gpu>,
+        /// Before `gpu`, and so dropped before it: their graphs hold its kernels and the addresses of its weights.
         contexts: ContextPool<gpu::ExecContext>,
+        gpu: Box<gpu::Gpu>,
     },
 }
 

@@ -133,7 +133,7 @@ pub use half;
 
 pub use cost::Cost;
 pub use device::Device;
-pub use devices::{CudaDevice, DeviceInfo, devices};
+pub use devices::{CudaDevice, DeviceInfo, devices, has_cuda_driver};
 pub use engine::{Engine, EngineBuilder, Memory};
 pub use error::{AdapterError, Error, ParseError, RequestError, Result};
 pub use gpu::driver::DriverError;

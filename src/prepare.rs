@@ -98,15 +98,16 @@ impl RequestPlanner<'_> {
         let mut tokens = self.tokens(request, prompt)?;
         let Some(chunking) = &options.chunking else {
             let truncated = self.truncate(request, &mut tokens)?;
-            let (kind, result) = match pooling {
-                Pooling::Mean => (PoolKind::Mean, ResultKind::Vector),
-                Pooling::Cls => (PoolKind::First, ResultKind::Vector),
-                Pooling::None => (PoolKind::Rows, ResultKind::Tokens),
-            };
             let count = tokens.ids.len();
+            let (kind, pooled, result) = match pooling {
+                Pooling::Mean => (PoolKind::Mean, 0..count, ResultKind::Vector),
+                Pooling::Cls => (PoolKind::First, 0..count, ResultKind::Vector),
+                Pooling::LastToken => (PoolKind::First, count - 1..count, ResultKind::Vector),
+                Pooling::None => (PoolKind::Rows, 0..count, ResultKind::Tokens),
+            };
             let pool = Pool {
                 sequence: 0,
-                tokens: 0..count,
+                tokens: pooled,
                 kind,
                 dimensions,
                 normalize,

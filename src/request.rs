@@ -110,6 +110,8 @@ pub enum Pooling {
     Mean,
     /// The first token's vector.
     Cls,
+    /// The last token's vector; of most models that is a special token.
+    LastToken,
     /// No pooling: one vector per token.
     None,
 }

@@ -9,6 +9,8 @@ use ropeway::{AdapterSelection, Chunking, Device, Embed, Engine, Request};
 use serde_json::Value;
 
 mod common;
+#[path = "golden/folders.rs"]
+mod folders;
 
 use common::fixture::{Fixture, folder, numbers, pairs, request, values};
 

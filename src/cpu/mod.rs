@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::batch::{Batch, Pool, PoolKind};
 use crate::error::Result;
 use crate::model::adapter::Site;
-use crate::model::{Linear, Model, Norm, Positions, RopeTable};
+use crate::model::{Linear, Model, ModelConfig, Norm, Positions, RopeTable};
 use crate::plan::{Buffer, BufferId, NormSite, OnBuffer, Op, Output, Plan};
 use attention::attention;
 use gemm::gemm;
@@ -164,7 +164,7 @@ impl Cpu {
     ) -> &'a [f32] {
         let ExecContext { team, arena } = context;
         arena.reserve(plan.arena_len);
-        let layout = BatchLayout::new(batch);
+        let layout = BatchLayout::new(batch, &model.config);
         for (number, step) in plan.steps.iter().enumerate() {
             let first = step.outputs[0].buffer;
             for (i, &Output { op, layer, buffer }) in step.outputs.iter().enumerate() {
@@ -207,15 +207,18 @@ struct BatchLayout {
     attention: attention::Tasks,
     /// `[tokens]`.
     sequence_of_rows: Vec<u32>,
+    /// `[tokens]`.
+    positions: Vec<u32>,
     /// Per site: first column of each slot in the down-projection, and columns in all.
     columns: [(Vec<usize>, usize); 4],
 }
 
 impl BatchLayout {
-    fn new(batch: &Batch) -> BatchLayout {
+    fn new(batch: &Batch, config: &ModelConfig) -> BatchLayout {
         BatchLayout {
             attention: attention::Tasks::new(&batch.cu_seqlens),
             sequence_of_rows: batch.sequence_of_rows(),
+            positions: batch.positions(config.positions).collect(),
             columns: Site::ALL.map(|site| batch.adapters.columns(site)),
         }
     }
@@ -253,16 +256,15 @@ impl<'a> Pass<'a> {
         let (cpu, batch, encoder) = (self.cpu, self.batch, &self.model.encoder);
         let hidden = self.model.config.hidden_size;
         let eps = self.model.config.layer_norm_eps;
-        let positions = self.model.config.positions;
-        let sequences = &self.layout.sequence_of_rows;
+        let (sequences, positions) = (&self.layout.sequence_of_rows, &self.layout.positions);
         par_rows(self.team, hidden, out, |row, x| {
             let sequence = sequences[row] as usize;
             let id = batch.ids[row] as usize;
             encoder.word.read_row(id, x);
             math::add(cpu.isa, x, &cpu.token_type);
-            if let (Some(table), Positions::Learned { offset, .. }) = (&encoder.position, positions) {
+            if let Some(table) = &encoder.position {
                 let mut learned = [0.0; 256];
-                let position = row - batch.cu_seqlens[sequence] + offset;
+                let position = positions[row] as usize;
                 for (i, x) in x.chunks_mut(learned.len()).enumerate() {
                     let learned = &mut learned[..x.len()];
                     table.read_into(position * hidden + i * 256, learned);

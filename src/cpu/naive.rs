@@ -68,14 +68,13 @@ impl Naive<'_> {
         let (config, encoder, batch) = (&self.model.config, &self.model.encoder, self.batch);
         let mut out = Vec::new();
         for sequence in 0..batch.sequences() {
-            for (position, &id) in batch.ids[batch.rows(sequence)].iter().enumerate() {
+            let ids = &batch.ids[batch.rows(sequence)];
+            for (position, &id) in config.positions.of(ids).zip(ids) {
                 let id = id as usize;
                 let mut x = row(&encoder.word, id);
                 add(&mut x, &row(&encoder.token_type, 0));
-                if let (Some(table), Positions::Learned { offset, .. }) =
-                    (&encoder.position, config.positions)
-                {
-                    add(&mut x, &row(table, position + offset));
+                if let Some(table) = &encoder.position {
+                    add(&mut x, &row(table, position as usize));
                 }
                 for &(slot, weight) in &batch.mixtures[sequence] {
                     let adapter = batch.adapters.get(slot);

@@ -24,6 +24,9 @@ use super::merged::Merged;
 use super::upload::{AddressAllocator, Image, Piece, upload};
 use crate::kernels::params::{EmbedAdapter, LORA_NO_SLOT, LoraColumn};
 
+/// The largest magnitude in B that leaves the sums of other rows alone: see [`Column::new`].
+const LARGEST_B: f32 = (1u128 << 64) as f32;
+
 /// The adapters of one state of an [`AdapterTable`]. A change of the table makes a new one; batches keep the one that
 /// they started with.
 #[derive(Debug)]
@@ -49,7 +52,7 @@ pub struct DeviceAdapters {
 pub struct LoraAt {
     /// `[columns, in_features]` elements: A.
     pub a: u64,
-    /// `[out_features, columns]` elements: B, all finite.
+    /// `[out_features, columns]` elements: B, at most [`LARGEST_B`] in magnitude.
     pub b: u64,
     /// `[columns]` [`LoraColumn`].
     pub column: u64,
@@ -200,14 +203,22 @@ struct Column<'a> {
     slot: u32,
     part: &'a LoraPart,
     r: usize,
-    /// Whether all of B fits the 16-bit type.
-    finite: bool,
+    /// Whether all of B is at most [`LARGEST_B`] and fits the 16-bit type.
+    fits: bool,
 }
 
 impl<'a> Column<'a> {
-    /// B must be finite in the device's type. The product runs over all columns for every row, and the zeros
-    /// that h has in columns of adapters that the row does not use only help against finite numbers: 0·∞ and
-    /// 0·NaN are NaN. A column whose B does not fit is therefore zeros, and its scale is NaN: its h is NaN for the
+    /// B must be finite in the device's type, and not huge. The product runs over all columns for every row, and the
+    /// zeros that h has in columns of adapters that the row does not use help against neither:
+    ///
+    /// - 0·∞ and 0·NaN are NaN.
+    /// - A tensor core aligns the sum so far and all products to the largest exponent among them, and cuts what lies 24
+    ///   bits below (25 on compute capability 9.0). The exponent of a product is the sum of its factors', and a bfloat16
+    ///   zero counts with its exponent field, -126: 0·2¹²⁷ cuts the sum below 2⁻²³ (as MMA-Sim, a simulator that was
+    ///   fitted to the hardware, has it: `extract_significand_exponent` in mmasim/simulator/arithmetic.py). With
+    ///   |b| ≤ 2⁶⁴ it cuts below 2⁻⁸⁶, far under the roundings of any sum of activations.
+    ///
+    /// A column whose B does not fit is therefore zeros, and its scale is NaN: its h is NaN for the
     /// rows that use it, and so are their sums, since NaN·0 is NaN; for all others h is 0, the scale being
     /// masked by a select. A needs no such care: a sum of x·A goes to its own column alone, masked as well.
     fn new(slot: usize, part: &'a LoraPart, r: usize, precision: Precision) -> Column<'a> {
@@ -216,7 +227,7 @@ impl<'a> Column<'a> {
             slot: slot as u32,
             part,
             r,
-            finite: bt.iter().all(|&b| precision.fits(b)),
+            fits: bt.iter().all(|&b| precision.fits(b) && b.abs() <= LARGEST_B),
         }
     }
 
@@ -224,14 +235,14 @@ impl<'a> Column<'a> {
     fn entry(&self) -> LoraColumn {
         LoraColumn {
             slot: self.slot,
-            scale: if self.finite { self.part.scale } else { f32::NAN },
+            scale: if self.fits { self.part.scale } else { f32::NAN },
         }
     }
 
     /// B of output column `row`: zero outside of the part's, as for a part of q, k or v alone.
     fn b(&self, row: usize) -> f32 {
         match row.checked_sub(self.part.column) {
-            Some(at) if at < self.part.width && self.finite => self.part.bt[self.r * self.part.width + at],
+            Some(at) if at < self.part.width && self.fits => self.part.bt[self.r * self.part.width + at],
             _ => 0.0,
         }
     }
@@ -351,10 +362,11 @@ impl Contents<'_> {
             for (index, (part, r)) in ranges.of(slot).zip(rows) {
                 columns[index] = Some(Column::new(slot, part, r, self.precision));
             }
-            let lost = |column: &Option<Column<'_>>| column.is_some_and(|column| !column.finite);
+            let lost = |column: &Option<Column<'_>>| column.is_some_and(|column| !column.fits);
             if let (Some(adapter), true) = (adapter, columns[ranges.of(slot)].iter().any(lost)) {
                 let (adapter, precision) = (&adapter.name, self.precision);
-                let problem = "B holds a number that does not fit: inputs that use the adapter become NaN";
+                let problem =
+                    "B holds a number beyond 2^64 or the precision: inputs that use the adapter become NaN";
                 tracing::warn!(?adapter, %precision, layer, ?site, problem);
             }
         }

@@ -35,7 +35,7 @@ pub struct CapturedPass {
 /// What one pass runs on, reused from call to call.
 #[derive(Debug)]
 pub struct ExecContext {
-    /// The first field: dropped, and thereby drained, before the memory that its work uses.
+    /// The first field: dropped, and thereby drained, before the graphs and the memory that its work uses.
     pub stream: Stream,
     pub passes: HashMap<PassKey, CapturedPass>,
     adapters: Arc<DeviceAdapters>,

@@ -10,6 +10,7 @@ use crate::batch::{Batch, PoolKind};
 use crate::kernels::params::{
     self, POOL_BINARY, POOL_F16, POOL_F32, POOL_HEAD_BYTES, POOL_INT8, POOL_MEAN, POOL_NORMALIZE, PoolRow,
 };
+use crate::model::Positions;
 use crate::output::Vector;
 use crate::request::Encoding;
 use crate::tile::AttentionTile;
@@ -76,6 +77,7 @@ impl InputLayout {
         batch: &Batch,
         tiles: &[params::AttentionTile],
         pool: &PoolBatch,
+        positions: Positions,
         to: &mut [u8],
     ) -> usize {
         let mut end = self.write_pool(batch, tiles, pool, to);
@@ -83,10 +85,10 @@ impl InputLayout {
         let starts = batch.cu_seqlens.iter().map(|&start| start as u32);
         end = end.max(write_array(to, self.cu_seqlens, self.tokens + 1, starts));
         let lengths = (0..batch.sequences()).map(|s| batch.rows(s).len());
-        let sequences = lengths.clone().enumerate();
+        let sequences = lengths.enumerate();
         let sequences = sequences.flat_map(|(s, length)| std::iter::repeat_n(s as u32, length));
         end = end.max(write_array(to, self.sequence_of_row, self.tokens, sequences));
-        let positions = lengths.flat_map(|length| 0..length as u32);
+        let positions = batch.positions(positions);
         end = end.max(write_array(to, self.position_of_row, self.tokens, positions));
         end = end.max(write_array(to, self.tiles, self.tokens, tiles.iter().copied()));
         if self.slots > 0 {
@@ -254,14 +256,23 @@ mod tests {
         let mut bytes = vec![0xff; layout.bytes];
         let rows = AttentionTile::Large.rows();
         let tiles = attention_tiles(&batch, AttentionTile::Large);
-        let end = layout.write(&batch, &tiles, &pools[0], &mut bytes);
+        let rotary = Positions::Rotary { base: 1e4 };
+        let end = layout.write(&batch, &tiles, &pools[0], rotary, &mut bytes);
         assert!(end <= layout.bytes);
+        let tiles_of_batch = tiles;
         let tiles = 1 + 300_usize.div_ceil(rows as usize);
         assert_eq!(words(&bytes, 0, 4), [303, 2, tiles as u32, 6]);
         assert_eq!(words(&bytes, layout.ids, 4), [7, 8, 9, 5]);
         assert_eq!(words(&bytes, layout.cu_seqlens, 3), [0, 3, 303]);
         assert_eq!(words(&bytes, layout.sequence_of_row + 8, 2), [0, 1]);
         assert_eq!(words(&bytes, layout.position_of_row, 5), [0, 1, 2, 0, 1]);
+        // Learned positions are rows of their table; that of the pad token is its own.
+        let learned = Positions::Learned {
+            pad: Some(8),
+            rows: 514,
+        };
+        layout.write(&batch, &tiles_of_batch, &pools[0], learned, &mut bytes);
+        assert_eq!(words(&bytes, layout.position_of_row, 5), [9, 8, 10, 9, 10]);
         // The long sequence's tiles first.
         assert_eq!(words(&bytes, layout.tiles, 4), [1, 0, 1, rows]);
         assert_eq!(words(&bytes, layout.tiles + 8 * (tiles - 1), 2), [0, 0]);

@@ -8,8 +8,8 @@ use super::inputs::{Header, InputLayout};
 use super::merged::Merged;
 use super::weights::{LinearAt, WeightLayout};
 use crate::kernels::params::*;
+use crate::model::ModelConfig;
 use crate::model::adapter::Site;
-use crate::model::{ModelConfig, Positions};
 use crate::plan::{BufferId, GpuOptions, NormSite, Op, Output, Plan, Step};
 use crate::tile::{AttentionTile, GemmTile};
 
@@ -206,7 +206,7 @@ impl StepLowering<'_> {
         let params = EmbedParams {
             tokens: self.tokens(),
             ids: self.upload(layout.ids),
-            cu_seqlens: self.upload(layout.cu_seqlens),
+            position_of_row: self.upload(layout.position_of_row),
             word: weights.word,
             token_type: weights.token_type,
             position: weights.position.unwrap_or(0),
@@ -218,11 +218,8 @@ impl StepLowering<'_> {
             lora: self.fused_lora_down(),
             hidden_size: config.hidden_size as u32,
             out_stride: config.hidden_size as u32,
-            position_offset: match config.positions {
-                Positions::Learned { offset, .. } => offset as u32,
-                Positions::Rotary { .. } => 0,
-            },
             eps: config.layer_norm_eps,
+            reserved: 0,
         };
         self.rows_launch(Params::Embed(params))
     }
@@ -429,6 +426,7 @@ fn scale(config: &ModelConfig) -> f32 {
 mod tests {
     use super::*;
     use crate::batch::BatchShape;
+    use crate::model::Positions;
     use crate::plan::Fusion;
     use crate::precision::{Numerics, Precision};
     use proptest::prelude::*;
@@ -444,7 +442,10 @@ mod tests {
             head_dim,
             positions: match rotary {
                 true => Positions::Rotary { base: 20000.0 },
-                false => Positions::Learned { rows: 514, offset: 2 },
+                false => Positions::Learned {
+                    pad: Some(1),
+                    rows: 514,
+                },
             },
             ..crate::cost::tests::model(hidden, layers)
         }

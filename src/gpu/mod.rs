@@ -35,7 +35,7 @@ use crate::model::{Model, ModelConfig};
 use crate::phases::PhaseTimes;
 use crate::plan::{Fusion, GpuOptions, Plan};
 use crate::precision::{Numerics, Precision};
-use crate::tile::AttentionTile;
+use crate::tile::{AttentionTile, GemmTile};
 
 pub(crate) mod adapters;
 mod context;
@@ -68,6 +68,9 @@ pub(crate) use failure::in_step;
 #[cfg(not(feature = "inspect"))]
 use failure::in_step;
 pub(crate) use kernel_set::check;
+
+/// Tokens that a pass can have: a grid has at most 65535 blocks along y, where products have their rows.
+const MAX_BATCH_TOKENS: usize = 65535 * GemmTile::Large.shape().rows as usize;
 
 /// What a user chose.
 #[derive(Clone, Debug)]
@@ -105,6 +108,13 @@ impl Gpu {
     ) -> Result<(Gpu, Arc<DeviceAdapters>)> {
         let config = &model.config;
         check(config).map_err(Error::Device)?;
+        if options.batch_tokens > MAX_BATCH_TOKENS {
+            return Err(Error::Setting {
+                name: "batch_tokens",
+                value: options.batch_tokens,
+                limit: MAX_BATCH_TOKENS,
+            });
+        }
         let device = select::open(index)?;
         phases.end("context");
         let kernels = KernelSet::load(&device, config, options.precision)?;

@@ -64,11 +64,12 @@ impl Gpu {
         } = context;
         let pass = passes.get(&key).expect("it was inserted above");
         let tiles = attention_tiles(batch, key.attention);
+        let positions = self.config.positions;
         let mut vectors = Vec::new();
         for (number, pool) in PoolBatch::all(batch, key.bucket).iter().enumerate() {
             let first = number == 0;
             let end = if first {
-                pass.layout.write(batch, &tiles, pool, host_input)
+                pass.layout.write(batch, &tiles, pool, positions, host_input)
             } else {
                 pass.layout.write_pool(batch, &tiles, pool, host_input)
             };

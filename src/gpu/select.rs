@@ -13,7 +13,10 @@ pub fn find(device: Device) -> Result<usize, String> {
         .compiler
         .map_err(|reason| format!("this build has no GPU kernels: {reason}"))?;
     let devices = driver::devices().map_err(|reason| reason.to_string())?;
-    choose(device, &devices, |facts| kernels().check(facts.capability))
+    let version = driver::version().map_err(|reason| reason.to_string())?;
+    choose(device, &devices, |facts| {
+        kernels().check(facts.capability, version)
+    })
 }
 
 /// Opens the device with this index.
@@ -43,15 +46,22 @@ fn choose(
             Ok(()) => return Ok(found.index),
             Err(problem) => return Err(format!("cuda:{} ({}): {problem}", found.index, found.name)),
         },
-        (Device::Auto, None) => "finds no GPU that this build has kernels for",
+        (Device::Auto, None) => "finds no GPU that it can use",
         (_, None) => "is no CUDA device here",
     };
-    let list = devices
-        .iter()
-        .map(|facts| format!("cuda:{} ({}, {})", facts.index, facts.name, facts.uuid_text()));
+    // What `auto` leaves out, it gives a reason for.
+    let problem = |facts: &DeviceFacts| match check(facts) {
+        _ if device != Device::Auto => String::new(),
+        Err(problem) => format!(": {problem}"),
+        Ok(()) => ": a simulation on the CPU".into(),
+    };
+    let list = devices.iter().map(|facts| {
+        let (index, name, uuid) = (facts.index, &facts.name, facts.uuid_text());
+        format!("cuda:{index} ({name}, {uuid}){}", problem(facts))
+    });
     Err(format!(
         "`{device}` {why}; there are: {}",
-        list.collect::<Vec<_>>().join(", ")
+        list.collect::<Vec<_>>().join("; ")
     ))
 }
 
@@ -105,11 +115,15 @@ mod tests {
                 "{problem}"
             );
         }
+        all[3].name = "another MIG 1g.5gb".into();
+        assert!(all[3].uuid_text().starts_with("MIG-13131313-") && all[2].uuid_text().starts_with("GPU-"));
         all.truncate(2);
         let problem = choose("auto", &all).unwrap_err();
-        assert!(
-            problem.contains("finds no GPU that this build has kernels for"),
-            "{problem}"
+        assert_eq!(
+            problem,
+            "`auto` finds no GPU that it can use; there are: cuda:0 (softcuda sm_90, \
+             GPU-10101010-1010-1010-1010-101010101010): a simulation on the CPU; cuda:1 (an old one, \
+             GPU-11111111-1111-1111-1111-111111111111): too old"
         );
     }
 

@@ -253,8 +253,9 @@ fn upload_by(context: &Context, image: &Image<'_>, what: &str, size: usize) -> R
     Ok(memory)
 }
 
-/// Copies that may be running; dropping this waits for them.
+/// Copies that may be running.
 struct Copies {
+    /// The first field: dropped, and thereby drained, before the buffers that are copied from.
     stream: Stream,
     stages: Vec<Stage>,
 }
@@ -279,15 +280,6 @@ impl Copies {
                 .map(stage)
                 .collect::<Result<_, DriverError>>()?,
         })
-    }
-}
-
-impl Drop for Copies {
-    fn drop(&mut self) {
-        // After a failure. If this fails as well, the context is lost and nothing runs in it.
-        if let Err(error) = self.stream.synchronize() {
-            tracing::debug!(%error, "after an upload");
-        }
     }
 }
 

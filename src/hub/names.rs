@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::model::config::TRANSFORMER_FILES;
+
 /// The longest part of an id, as on the hub.
 const ID_PART_BYTES: usize = 96;
 
@@ -74,18 +76,17 @@ impl fmt::Debug for ContentHash {
 /// Whether the engine reads the file of this path in a model's repository. What is wanted has plain components alone and
 /// stays in its folder.
 pub(super) fn is_wanted(name: &str) -> bool {
-    const ROOT: [&str; 8] = [
+    const ROOT: [&str; 7] = [
         "config.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "special_tokens_map.json",
         "modules.json",
-        "sentence_bert_config.json",
         "config_sentence_transformers.json",
         "model.safetensors.index.json",
     ];
     match name.split_once('/') {
-        None => ROOT.contains(&name) || is_root_weights(name),
+        None => ROOT.contains(&name) || TRANSFORMER_FILES.contains(&name) || is_root_weights(name),
         // Pooling modules (`1_Pooling/config.json`) and PEFT folders.
         Some((folder, file)) => {
             is_plain(folder)
@@ -175,12 +176,15 @@ mod tests {
             "model.safetensors",
             "model-00001-of-00002.safetensors",
             "1_Pooling/config.json",
+            "sentence_bert_config.json",
+            "sentence_xlm-roberta_config.json",
             "retrieval_query/adapter_model.safetensors",
         ];
         let no = [
             "pytorch_model.bin",
             "onnx/model.onnx",
             "README.md",
+            "sentence_other_config.json",
             "openvino/config.json",
             "a/b/config.json",
             "../adapter_model.safetensors",

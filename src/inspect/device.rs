@@ -53,7 +53,10 @@ impl DeviceLimits {
                 memory_bus_bits: clocks.memory_bus,
                 l2_bytes: facts.l2,
                 memory_bytes: facts.memory,
-                driver: version().unwrap_or_else(|reason| reason.to_string()),
+                driver: version().map_or_else(
+                    |reason| reason.to_string(),
+                    |(major, minor)| format!("{major}.{minor}"),
+                ),
             })
         })
     }

@@ -10,6 +10,9 @@ pub(crate) mod params;
 pub struct Kernels {
     /// The compiler with its version, `nvcc 13.0.88`; or the reason why there are no kernels.
     pub compiler: Result<&'static str, &'static str>,
+    /// The compiler's version of CUDA, major and minor, which says what driver the images need: see
+    /// [`check`](Kernels::check). `(0, 0)` without a compiler.
+    pub cuda: (u32, u32),
     /// One per file, ordered by name; none without a compiler.
     pub modules: &'static [KernelModule],
 }
@@ -36,27 +39,56 @@ pub fn kernels() -> &'static Kernels {
 }
 
 impl Kernels {
-    /// Checks that a device of this compute capability runs every module that is not compiled for other GPUs alone.
+    /// Checks that a device of this compute capability, with a driver for this version of CUDA, runs every module that is
+    /// not compiled for other GPUs alone.
     ///
     /// # Errors
-    /// A message that names the device's compute capability and the architectures that are embedded.
-    pub fn check(&self, capability: (u32, u32)) -> Result<(), String> {
+    /// A message that names the device's compute capability and the architectures that are embedded, or the driver's
+    /// version and the one that is needed.
+    pub fn check(&self, capability: (u32, u32), driver: (u32, u32)) -> Result<(), String> {
         if let Err(reason) = self.compiler {
             return Err(format!("this build has no GPU kernels: {reason}"));
         }
-        let missing = self
-            .modules
-            .iter()
-            .find(|module| !module.specific() && module.fit(capability).is_none());
-        match missing {
-            None => Ok(()),
-            Some(module) => Err(format!(
-                "compute capability {}.{}, and the kernels of this build are for {}",
-                capability.0,
-                capability.1,
-                module.architectures.join(", ")
-            )),
+        for module in self.modules.iter().filter(|module| !module.specific()) {
+            let Some(image) = module.fit(capability) else {
+                return Err(format!(
+                    "compute capability {}.{}, and the kernels of this build are for {}",
+                    capability.0,
+                    capability.1,
+                    module.architectures.join(", ")
+                ));
+            };
+            // Machine code runs on any driver for the compiler's major version; PTX is compiled by drivers that are not
+            // older than the compiler (CUDA Compatibility, "Minor Version Compatibility" and its limitations).
+            let (major, minor) = self.cuda;
+            let needed = if image.starts_with("sm_") {
+                (major, 0)
+            } else {
+                (major, minor)
+            };
+            if driver < needed {
+                return Err(format!(
+                    "the driver is for CUDA {}.{}, and the kernels of this build ({image}) need {}.{}: install {}, or build \
+                     ropeway with nvcc of an older CUDA (12.4 or later)",
+                    driver.0,
+                    driver.1,
+                    needed.0,
+                    needed.1,
+                    driver_for(needed)
+                ));
+            }
         }
+        Ok(())
+    }
+}
+
+/// The first driver for a version of CUDA, for people ("CUDA Toolkit and Minimum Required Driver Version" in CUDA's release
+/// notes).
+fn driver_for((major, minor): (u32, u32)) -> String {
+    match (major, minor) {
+        (12, 0) => "NVIDIA's driver 525 or newer".into(),
+        (13, 0) => "NVIDIA's driver 580 or newer".into(),
+        (major, minor) => format!("NVIDIA's driver for CUDA {major}.{minor} or newer"),
     }
 }
 

@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0xb03504d416390475;
+pub const HEADER_FNV1A: u64 = 0xaaa97d1f7cda2154;
 
 pub const ROW_VECTOR: u32 = 8;
 pub const ROW_LANE_VECTORS: u32 = 4;
@@ -145,8 +145,8 @@ pub struct EmbedParams {
     pub tokens: u64,
     #[doc = " [tokens] uint32, each below vocab_size."]
     pub ids: u64,
-    #[doc = " [sequences + 1] uint32: first row of each sequence. Read if position is not null."]
-    pub cu_seqlens: u64,
+    #[doc = " [tokens] uint32: the row of position for each token. Read if position is not null."]
+    pub position_of_row: u64,
     #[doc = " [vocab_size, hidden_size] elements."]
     pub word: u64,
     #[doc = " [hidden_size] elements: token type 0."]
@@ -161,7 +161,7 @@ pub struct EmbedParams {
     pub adapters: u64,
     #[doc = " [tokens, out_stride] elements: hidden_size columns."]
     pub out: u64,
-    #[doc = " Read if adapters is not null, lora.columns is not 0, or position is not null (only sequence_of_row)."]
+    #[doc = " Read if adapters is not null or lora.columns is not 0."]
     pub mixtures: Mixtures,
     #[doc = " For the first layer's Wqkv."]
     pub lora: LoraDown,
@@ -169,10 +169,10 @@ pub struct EmbedParams {
     pub hidden_size: u32,
     #[doc = " Elements between rows of out: a multiple of ROW_VECTOR."]
     pub out_stride: u32,
-    #[doc = " The row of position for the first token of a sequence."]
-    pub position_offset: u32,
     #[doc = " LayerNorm's epsilon."]
     pub eps: f32,
+    #[doc = " Zero."]
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -180,7 +180,8 @@ const _: () = {
     ["Alignment of EmbedParams"][::core::mem::align_of::<EmbedParams>() - 8usize];
     ["Offset of field: EmbedParams::tokens"][::core::mem::offset_of!(EmbedParams, tokens) - 0usize];
     ["Offset of field: EmbedParams::ids"][::core::mem::offset_of!(EmbedParams, ids) - 8usize];
-    ["Offset of field: EmbedParams::cu_seqlens"][::core::mem::offset_of!(EmbedParams, cu_seqlens) - 16usize];
+    ["Offset of field: EmbedParams::position_of_row"]
+        [::core::mem::offset_of!(EmbedParams, position_of_row) - 16usize];
     ["Offset of field: EmbedParams::word"][::core::mem::offset_of!(EmbedParams, word) - 24usize];
     ["Offset of field: EmbedParams::token_type"][::core::mem::offset_of!(EmbedParams, token_type) - 32usize];
     ["Offset of field: EmbedParams::position"][::core::mem::offset_of!(EmbedParams, position) - 40usize];
@@ -193,9 +194,8 @@ const _: () = {
     ["Offset of field: EmbedParams::hidden_size"]
         [::core::mem::offset_of!(EmbedParams, hidden_size) - 136usize];
     ["Offset of field: EmbedParams::out_stride"][::core::mem::offset_of!(EmbedParams, out_stride) - 140usize];
-    ["Offset of field: EmbedParams::position_offset"]
-        [::core::mem::offset_of!(EmbedParams, position_offset) - 144usize];
-    ["Offset of field: EmbedParams::eps"][::core::mem::offset_of!(EmbedParams, eps) - 148usize];
+    ["Offset of field: EmbedParams::eps"][::core::mem::offset_of!(EmbedParams, eps) - 144usize];
+    ["Offset of field: EmbedParams::reserved"][::core::mem::offset_of!(EmbedParams, reserved) - 148usize];
 };
 #[doc = " layernorm_bf16, layernorm_f16."]
 #[repr(C)]

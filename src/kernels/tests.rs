@@ -395,22 +395,67 @@ fn a_device_is_served_by_all_modules_that_are_not_for_another_alone() {
     ];
     let build = Kernels {
         compiler: Ok("nvcc 13.0"),
+        cuda: (13, 0),
         modules: &MODULES,
     };
     for capability in [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)] {
-        assert_eq!(build.check(capability), Ok(()));
+        assert_eq!(build.check(capability, (13, 0)), Ok(()));
     }
     assert_eq!(
-        build.check((7, 5)).unwrap_err(),
+        build.check((7, 5), (13, 0)).unwrap_err(),
         "compute capability 7.5, and the kernels of this build are for sm_80, sm_90, compute_80"
     );
     let none = Kernels {
         compiler: Err("nvcc was not found"),
+        cuda: (0, 0),
         modules: &[],
     };
     assert_eq!(
-        none.check((9, 0)).unwrap_err(),
+        none.check((9, 0), (13, 0)).unwrap_err(),
         "this build has no GPU kernels: nvcc was not found"
+    );
+
+    // Which driver: by the major version for machine code, by the whole of it for PTX.
+    let by = |cuda| Kernels { cuda, ..build };
+    let (with_machine_code, with_ptx) = ((9, 0), (12, 0));
+    for (cuda, capability, oldest) in [
+        ((12, 4), with_machine_code, (12, 0)),
+        ((12, 4), with_ptx, (12, 4)),
+        ((12, 9), with_machine_code, (12, 0)),
+        ((13, 0), with_machine_code, (13, 0)),
+        ((13, 2), with_machine_code, (13, 0)),
+        ((13, 2), with_ptx, (13, 2)),
+    ] {
+        let check = |driver| by(cuda).check(capability, driver);
+        assert_eq!(check(oldest), Ok(()), "{cuda:?} {capability:?}");
+        assert_eq!(check((14, 0)), Ok(()));
+        let older = if oldest.1 == 0 {
+            (oldest.0 - 1, 9)
+        } else {
+            (oldest.0, oldest.1 - 1)
+        };
+        let problem = check(older).unwrap_err();
+        let wanted = format!("need {}.{}: install NVIDIA's driver ", oldest.0, oldest.1);
+        assert!(problem.contains(&wanted), "{problem}");
+    }
+    let problem = by((13, 0)).check((9, 0), (12, 4)).unwrap_err();
+    assert!(
+        problem.starts_with("the driver is for CUDA 12.4, and the kernels of this build (sm_90) need 13.0")
+            && problem.contains("580"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn the_table_says_what_compiled_it() {
+    let Ok(compiler) = kernels().compiler else {
+        assert_eq!(kernels().cuda, (0, 0));
+        return;
+    };
+    let (major, minor) = kernels().cuda;
+    assert!(
+        compiler.starts_with(&format!("nvcc {major}.{minor}.")),
+        "{compiler}"
     );
 }
 

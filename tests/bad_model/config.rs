@@ -190,7 +190,7 @@ fn files_beside_the_weights_are_checked() {
                         json!(true),
                     );
                 },
-                &["1_Pooling/config.json", "lasttoken", "mean and cls are"],
+                &["1_Pooling/config.json", "mean and lasttoken together"],
             ),
             (
                 "two poolings",
@@ -208,7 +208,7 @@ fn files_beside_the_weights_are_checked() {
                 |m| {
                     set_key(&m.join("1_Pooling/config.json"), "pooling_mode", json!("max"));
                 },
-                &["1_Pooling/config.json", "max"],
+                &["1_Pooling/config.json", "max", "mean, cls and lasttoken are"],
             ),
             (
                 "no pooling",

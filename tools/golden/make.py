@@ -12,6 +12,7 @@ import torch
 import transformers
 
 import families
+import folders
 import jina
 import minilm
 from fixture import Maker
@@ -25,7 +26,7 @@ def main():
     parser.add_argument("--make-model", default=str(REPOSITORY / "tools" / "make-model"), metavar="COMMAND")
     parser.add_argument("--minilm", type=Path, default=REPOSITORY / "models" / "all-MiniLM-L6-v2", metavar="FOLDER",
                         help="all-MiniLM-L6-v2, from tools/fetch-model minilm")  # fmt: skip
-    parser.add_argument("--only", choices=["jina", "families", "minilm"], help="leave the rest as it is")
+    parser.add_argument("--only", choices=["jina", "families", "folders", "minilm"], help="leave the rest as it is")
     arguments = parser.parse_args()
 
     out, chosen = arguments.out, arguments.only
@@ -43,6 +44,8 @@ def main():
         jina.make(out, make_model)
     if chosen in (None, "families"):
         families.make(out, make_model)
+    if chosen in (None, "folders"):
+        folders.make(out)
     if chosen in (None, "minilm"):
         minilm.make(out, arguments.minilm)
     total = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

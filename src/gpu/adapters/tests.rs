@@ -294,17 +294,26 @@ fn an_adapter_whose_numbers_do_not_fit_spoils_its_own_rows_alone() {
         config, mut adapters, ..
     } = model("jina-hub");
     adapters.truncate(2);
-    // In layer 1 at out_proj: row 2 of the second adapter's Bᵀ; A may hold what it will.
-    let part = &mut adapters[1].layers[1][Site::OutProj as usize][0];
-    let at = 2 * part.width + 5;
-    part.bt[at] = 65520.0;
-    part.a[0] = -1e6;
-    let adapters: Vec<_> = adapters
+    let mut adapters: Vec<_> = adapters
         .into_iter()
         .map(|adapter| Some(Arc::new(adapter)))
         .collect();
     let ranges = ranges_of(&adapters);
-    for (precision, fits) in [(Precision::Bf16, true), (Precision::F16, false)] {
+    let huge = 2f32.powi(65);
+    for (b, precision, fits) in [
+        (65520.0, Precision::Bf16, true),
+        (65520.0, Precision::F16, false),
+        (LARGEST_B, Precision::Bf16, true),
+        (huge, Precision::Bf16, false),
+        (-huge, Precision::Bf16, false),
+        (f32::MAX, Precision::Bf16, false),
+    ] {
+        // In layer 1 at out_proj: row 2 of the second adapter's Bᵀ; A may hold what it will.
+        let adapter = adapters[1].as_mut().and_then(Arc::get_mut).unwrap();
+        let part = &mut adapter.layers[1][Site::OutProj as usize][0];
+        let at = 2 * part.width + 5;
+        part.bt[at] = b;
+        part.a[0] = -1e6;
         let (at, whole) = contents(&config, precision, &adapters, &ranges);
         for (layer, site) in (0..config.num_hidden_layers).flat_map(|l| Site::ALL.map(|site| (l, site))) {
             let mut expected = Expected::new(&config, &adapters, &ranges[site as usize], layer, site);

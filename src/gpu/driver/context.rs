@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{CUcontext, CUdevice, CUfunction, CUfunction_attribute, CUmodule, CUresult};
 
-use super::{DeviceFacts, DriverError, Handle, call, device, log};
+use super::{DeviceFacts, DriverError, Handle, call, device, library, log};
 
 /// A device's primary context, which it shares with the CUDA runtime API. It lives as long as one of its
 /// clones or anything made in it.
@@ -117,23 +117,32 @@ impl Module {
         let mut handle = std::ptr::null_mut();
         // SAFETY: the module is loaded; the name ends with NUL; the place for the result is good.
         unsafe { call!(cuModuleGetFunction(&mut handle, self.0.handle.0, name.as_ptr())) }?;
-        let mut params = Vec::new();
-        loop {
-            let (mut offset, mut size) = (0, 0);
-            // SAFETY: the function is the module's; the places for the results are good.
-            match unsafe { call!(cuFuncGetParamInfo(handle, params.len(), &mut offset, &mut size)) } {
-                Ok(()) => params.push(size),
-                // There is no such parameter.
-                Err(error) if !params.is_empty() && error.code == CUresult::CUDA_ERROR_INVALID_VALUE => break,
-                Err(error) => return Err(error),
-            }
-        }
         Ok(Function {
             handle: Handle(handle),
             entry: entry.to_owned(),
-            params,
+            params: match library::has("cuFuncGetParamInfo") {
+                true => Some(params(handle)?),
+                false => None,
+            },
             module: self.clone(),
         })
+    }
+}
+
+/// The size of each parameter of a kernel, whose context is current.
+fn params(function: CUfunction) -> Result<Vec<usize>, DriverError> {
+    let mut params = Vec::new();
+    loop {
+        let (mut offset, mut size) = (0, 0);
+        // SAFETY: the function's module is loaded; the places for the results are good.
+        match unsafe { call!(cuFuncGetParamInfo(function, params.len(), &mut offset, &mut size)) } {
+            Ok(()) => params.push(size),
+            // There is no such parameter.
+            Err(error) if !params.is_empty() && error.code == CUresult::CUDA_ERROR_INVALID_VALUE => {
+                return Ok(params);
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -151,8 +160,8 @@ impl Drop for Loaded {
 pub struct Function {
     handle: Handle<CUfunction>,
     entry: String,
-    /// The size of each parameter.
-    params: Vec<usize>,
+    /// The size of each parameter, where the driver tells it.
+    params: Option<Vec<usize>>,
     module: Module,
 }
 
@@ -161,9 +170,9 @@ impl Function {
         &self.entry
     }
 
-    /// The size of each parameter in bytes.
-    pub fn params(&self) -> &[usize] {
-        &self.params
+    /// The size of each parameter in bytes; `None` before CUDA 12.4, whose driver does not tell it.
+    pub fn params(&self) -> Option<&[usize]> {
+        self.params.as_deref()
     }
 
     /// Allows launches this much dynamic shared memory; the default limit is 48 KB. The limit is the kernel's, for all

@@ -27,9 +27,15 @@ pub struct DeviceFacts {
 }
 
 impl DeviceFacts {
-    /// The UUID as `nvidia-smi -L` prints it: `GPU-` and 32 hexadecimal digits in groups.
+    /// The UUID as `nvidia-smi -L` prints it: `GPU-`, or `MIG-` for a part of a GPU, and 32 hexadecimal digits in groups.
     pub fn uuid_text(&self) -> String {
-        let mut text = "GPU-".to_owned();
+        // The driver gives a MIG device its own UUID, and its profile in the name: "NVIDIA A100-SXM4-40GB MIG 1g.5gb".
+        let mut text = if self.name.contains(" MIG ") {
+            "MIG-"
+        } else {
+            "GPU-"
+        }
+        .to_owned();
         for (index, byte) in self.uuid.iter().enumerate() {
             if [4, 6, 8, 10].contains(&index) {
                 text.push('-');

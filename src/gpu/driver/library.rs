@@ -8,10 +8,15 @@ use cudarc::driver::sys::{self, CUresult};
 
 use super::{DriverError, call};
 
-/// The CUDA version that kernels are compiled with: the oldest driver that is known to load them.
-const WANTED: i32 = 13000;
+/// The oldest version of CUDA whose driver has all of [`FUNCTIONS`]. (What kernels need is their build's to say.)
+const OLDEST: i32 = 12000;
+/// NVIDIA's first driver for it.
+const OLDEST_RELEASE: &str = "525";
 
-/// Every function that is called, by the name it has in the library. (A test compares this with the calls.)
+/// Functions that came after [`OLDEST`], with the version of CUDA since when. Each has another way around it: see [`has`].
+pub(super) const NEWER: &[(&str, i32)] = &[("cuFuncGetParamInfo", 12040)];
+
+/// Every other function that is called, by the name it has in the library. (A test compares both with the calls.)
 pub(super) const FUNCTIONS: &[&str] = &[
     "cuCtxPopCurrent_v2",
     "cuCtxPushCurrent_v2",
@@ -26,10 +31,9 @@ pub(super) const FUNCTIONS: &[&str] = &[
     "cuDriverGetVersion",
     "cuEventCreate",
     "cuEventDestroy_v2",
-    "cuEventElapsedTime_v2",
+    "cuEventElapsedTime",
     "cuEventRecord",
     "cuEventSynchronize",
-    "cuFuncGetParamInfo",
     "cuFuncSetAttribute",
     "cuGetErrorString",
     "cuGraphDestroy",
@@ -66,7 +70,7 @@ pub enum Unavailable {
     Stub,
     /// The library lacks these functions.
     Missing(Vec<&'static str>),
-    /// The driver is for this version of CUDA, older than [`WANTED`].
+    /// The driver is for this version of CUDA, older than [`OLDEST`].
     Old(i32),
     /// The driver works, but finds no device.
     NoDevice {
@@ -75,16 +79,18 @@ pub enum Unavailable {
     },
     /// The driver does not start, or does not list its devices.
     Failed(DriverError),
+    /// The driver was started, and then the process forked: CUDA does not work in the child.
+    Forked,
 }
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let wanted = Version(WANTED);
+        let oldest = shown(OLDEST);
         match self {
             Unavailable::NoLibrary => write!(
                 f,
-                "no CUDA driver: the loader finds neither libcuda.so nor libcuda.so.1; install NVIDIA's driver 580 or \
-                 newer (in a container: run it with the GPU, as by --gpus all)"
+                "no CUDA driver: the loader finds neither libcuda.so nor libcuda.so.1; install NVIDIA's driver (in a \
+                 container: run it with the GPU, as by --gpus all)"
             ),
             Unavailable::Stub => write!(
                 f,
@@ -99,14 +105,14 @@ impl fmt::Display for Unavailable {
                 };
                 write!(
                     f,
-                    "the libcuda found lacks {}{more}; is it NVIDIA's, for CUDA {wanted} or later?",
+                    "the libcuda found lacks {}{more}; is it NVIDIA's, for CUDA {oldest} or later?",
                     named.join(", ")
                 )
             }
             Unavailable::Old(found) => write!(
                 f,
-                "the driver is for CUDA {}; {wanted} or later is needed: install driver 580 or newer",
-                Version(*found)
+                "the driver is for CUDA {}; {oldest} or later is needed: install driver {OLDEST_RELEASE} or newer",
+                shown(*found)
             ),
             Unavailable::NoDevice { visible: None } => write!(f, "the CUDA driver finds no GPU"),
             Unavailable::NoDevice { visible: Some(list) } => {
@@ -116,28 +122,67 @@ impl fmt::Display for Unavailable {
                 )
             }
             Unavailable::Failed(error) => write!(f, "the CUDA driver does not work: {error}"),
+            Unavailable::Forked => write!(
+                f,
+                "the process was forked after it had started the CUDA driver, which does not work in the child: fork before \
+                 an engine is opened, or start the child as a new program (in Python: the start method `spawn`)"
+            ),
         }
     }
 }
 
-/// 13000 is 13.0.
-struct Version(i32);
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.0 / 1000, self.0 % 1000 / 10)
-    }
+/// Major and minor version: 12040 is 12.4.
+fn numbers(version: i32) -> (u32, u32) {
+    let version = u32::try_from(version).unwrap_or(0);
+    (version / 1000, version % 1000 / 10)
 }
 
-/// The version of CUDA that the driver is for, `13.0`.
-pub fn version() -> Result<String, Unavailable> {
-    start().map(|version| Version(version).to_string())
+fn shown(version: i32) -> String {
+    let (major, minor) = numbers(version);
+    format!("{major}.{minor}")
+}
+
+/// The version of CUDA that the driver is for: `(13, 0)`.
+pub fn version() -> Result<(u32, u32), Unavailable> {
+    start().map(numbers)
+}
+
+/// Whether the loader finds a library of the driver's name, whatever it is worth.
+pub fn found() -> bool {
+    // SAFETY: loads the library, whose initialisers are the driver's own.
+    unsafe { sys::is_culib_present() }
+}
+
+/// Whether the driver has one of the functions that came later.
+pub(super) fn has(function: &str) -> bool {
+    let since = NEWER.iter().find(|(name, _)| *name == function);
+    since.is_some_and(|(_, since)| start().is_ok_and(|version| version >= *since))
+}
+
+/// A function that has another name in cudarc's bindings, which are those of the newest CUDA, or none.
+///
+/// # Safety
+/// `F` is the function's type, and it is one of [`FUNCTIONS`].
+#[cfg(feature = "inspect")]
+pub(super) unsafe fn symbol<F: Copy>(name: &str) -> F {
+    // SAFETY: the caller's; the driver was started, so that all of them are there, and it is never unloaded.
+    unsafe {
+        *sys::culib()
+            .get::<F>(name.as_bytes())
+            .expect("it was looked for at the start")
+    }
 }
 
 /// Starts the driver, once. No other function may be called before this has succeeded.
 pub(super) fn start() -> Result<i32, Unavailable> {
-    static STARTED: OnceLock<Result<i32, Unavailable>> = OnceLock::new();
-    STARTED.get_or_init(try_start).clone()
+    /// With the process that started it.
+    static STARTED: OnceLock<(u32, Result<i32, Unavailable>)> = OnceLock::new();
+    let process = std::process::id();
+    let (by, outcome) = STARTED.get_or_init(|| (process, try_start()));
+    match outcome {
+        Ok(_) if *by != process => Err(Unavailable::Forked),
+        outcome => outcome.clone(),
+    }
 }
 
 fn try_start() -> Result<i32, Unavailable> {
@@ -154,6 +199,8 @@ fn try_start() -> Result<i32, Unavailable> {
     unsafe { call!(cuDriverGetVersion(&mut version)) }.map_err(Unavailable::Failed)?;
     judge(started, version)?;
     require(FUNCTIONS)?;
+    let newer = NEWER.iter().filter(|(_, since)| version >= *since);
+    require(&newer.map(|(name, _)| *name).collect::<Vec<_>>())?;
     Ok(version)
 }
 
@@ -162,7 +209,7 @@ pub(super) fn judge(started: CUresult, version: i32) -> Result<(), Unavailable> 
     match started {
         CUresult::CUDA_ERROR_STUB_LIBRARY => Err(Unavailable::Stub),
         // First, since an old driver may fail in other ways for being old.
-        _ if version < WANTED => Err(Unavailable::Old(version)),
+        _ if version < OLDEST => Err(Unavailable::Old(version)),
         CUresult::CUDA_SUCCESS => Ok(()),
         CUresult::CUDA_ERROR_NO_DEVICE => Err(no_device()),
         code => Err(Unavailable::Failed(DriverError::new("cuInit", code))),

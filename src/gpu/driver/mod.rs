@@ -27,7 +27,7 @@ pub use context::{Context, Function, Module};
 #[cfg(feature = "inspect")]
 pub use device::clocks;
 pub use device::{DeviceFacts, devices};
-pub use library::{Unavailable, version};
+pub use library::{Unavailable, found, version};
 pub use memory::{DeviceMemory, Pinned};
 pub use stream::{Event, Graph, Stream};
 
@@ -111,6 +111,9 @@ impl DriverError {
     /// What the user can do about it.
     fn hint(&self) -> &'static str {
         use CUresult::*;
+        if self.call == "cuInit" {
+            return start_hint(self.code);
+        }
         match self.code {
             CUDA_ERROR_OUT_OF_MEMORY => {
                 "; use fewer batch_tokens, a lower concurrency or another device (nvidia-smi shows who uses its memory)"
@@ -127,11 +130,40 @@ impl DriverError {
             CUDA_ERROR_ECC_UNCORRECTABLE | CUDA_ERROR_NVLINK_UNCORRECTABLE => {
                 "; the hardware failed: see nvidia-smi -q and the system's log"
             }
+            CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUDA_ERROR_STREAM_CAPTURE_IMPLICIT => {
+                "; another thread of this process captures a CUDA graph in global mode, which forbids this to all threads: \
+                 let it capture in thread-local mode, or at another time"
+            }
             _ if self.is_sticky() => {
                 "; the device's context is lost. Kernels fail late: CUDA_LAUNCH_BLOCKING=1 shows which one it was"
             }
             _ => "",
         }
+    }
+}
+
+/// What the user can do where `cuInit` fails. Nothing is lost then: the machine or the container is not set up.
+fn start_hint(code: CUresult) -> &'static str {
+    use CUresult::*;
+    match code {
+        CUDA_ERROR_UNKNOWN => {
+            "; most often /dev/nvidia-uvm is missing or out of order: run `modprobe nvidia_uvm` or `nvidia-smi` on the host as \
+             root, then start the container anew (after a suspend: reload the module nvidia_uvm)"
+        }
+        CUDA_ERROR_SYSTEM_NOT_READY => {
+            "; the driver's services do not run: on a board with NVSwitch start the fabric manager of the driver's own \
+             version (systemctl start nvidia-fabricmanager); nvidia-smi -q shows the fabric's state"
+        }
+        CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
+            "; libcuda and the kernel's module are of different versions: reboot after an update of the driver; in a \
+             container, take the host's libcuda, as by --gpus all, and not one of the image"
+        }
+        CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
+            "; the libcuda found is that of the package for forward compatibility (cuda-compat), which this GPU does not \
+             support: take its folder off LD_LIBRARY_PATH, or update the driver"
+        }
+        CUDA_ERROR_OPERATING_SYSTEM => "; may this user read and write /dev/nvidiactl and /dev/nvidia0?",
+        _ => "",
     }
 }
 

@@ -6,26 +6,34 @@
 use std::ffi::c_void;
 use std::ops::Range;
 
+#[cfg(feature = "inspect")]
+use cudarc::driver::sys::CUresult;
 use cudarc::driver::sys::{
     CUevent, CUevent_flags, CUgraph, CUgraphExec, CUstream, CUstream_flags, CUstreamCaptureMode,
 };
 
+#[cfg(feature = "inspect")]
+use super::library;
 use super::{Context, DriverError, Function, Handle, Pinned, call, log};
 
 /// A non-blocking stream: it does not synchronise with the legacy default stream or any other. Threads may share
-/// one, if the order of their work does not matter.
+/// one, if the order of their work does not matter. Dropping it waits for its work.
 #[derive(Debug)]
 pub struct Stream {
     handle: Handle<CUstream>,
     context: Context,
 }
 
-/// Work that was captured once, to be launched as a whole.
+/// Work that was captured once, to be launched as a whole. It has to go before the modules of its kernels do: no document
+/// of the driver allows the other order.
 #[derive(Debug)]
 pub struct Graph {
     handle: Handle<CUgraphExec>,
     context: Context,
 }
+
+#[cfg(feature = "inspect")]
+type ElapsedTime = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
 
 /// A point in a stream that can be waited for.
 #[derive(Debug)]
@@ -76,7 +84,7 @@ impl Stream {
     /// before this returns.
     ///
     /// # Panics
-    /// If the kernel does not take one parameter of this size.
+    /// If the driver tells that the kernel does not take one parameter of this size.
     ///
     /// # Safety
     /// Every address in `params` is valid for what the kernel does with it until the kernel has ended; meanwhile
@@ -90,7 +98,9 @@ impl Stream {
         shared: u32,
         params: &[u8],
     ) -> Result<(), DriverError> {
-        assert_eq!(function.params(), [params.len()], "{}", function.entry());
+        if let Some(sizes) = function.params() {
+            assert_eq!(sizes, [params.len()], "{}", function.entry());
+        }
         let _entered = self.context.enter()?;
         let mut arguments = [params.as_ptr().cast_mut().cast::<c_void>()];
         let [x, y, z] = grid;
@@ -239,8 +249,11 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        // To destroy a stream does not wait for its work, and what that work uses may be freed next. If this fails, the
+        // context is lost and nothing runs in it.
+        log(self.synchronize());
         log(self.context.enter().and_then(|_entered| {
-            // SAFETY: made by `stream`, destroyed once. Work that is left is done before it goes.
+            // SAFETY: made by `stream`, destroyed once, without work in it.
             unsafe { call!(cuStreamDestroy_v2(self.handle.0)) }
         }));
     }
@@ -287,7 +300,7 @@ impl Drop for Captured {
 impl Drop for Graph {
     fn drop(&mut self) {
         log(self.context.enter().and_then(|_entered| {
-            // SAFETY: made by `capture`, destroyed once. A launch that is under way ends before it goes.
+            // SAFETY: made by `capture`, destroyed once. The driver keeps it until a launch that is under way has ended.
             unsafe { call!(cuGraphExecDestroy(self.handle.0)) }
         }));
     }
@@ -306,8 +319,15 @@ impl Event {
     pub fn micros_since(&self, start: &Event) -> Result<f64, DriverError> {
         let _entered = self.context.enter()?;
         let mut millis = 0f32;
-        // SAFETY: both are there; the place for the result is good.
-        unsafe { call!(cuEventElapsedTime_v2(&mut millis, start.handle.0, self.handle.0)) }?;
+        // SAFETY: that is its type; both events are there; the place for the result is good.
+        let code = unsafe {
+            // `cuEventElapsedTime_v2` came with CUDA 12.8 and gives the same for events like these.
+            let elapsed = library::symbol::<ElapsedTime>("cuEventElapsedTime");
+            elapsed(&mut millis, start.handle.0, self.handle.0)
+        };
+        if code != CUresult::CUDA_SUCCESS {
+            return Err(DriverError::new("cuEventElapsedTime", code));
+        }
         Ok(1e3 * f64::from(millis))
     }
 

@@ -16,7 +16,7 @@ use std::sync::Once;
 
 use half::bf16;
 
-use super::library::{self, FUNCTIONS};
+use super::library::{self, FUNCTIONS, NEWER};
 use super::*;
 use crate::kernels::kernels;
 use crate::kernels::params::LayerNormParams;
@@ -35,19 +35,32 @@ fn every_function_that_is_called_is_looked_for() {
     ];
     let mut called = BTreeSet::new();
     for source in sources {
-        for before in ["call!(cu", "sys::cu"] {
+        for (before, after) in [("call!(cu", '('), ("sys::cu", '('), (">(\"cu", '"')] {
             for rest in source.split(before).skip(1) {
                 let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap();
                 // `sys::culib` is cudarc's own.
-                if rest[end..].starts_with('(') && !rest.starts_with("lib") {
+                if rest[end..].starts_with(after) && !rest.starts_with("lib") {
                     called.insert(format!("cu{}", &rest[..end]));
                 }
             }
         }
     }
-    let listed: BTreeSet<String> = FUNCTIONS.iter().map(|&name| name.to_owned()).collect();
-    assert_eq!(listed, called);
+    let newer = NEWER.iter().map(|(name, _)| *name);
+    let listed: Vec<&str> = FUNCTIONS.iter().copied().chain(newer).collect();
+    assert_eq!(
+        listed
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect::<BTreeSet<_>>(),
+        called
+    );
+    assert_eq!(listed.len(), called.len(), "a function is in both lists");
     assert!(FUNCTIONS.is_sorted());
+    // What came later is called only where it is asked for first.
+    for (name, _) in NEWER {
+        let asked = format!("library::has(\"{name}\")");
+        assert!(sources.iter().any(|source| source.contains(&asked)), "{name}");
+    }
 }
 
 #[test]
@@ -56,14 +69,15 @@ fn an_unusable_driver_says_what_to_do() {
     use CUresult::*;
     assert_eq!(said(CUDA_SUCCESS, 13000), Ok(()));
     assert_eq!(said(CUDA_SUCCESS, 13020), Ok(()));
+    assert_eq!(said(CUDA_SUCCESS, 12000), Ok(()));
     assert_eq!(
-        said(CUDA_SUCCESS, 12040).unwrap_err(),
-        "the driver is for CUDA 12.4; 13.0 or later is needed: install driver 580 or newer"
+        said(CUDA_SUCCESS, 11080).unwrap_err(),
+        "the driver is for CUDA 11.8; 12.0 or later is needed: install driver 525 or newer"
     );
     // An old driver may find no device, or not start, for being old.
     assert!(matches!(
-        library::judge(CUDA_ERROR_NO_DEVICE, 12090),
-        Err(Unavailable::Old(12090))
+        library::judge(CUDA_ERROR_NO_DEVICE, 11080),
+        Err(Unavailable::Old(11080))
     ));
     assert!(matches!(
         library::judge(CUDA_ERROR_NO_DEVICE, 13000),
@@ -83,10 +97,41 @@ fn an_unusable_driver_says_what_to_do() {
     let missing = |count: usize| Unavailable::Missing(FUNCTIONS[..count].to_vec()).to_string();
     assert_eq!(
         missing(1),
-        "the libcuda found lacks cuCtxPopCurrent_v2; is it NVIDIA's, for CUDA 13.0 or later?"
+        "the libcuda found lacks cuCtxPopCurrent_v2; is it NVIDIA's, for CUDA 12.0 or later?"
     );
     assert!(
         missing(5).contains("cuCtxPopCurrent_v2, cuCtxPushCurrent_v2, cuDeviceGet and 2 functions more;")
+    );
+}
+
+/// The same code means another thing where the driver starts than after a kernel.
+#[test]
+fn a_driver_that_does_not_start_says_how_to_repair_the_machine() {
+    let error = |call, code| DriverError {
+        call,
+        detail: String::new(),
+        code,
+        meaning: "what it means".into(),
+    };
+    use CUresult::*;
+    for (code, remedy) in [
+        (CUDA_ERROR_UNKNOWN, "modprobe nvidia_uvm"),
+        (CUDA_ERROR_SYSTEM_NOT_READY, "fabric manager"),
+        (CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, "reboot after an update"),
+        (CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE, "cuda-compat"),
+    ] {
+        let said = Unavailable::Failed(error("cuInit", code)).to_string();
+        let wanted = format!("the CUDA driver does not work: cuInit failed: {code:?} (what it means); ");
+        assert!(said.starts_with(&wanted) && said.contains(remedy), "{said}");
+        assert!(
+            !said.contains("context is lost") && !said.contains('\n'),
+            "{said}"
+        );
+    }
+    let later = error("cuStreamSynchronize", CUDA_ERROR_UNKNOWN).to_string();
+    assert!(
+        later.contains("context is lost") && !later.contains("modprobe"),
+        "{later}"
     );
 }
 
@@ -532,7 +577,10 @@ fn child(test: &str, environment: &[(&str, &str)]) -> String {
 #[ignore = "other tests run it in a process of its own"]
 fn child_starts_the_driver() {
     match devices() {
-        Ok(_) => println!("started for CUDA {}", version().unwrap()),
+        Ok(_) => {
+            let (major, minor) = version().unwrap();
+            println!("started for CUDA {major}.{minor}");
+        }
         Err(reason) => println!("not started: {reason}"),
     }
 }
@@ -565,6 +613,11 @@ fn a_driver_that_does_not_start_is_told_from_none() {
             "cuDeviceGetName:*=CUDA_ERROR_INVALID_DEVICE",
             "not started: the CUDA driver does not work: cuDeviceGetName failed: CUDA_ERROR_INVALID_DEVICE (",
         ),
+        (
+            "driver=11.8",
+            "not started: the driver is for CUDA 11.8; 12.0 or later is needed",
+        ),
+        ("driver=12.0", "started for CUDA 12.0"),
     ];
     for (fault, wanted) in table {
         let said = child("child_starts_the_driver", &[("SOFTCUDA_FAULTS", fault)]);
@@ -593,11 +646,11 @@ fn other_driver(folder: &Path, version: i32) -> bool {
 fn an_old_driver_and_one_that_lacks_functions_are_refused() {
     let table = [
         (
-            12040,
-            "not started: the driver is for CUDA 12.4; 13.0 or later is needed",
+            11040,
+            "not started: the driver is for CUDA 11.4; 12.0 or later is needed",
         ),
         (
-            13000,
+            12000,
             "not started: the libcuda found lacks cuCtxPopCurrent_v2, cuCtxPushCurrent_v2, cuDeviceGet and 3",
         ),
     ];
@@ -611,6 +664,37 @@ fn an_old_driver_and_one_that_lacks_functions_are_refused() {
         let said = child("child_starts_the_driver", &[("LD_LIBRARY_PATH", path)]);
         assert!(said.contains(wanted), "{said}");
     }
+}
+
+#[test]
+#[ignore = "other tests run it in a process of its own"]
+fn child_forks() {
+    context().unwrap();
+    // SAFETY: the child calls nothing but what is tested, which takes no lock that another thread may hold, and exits.
+    match unsafe { libc::fork() } {
+        0 => {
+            let forked = matches!(devices(), Err(Unavailable::Forked));
+            // SAFETY: ends the child at once, without the parent's exit functions.
+            unsafe { libc::_exit(i32::from(!forked)) }
+        }
+        child => {
+            let mut status = -1;
+            // SAFETY: the place for the result is good.
+            unsafe { libc::waitpid(child, &mut status, 0) };
+            println!("the child ended with {status}");
+        }
+    }
+    println!("the parent: {:?}", devices().is_ok());
+}
+
+#[test]
+fn a_process_that_forked_says_so() {
+    let Some(_) = context() else { return };
+    let said = child("child_forks", &[]);
+    assert!(
+        said.contains("the child ended with 0\n") && said.contains("the parent: true"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -673,13 +757,38 @@ fn use_everything() -> Result<(), DriverError> {
     let mut rows = Rows::try_new(&context)?;
     rows.fill(3, 0);
     let (stream, event) = (context.stream()?, context.event()?);
+    let (start, end) = (context.timed_event()?, context.timed_event()?);
     let graph = stream.capture(|stream| rows.give(stream))?;
+    start.record(&stream)?;
     // SAFETY: all that was captured lives in `rows`.
     unsafe { stream.launch_graph(&graph) }?;
+    end.record(&stream)?;
     event.record(&stream)?;
     event.synchronize()?;
+    assert!(end.micros_since(&start)? >= 0.0);
     rows.check();
     Ok(())
+}
+
+/// The oldest driver that is taken, as softcuda plays it: the functions that came later are not called.
+#[test]
+fn an_old_driver_computes_without_the_newer_functions() {
+    let Some(context) = context() else { return };
+    if !context.facts().simulated() {
+        return;
+    }
+    let calls = tempfile::NamedTempFile::new().unwrap();
+    let path = calls.path().to_str().unwrap();
+    for (faults, newer) in [("driver=12.0", false), ("driver=13.0", true)] {
+        let said = child(
+            "child_uses_everything",
+            &[("SOFTCUDA_CALLS", path), ("SOFTCUDA_FAULTS", faults)],
+        );
+        assert!(said.contains("all went well"), "{said}");
+        let calls = counts(&calls);
+        let asked = &calls["calls"]["cuFuncGetParamInfo"];
+        assert_eq!(asked.is_u64(), newer, "{faults}: {asked}");
+    }
 }
 
 /// What softcuda counted in a process, which wrote it into a file.

@@ -51,7 +51,8 @@ impl Gpu {
         let pool = PoolBatch::all(batch, layout.tokens).swap_remove(0);
         let attention = plan.gpu.as_ref().expect("the plan is one for a GPU").attention;
         let tiles = attention_tiles(batch, attention);
-        let end = layout.write(batch, &tiles, &pool, &mut context.host_input);
+        let positions = self.config.positions;
+        let end = layout.write(batch, &tiles, &pool, positions, &mut context.host_input);
         // SAFETY: the context is the caller's alone, has memory for the layout, and is drained by the caller.
         unsafe {
             context

@@ -218,7 +218,7 @@ pub(super) const MODULE: &Table = &[
     ("kwargs", Harmless),
 ];
 
-const POOLING_MODE: &str = "the supported pooling modes are mean and cls";
+const POOLING_MODE: &str = "the supported pooling modes are mean, cls and lasttoken";
 
 /// `1_Pooling/config.json`.
 pub(super) const POOLING: &Table = &[

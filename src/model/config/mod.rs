@@ -15,6 +15,7 @@ use crate::error::{Result, list};
 use crate::model::settings::{Settings, read_json};
 use crate::request::Pooling;
 use sentence::SentenceTransformers;
+pub(crate) use sentence::TRANSFORMER_FILES;
 pub(crate) use tasks::jina_adapter_folder;
 use tasks::tasks;
 
@@ -52,13 +53,41 @@ pub enum Positions {
         /// `inv_freq[i] = base^(-2i / head_dim)`.
         base: f32,
     },
-    /// A learned row per position is added to the token's; position p uses row `p + offset`.
+    /// A learned row of a table is added to the token's.
     Learned {
-        /// Row of the first position.
-        offset: usize,
+        /// `None`: the first token of an input has row 0, the next row 1. RoBERTa and its kin count from `pad + 1`, and
+        /// the token of this id, which a text may spell, is not counted: it has row `pad` wherever it stands.
+        pad: Option<u32>,
         /// Rows of the table.
         rows: usize,
     },
+}
+
+impl Positions {
+    /// The position of the first token that is counted.
+    fn first(self) -> u32 {
+        self.pad().map_or(0, |pad| pad + 1)
+    }
+
+    fn pad(self) -> Option<u32> {
+        match self {
+            Positions::Learned { pad, .. } => pad,
+            Positions::Rotary { .. } => None,
+        }
+    }
+
+    /// The position of each token of one input: in it, or the row of the table.
+    pub(crate) fn of(self, ids: &[u32]) -> impl Iterator<Item = u32> {
+        let pad = self.pad();
+        let mut next = self.first();
+        ids.iter().map(move |&id| {
+            if pad == Some(id) {
+                return id;
+            }
+            next += 1;
+            next - 1
+        })
+    }
 }
 
 /// A task of the model: a name, a prefix and, for jina-embeddings-v3, an adapter of that name.
@@ -200,26 +229,17 @@ impl ModelConfig {
             }
             Positions::Rotary { base: base as f32 }
         } else {
-            let offset = if family == Family::Bert {
-                0
-            } else {
-                pad_token_id + 1
-            };
-            if offset >= rows {
-                return Err(config.error(format!(
-                    "max_position_embeddings is {rows}, but positions start at {offset} (pad_token_id + 1)"
-                )));
-            }
-            Positions::Learned { offset, rows }
+            let pad = (family != Family::Bert).then_some(pad_token_id as u32);
+            Positions::Learned { pad, rows }
         };
-        let table = match positions {
-            Positions::Rotary { .. } => rows,
-            Positions::Learned { offset, rows } => rows - offset,
-        };
-        let max_tokens = [sentence.max_seq_length, sentence.model_max_length]
-            .into_iter()
-            .flatten()
-            .fold(table, usize::min);
+        let first = positions.first() as usize;
+        if first >= rows {
+            return Err(config.error(format!(
+                "max_position_embeddings is {rows}, but positions start at {first} (pad_token_id + 1)"
+            )));
+        }
+        let table = rows - first;
+        let max_tokens = sentence.max_tokens.map_or(table, |limit| limit.min(table));
         if max_tokens < 3 {
             return Err(config.error(format!(
                 "inputs of at most {max_tokens} tokens leave no room for text"

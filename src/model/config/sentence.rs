@@ -16,16 +16,16 @@ use crate::request::Pooling;
 pub(super) struct SentenceTransformers {
     pub pooling: Option<Pooling>,
     pub normalize: Option<bool>,
-    pub max_seq_length: Option<usize>,
-    pub model_max_length: Option<usize>,
+    /// The longest input, in tokens. The model's own positions may allow less.
+    pub max_tokens: Option<usize>,
     pub prompts: Vec<(String, String)>,
     default_prompt_name: Option<String>,
     /// Keys that are in no table, with their files.
     pub unknown: Vec<String>,
 }
 
-/// The names of the transformer module's file, of which sentence-transformers reads the first that is there.
-const TRANSFORMER_FILES: [&str; 7] = [
+/// The names of the transformer module's file, of which sentence-transformers reads the first that holds a setting.
+pub(crate) const TRANSFORMER_FILES: [&str; 7] = [
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
@@ -41,19 +41,16 @@ impl SentenceTransformers {
         let mut this = SentenceTransformers::default();
         if let Some((path, modules)) = optional_json(folder.join("modules.json"))? {
             this.read_modules(folder, &path, &modules)?;
-        }
-        let transformer = TRANSFORMER_FILES
-            .into_iter()
-            .find(|name| file::is_present(&folder.join(name)));
-        if let Some(name) = transformer {
-            this.read_file(folder, name, &[keys::TRANSFORMER], |this, settings| {
-                this.max_seq_length = positive(settings, "max_seq_length")?;
-                Ok(())
-            })?;
+            // A folder without modules is one of transformers, whose limit is the tokenizer's.
+            this.read_transformer(folder)?;
         }
         if let Some((path, json)) = optional_json(folder.join("tokenizer_config.json"))? {
             // Its other keys are the tokenizer's own, and tokenizer.json has what matters of them.
-            this.model_max_length = positive(&Settings::new(&path, &json)?, "model_max_length")?;
+            let settings = Settings::new(&path, &json)?;
+            let length = positive(&settings, "model_max_length")?;
+            // What the key was called before version 2 of transformers, which still reads it.
+            let of_old = positive(&settings, "max_len")?;
+            this.max_tokens = this.max_tokens.or(length).or(of_old);
         }
         this.read_file(
             folder,
@@ -62,6 +59,22 @@ impl SentenceTransformers {
             SentenceTransformers::read_prompts,
         )?;
         Ok(this)
+    }
+
+    fn read_transformer(&mut self, folder: &Path) -> Result<()> {
+        for name in TRANSFORMER_FILES {
+            let Some((path, json)) = optional_json(folder.join(name))? else {
+                continue;
+            };
+            let settings = Settings::new(&path, &json)?;
+            if json.as_object().is_some_and(|keys| !keys.is_empty()) {
+                self.unknown
+                    .extend(file_keys(name, &settings.check(&[keys::TRANSFORMER])?));
+                self.max_tokens = positive(&settings, "max_seq_length")?;
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Holds a settings file against its table, if it is there, and reads it.
@@ -201,43 +214,59 @@ fn read_pooling(path: &Path) -> Result<Pooling> {
              none"
         )));
     }
-    let unsupported =
-        |mode: &str| settings.error(format!("pooling mode {mode} is not supported; mean and cls are"));
-    // Newer files name the mode, older ones have a switch for each.
-    match settings.get("pooling_mode") {
-        Some(Value::Array(modes)) if modes.len() == 1 => return pooling_mode(&modes[0], unsupported),
-        Some(mode) => return pooling_mode(mode, unsupported),
-        None => {}
-    }
-    let on = |mode: &str| -> Result<bool> {
-        Ok(settings.switch(&format!("pooling_mode_{mode}"))?.unwrap_or(false))
+    // Newer files name the modes, older ones have a switch for each.
+    let named = match settings.get("pooling_mode") {
+        Some(Value::Array(modes)) => Some(modes.iter().collect()),
+        mode => mode.map(|mode| vec![mode]),
     };
-    for mode in [
-        "max_tokens",
-        "mean_sqrt_len_tokens",
-        "weightedmean_tokens",
-        "lasttoken",
-    ] {
-        if on(mode)? {
-            return Err(unsupported(mode));
+    let modes: Vec<String> = match named {
+        Some(named) => named
+            .into_iter()
+            .map(|mode| mode.as_str().map_or_else(|| mode.to_string(), str::to_owned))
+            .collect(),
+        None => {
+            let mut on = Vec::new();
+            for (mode, switch) in POOLING_SWITCHES {
+                if settings.switch(switch)?.unwrap_or(false) {
+                    on.push(mode.to_owned());
+                }
+            }
+            // Without a mode it is the mean; without a width the file is no pooling's, and the library does not take it.
+            let has_width = ["embedding_dimension", "word_embedding_dimension"]
+                .iter()
+                .any(|key| settings.get(key).is_some());
+            if on.is_empty() && has_width {
+                on.push("mean".into());
+            }
+            on
         }
-    }
-    match (on("mean_tokens")?, on("cls_token")?) {
-        (true, false) => Ok(Pooling::Mean),
-        (false, true) => Ok(Pooling::Cls),
-        (true, true) => Err(unsupported("mean and cls together")),
-        (false, false) => Err(settings.error("names no pooling mode")),
+    };
+    let unsupported = |mode: &str| {
+        settings.error(format!(
+            "pooling mode {mode} is not supported; mean, cls and lasttoken are"
+        ))
+    };
+    match modes.as_slice() {
+        [] => Err(settings.error("names no pooling mode; wanted mean, cls or lasttoken")),
+        [mode] => match mode.as_str() {
+            "mean" => Ok(Pooling::Mean),
+            "cls" => Ok(Pooling::Cls),
+            "lasttoken" => Ok(Pooling::LastToken),
+            other => Err(unsupported(other)),
+        },
+        several => Err(unsupported(&format!("{} together", several.join(" and ")))),
     }
 }
 
-fn pooling_mode(mode: &Value, unsupported: impl Fn(&str) -> Error) -> Result<Pooling> {
-    match mode.as_str() {
-        Some("mean") => Ok(Pooling::Mean),
-        Some("cls") => Ok(Pooling::Cls),
-        Some(other) => Err(unsupported(other)),
-        None => Err(unsupported(&mode.to_string())),
-    }
-}
+/// Pooling modes, and their switches in older files.
+const POOLING_SWITCHES: [(&str, &str); 6] = [
+    ("mean", "pooling_mode_mean_tokens"),
+    ("cls", "pooling_mode_cls_token"),
+    ("lasttoken", "pooling_mode_lasttoken"),
+    ("max", "pooling_mode_max_tokens"),
+    ("mean_sqrt_len_tokens", "pooling_mode_mean_sqrt_len_tokens"),
+    ("weightedmean", "pooling_mode_weightedmean_tokens"),
+];
 
 /// A length of at least 1; none where it is null. "No limit" is written as a number far above any length.
 fn positive(settings: &Settings<'_>, key: &str) -> Result<Option<usize>> {

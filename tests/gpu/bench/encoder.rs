@@ -98,9 +98,10 @@ fn the_encoders_report_is_whole() {
     for row in calls.iter().chain(&documents).chain(&latency) {
         let (names, sum) = parts(row);
         assert_eq!(names, ["tokenise", "upload", "device", "download", "rest"]);
-        // They are of a call of their own, so that this is about units: one that is wrong is so by a thousand.
+        // They are of a call of their own, so that this is about units: one that is wrong is so by a thousand. On a GPU the
+        // least may be a first call, with its capture and cold kernels, and so 10 to 40 times as long as a later one.
         let (least, most) = (number(&row["micros"]["min"]), number(&row["micros"]["max"]));
-        assert!(sum > least / 30.0 && sum < 30.0 * most, "{row}");
+        assert!(sum > least / 300.0 && sum < 30.0 * most, "{row}");
     }
 
     let startup = group(&report, "startup");

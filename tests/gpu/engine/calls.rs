@@ -20,6 +20,21 @@ const FREE: [&str; 4] = [
     "cuCtxSetCurrent",
 ];
 
+/// On close the contexts go first, with their streams and graphs, then the kernels and weights that those use. softcuda says
+/// what goes in another order.
+#[test]
+fn an_engine_is_closed_from_its_graphs_to_its_kernels() {
+    let Some(_) = Gpu::find_simulated().filter(|gpu| gpu.is_first()) else {
+        return;
+    };
+    for mode in ["eager", "lazy"] {
+        let ended = Job::four_batches(jina(64)).run(&[("SOFTCUDA_ASYNC", mode)]);
+        assert_eq!(ended.calls["cuGraphExecDestroy"], 2, "{:?}", ended.calls);
+        assert_eq!(ended.calls["cuModuleLoadData"], ended.calls["cuModuleUnload"]);
+        assert!(!ended.log.contains("softcuda: "), "{mode}:\n{}", ended.log);
+    }
+}
+
 #[test]
 fn a_pass_is_a_copy_up_a_graph_a_copy_down_and_a_wait() {
     let Some(_) = Gpu::find_simulated().filter(|gpu| gpu.is_first()) else {

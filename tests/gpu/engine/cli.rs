@@ -58,6 +58,54 @@ fn embed_gives_the_cpus_vectors() {
     }
 }
 
+/// `auto` that leaves a GPU unused says why, each time, in one line; so does `devices`.
+#[test]
+fn auto_says_why_it_computes_on_the_cpu() {
+    let Some(_) = Gpu::find_simulated().filter(|gpu| gpu.is_first()) else {
+        return;
+    };
+    let run = |faults: &str, arguments: &[&str]| {
+        let output = Command::new(paths::binary())
+            .args(arguments)
+            .env("ROPEWAY_MODEL", jina(64))
+            .env("SOFTCUDA_FAULTS", faults)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{faults}: {output:?}");
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        // softcuda's own lines are its user's.
+        let err = text(output.stderr);
+        let own = err.lines().filter(|line| line.starts_with("ropeway: "));
+        (text(output.stdout), own.map(str::to_owned).collect::<Vec<_>>())
+    };
+    for (faults, why) in [
+        ("", "a simulation on the CPU"),
+        ("driver=11.8", "the driver is for CUDA 11.8"),
+        (
+            "driver=12.0",
+            "the driver is for CUDA 12.0, and the kernels of this build",
+        ),
+        ("cuInit:*=CUDA_ERROR_UNKNOWN", "modprobe nvidia_uvm"),
+        ("cuInit:*=CUDA_ERROR_SYSTEM_NOT_READY", "fabric manager"),
+        ("cuInit:*=CUDA_ERROR_NO_DEVICE", "the CUDA driver finds no GPU"),
+    ] {
+        for _ in 0..2 {
+            let (_, said) = run(faults, &["embed", "a warm coat", "--device", "auto"]);
+            let [line] = &said[..] else {
+                panic!("{faults}: {said:?}")
+            };
+            assert!(
+                line.starts_with("ropeway: no GPU is used: ") && line.contains(why),
+                "{line}"
+            );
+        }
+        assert_eq!(run(faults, &["embed", "a", "--device", "cpu"]).1, [""; 0]);
+        assert_eq!(run(faults, &["embed", "a", "--quiet"]).1, [""; 0]);
+        let (table, _) = run(faults, &["devices"]);
+        assert!(table.contains(why) || faults.is_empty(), "{faults}: {table}");
+    }
+}
+
 /// A copy with the adapter merged in computes other bits of the same vector, and only if the class allows it.
 #[test]
 fn merged_weights_serve_the_fastest_class() {

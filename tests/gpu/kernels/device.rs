@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::io::Write as _;
 use std::marker::PhantomData;
-use std::sync::Once;
+use std::sync::{Condvar, Mutex, Once, PoisonError};
 
 use bytemuck::Pod;
 use cudarc::driver::result::{self, DriverError};
@@ -29,6 +29,34 @@ const GUARD: usize = 512;
 pub struct Device {
     context: sys::CUcontext,
     modules: RefCell<HashMap<&'static str, sys::CUmodule>>,
+    _place: Place,
+}
+
+/// Contexts at the same time: each takes some 0.5 GB of a GPU, and there may be a test for every core.
+const CONTEXTS: usize = 4;
+static CONTEXTS_LEFT: (Mutex<usize>, Condvar) = (Mutex::new(CONTEXTS), Condvar::new());
+
+/// One of the [`CONTEXTS`]; waits for it, and gives it back when dropped.
+struct Place(());
+
+impl Place {
+    fn take() -> Place {
+        let (left, freed) = &CONTEXTS_LEFT;
+        let left = left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = freed
+            .wait_while(left, |left| *left == 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        *left -= 1;
+        Place(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let (left, freed) = &CONTEXTS_LEFT;
+        *left.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        freed.notify_one();
+    }
 }
 
 impl Device {
@@ -66,6 +94,7 @@ impl Device {
             started => started.expect("the driver starts"),
         }
         let ordinal = result::device::get(0).expect("there is a device");
+        let place = Place::take();
         let mut context = std::ptr::null_mut();
         // SAFETY: `context` is valid for the write; no parameters means no affinity and no graphics.
         unsafe { sys::cuCtxCreate_v4(&mut context, std::ptr::null_mut(), 0, ordinal) }
@@ -79,6 +108,7 @@ impl Device {
         Ok(Device {
             context,
             modules: RefCell::default(),
+            _place: place,
         })
     }
 

@@ -25,7 +25,7 @@ struct Shape {
     /// Whether they change the tables, and whether they have a down-projection.
     tables: bool,
     down: bool,
-    /// The first token's row of the position table, if there is one.
+    /// The least row of the position table that is read, if there is a table.
     position: Option<usize>,
     gap: usize,
     rows_per_block: usize,
@@ -82,6 +82,8 @@ struct Adapter<T> {
 struct Inputs<T> {
     shape: Shape,
     ids: Vec<u32>,
+    /// [tokens]: rows of `position`, in any order.
+    position_of_row: Vec<u32>,
     /// [VOCAB, hidden_size]
     word: Vec<T>,
     token_type: Vec<T>,
@@ -145,6 +147,9 @@ impl<T: Number> Inputs<T> {
         let longest = shape.lengths.iter().max().copied().unwrap_or(0);
         Inputs {
             shape: shape.clone(),
+            position_of_row: (0..tokens)
+                .map(|_| (offset + random.below(longest)) as u32)
+                .collect(),
             word: table(random, VOCAB, hidden, 1.0, has),
             token_type: random.numbers(hidden, 0.0, 0.25),
             position: table(random, offset + longest, hidden, 0.5, |row| row >= offset),
@@ -166,8 +171,12 @@ impl<T: Number> Inputs<T> {
         let first = cu_seqlens(&self.shape.lengths);
         let mut picked = self.clone();
         picked.shape.lengths = sequences.iter().map(|&s| self.shape.lengths[s]).collect();
-        let rows = |&s: &usize| &self.ids[first[s] as usize..first[s + 1] as usize];
-        picked.ids = sequences.iter().flat_map(rows).copied().collect();
+        let pick = |of: &[u32]| -> Vec<u32> {
+            let rows = |&s: &usize| &of[first[s] as usize..first[s + 1] as usize];
+            sequences.iter().flat_map(rows).copied().collect()
+        };
+        picked.ids = pick(&self.ids);
+        picked.position_of_row = pick(&self.position_of_row);
         picked.weights.weights = sequences
             .iter()
             .flat_map(|&s| self.weights.of(s))
@@ -184,7 +193,6 @@ impl<T: Number> Inputs<T> {
     /// [tokens, width]
     fn reference<R: Real>(&self) -> Vec<R> {
         let hidden = self.shape.hidden;
-        let first = cu_seqlens(&self.shape.lengths);
         let mut out = Vec::new();
         for (row, &sequence) in sequence_of_row(&self.shape.lengths).iter().enumerate() {
             let (id, sequence) = (self.ids[row] as usize, sequence as usize);
@@ -192,8 +200,8 @@ impl<T: Number> Inputs<T> {
             let mut x: Vec<R> = (0..hidden)
                 .map(|i| of(&self.word, id * hidden + i) + of(&self.token_type, i))
                 .collect();
-            if let Some(offset) = self.shape.position {
-                let position = row - first[sequence] as usize + offset;
+            if self.shape.position.is_some() {
+                let position = self.position_of_row[row] as usize;
                 for (i, x) in x.iter_mut().enumerate() {
                     *x += of(&self.position, position * hidden + i);
                 }
@@ -235,10 +243,7 @@ impl<T: Number> Inputs<T> {
         let stride = hidden + gap;
 
         let count = device.upload(&[tokens as u32]);
-        let (ids, cu_seqlens) = (
-            device.upload(&self.ids),
-            device.upload(&cu_seqlens(&self.shape.lengths)),
-        );
+        let (ids, position_of_row) = (device.upload(&self.ids), device.upload(&self.position_of_row));
         let (word, token_type) = (device.upload(&self.word), device.upload(&self.token_type));
         let position = device.upload(&self.position);
         let (gamma, beta) = (device.upload(&self.gamma), device.upload(&self.beta));
@@ -276,7 +281,7 @@ impl<T: Number> Inputs<T> {
         }
         let adapters = device.upload(&table);
         let learned = self.shape.position.is_some();
-        let sequenced = learned || self.shape.tables || !self.down.columns.is_empty();
+        let sequenced = self.shape.tables || !self.down.columns.is_empty();
         let rows = sequence_of_row(&self.shape.lengths);
         let placed = Placed::new(device, grid.bucket, &rows, &self.weights, &self.down, sequenced);
         let written = device.output::<T>(grid.bucket * stride);
@@ -286,7 +291,7 @@ impl<T: Number> Inputs<T> {
         let params = EmbedParams {
             tokens: count.address(),
             ids: ids.address(),
-            cu_seqlens: if learned { cu_seqlens.address() } else { WILD },
+            position_of_row: if learned { position_of_row.address() } else { WILD },
             word: word.address(),
             token_type: token_type.address(),
             position: if learned { position.address() } else { 0 },
@@ -298,8 +303,8 @@ impl<T: Number> Inputs<T> {
             lora: placed.lora,
             hidden_size: hidden as u32,
             out_stride: stride as u32,
-            position_offset: self.shape.position.unwrap_or(0) as u32,
             eps: self.eps,
+            reserved: 0,
         };
         kernel.launch(blocks, threads, shared, &params);
 

@@ -30,7 +30,8 @@ any_dimensions, pooling, normalize, truncate, encoding, spans ([[start, end], â€
 chunk_sentences, window, overlap. A key overrides the flag, an absent key inherits it, null means none.
 
 An input that fails becomes {\"id\", \"error\"} (in an array of floats a row of NaNs), is told on standard
-error, and makes the exit code 1. An array of floats has as many columns as --dimensions says, or the
+error, and makes the exit code 1. A text longer than the model's limit is cut there, unless --no-truncate
+is given, and how many were is told on standard error at the end. An array of floats has as many columns as --dimensions says, or the
 model; npy has no place for the scales of int8, jsonl and safetensors keep them.
 
 With -o FILE, rows go to FILE.partial, which is renamed when all is done. --resume continues it, or
@@ -185,7 +186,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             }
         }
     };
-    work.embed_all(sink, &output_failed, resumable)
+    work.embed_all(sink, &output_failed, resumable, run.quiet)
 }
 
 /// Refuses what the format cannot hold before anything is computed.

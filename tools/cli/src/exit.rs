@@ -125,6 +125,12 @@ pub fn report_error(message: &str) {
     let _ = writeln!(io::stderr().lock(), "ropeway: error: {line}");
 }
 
+/// Writes what the user may want to know to standard error, in one line.
+pub fn note(message: &str) {
+    let line = one_line(&shortened(message));
+    let _ = writeln!(io::stderr().lock(), "ropeway: {line}");
+}
+
 /// A message without its middle where it is too long to be read: it may quote an input of any length.
 pub fn shortened(message: &str) -> Cow<'_, str> {
     const HEAD: usize = 2048;

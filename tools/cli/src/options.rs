@@ -9,7 +9,7 @@ use ropeway::{
     AdapterSelection, Chunking, Device, Embed, Encoding, Engine, Numerics, Pooling, Precision, Request, hub,
 };
 
-use super::exit::Exit;
+use super::exit::{Exit, note};
 use super::terminal::Progress;
 
 /// Flags of every command.
@@ -100,6 +100,13 @@ impl RunOptions {
             Named::Folder(folder) => builder.open(folder)?,
             Named::Id(id) => builder.on_download(download_bar(!self.quiet)).from_hub(id)?,
         };
+        // Where there is a driver, a GPU was meant to be used: without a word all would be slow.
+        if let Some(reason) = engine.fallback_reason()
+            && ropeway::has_cuda_driver()
+            && !self.quiet
+        {
+            note(reason);
+        }
         for (name, folder) in &self.adapters {
             engine.add_adapter(name, folder)?;
         }
@@ -156,7 +163,7 @@ pub struct EmbedOptions {
     pub size: SizeOptions,
 
     /// How token vectors become one; none: one vector per token [default: the model's own]
-    #[arg(long, value_name = "mean|cls|none", value_parser = pooling)]
+    #[arg(long, value_name = "mean|cls|lasttoken|none", value_parser = pooling)]
     pub pooling: Option<Pooling>,
 
     /// Divide by the Euclidean norm, even if the model does not

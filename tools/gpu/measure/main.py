@@ -203,13 +203,14 @@ def run_stage(context, stage, limit, uuid):
         result = {"outcome": "failed", "note": first, "failures": [failure]}
     result["seconds"] = round(context.elapsed(), 1)
     result["limit_seconds"] = round(limit, 1)
+    result["uuid"] = uuid
     result["before"] = before
     result["after"] = facts.moment(uuid, context.environment)
     return result
 
 
 def earlier(path, now):
-    """The stages of an earlier report, which must be of the same programs on the same device."""
+    """The stages of an earlier report, which must be of the same programs on a device of the same name."""
     try:
         was = json.loads(path.read_text())
     except FileNotFoundError:
@@ -218,7 +219,8 @@ def earlier(path, now):
         raise Unusable(f"--add: {path}: {error}")
 
     def of(made):
-        return made["pack"]["commit"], made["pack"]["date"], made["facts"]["device"].get("uuid"), made["quick"]
+        # Another board of the same model will do, where machines are lent for minutes: each stage has its board's UUID.
+        return made["pack"]["commit"], made["pack"]["date"], made["facts"]["device"]["name"], made["quick"]
 
     if of(was) != of(now):
         raise Unusable(f"--add: {path} is of another pack, device or --quick: take another --out")

@@ -1,10 +1,15 @@
 """Commands with a time limit, whose whole output is kept in files."""
 
+import ctypes
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
+
+# Loaded here: little may be done between fork and exec.
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 
 # Between asking a process to end and ending it.
 GRACE_SECONDS = 3
@@ -52,8 +57,19 @@ class Ended:
 def run(command, limit, log, environment=None, folder=None):
     """Runs a command for `limit` seconds at most. Its output goes to LOG.out and LOG.err. OSError: not started.
 
-    It leads a process group of its own, and the whole group is ended with it: a hanging kernel's children too.
+    It leads a process group of its own, and the whole group is ended with it: a hanging kernel's children too. It stays in
+    this process's session, and is killed where this process ends without having waited for it: it would keep the GPU busy
+    under the next command's measurements.
     """
+    parent = os.getpid()
+
+    def before_exec():
+        os.setpgid(0, 0)
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # It may have ended before that was asked for.
+        if os.getppid() != parent:
+            os._exit(1)
+
     log.parent.mkdir(parents=True, exist_ok=True)
     out, err = (Path(f"{log}.{end}") for end in ("out", "err"))
     began = time.monotonic()
@@ -65,7 +81,7 @@ def run(command, limit, log, environment=None, folder=None):
             stderr=to_err,
             env=environment,
             cwd=folder,
-            start_new_session=True,
+            preexec_fn=before_exec,
         )
         try:
             status = process.wait(max(limit, 0))

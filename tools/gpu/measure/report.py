@@ -69,6 +69,10 @@ def what_ran(report):
         took = f"{stage['seconds']:.0f} of {stage['limit_seconds']:.0f}" if "seconds" in stage else None
         rows.append((name, outcome, took, stage["note"]))
     text = "## What ran\n\n" + table(("stage", "", "seconds", ""), rows)
+    boards = {stage["uuid"] for stage in report["stages"].values() if stage.get("uuid")}
+    if len(boards) > 1:
+        stages = [f"{name} on {stage['uuid']}" for name, stage in report["stages"].items() if stage.get("uuid")]
+        text += f"\n\n**{len(boards)} boards of the same name**: {', '.join(stages)}."
     for name, stage in report["stages"].items():
         if stage.get("skipped"):
             text += f"\n\nSkipped in {name}:\n\n" + "\n".join(f"- {line}" for line in stage["skipped"])

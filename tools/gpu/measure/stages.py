@@ -41,6 +41,7 @@ QUICK = (
     "engine::golden::bert_and_xlm_roberta_with_a_users_adapter",
     "kernels::layernorm::a_row_of_equal_numbers_becomes_the_offset",
 )
+QUICK_DRIVER = ("gpu::select::tests::a_device_is_found_and_opened_by_its_number_alone",)
 QUICK_PARITY = ("parity::one_ulp", "transposes")
 QUICK_MODEL = "--hidden 128 --layers 1 --heads 2 --ffn 128 --vocab 700 --max-positions 600".split()
 
@@ -56,6 +57,14 @@ def run_exhaustive(context):
 def tests(context, name, chosen, more):
     program = Tests(context.program("gpu-tests"), {**context.environment, **more}, context.log(name))
     program.run(context.left(), chosen)
+    return program.result()
+
+
+def run_driver(context):
+    """The library's own tests of what is nearest to the driver. The rest of them needs no GPU."""
+    program = Tests(context.program("lib-tests"), context.environment, context.log("driver"))
+    names = QUICK_DRIVER if context.quick else [name for name in program.names() if name.startswith("gpu::")]
+    program.run(context.left(), names)
     return program.result()
 
 
@@ -182,6 +191,7 @@ def failed(name, how, ended):
 
 
 STAGES = (
+    Stage("driver", "the library's tests of its driver layer", 5, 10, run_driver),
     Stage("tests", "all tests of kernels and engine", 20, 20, run_tests),
     Stage("kernels", "each kernel over the model's shapes", 10, 20, bench("kernels")),
     Stage("encoder", "the engine: throughput, latency, start-up, memory", 12, 20, bench("encoder")),

@@ -10,7 +10,7 @@ import time
 from . import process
 
 # `test kernels::gemm::sums ... ok`
-LINE = re.compile(r"^test (\S+) \.\.\. (ok|FAILED|ignored)", re.MULTILINE)
+LINE = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. (ok|FAILED|ignored)", re.MULTILINE)
 END = re.compile(r"^test result: (?:ok|FAILED)\.", re.MULTILINE)
 SKIPPED = re.compile(r"^SKIPPED: (.*)$", re.MULTILINE)
 

@@ -1,5 +1,7 @@
 """Commands with a time limit."""
 
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -51,6 +53,41 @@ time.sleep(60)
         count = beats.stat().st_size
         time.sleep(0.5)
         self.assertEqual(beats.stat().st_size, count, "the child outlived its parent")
+
+    def test_a_command_ends_with_the_one_that_runs_it(self):
+        """Killed, the runner can end nothing itself."""
+        mark = Path(self.folder.name) / "mark"
+        command = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+        program = f"""
+import sys
+sys.path.insert(0, {str(Path(process.__file__).parent.parent)!r})
+from pathlib import Path
+from measure import process
+process.run([sys.executable, "-c", {command!r}], 60, Path({str(self.log)!r}))
+"""
+        runner = subprocess.Popen([sys.executable, "-c", program])
+        text = lambda: mark.read_text() if mark.exists() else ""
+        self.wait_for(text)
+        child = int(text())
+        self.assertEqual(os.getpgid(child), child)
+        self.assertEqual(os.getsid(child), os.getsid(0))
+        runner.kill()
+        runner.wait()
+        self.wait_for(lambda: not self.runs(child))
+
+    def wait_for(self, condition, seconds=20):
+        end = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), end, "it did not come to that")
+            time.sleep(0.02)
+
+    @staticmethod
+    def runs(pid):
+        """Whether it runs; what nobody has waited for does not."""
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
 
     def test_a_tail_is_the_end(self):
         ended = self.run_python("for i in range(100): print(i)")

@@ -23,7 +23,7 @@ import json, os, sys, time
 if sys.argv[1] == "devices":
     print(json.dumps({"kind": "cpu", "name": "cpu", "usable": True, "detail": ""}))
     gpu = {"kind": "cuda:0", "name": "Made-up GPU", "usable": "NO_GPU" not in os.environ, "detail": "no driver"}
-    gpu |= {"uuid": "GPU-1", "capability": "9.0", "memory": 1 << 30, "multiprocessors": 1, "simulated": False}
+    gpu |= {"uuid": os.environ.get("BOARD", "GPU-1"), "capability": "9.0", "memory": 1 << 30, "multiprocessors": 1, "simulated": False}
     print(json.dumps(gpu))
     sys.exit()
 name = sys.argv[2]
@@ -114,6 +114,13 @@ class Running(unittest.TestCase):
         self.run_it("--only", "kernels")
         self.run_it("--only", "encoder", "--add")
         self.assertEqual(self.outcomes(), {"kernels": "agreed", "encoder": "agreed"})
+        self.assertNotIn("boards", (self.out / "report.md").read_text())
+        # On another machine of the kind.
+        self.run_it("--only", "adapters", "--add", BOARD="GPU-2")
+        self.assertEqual(self.outcomes(), {"kernels": "agreed", "encoder": "agreed", "adapters": "agreed"})
+        self.assertEqual([self.stages()[name]["uuid"] for name in ("encoder", "adapters")], ["GPU-1", "GPU-2"])
+        said = "2 boards of the same name**: kernels on GPU-1, encoder on GPU-1, adapters on GPU-2."
+        self.assertIn(said, (self.out / "report.md").read_text())
         self.run_it("--only", "adapters")
         self.assertEqual(self.outcomes(), {"adapters": "agreed"})
         self.manifest["commit"] = "another"
@@ -140,7 +147,7 @@ class Running(unittest.TestCase):
             self.assertIn(words, err)
 
         refused("no GPU can be used: no driver", NO_GPU="1")
-        refused("no stage is named nowhere; there are tests, kernels", "--only", "nowhere")
+        refused("no stage is named nowhere; there are driver, tests, kernels", "--only", "nowhere")
         refused("--minutes 0 is no time", "--minutes", "0")
         self.manifest["glibc"] = "2.999"
         self.write_manifest()

@@ -49,6 +49,10 @@ class Running(unittest.TestCase):
         self.assertEqual(result["tests"], {"a::b": "ok", "d": "ok"})
         self.assertEqual(result["skipped"], ["no model"])
 
+    def test_one_that_has_to_panic_is_one_of_them(self):
+        result = self.run_tests({"a": "pass", "b": "name += ' - should panic'"})
+        self.assertEqual(result["tests"], {"a": "ok", "b": "ok"})
+
     def test_a_crash_hides_nothing(self):
         result = self.run_tests({"a": "pass", "b": CRASH, "c": "pass", "d": FAIL, "e": "outcome = 'ignored'"})
         self.assertEqual(result["outcome"], "failed")

@@ -84,6 +84,33 @@ fn lazy_streams_show_what_was_not_waited_for() {
 }
 
 #[test]
+fn a_wrong_order_of_destruction_is_said() {
+    let lazy = [("SOFTCUDA_ASYNC", "lazy")];
+    let Some(right) = small("order", &lazy) else {
+        return;
+    };
+    assert!(
+        right.status.success() && stderr(&right).is_empty(),
+        "{}",
+        stderr(&right)
+    );
+    let unloaded = "cuModuleUnload: 1 executable graphs hold kernels of the module, one of them `idle`";
+    let wrong = small("wrong-order", &lazy).unwrap();
+    let said = stderr(&wrong);
+    assert!(wrong.status.success(), "{}", stdout(&wrong));
+    assert!(
+        said.contains(unloaded) && said.contains("cuStreamDestroy_v2: the stream has work"),
+        "{said}"
+    );
+    // Work that is done at once is done when the stream goes.
+    let eager = stderr(&small("wrong-order", &[]).unwrap());
+    assert!(
+        eager.contains(unloaded) && !eager.contains("cuStreamDestroy"),
+        "{eager}"
+    );
+}
+
+#[test]
 fn leaks_are_reported() {
     let Some(toolkit) = toolkit() else { return };
     let folder = folder("leak");

@@ -7,7 +7,7 @@ use crate::jsonl::Id;
 use ropeway::{Embedding, Engine, Request};
 
 use crate::device;
-use crate::exit::{Exit, shortened};
+use crate::exit::{Exit, note, shortened};
 use crate::npy::Dtype;
 use crate::queue::{Entry, Queue};
 use crate::resume::{ExistingRow, ExistingRows};
@@ -27,6 +27,8 @@ pub struct Run<'a> {
     inputs: u64,
     failed: u64,
     broken: u64,
+    /// Inputs of this run that were longer than the model's limit.
+    truncated: u64,
 }
 
 /// An input whose request is on its way through the engine.
@@ -49,6 +51,7 @@ impl<'a> Run<'a> {
             inputs: 0,
             failed: 0,
             broken: 0,
+            truncated: 0,
         }
     }
 
@@ -156,6 +159,7 @@ impl<'a> Run<'a> {
         mut sink: Box<dyn Sink>,
         output_failed: &dyn Fn(io::Error) -> Exit,
         resumable: bool,
+        quiet: bool,
     ) -> Result<(), Exit> {
         loop {
             if self.ready.is_empty() {
@@ -175,6 +179,15 @@ impl<'a> Run<'a> {
         }
         sink.finish().map_err(output_failed)?;
         drop(self.progress);
+        if self.truncated > 0 && !quiet {
+            note(&format!(
+                "{} of {} inputs were longer than the model's limit of {} tokens and cut there; use chunks to keep all of a \
+                 text, or --no-truncate to refuse it",
+                self.truncated,
+                self.inputs,
+                self.engine.config().max_tokens
+            ));
+        }
         let mut problems = Vec::new();
         if self.failed > 0 {
             problems.push(format!("{} of {} inputs failed", self.failed, self.inputs));
@@ -252,7 +265,10 @@ impl<'a> Run<'a> {
         result: Result<Embedding, String>,
     ) -> Result<(), End> {
         let mut outcome = match &result {
-            Ok(embedding) => sink.row(id, Ok(embedding)),
+            Ok(embedding) => {
+                self.truncated += u64::from(embedding.truncated);
+                sink.row(id, Ok(embedding))
+            }
             Err(problem) => {
                 self.tell_failed(place, problem);
                 sink.row(id, Err(&shortened(problem)))

@@ -246,6 +246,7 @@ fn wanted_of_id(raw: &RawValue) -> &'static str {
 pub const POOLINGS: &[(&str, Pooling)] = &[
     ("mean", Pooling::Mean),
     ("cls", Pooling::Cls),
+    ("lasttoken", Pooling::LastToken),
     ("none", Pooling::None),
 ];
 

@@ -212,7 +212,7 @@ fn bad_lines_say_what_is_wrong_and_keep_their_id() {
         ),
         (
             r#"{"text": "a", "pooling": "max"}"#,
-            r#"key `pooling`: wanted "mean", "cls", "none", got "max""#,
+            r#"key `pooling`: wanted "mean", "cls", "lasttoken", "none", got "max""#,
         ),
         (
             r#"{"text": "a", "spans": [[1, 2, 3]]}"#,

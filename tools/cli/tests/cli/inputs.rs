@@ -162,3 +162,24 @@ fn bad_inputs_are_told_with_their_place_and_hurt_no_other() {
             .all(|&row| rows[row]["embedding"] == *embedding)
     );
 }
+
+#[test]
+fn texts_that_were_cut_are_told_at_the_end() {
+    let limit = info()["max_tokens"].as_u64().unwrap();
+    let input = format!("short\n{0}\n{0}\n", "long ".repeat(limit as usize));
+    let told = ropeway(&["embed"], input.as_bytes());
+    let words = format!("2 of 3 inputs were longer than the model's limit of {limit} tokens");
+    assert_eq!(
+        (told.code, told.err.lines().count()),
+        (Some(0), 1),
+        "{}",
+        told.err
+    );
+    assert!(told.err.contains(&words), "{}", told.err);
+    assert_eq!(
+        told.json().iter().filter(|row| row["truncated"] == true).count(),
+        2
+    );
+    assert_eq!(ropeway(&["embed", "--quiet"], input.as_bytes()).lines().len(), 3);
+    assert_eq!(ropeway(&["embed"], b"short\n").lines().len(), 1);
+}

@@ -24,8 +24,8 @@ exports! {
         Ok(())
     }
 
-    fn cuDriverGetVersion(_call, version: *mut c_int) {
-        put(version, VERSION)
+    fn cuDriverGetVersion(call, version: *mut c_int) {
+        put(version, call.faults.driver.unwrap_or(VERSION))
     }
 
     fn cuGetErrorName(_call, error: CUresult, name: *mut *const c_char) {

@@ -11,6 +11,7 @@
 //! | `memory=512MiB` | the device has no more memory than that |
 //! | `allocation=64MiB` | a single allocation larger than that is out of memory |
 //! | `slow-copies`, `slow-copies=100MB` | copies take their time: 1 GB, or that many bytes, per second |
+//! | `driver=12.4` | the driver says that it is for CUDA 12.4 |
 //!
 //! Functions that only describe errors or look functions up are never made to fail and do not count for `any`.
 
@@ -46,6 +47,8 @@ pub struct Faults {
     pub allocation: Option<u64>,
     /// Bytes per second that copies run at.
     slow_copies: Option<u64>,
+    /// What `cuDriverGetVersion` says.
+    pub driver: Option<i32>,
 }
 
 /// A call that is to fail.
@@ -56,8 +59,8 @@ pub struct Injected {
 }
 
 const SYNTAX: &str = "understood are `FUNCTION:N=ERROR`, `any:N=ERROR` (N from 1, or * for every call; ERROR such as \
-    CUDA_ERROR_OUT_OF_MEMORY), `sticky:FUNCTION:N=ERROR`, `memory=SIZE`, `allocation=SIZE`, `slow-copies` and \
-    `slow-copies=BYTES_PER_SECOND` (SIZE such as 512MiB), separated by `;`";
+    CUDA_ERROR_OUT_OF_MEMORY), `sticky:FUNCTION:N=ERROR`, `memory=SIZE`, `allocation=SIZE`, `slow-copies`, \
+    `slow-copies=BYTES_PER_SECOND` (SIZE such as 512MiB) and `driver=MAJOR.MINOR`, separated by `;`";
 
 /// Descriptions and look-ups: part of handling a failure, so never a failure themselves.
 fn exempt(function: &str) -> bool {
@@ -93,6 +96,13 @@ fn size(text: &str) -> Option<u64> {
     number.checked_mul(unit)
 }
 
+/// `12.4` as `cuDriverGetVersion` says it.
+fn version(text: &str) -> Option<i32> {
+    let (major, minor) = text.split_once('.')?;
+    let (major, minor): (i32, i32) = (major.parse().ok()?, minor.parse().ok()?);
+    ((1..100).contains(&major) && (0..100).contains(&minor)).then_some(1000 * major + 10 * minor)
+}
+
 impl Faults {
     /// Reads the variable's value. `known` tells the driver's functions.
     pub fn parse(text: &str, known: impl Fn(&str) -> bool) -> Result<Self, String> {
@@ -117,6 +127,10 @@ impl Faults {
                         Some(_) => bytes()?,
                         None => 1_000_000_000,
                     });
+                }
+                "driver" => {
+                    let version = right.and_then(version);
+                    faults.driver = Some(version.ok_or_else(|| wrong("not a version of CUDA"))?);
                 }
                 _ => {
                     let (sticky, call) = match left.strip_prefix("sticky:") {
@@ -233,6 +247,7 @@ mod tests {
         assert_eq!(faults.allocation, Some(1000));
         assert_eq!(faults.copy_delay(1_000_000), Some(Duration::from_millis(500)));
         assert_eq!(parse("").unwrap().copy_delay(1), None);
+        assert_eq!(parse("driver=12.4").unwrap().driver, Some(12040));
     }
 
     #[test]
@@ -247,6 +262,7 @@ mod tests {
             "cuGetErrorName:1=CUDA_ERROR_UNKNOWN",
             "memory=lots",
             "memory=99999999999GiB",
+            "driver=12",
             "slow",
         ] {
             let error = parse(text).unwrap_err();

@@ -123,6 +123,7 @@ exports! {
         }
         let removed = call.libraries.remove(library)?;
         for module in removed.modules.into_values() {
+            call.check_unload(module);
             call.unload(module);
         }
         for kernel in removed.kernels.into_values() {

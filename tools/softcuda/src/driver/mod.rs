@@ -22,6 +22,7 @@ mod graph_exec;
 pub mod handle;
 mod launch;
 mod library;
+mod lifetime;
 mod memory;
 mod module;
 mod occupancy;

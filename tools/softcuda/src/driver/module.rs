@@ -409,6 +409,7 @@ exports! {
         let context = call.modules.get(module)?.context;
         // Its kernels may still be waiting.
         call.run_context(context);
+        call.check_unload(module);
         call.unload(module);
         Ok(())
     }

@@ -39,8 +39,9 @@ fn destroy(call: &mut Call, handle: CUstream) -> Answer {
         call.invalidate(handle);
     }
     // Work that is in it is done all the same: later, or now when it is the last chance to find out about it.
-    let last = call.streams.get(handle)?.last;
-    call.streams.remove(handle)?;
+    let stream = call.streams.remove(handle)?;
+    call.check_drained(&stream);
+    let last = stream.last;
     if let Some(op) = last
         && !call.config.lazy
     {

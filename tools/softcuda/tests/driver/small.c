@@ -109,6 +109,32 @@ static void load(const char *path) {
     free(image);
 }
 
+/* Destroys in the wrong order: a module before a graph with its kernel, a stream before its work is waited for. */
+static void order(int wrong) {
+    static const char ptx[] = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry idle()\n{ ret; }\n";
+    CUmodule module;
+    CUfunction function;
+    CUstream stream;
+    CUgraph graph;
+    CUgraphExec exec;
+    start();
+    OK(cuModuleLoadData(&module, ptx));
+    OK(cuModuleGetFunction(&function, module, "idle"));
+    OK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    OK(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+    OK(cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL));
+    OK(cuStreamEndCapture(stream, &graph));
+    OK(cuGraphInstantiate(&exec, graph, 0));
+    OK(cuGraphDestroy(graph));
+    OK(cuGraphLaunch(exec, stream));
+    if (!wrong) OK(cuStreamSynchronize(stream));
+    OK(cuStreamDestroy(stream));
+    if (!wrong) OK(cuGraphExecDestroy(exec));
+    OK(cuModuleUnload(module));
+    if (wrong) OK(cuGraphExecDestroy(exec));
+    OK(cuDevicePrimaryCtxRelease(0));
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) return 2;
     if (!strcmp(argv[1], "race")) race();
@@ -116,5 +142,7 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[1], "faults")) faults();
     if (!strcmp(argv[1], "devices")) devices();
     if (!strcmp(argv[1], "load")) load(argv[2]);
+    if (!strcmp(argv[1], "order")) order(0);
+    if (!strcmp(argv[1], "wrong-order")) order(1);
     return 0;
 }
