@@ -25,7 +25,7 @@ use crate::phases::PhaseTimes;
 #[cfg(feature = "inspect")]
 use crate::plan::OnBuffer;
 use crate::plan::{Fusion, Plan};
-use crate::precision::{Numerics, Precision};
+use crate::precision::{Half, Numerics, Precision};
 use crate::prepare::{Packed, Prepared, RequestPlanner, batches};
 use crate::request::{Embed, Request};
 use crate::text::TextPipeline;
@@ -37,7 +37,7 @@ pub struct EngineBuilder {
     threads: Option<usize>,
     batch_tokens: Option<usize>,
     concurrency: Option<usize>,
-    precision: Precision,
+    precision: Option<Precision>,
     numerics: Numerics,
     merged: Vec<String>,
     #[cfg(feature = "hub")]
@@ -51,9 +51,10 @@ impl EngineBuilder {
         self
     }
 
-    /// The 16-bit type of weights and activations on a GPU; bf16 if not set. The CPU computes in float32.
+    /// The type of weights and of what products read: f32 or bf16 on the CPU, bf16 or f16 on a GPU. If not set, f32 on
+    /// the CPU and bf16 on a GPU. [`Device::Auto`] takes the CPU for f32.
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
+        self.precision = Some(precision);
         self
     }
 
@@ -166,14 +167,21 @@ impl EngineBuilder {
         // Before a model is fetched for it.
         let placement = match self.device {
             Device::Cpu => Placement::Cpu { fallback: None },
-            Device::Auto => match gpu::select::find(Device::Auto) {
+            Device::Auto => match gpu_precision(self.precision).and_then(|_| gpu::select::find(Device::Auto))
+            {
                 Ok(index) => Placement::Gpu(index),
                 Err(reason) => Placement::Cpu {
                     fallback: Some(no_gpu(&reason)),
                 },
             },
-            chosen => Placement::Gpu(gpu::select::find(chosen).map_err(Error::Device)?),
+            chosen => {
+                gpu_precision(self.precision).map_err(Error::Device)?;
+                Placement::Gpu(gpu::select::find(chosen).map_err(Error::Device)?)
+            }
         };
+        if let Placement::Cpu { fallback } = &placement {
+            cpu_precision(self.precision, fallback.as_deref())?;
+        }
         phases.end("driver");
         let folder = find(&self)?;
         Engine::new(&folder, &self, placement, threads, concurrency, phases)
@@ -186,6 +194,33 @@ enum Placement {
     Gpu(usize),
     /// On the CPU; where a GPU might have been taken, with the reason why none was.
     Cpu { fallback: Option<String> },
+}
+
+/// The type that a GPU computes with, or why it cannot.
+fn gpu_precision(precision: Option<Precision>) -> Result<Half, String> {
+    let precision = precision.unwrap_or(Precision::Bf16);
+    precision
+        .half()
+        .ok_or_else(|| format!("GPUs compute in bf16 or f16, not in {precision}, which the CPU does"))
+}
+
+/// The type that the CPU computes with.
+///
+/// # Errors
+/// One that it has not; with the reason why it is the CPU, where that was not chosen.
+fn cpu_precision(precision: Option<Precision>, fallback: Option<&str>) -> Result<Precision> {
+    let [default, ..] = Cpu::PRECISIONS;
+    let precision = precision.unwrap_or(default);
+    if Cpu::PRECISIONS.contains(&precision) {
+        return Ok(precision);
+    }
+    let names = Cpu::PRECISIONS
+        .map(|precision| precision.to_string())
+        .join(" or ");
+    let why = fallback.map_or(String::new(), |reason| format!(" ({reason})"));
+    Err(Error::Device(format!(
+        "the CPU computes in {names}, not in {precision}{why}"
+    )))
 }
 
 /// Why [`Device::Auto`] computes on the CPU.
@@ -341,7 +376,7 @@ impl Engine {
         }
         let mut on_gpu = |index, phases: &mut PhaseTimes| -> Result<Backend> {
             let options = gpu::Options {
-                precision: settings.precision,
+                precision: gpu_precision(settings.precision).map_err(Error::Device)?,
                 numerics: settings.numerics,
                 merged: settings.merged.clone(),
                 batch_tokens: settings.batch_tokens.unwrap_or(GPU_BATCH_TOKENS),
@@ -358,8 +393,8 @@ impl Engine {
                 contexts: ContextPool::new(contexts),
             })
         };
-        let on_cpu = |phases: &mut PhaseTimes| -> Result<Backend> {
-            let cpu = Cpu::new(&model, threads)?;
+        let on_cpu = |phases: &mut PhaseTimes, fallback: Option<&str>| -> Result<Backend> {
+            let cpu = Cpu::new(&model, threads, cpu_precision(settings.precision, fallback)?)?;
             phases.end("weights");
             let context = |_| cpu::ExecContext::new(threads / concurrency);
             let contexts = ContextPool::new((0..concurrency).map(context).collect());
@@ -371,17 +406,17 @@ impl Engine {
                 Ok(backend) => (backend, None),
                 Err(error) => {
                     let reason = fallback_after(error, settings.device)?;
-                    (on_cpu(&mut phases)?, Some(reason))
+                    (on_cpu(&mut phases, Some(&reason))?, Some(reason))
                 }
             },
-            Placement::Cpu { fallback } => (on_cpu(&mut phases)?, fallback),
+            Placement::Cpu { fallback } => (on_cpu(&mut phases, fallback.as_deref())?, fallback),
         };
         if let Some(reason) = &fallback {
             tracing::info!("{reason}");
         }
-        let default_tokens = match backend {
-            Backend::Cpu { .. } => CPU_BATCH_TOKENS,
-            Backend::Gpu { .. } => GPU_BATCH_TOKENS,
+        let (default_tokens, default_precision) = match backend {
+            Backend::Cpu { .. } => (CPU_BATCH_TOKENS, Precision::F32),
+            Backend::Gpu { .. } => (GPU_BATCH_TOKENS, Precision::Bf16),
         };
         Ok(Engine {
             model,
@@ -393,7 +428,7 @@ impl Engine {
             tokenizers,
             threads,
             batch_tokens: settings.batch_tokens.unwrap_or(default_tokens),
-            precision: settings.precision,
+            precision: settings.precision.unwrap_or(default_precision),
             phases,
         })
     }
@@ -536,7 +571,7 @@ impl Engine {
         self.threads
     }
 
-    /// The 16-bit type of weights and activations on a GPU, as it was set; the CPU computes in float32.
+    /// The type of weights and of what products read.
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -544,7 +579,7 @@ impl Engine {
     /// What computes, for people.
     pub fn device_name(&self) -> String {
         match &self.backend {
-            Backend::Cpu { cpu, .. } => format!("cpu ({}, {} threads)", cpu.isa().name(), self.threads),
+            Backend::Cpu { cpu, .. } => format!("cpu ({}, {} threads)", cpu.name(), self.threads),
             Backend::Gpu { gpu, .. } => gpu.name(),
         }
     }
@@ -595,12 +630,12 @@ impl Engine {
 
     /// The lower bound of a plan's work for a batch.
     pub(crate) fn cost_of(&self, plan: &Plan, batch: &Batch) -> Cost {
-        // Bytes of a weight or an activation.
-        let element = match self.backend {
-            Backend::Cpu { .. } => size_of::<f32>(),
-            Backend::Gpu { .. } => size_of::<u16>(),
+        // Bytes of an activation and of a weight.
+        let (element, weight) = match &self.backend {
+            Backend::Cpu { cpu, .. } => (size_of::<f32>(), cpu.weight_bytes()),
+            Backend::Gpu { .. } => (size_of::<u16>(), size_of::<u16>()),
         };
-        crate::cost::plan(&self.model.config, plan, &batch.lengths(), element, element)
+        crate::cost::plan(&self.model.config, plan, &batch.lengths(), element, weight)
     }
 
     /// The plan and the batch these requests make if they all fit one pass, for comparisons.

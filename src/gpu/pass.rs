@@ -209,12 +209,12 @@ mod tests {
 
     use super::*;
     use crate::plan::GpuOptions;
-    use crate::precision::{Numerics, Precision};
+    use crate::precision::{Half, Numerics};
     use crate::tile::AttentionTile;
 
     fn options(fusion: Fusion) -> GpuOptions {
         GpuOptions {
-            precision: Precision::Bf16,
+            precision: Half::Bf16,
             numerics: Numerics::Invariant,
             fusion,
             attention: AttentionTile::Large,
