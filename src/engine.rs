@@ -630,12 +630,16 @@ impl Engine {
 
     /// The lower bound of a plan's work for a batch.
     pub(crate) fn cost_of(&self, plan: &Plan, batch: &Batch) -> Cost {
-        // Bytes of an activation and of a weight.
-        let (element, weight) = match &self.backend {
+        let (element, weight) = self.number_bytes();
+        crate::cost::plan(&self.model.config, plan, &batch.lengths(), element, weight)
+    }
+
+    /// Bytes of an activation and of a weight.
+    pub(crate) fn number_bytes(&self) -> (usize, usize) {
+        match &self.backend {
             Backend::Cpu { cpu, .. } => (size_of::<f32>(), cpu.weight_bytes()),
             Backend::Gpu { .. } => (size_of::<u16>(), size_of::<u16>()),
-        };
-        crate::cost::plan(&self.model.config, plan, &batch.lengths(), element, weight)
+        }
     }
 
     /// The plan and the batch these requests make if they all fit one pass, for comparisons.
@@ -661,10 +665,54 @@ impl Engine {
     pub(crate) fn trace(&self, plan: &Plan, batch: &Batch, after: OnBuffer<'_>) -> Result<()> {
         match &self.backend {
             Backend::Cpu { cpu, contexts } => {
-                cpu.run(&self.model, plan, batch, &mut contexts.take(), Some(after));
+                let watch = cpu::Watch::Buffers(after);
+                cpu.run(&self.model, plan, batch, &mut contexts.take(), watch);
                 Ok(())
             }
             Backend::Gpu { .. } => self.with_gpu(|gpu, context| gpu.trace(context, batch, plan, after)),
+        }
+    }
+
+    /// Runs one plan on the CPU; `after` gets each step's number and what it took.
+    ///
+    /// # Errors
+    /// An engine on a GPU.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn time_on_cpu(
+        &self,
+        plan: &Plan,
+        batch: &Batch,
+        after: &mut dyn FnMut(usize, std::time::Duration),
+    ) -> Result<()> {
+        let (cpu, contexts) = self.cpu()?;
+        let batch = &*batch.with_used_adapters();
+        cpu.run(
+            &self.model,
+            plan,
+            batch,
+            &mut contexts.take(),
+            cpu::Watch::Times(after),
+        );
+        Ok(())
+    }
+
+    /// What the CPU can do at most in this engine's precision, measured.
+    ///
+    /// # Errors
+    /// An engine on a GPU.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn cpu_limits(&self) -> Result<cpu::Limits> {
+        let (cpu, contexts) = self.cpu()?;
+        Ok(cpu.limits(&mut contexts.take()))
+    }
+
+    #[cfg(feature = "inspect")]
+    fn cpu(&self) -> Result<(&Cpu, &ContextPool<cpu::ExecContext>)> {
+        match &self.backend {
+            Backend::Cpu { cpu, contexts } => Ok((cpu, contexts)),
+            Backend::Gpu { .. } => Err(Error::Device(
+                "this is measured on the CPU, and the engine computes on a GPU: take --device cpu".into(),
+            )),
         }
     }
 
@@ -817,7 +865,7 @@ impl Engine {
                 }
                 let plan = self.plan(batch, batch.shape());
                 let mut context = contexts.take();
-                let output = cpu.run(&self.model, &plan, batch, &mut context, None);
+                let output = cpu.run(&self.model, &plan, batch, &mut context, cpu::Watch::Nothing);
                 let mut rows = output.chunks(self.model.config.hidden_size);
                 let vectors = batch.pools.iter().flat_map(|pool| {
                     let rows: Vec<&[f32]> = rows.by_ref().take(pool.rows()).collect();

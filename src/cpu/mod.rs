@@ -15,11 +15,15 @@ mod math;
 pub mod naive;
 mod narrow;
 mod packed;
+#[cfg(any(test, feature = "inspect"))]
+mod peak;
 mod team;
 
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(feature = "inspect")]
+use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Pool, PoolKind};
 use crate::error::Result;
@@ -32,6 +36,8 @@ pub use isa::Isa;
 pub use narrow::Kernel;
 use narrow::{PackedTiles, TileWriter, Tiles};
 use packed::PackedMatrix;
+#[cfg(any(test, feature = "inspect"))]
+pub use peak::Limits;
 use team::{SendPtr, Team};
 
 use crate::precision::Precision;
@@ -89,6 +95,17 @@ impl Matrix {
 struct NormWeights {
     gamma: Vec<f32>,
     beta: Vec<f32>,
+}
+
+/// What the caller of [`Cpu::run`] looks at, after each op.
+pub enum Watch<'a> {
+    /// The result is all.
+    Nothing,
+    /// What it wrote, all of it.
+    Buffers(OnBuffer<'a>),
+    /// The step's number and what it took.
+    #[cfg(feature = "inspect")]
+    Times(&'a mut dyn FnMut(usize, Duration)),
 }
 
 /// The threads and the arena of one pass at a time, both reused from call to call.
@@ -211,6 +228,15 @@ impl Cpu {
         }
     }
 
+    /// What this machine can do at most in this precision, measured.
+    #[cfg(feature = "inspect")]
+    pub fn limits(&self, context: &mut ExecContext) -> Limits {
+        peak::limits(&mut context.team, &|rounds| match self.kernel {
+            None => peak::float32(self.isa, rounds),
+            Some(kernel) => kernel.peak(rounds),
+        })
+    }
+
     /// Bytes of a weight of a linear layer.
     pub fn weight_bytes(&self) -> usize {
         match self.kernel {
@@ -236,7 +262,7 @@ impl Cpu {
         plan: &Plan,
         batch: &Batch,
         context: &'a mut ExecContext,
-        mut after: Option<OnBuffer<'_>>,
+        mut watch: Watch<'_>,
     ) -> &'a [f32] {
         let ExecContext { team, arena, rounded } = context;
         arena.reserve(plan.arena_len);
@@ -258,8 +284,10 @@ impl Cpu {
                     rounded,
                     read: ids.first().copied(),
                     written: buffer,
-                    traced: after.is_some(),
+                    traced: matches!(watch, Watch::Buffers(_)),
                 };
+                #[cfg(feature = "inspect")]
+                let start = Instant::now();
                 match op {
                     Op::Embed => pass.embed(out),
                     Op::LoraDown(site) => pass.lora_down(site, reads[0], out),
@@ -273,8 +301,11 @@ impl Cpu {
                     Op::AddLayerNorm(site) => pass.add_layer_norm(site, reads[0], reads[1], out),
                     Op::Pool => pass.pool(reads[0], out),
                 }
-                if let Some(after) = &mut after {
-                    after(number, buffer, out);
+                match &mut watch {
+                    Watch::Nothing => {}
+                    Watch::Buffers(after) => after(number, buffer, out),
+                    #[cfg(feature = "inspect")]
+                    Watch::Times(after) => after(number, start.elapsed()),
                 }
             }
         }
@@ -751,6 +782,6 @@ mod tests {
             }
         };
         let cpu = Cpu::new(&model, 2, Precision::F32).unwrap();
-        cpu.run(&model, &plan, &batch, &mut context, Some(&mut after));
+        cpu.run(&model, &plan, &batch, &mut context, Watch::Buffers(&mut after));
     }
 }

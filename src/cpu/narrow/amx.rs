@@ -251,3 +251,22 @@ unsafe fn one(t: &Block, a: *const u8, b: *const u8, c: *mut f32) {
         store::<1>(c.add(ROW_BYTES), row);
     }
 }
+
+/// Rounds of four products side by side, as [`two`] has them; gives their operations.
+///
+/// # Safety
+/// [`has_bf16`] says yes.
+pub unsafe fn peak(_: Isa, rounds: usize) -> f64 {
+    // SAFETY: the caller's word; the registers hold zeros.
+    unsafe {
+        configure();
+        for _ in 0..rounds {
+            multiply::<0, 4, 6>();
+            multiply::<1, 4, 7>();
+            multiply::<2, 5, 6>();
+            multiply::<3, 5, 7>();
+        }
+        release();
+    }
+    (4 * 2 * TILE_ROWS * 16 * super::ROW_NUMBERS * rounds) as f64
+}

@@ -82,3 +82,27 @@ unsafe fn rows<const R: usize>(t: &Block, a: *const u8, b: *const u8, c: *mut f3
         }
     }
 }
+
+/// Rounds of 16 products side by side; gives their operations.
+///
+/// # Safety
+/// The processor has AVX512-BF16.
+pub unsafe fn peak(_: Isa, rounds: usize) -> f64 {
+    // SAFETY: the caller's word.
+    unsafe { peak_bf16(rounds) }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn peak_bf16(rounds: usize) -> f64 {
+    let ones = std::hint::black_box(_mm512_set1_epi32(0x3f80_3f80));
+    // SAFETY: 64 bytes both.
+    let ones: __m512bh = unsafe { std::mem::transmute(ones) };
+    let mut sums = [_mm512_setzero_ps(); 16];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, ones, ones);
+        }
+    }
+    std::hint::black_box(sums);
+    (16 * 16 * 2 * 2 * rounds) as f64
+}

@@ -90,6 +90,12 @@ pub struct Kernel {
     /// # Safety
     /// Everything that the block points to is there.
     block: unsafe fn(Isa, &Block),
+    /// So many rounds of the instruction that does the work, on registers alone; gives the operations that they were.
+    ///
+    /// # Safety
+    /// The processor has it.
+    #[cfg_attr(not(any(test, feature = "inspect")), allow(dead_code))]
+    peak: unsafe fn(Isa, usize) -> f64,
 }
 
 impl Kernel {
@@ -105,6 +111,7 @@ impl Kernel {
                     fast: true,
                     isa,
                     block: amx::block,
+                    peak: amx::peak,
                 });
             }
             if avx512::has_bf16() {
@@ -113,6 +120,7 @@ impl Kernel {
                     fast: true,
                     isa,
                     block: avx512::block,
+                    peak: avx512::peak,
                 });
             }
         }
@@ -121,6 +129,7 @@ impl Kernel {
             fast: false,
             isa,
             block: widened::block,
+            peak: widened::peak,
         }));
         kernels
     }
@@ -128,6 +137,13 @@ impl Kernel {
     /// The best kernel of this processor.
     pub fn detect() -> Kernel {
         Kernel::available()[0]
+    }
+
+    /// See [`Kernel::peak`].
+    #[cfg(any(test, feature = "inspect"))]
+    pub fn peak(&self, rounds: usize) -> f64 {
+        // SAFETY: a kernel is in the list only where the processor has its instructions.
+        unsafe { (self.peak)(self.isa, rounds) }
     }
 
     /// Computes a block.
