@@ -154,18 +154,27 @@ impl Cpu {
                     finite.store(false, Ordering::Relaxed);
                 }
             };
-            let matrix = match kernel {
-                None => Matrix::F32(PackedMatrix::pack(&mut team, n, k, &|row, out| {
+            let is_finite = |bits: &[u16]| {
+                bits.iter()
+                    .fold(true, |finite, x| finite & (x & 0x7f80 != 0x7f80))
+            };
+            let matrix = match (kernel, linear.is_bf16()) {
+                (None, _) => Matrix::F32(PackedMatrix::pack(&mut team, n, k, &|row, out| {
                     linear.read_row(row, out);
                     check(out.iter().fold(true, |finite, x| finite & x.is_finite()));
                 })),
-                Some(_) => Matrix::Bf16(PackedTiles::pack(&mut team, n, k, &|row, out| {
+                (Some(_), true) => Matrix::Bf16(PackedTiles::pack(&mut team, n, k, &|row, out| {
+                    linear.read_bf16_row(row, out);
+                    check(is_finite(out));
+                    out.iter_mut().for_each(|x| *x = narrow::flush(*x));
+                })),
+                (Some(_), false) => Matrix::Bf16(PackedTiles::pack(&mut team, n, k, &|row, out| {
                     ROW.with_borrow_mut(|wide| {
                         wide.resize(k, 0.0);
                         linear.read_row(row, wide);
                         narrow::round_row(isa, wide, out);
                     });
-                    check(out.iter().fold(true, |finite, x| finite & (x & 0x7f80 != 0x7f80)));
+                    check(is_finite(out));
                 })),
             };
             if !finite.into_inner() {

@@ -40,7 +40,7 @@ mod tests;
 
 use super::isa::Isa;
 pub use gemm::gemm;
-pub use tiles::{PackedTiles, TileWriter, Tiles, round_row};
+pub use tiles::{PackedTiles, TileWriter, Tiles, flush, round_row};
 
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 16;

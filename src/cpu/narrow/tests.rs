@@ -114,6 +114,9 @@ fn rounding_is_to_nearest_even() {
         assert_eq!(round(x), bits, "{x}");
         assert!(bits == 0x8000 || bits == 0 || half::bf16::from_f32(x).to_bits() == bits);
     }
+    for bits in [0, 0x8000, 0x0001, 0x807f, 0x0080, 0x3f80, 0xff80] {
+        assert_eq!(super::tiles::flush(bits), round(widen(bits)), "{bits:x}");
+    }
     assert!(widen(round(f32::NAN)).is_nan() && widen(round(f32::from_bits(0xff80_0001))).is_nan());
     for isa in Isa::available() {
         for x in noise(1000, 1).chunks(77) {

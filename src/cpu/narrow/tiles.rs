@@ -25,6 +25,12 @@ pub fn round(x: f32) -> u16 {
     }) as u16
 }
 
+/// A bf16 number as [`round`] would give it: zero below 2^-126.
+#[inline(always)]
+pub fn flush(bits: u16) -> u16 {
+    if bits & 0x7f80 == 0 { bits & 0x8000 } else { bits }
+}
+
 /// A bf16 number from its bits.
 #[inline(always)]
 pub fn widen(bits: u16) -> f32 {
