@@ -24,7 +24,10 @@ fn wrong_flags_end_the_run_before_it_starts() {
             &["embed", "x", "--adapters", "separation=1", "--task", "separation"],
             &["--task", "ropeway embed --help"],
         ),
-        (&["embed", "x", "--pooling", "max"], &["known: mean, cls, lasttoken, none"]),
+        (
+            &["embed", "x", "--pooling", "max"],
+            &["known: mean, cls, lasttoken, none"],
+        ),
         (
             &["embed", "x", "--encoding", "f64"],
             &["known: f32, f16, int8, binary, base64"],
