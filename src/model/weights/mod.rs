@@ -102,7 +102,8 @@ impl Checkpoint {
         } else {
             Err(Error::model(
                 folder,
-                "neither model.safetensors nor model.safetensors.index.json is here",
+                "neither model.safetensors nor model.safetensors.index.json is here; other weights (pytorch_model.bin) are \
+                 not read: save the model with safetensors",
             ))
         }
     }

@@ -7,8 +7,6 @@ use ropeway::model::Positions;
 use ropeway::{ModelConfig, hub};
 use serde_json::{Value, json};
 
-use crate::jsonl::POOLINGS;
-
 use super::exit::Exit;
 use super::options::{Named, RunOptions, download_bar};
 use super::terminal;
@@ -155,11 +153,10 @@ fn parameters(config: &ModelConfig) -> u64 {
     (rows * config.hidden_size + config.layer_parameters()) as u64
 }
 
-fn pooling(config: &ModelConfig) -> &'static str {
-    let mut words = POOLINGS.iter();
-    words
-        .find(|(_, pooling)| *pooling == config.pooling)
-        .map_or("?", |(word, _)| word)
+/// The model's pooling; several modes joined by `+`.
+fn pooling(config: &ModelConfig) -> String {
+    let names: Vec<&str> = config.pooling.iter().map(|mode| mode.name()).collect();
+    names.join("+")
 }
 
 fn describe(config: &ModelConfig, folder: &Path) -> Value {
@@ -171,6 +168,7 @@ fn describe(config: &ModelConfig, folder: &Path) -> Value {
         "folder": folder.display().to_string(),
         "family": config.family.to_string(),
         "hidden_size": config.hidden_size,
+        "embedding_size": config.embedding_size(),
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,
         "head_dim": config.head_dim,
@@ -198,7 +196,7 @@ fn table(config: &ModelConfig, folder: &Path) -> String {
     let rows = [
         ("folder", folder.display().to_string()),
         ("family", config.family.to_string()),
-        ("dimensions", config.hidden_size.to_string()),
+        ("dimensions", config.embedding_size().to_string()),
         (
             "Matryoshka sizes",
             if config.matryoshka.is_empty() {
