@@ -127,6 +127,7 @@ pub mod tests {
             transformer: String::new(),
             decisions: Vec::new(),
             transformer_file: None,
+            modules: Vec::new(),
             unknown: Vec::new(),
         }
     }

@@ -6,6 +6,7 @@
 pub(crate) mod adapter;
 pub(crate) mod config;
 mod encoder;
+mod explain;
 pub(crate) mod file;
 pub(crate) mod head;
 mod rope;
@@ -30,6 +31,7 @@ pub use config::{
 #[cfg(any(test, feature = "inspect"))]
 pub(crate) use encoder::Layer;
 pub(crate) use encoder::{Encoder, Linear, Norm};
+pub use explain::Explanation;
 pub(crate) use rope::RopeTable;
 #[cfg(feature = "hub")]
 pub(crate) use settings::read_json;

@@ -1,6 +1,8 @@
 //! Folders as people have them, read as sentence-transformers reads them: the same tokens and vectors, or a refusal.
 
-use ropeway::{Device, Embed, Engine, Error, Request, Result};
+use std::fs;
+
+use ropeway::{Device, Embed, Engine, Error, ModelConfig, Request, Result};
 use serde_json::Value;
 
 use super::common::fixture::{Fixture, folder_of, numbers, values};
@@ -72,4 +74,148 @@ fn folders_are_read_as_sentence_transformers_reads_them() {
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+fn case<'a>(fixture: &'a Fixture, name: &str) -> &'a Value {
+    let found = fixture.cases().iter().find(|case| case["name"] == name);
+    found.unwrap_or_else(|| panic!("{name} is no folder"))
+}
+
+/// A line per decision of the name: value, source, and what was overruled.
+fn explained(fixture: &Fixture, folder: &str, name: &str) -> Vec<String> {
+    let folder = folder_of(fixture, case(fixture, folder));
+    let explanation = ModelConfig::explain(folder.path()).unwrap();
+    let decisions = explanation.decisions.iter();
+    decisions
+        .filter(|decision| decision.name == name)
+        .map(|decision| {
+            let source = decision
+                .source
+                .as_ref()
+                .map_or("-".to_owned(), |source| source.to_string());
+            let overruled = decision.overruled.iter();
+            let overruled: String = overruled
+                .map(|other| format!(" | {} = {}", other.source, other.value))
+                .collect();
+            format!("{} <- {source}{overruled}", decision.value)
+        })
+        .collect()
+}
+
+#[test]
+fn decisions_are_explained_by_file_and_key() {
+    let fixture = Fixture::open("folders");
+    let pooling = "1_Pooling/config.json";
+    let table = "config.json: max_position_embeddings = 130";
+    for (folder, name, wanted) in [
+        (
+            "limit of both",
+            "longest input",
+            format!(
+                "40 <- sentence_bert_config.json: max_seq_length | tokenizer_config.json: model_max_length = 20 | {table}"
+            ),
+        ),
+        (
+            "limit of the tokenizer, past the positions",
+            "longest input",
+            "130 <- config.json: max_position_embeddings | tokenizer_config.json: model_max_length = 1000"
+                .into(),
+        ),
+        (
+            "limits of two files",
+            "longest input",
+            format!(
+                "50 <- sentence_bert_config.json: max_seq_length | tokenizer_config.json: model_max_length = 128 | {table}"
+            ),
+        ),
+        (
+            "two poolings, old",
+            "pooling",
+            format!("cls + mean <- {pooling}: pooling_mode_cls_token"),
+        ),
+        (
+            "pooling named and old",
+            "pooling",
+            format!("cls <- {pooling}: pooling_mode | {pooling}: pooling_mode_mean_tokens = true"),
+        ),
+        ("no pooling mode", "pooling", "mean <- -".into()),
+        ("dense", "normalisation", "no <- modules.json: type".into()),
+        (
+            "dense",
+            "after pooling",
+            "Dense 64 → 32, Tanh <- 2_Dense/config.json: activation_function".into(),
+        ),
+        (
+            "dense",
+            "dimensions",
+            "32; it was not trained to be cut <- 2_Dense/config.json: out_features".into(),
+        ),
+        (
+            "lower case",
+            "letter case",
+            "made lower <- sentence_bert_config.json: do_lower_case".into(),
+        ),
+        (
+            "prompt",
+            "default prompt",
+            "\"Find the answer: \" (query) <- config_sentence_transformers.json: default_prompt_name".into(),
+        ),
+        (
+            "prompt not pooled, mean, bert",
+            "prompt is pooled",
+            format!("no <- {pooling}: include_prompt"),
+        ),
+        (
+            "pad token 0",
+            "positions",
+            "learned, 130 rows from 1; token 0 is not counted <- config.json: pad_token_id".into(),
+        ),
+        (
+            "transformer in a folder",
+            "positions",
+            "learned, 130 rows from 0 <- 0_Transformer/config.json: max_position_embeddings".into(),
+        ),
+    ] {
+        assert_eq!(explained(&fixture, folder, name), [wanted], "{name} of {folder}");
+    }
+}
+
+#[test]
+fn files_that_nothing_is_read_from_are_named() {
+    let fixture = Fixture::open("folders");
+    let unread = |name: &str| {
+        let folder = folder_of(&fixture, case(&fixture, name));
+        fs::write(folder.path().join("README.md"), "").unwrap();
+        ModelConfig::explain(folder.path()).unwrap().unread
+    };
+    let adapter = ["user/adapter_config.json", "user/adapter_model.safetensors"];
+    let of = |more: &[&str]| {
+        let mut all: Vec<String> = more.iter().chain(&adapter).map(|name| name.to_string()).collect();
+        all.extend(["README.md", "special_tokens_map.json"].map(str::to_owned));
+        all.sort();
+        all
+    };
+    assert_eq!(unread("dense after two poolings"), of(&[]));
+    assert_eq!(
+        unread("limits of two files"),
+        of(&["sentence_xlm-roberta_config.json"])
+    );
+    let moved = unread("transformer in a folder, in shards");
+    assert!(
+        moved.contains(&"0_Transformer/special_tokens_map.json".to_owned()),
+        "{moved:?}"
+    );
+    assert!(!moved.iter().any(|name| name.contains("model-0")), "{moved:?}");
+}
+
+#[test]
+fn the_engine_counts_inputs_that_were_cut() {
+    let fixture = Fixture::open("folders");
+    let engine = open(&fixture, case(&fixture, "limit of both")).unwrap();
+    let long = "rope way ".repeat(40);
+    let results = engine.embed(&["short", &long, &long], &Embed::default()).unwrap();
+    assert_eq!(results.iter().filter(|result| result.truncated).count(), 2);
+    assert_eq!(engine.truncated(), 2);
+    assert!(engine.embed(&[&long], &Embed::default().truncate(false)).is_err());
+    assert_eq!(engine.truncated(), 2);
 }

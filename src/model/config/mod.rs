@@ -162,6 +162,8 @@ pub struct ModelConfig {
     pub(crate) decisions: Vec<Decision>,
     /// The transformer module's file that was read.
     pub(crate) transformer_file: Option<&'static str>,
+    /// Folders of modules whose `config.json` was read.
+    pub(crate) modules: Vec<String>,
     /// See [`unknown_settings`](Self::unknown_settings).
     pub(crate) unknown: Vec<String>,
 }
@@ -206,6 +208,7 @@ impl ModelConfig {
             include_prompt,
             head,
             normalize,
+            folders,
             unknown: of_modules,
             mut decisions,
         } = modules.unwrap_or_else(Modules::of_transformer);
@@ -275,7 +278,7 @@ impl ModelConfig {
             )));
         }
         let table = rows - first;
-        let (max_tokens, limit) = longest_input(&sentence, table);
+        let (max_tokens, limit) = longest_input(&sentence, rows, table);
         decisions.insert(0, limit);
         if max_tokens < 3 {
             return Err(config.error(format!(
@@ -333,6 +336,7 @@ impl ModelConfig {
             do_lower_case: sentence.do_lower_case,
             transformer,
             decisions,
+            modules: folders,
             transformer_file: sentence.transformer_file,
             unknown,
         })
@@ -364,6 +368,12 @@ impl ModelConfig {
             _ => self.head.iter().rev().find_map(HeadModule::widths),
         };
         last.map_or(self.hidden_size * modes, |(_, out)| out)
+    }
+
+    /// The decisions that the files of settings make, each with the file and key that it comes from and what it overrules.
+    /// [`explain`](Self::explain) has all there are.
+    pub fn decisions(&self) -> &[Decision] {
+        &self.decisions
     }
 
     /// Whether queries and keys are rotated.
@@ -439,26 +449,35 @@ fn subfolder(folder: &Path, sub: &str) -> PathBuf {
     }
 }
 
-/// The longest input, in a model with `table` positions.
-fn longest_input(sentence: &SentenceTransformers, table: usize) -> (usize, Decision) {
+/// The longest input, in a model with `rows` positions of which texts can have `table`.
+fn longest_input(sentence: &SentenceTransformers, rows: usize, table: usize) -> (usize, Decision) {
+    let name = "longest input";
     let positions = Source::new("config.json", "max_position_embeddings");
-    let mut candidates = sentence.limits.clone();
-    candidates.push((positions.clone(), Some(table)));
-    let (tokens, decision) =
-        Decision::first("longest input", candidates).expect("the positions are always a candidate");
-    if tokens <= table {
-        return (tokens, decision);
+    match Decision::first(name, sentence.limits.clone()) {
+        Some((tokens, mut decision)) if tokens <= table => {
+            decision.overruled.push(positions.with(rows));
+            (tokens, decision)
+        }
+        found => {
+            // The largest of them all, as there are no more positions.
+            let (limit, mut overruled) = found.map_or((None, Vec::new()), |(tokens, decision)| {
+                let limit = decision.source.map(|source| source.with(tokens));
+                (limit, decision.overruled)
+            });
+            overruled.splice(0..0, limit);
+            let decision = Decision {
+                source: Some(positions),
+                note: if rows == table {
+                    ""
+                } else {
+                    "less those before the first token's"
+                },
+                overruled,
+                ..Decision::new(name, table.to_string())
+            };
+            (table, decision)
+        }
     }
-    let mut overruled = decision.overruled;
-    overruled.retain(|other| other.source != positions);
-    overruled.insert(0, decision.source.expect("the first candidate's").with(tokens));
-    let decision = Decision {
-        source: Some(positions),
-        note: "the model has no more positions",
-        overruled,
-        ..Decision::new("longest input", table.to_string())
-    };
-    (table, decision)
 }
 
 /// The pooling of the modules, else the configuration's, else the mean.

@@ -90,6 +90,8 @@ pub(super) struct Modules {
     pub include_prompt: bool,
     pub head: Vec<HeadModule>,
     pub normalize: bool,
+    /// Folders whose `config.json` was read.
+    pub folders: Vec<String>,
     /// Keys that are in no table, with their files.
     pub unknown: Vec<String>,
     pub decisions: Vec<Decision>,
@@ -188,9 +190,10 @@ impl Modules {
         match kind {
             "Transformer" if at == "." => {}
             "Transformer" => at.clone_into(&mut self.transformer),
-            "Pooling" => self.read_pooling(&inner.join("config.json"), &format!("{at}/config.json"))?,
+            "Pooling" => self.read_pooling(at, &inner.join("config.json"))?,
             _ => {
                 if let Some((path, json)) = optional_json(inner.join("config.json"))? {
+                    self.folders.push(at.to_owned());
                     let unknown = Settings::new(&path, &json)?.check(&[keys::NORMALIZE])?;
                     self.unknown
                         .extend(file_keys(&format!("{at}/config.json"), &unknown));
@@ -220,6 +223,7 @@ impl Modules {
         };
         let file = format!("{at}/config.json");
         self.unknown.extend(file_keys(&file, &settings.check(&[table])?));
+        self.folders.push(at.to_owned());
         let folder = at.to_owned();
         let (found, key) = match kind {
             "Dense" => (
@@ -259,7 +263,9 @@ impl Modules {
     }
 
     /// Reads `1_Pooling/config.json`.
-    fn read_pooling(&mut self, path: &Path, file: &str) -> Result<()> {
+    fn read_pooling(&mut self, folder: &str, path: &Path) -> Result<()> {
+        let file = &format!("{folder}/config.json");
+        self.folders.push(folder.to_owned());
         let json = read_json(path)?;
         let settings = Settings::new(path, &json)?;
         if let Some(unknown) = settings.check(&[keys::POOLING])?.first() {

@@ -191,6 +191,11 @@ impl Checkpoint {
         self.entries.keys().map(String::as_str)
     }
 
+    /// The files.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
     /// The tensor `name`, whatever its shape.
     pub fn any(&self, name: &str) -> Result<Tensor> {
         let entry = self

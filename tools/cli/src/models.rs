@@ -1,5 +1,7 @@
 //! `ropeway models`: what a model is, whether its files are whole, and getting one.
 
+mod explain;
+
 use std::fs;
 use std::path::Path;
 
@@ -15,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   ropeway models info models/all-MiniLM-L6-v2
   ropeway models info jinaai/jina-embeddings-v3 --json
+  ropeway models explain models/all-MiniLM-L6-v2
   ropeway models verify models/all-MiniLM-L6-v2
   ropeway models pull BAAI/bge-small-en-v1.5";
 
@@ -32,6 +35,18 @@ enum Action {
         after_help = "Examples:\n  ropeway models info models/all-MiniLM-L6-v2\n  ropeway models info ORG/NAME --json"
     )]
     Info {
+        #[command(flatten)]
+        model: ModelName,
+
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say of everything that makes a vector what it is, which file and key say so, and what else was found
+    #[command(
+        after_help = "Examples:\n  ropeway models explain models/all-MiniLM-L6-v2\n  ropeway models explain ORG/NAME --json"
+    )]
+    Explain {
         #[command(flatten)]
         model: ModelName,
 
@@ -81,6 +96,7 @@ impl ModelName {
 pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     match args.action {
         Action::Info { model, json } => info(&model.folder(run)?, json),
+        Action::Explain { model, json } => explain(&model.folder(run)?, json),
         Action::Verify { model } => {
             let folder = model.folder(run)?;
             // First, because it says most of a file that is not what the hub has.
@@ -111,6 +127,15 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             terminal::print(format!("{}\n", folder.display()).as_bytes())
         }
     }
+}
+
+fn explain(folder: &Path, as_json: bool) -> Result<(), Exit> {
+    let explanation = ModelConfig::explain(folder)?;
+    let text = match as_json {
+        true => format!("{}\n", explain::json(&explanation, folder)),
+        false => explain::text(&explanation),
+    };
+    terminal::print(text.as_bytes())
 }
 
 fn info(folder: &Path, as_json: bool) -> Result<(), Exit> {
