@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rayon::prelude::*;
@@ -262,6 +263,8 @@ pub struct Engine {
     threads: usize,
     batch_tokens: usize,
     precision: Precision,
+    /// Inputs that were cut.
+    truncated: AtomicU64,
     /// The phases of its opening.
     #[cfg_attr(not(feature = "inspect"), allow(dead_code))]
     phases: PhaseTimes,
@@ -359,7 +362,8 @@ impl Engine {
             .map_err(|e| Error::Internal(format!("threads cannot be started: {e}")))?;
         let mut model = tokenizers.install(|| Model::open(folder))?;
         phases.end("model");
-        let text = TextPipeline::open(folder)?;
+        let config = &model.config;
+        let text = TextPipeline::open(&config.transformer_folder(folder), config.do_lower_case)?;
         phases.end("tokenizer");
         let table = AdapterTable::new(std::mem::take(&mut model.adapters));
         let mut adapters = Adapters {
@@ -429,6 +433,7 @@ impl Engine {
             threads,
             batch_tokens: settings.batch_tokens.unwrap_or(default_tokens),
             precision: settings.precision.unwrap_or(default_precision),
+            truncated: AtomicU64::new(0),
             phases,
         })
     }
@@ -473,15 +478,37 @@ impl Engine {
                     .for_each(|request| failed[request] = Some(failure.clone())),
             }
         }
-        prepared
-            .into_iter()
-            .zip(rows)
-            .zip(failed)
-            .map(|((prepared, rows), failed)| match failed {
-                Some(failure) => Err(failure.into()),
-                None => prepared?.finish(rows),
-            })
-            .collect()
+        let head = self.head();
+        let finish = |((prepared, rows), failed): ((Result<Prepared>, _), Option<Failure>)| match failed {
+            Some(failure) => Err(failure.into()),
+            None => prepared?.finish(rows, &head),
+        };
+        let all = prepared.into_iter().zip(rows).zip(failed);
+        let results: Vec<Result<Embedding>> = match self.model.head.is_empty() {
+            true => all.map(finish).collect(),
+            // A product for each vector.
+            false => {
+                let all: Vec<_> = all.collect();
+                self.tokenizers
+                    .install(|| all.into_par_iter().map(finish).collect())
+            }
+        };
+        let truncated = results.iter().flatten().filter(|embedding| embedding.truncated);
+        self.truncated
+            .fetch_add(truncated.count() as u64, Ordering::Relaxed);
+        results
+    }
+
+    /// The modules after pooling.
+    pub(crate) fn head(&self) -> impl Fn(Vec<f32>) -> Vec<f32> + Sync + '_ {
+        let isa = cpu::Isa::detect();
+        move |pooled| cpu::head::apply(isa, &self.model.head, pooled)
+    }
+
+    /// Texts that were embedded since the engine was opened and cut at the model's limit
+    /// ([`Embedding::truncated`]).
+    pub fn truncated(&self) -> u64 {
+        self.truncated.load(Ordering::Relaxed)
     }
 
     /// Checks a request as [`embed_batch`](Self::embed_batch) would, without computing.
@@ -596,7 +623,7 @@ impl Engine {
         let tokens = self.batch_tokens.max(self.model.config.max_tokens);
         let shape = crate::batch::BatchShape {
             tokens,
-            output_rows: tokens,
+            output_rows: tokens * self.model.config.pooling.len(),
             adapted: true,
         };
         let Adapters { table, on_device } = self.adapter_snapshot();

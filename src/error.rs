@@ -226,6 +226,28 @@ pub enum RequestError {
         /// The longest stretch, in bytes.
         limit: usize,
     },
+    /// A pooling whose vector the modules after it do not take.
+    #[error(
+        "the pooled vector would have {pooled} numbers, and the model's next module takes {wanted}; leave out pooling, for \
+         the model's own"
+    )]
+    PooledWidth {
+        /// Numbers of the pooled vector.
+        pooled: usize,
+        /// Numbers that the module takes.
+        wanted: usize,
+    },
+    /// A prompt is left out of pooling, and no token of the text is left.
+    #[error(
+        "the text adds no token to its prompt's, which the model leaves out of pooling; give a longer text"
+    )]
+    NothingBesidePrompt,
+    /// A weighted mean over a text behind a prompt that is left out.
+    #[error(
+        "pooling weightedmean is not computed behind a prompt that the model leaves out of pooling; give an empty prompt or \
+         another pooling"
+    )]
+    WeightedPrompt,
     /// Chunks with another pooling than the mean.
     #[error("chunks are pooled by their mean; leave out pooling or say mean")]
     ChunkPooling,

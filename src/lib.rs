@@ -60,7 +60,7 @@
 //! 3. `batch`: the sequences are packed end to end, without padding, up to the token budget.
 //! 4. `plan`: the steps of the pass, as plain data, the same whatever runs them.
 //! 5. `cpu` or `gpu`: one `match` over the steps, one kernel per arm. A vector leaves the device in its final size and
-//!    encoding.
+//!    encoding, unless modules after pooling follow (Dense, LayerNorm), which are computed on the host.
 //! 6. `output`: the vectors of each request become its [`Embedding`].
 //!
 //! The module `inspect` shows the plan, compares two runs of it step by step, and times and counts single kernels.

@@ -9,6 +9,7 @@
 
 mod attention;
 mod gemm;
+pub mod head;
 mod isa;
 mod math;
 #[cfg(any(test, feature = "inspect"))]
@@ -627,10 +628,20 @@ impl<'a> Pass<'a> {
                 PoolKind::First | PoolKind::Rows => {
                     out.copy_from_slice(&x[(tokens.start + i) * hidden..][..pool.dimensions]);
                 }
-                PoolKind::Mean | PoolKind::Sum => {
+                PoolKind::Max => max_rows(&x[tokens.start * hidden..tokens.end * hidden], hidden, out),
+                PoolKind::WeightedMean => {
+                    let divisor = pool.kind.divisor(tokens.len());
+                    weighted_mean(
+                        &x[tokens.start * hidden..tokens.end * hidden],
+                        hidden,
+                        divisor,
+                        out,
+                    );
+                }
+                PoolKind::Sum | PoolKind::Mean | PoolKind::MeanSqrtLen => {
                     math::sum_rows(isa, &x[tokens.start * hidden..], tokens.len(), hidden, out);
-                    if pool.kind == PoolKind::Mean {
-                        math::scale(isa, 1.0 / tokens.len() as f32, out);
+                    if pool.kind != PoolKind::Sum {
+                        math::scale(isa, 1.0 / pool.kind.divisor(tokens.len()) as f32, out);
                     }
                 }
             }
@@ -644,6 +655,30 @@ impl<'a> Pass<'a> {
             }
         });
     }
+}
+
+/// The largest number of each of the first columns of rows of `width`; NaN if any is.
+fn max_rows(rows: &[f32], width: usize, out: &mut [f32]) {
+    out.copy_from_slice(&rows[..out.len()]);
+    for row in rows.chunks_exact(width).skip(1) {
+        for (max, &x) in out.iter_mut().zip(row) {
+            *max = if x > *max || x.is_nan() { x } else { *max };
+        }
+    }
+}
+
+/// Σ r·row / divisor of the first columns, r from 1 on; summed in float64, as the weights grow with the rows.
+fn weighted_mean(rows: &[f32], width: usize, divisor: f64, out: &mut [f32]) {
+    let mut sum = vec![0.0; out.len()];
+    for (r, row) in rows.chunks_exact(width).enumerate() {
+        let weight = (r + 1) as f64;
+        sum.iter_mut()
+            .zip(row)
+            .for_each(|(sum, &x)| *sum += weight * f64::from(x));
+    }
+    out.iter_mut()
+        .zip(sum)
+        .for_each(|(out, sum)| *out = (sum / divisor) as f32);
 }
 
 /// y += h Bᵀ for the columns of one part that lie in this segment, which starts at column `first`.

@@ -68,6 +68,14 @@ pub enum ropeway_pooling {
     ROPEWAY_POOLING_CLS = 2,
     /// No pooling: one vector per token.
     ROPEWAY_POOLING_NONE = 3,
+    /// The last token's vector.
+    ROPEWAY_POOLING_LAST_TOKEN = 4,
+    /// The largest number of each dimension.
+    ROPEWAY_POOLING_MAX = 5,
+    /// The sum over all tokens, divided by the square root of their number.
+    ROPEWAY_POOLING_MEAN_SQRT_LEN = 6,
+    /// The mean with weights: the first token 1, the next 2, and so on.
+    ROPEWAY_POOLING_WEIGHTED_MEAN = 7,
 }
 
 /// Whether vectors are divided by their Euclidean norm.

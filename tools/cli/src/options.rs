@@ -166,7 +166,7 @@ pub struct EmbedOptions {
     pub size: SizeOptions,
 
     /// How token vectors become one; none: one vector per token [default: the model's own]
-    #[arg(long, value_name = "mean|cls|lasttoken|none", value_parser = pooling)]
+    #[arg(long, value_name = "mean|cls|lasttoken|max|mean_sqrt_len_tokens|weightedmean|none", value_parser = pooling)]
     pub pooling: Option<Pooling>,
 
     /// Divide by the Euclidean norm, even if the model does not

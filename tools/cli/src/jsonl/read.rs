@@ -247,6 +247,9 @@ pub const POOLINGS: &[(&str, Pooling)] = &[
     ("mean", Pooling::Mean),
     ("cls", Pooling::Cls),
     ("lasttoken", Pooling::LastToken),
+    ("max", Pooling::Max),
+    ("mean_sqrt_len_tokens", Pooling::MeanSqrtLen),
+    ("weightedmean", Pooling::WeightedMean),
     ("none", Pooling::None),
 ];
 
