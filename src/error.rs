@@ -414,7 +414,7 @@ fn shown_text(text: &str) -> String {
 /// Text from a file as a terminal and a log may see it. Characters that control a terminal, that turn the direction of what
 /// follows, or that nobody sees, are written as `\u{…}`; of a long text the middle is left out, so that the way out at
 /// a message's end stays.
-fn printable(text: &str, limit: usize) -> String {
+pub(crate) fn printable(text: &str, limit: usize) -> String {
     let escape = |c: char| match is_unsafe(c) {
         true => c.escape_unicode().to_string(),
         false => c.to_string(),

@@ -15,6 +15,7 @@ use crate::error::{Result, list};
 use crate::model::settings::{Settings, read_json};
 use crate::request::Pooling;
 use sentence::SentenceTransformers;
+#[cfg(feature = "hub")]
 pub(crate) use sentence::TRANSFORMER_FILES;
 pub(crate) use tasks::jina_adapter_folder;
 use tasks::tasks;
