@@ -75,6 +75,7 @@ mod backlog;
 mod error;
 mod executor;
 mod fair_queue;
+mod items;
 mod metrics;
 mod runtime;
 mod scheduler;
@@ -94,8 +95,8 @@ pub use runtime::Health;
 pub use ticket::{Served, Ticket, Timing};
 
 use executor::Executor;
+use items::Limits;
 use runtime::{Reopen, Runtime};
-use scheduler::Limits;
 use speed::Speed;
 
 /// Passes of this predicted time keep a query's wait short where a pass of so many tokens is no slower.

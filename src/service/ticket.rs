@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::error::ServiceError;
-use super::scheduler::Id;
+use super::items::Id;
 use crate::error::Error;
 use crate::output::Embedding;
 

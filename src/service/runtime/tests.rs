@@ -7,7 +7,8 @@ use std::thread::Thread;
 
 use super::*;
 use crate::output::{Embedding, Output, Vector};
-use crate::request::Embed;
+use crate::request::{Embed, Input, Request};
+use crate::service::ticket::Served;
 
 /// First ids that make something fail.
 const PANICS_IN_PASS: u32 = 1001;
