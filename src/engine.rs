@@ -1,5 +1,7 @@
 //! The engine: a model, opened once, and the way of a call through it.
 
+pub(crate) mod passes;
+
 use std::fmt;
 use std::fs;
 use std::io;

@@ -44,6 +44,8 @@
 //! # Ok::<(), ropeway::Error>(())
 //! ```
 //!
+//! A program with many callers puts a [`service::Service`] before the engine, which merges their requests into passes.
+//!
 //! # Features
 //!
 //! | feature | default | |
@@ -92,6 +94,7 @@
 //! | `devices` | the devices of this machine |
 //! | `context_pool` | execution contexts that calls take turns with |
 //! | `engine` | a model, opened |
+//! | `service` | requests of many callers merged into passes |
 //! | `verify` | whether a model's outputs make sense |
 //! | `inspect` | a pass taken apart |
 #![warn(missing_docs)]
@@ -124,6 +127,7 @@ mod plan;
 mod precision;
 mod prepare;
 mod request;
+pub mod service;
 mod text;
 mod tile;
 mod verify;

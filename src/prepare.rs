@@ -562,15 +562,16 @@ pub struct Packed {
 }
 
 impl Packed {
-    fn new<'s>(
-        sequences: impl IntoIterator<Item = &'s (usize, &'s Sequence)>,
+    /// Numbered sequences in one pass, whatever their tokens come to.
+    pub fn new<'s>(
+        sequences: impl IntoIterator<Item = (usize, &'s Sequence)>,
         adapters: &AdapterTable,
     ) -> Packed {
         let mut packed = Packed {
             batch: Batch::new(adapters.clone()),
             owners: Vec::new(),
         };
-        for &(request, sequence) in sequences {
+        for (request, sequence) in sequences {
             sequence.push_to(&mut packed.batch);
             packed.owners.push((request, sequence.output_rows()));
         }
@@ -579,7 +580,7 @@ impl Packed {
 
     /// All sequences of some requests in one pass, whatever their tokens come to.
     pub fn all<'p>(requests: impl IntoIterator<Item = &'p Prepared>, adapters: &AdapterTable) -> Packed {
-        Packed::new(&sequences(requests.into_iter().enumerate()), adapters)
+        Packed::new(sequences(requests.into_iter().enumerate()), adapters)
     }
 
     /// The numbers of the requests that have sequences here; the number of a request that has several is repeated.
@@ -610,7 +611,7 @@ pub fn batches(
     let sequences = sequences(good);
     let runs = cut(sequences.iter().map(|(_, sequence)| sequence.ids.len()), budget);
     runs.into_iter()
-        .map(move |run| Packed::new(&sequences[run], adapters))
+        .map(move |run| Packed::new(sequences[run].iter().copied(), adapters))
 }
 
 /// The sequences of numbered requests, each with the request's number.
