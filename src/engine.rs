@@ -495,10 +495,14 @@ impl Engine {
                     .install(|| all.into_par_iter().map(finish).collect())
             }
         };
-        let truncated = results.iter().flatten().filter(|embedding| embedding.truncated);
+        self.count_truncated(results.iter().flatten());
+        results
+    }
+
+    fn count_truncated<'e>(&self, embeddings: impl IntoIterator<Item = &'e Embedding>) {
+        let truncated = embeddings.into_iter().filter(|embedding| embedding.truncated);
         self.truncated
             .fetch_add(truncated.count() as u64, Ordering::Relaxed);
-        results
     }
 
     /// The modules after pooling.

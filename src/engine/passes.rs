@@ -34,11 +34,6 @@ impl Ready {
     pub fn adapters_id(&self) -> usize {
         self.adapters.table.id()
     }
-
-    /// The result, from the rows of all sequences in order.
-    pub fn finish(self, rows: Rows) -> Result<Embedding> {
-        self.prepared.finish(rows)
-    }
 }
 
 impl PassFailure {
@@ -87,6 +82,13 @@ impl Engine {
         let mut rows: Vec<Rows> = sequences.iter().map(|_| Vec::new()).collect();
         packed.distribute(output, &mut rows);
         Ok(rows)
+    }
+
+    /// The result of a request, from the rows of all its sequences in order.
+    pub(crate) fn finish_ready(&self, ready: Ready, rows: Rows) -> Result<Embedding> {
+        let embedding = ready.prepared.finish(rows, &self.head())?;
+        self.count_truncated([&embedding]);
+        Ok(embedding)
     }
 
     /// Floating-point operations that a sequence costs: this many per token, and this many per token squared.

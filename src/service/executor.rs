@@ -31,7 +31,7 @@ pub trait Executor: Send + Sync + 'static {
     /// Runs sequences in one pass.
     fn run(&self, sequences: &[(&Self::Ready, usize)]) -> Result<Vec<Self::Rows>, Failed>;
     /// The result of a request, from the rows of all its sequences.
-    fn finish(ready: Self::Ready, rows: Vec<Self::Rows>) -> Result<Embedding>;
+    fn finish(&self, ready: Self::Ready, rows: Vec<Self::Rows>) -> Result<Embedding>;
 }
 
 /// Why a pass failed.
@@ -100,7 +100,7 @@ impl Executor for Engine {
         self.run_pass(sequences).map_err(Failed::from)
     }
 
-    fn finish(ready: Ready, rows: Vec<Rows>) -> Result<Embedding> {
-        ready.finish(rows.into_iter().flatten().collect())
+    fn finish(&self, ready: Ready, rows: Vec<Rows>) -> Result<Embedding> {
+        self.finish_ready(ready, rows.into_iter().flatten().collect())
     }
 }

@@ -78,7 +78,7 @@ impl<E: Executor> Shared<E> {
                 requests.dedup();
                 state.counts.pass_requests.add(requests.len() as f64);
                 drop(state);
-                self.finish(done, outbox);
+                self.finish(&executor, done, outbox);
             }
             Err(Failed { kind, error }) => {
                 state.counts.failed_passes += 1;
@@ -96,11 +96,11 @@ impl<E: Executor> Shared<E> {
     }
 
     /// Makes the results of requests whose parts are all computed.
-    fn finish(&self, done: Vec<Job<E>>, outbox: &mut Vec<Delivery>) {
+    fn finish(&self, executor: &E, done: Vec<Job<E>>, outbox: &mut Vec<Delivery>) {
         let finished = done.into_iter().map(|mut job| {
             let rows = std::mem::take(&mut job.rows).into_iter().flatten().collect();
             let ready = job.ready.take().and_then(Arc::into_inner);
-            let finish = || E::finish(ready.expect("no pass holds a request that is done"), rows);
+            let finish = || executor.finish(ready.expect("no pass holds a request that is done"), rows);
             let result =
                 catch_unwind(AssertUnwindSafe(finish)).unwrap_or_else(|panic| Err(internal(&*panic)));
             (job.tokens, job.deliver(result.map_err(ServiceError::from)))

@@ -111,7 +111,7 @@ impl Executor for Fake {
         Ok(sequences.iter().map(row).collect())
     }
 
-    fn finish(_: Vec<u32>, rows: Vec<Vec<f32>>) -> Result<Embedding> {
+    fn finish(&self, _: Vec<u32>, rows: Vec<Vec<f32>>) -> Result<Embedding> {
         Ok(Embedding::new(Output::Vector(Vector::F32(rows.concat()))))
     }
 }
