@@ -103,6 +103,7 @@ pub enum Watch<'a> {
     /// The result is all.
     Nothing,
     /// What it wrote, all of it.
+    #[cfg_attr(not(any(test, feature = "inspect")), allow(dead_code))]
     Buffers(OnBuffer<'a>),
     /// The step's number and what it took.
     #[cfg(feature = "inspect")]
