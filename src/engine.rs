@@ -718,7 +718,6 @@ impl Engine {
         after: &mut dyn FnMut(usize, std::time::Duration),
     ) -> Result<()> {
         let (cpu, contexts) = self.cpu()?;
-        let batch = &*batch.with_used_adapters();
         cpu.run(
             &self.model,
             plan,

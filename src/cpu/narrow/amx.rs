@@ -19,10 +19,19 @@ pub fn has_bf16() -> bool {
 
 /// CPUID: AMX-BF16 and AMX-TILE in leaf 7, and both parts of AMX's state in what the system saves.
 fn cpu_has_bf16() -> bool {
-    if !is_x86_feature_detected!("xsave") || __cpuid(0).eax < 7 {
+    if !is_x86_feature_detected!("xsave") {
         return false;
     }
-    let has = __cpuid_count(7, 0).edx & (1 << 22 | 1 << 24) == 1 << 22 | 1 << 24;
+    // Safe functions from some later Rust on than the oldest that this is for.
+    #[allow(unused_unsafe)]
+    // SAFETY: every processor that Rust's x86-64 is for has the instruction.
+    let features = unsafe {
+        if __cpuid(0).eax < 7 {
+            return false;
+        }
+        __cpuid_count(7, 0).edx
+    };
+    let has = features & (1 << 22 | 1 << 24) == 1 << 22 | 1 << 24;
     #[target_feature(enable = "xsave")]
     fn enabled() -> u64 {
         // SAFETY: register 0 is there where XSAVE is.

@@ -102,3 +102,39 @@ fn the_encoder_is_measured_on_the_cpu() {
         assert!(off.abs() < 1e-9, "{row}");
     }
 }
+
+/// In each class: every step of a pass, with and without adapters, beside a ceiling that was measured.
+#[test]
+fn the_steps_of_a_pass_are_measured_on_the_cpu() {
+    let place = InputLocation::new(&[]);
+    for precision in ["f32", "bf16"] {
+        let run = place.run(&[
+            "bench",
+            "kernels",
+            "--device",
+            "cpu",
+            "--precision",
+            precision,
+            "--quick",
+            "--json",
+            "kernels.json",
+        ]);
+        assert_eq!((run.code, run.err.as_str()), (Some(0), ""));
+        let report: Value = serde_json::from_slice(&place.read("kernels.json")).unwrap();
+        assert_eq!(report["precision"], precision);
+        for ceiling in ["tflops", "gb_per_s"] {
+            assert!(report["ceilings"][ceiling].as_f64().unwrap() > 0.0, "{report}");
+        }
+        let rows = report["rows"].as_array().unwrap();
+        for group in ["embed", "gemm", "attention", "lora_down", "layernorm", "pool"] {
+            assert!(
+                rows.iter().any(|row| row["group"] == group),
+                "no {group}: {report}"
+            );
+        }
+        for row in rows {
+            assert!(row["micros"]["median"].as_f64().unwrap() > 0.0, "{row}");
+            assert!(row["fraction_of_bound"].as_f64().unwrap() > 0.0, "{row}");
+        }
+    }
+}
