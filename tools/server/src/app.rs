@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use ropeway::Engine;
 use ropeway::service::{Health, Service};
 use serde_json::json;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -28,6 +29,19 @@ pub struct Model {
     pub name: String,
     /// What embeds.
     pub service: Service,
+}
+
+impl Model {
+    /// Its engine, unless its device is lost.
+    pub(crate) fn engine(&self) -> Result<Arc<Engine>, Failure> {
+        let lost = || {
+            Failure::new(
+                Kind::Unavailable,
+                format!("model {}: its device is lost", self.name),
+            )
+        };
+        self.service.engine().ok_or_else(lost)
+    }
 }
 
 /// What all requests share.

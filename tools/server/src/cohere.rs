@@ -138,7 +138,7 @@ pub async fn answer(
         // What fits needs no cut; what does not cannot be cut at its start.
         Truncate::None | Truncate::Start => false,
     };
-    let options = options(model.service.engine().config(), request.input_type)
+    let options = options(model.engine()?.config(), request.input_type)
         .dimensions(request.output_dimension)
         .truncate(cuts);
     let terms = Terms {

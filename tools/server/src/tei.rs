@@ -57,7 +57,7 @@ impl Options {
         let options = match &self.prompt_name {
             None => Embed::default(),
             Some(name) => {
-                let engine = model.service.engine();
+                let engine = model.engine()?;
                 if !engine.config().tasks.iter().any(|task| task.name == *name) {
                     let names: Vec<&str> = engine
                         .config()
@@ -136,7 +136,7 @@ async fn answer(app: &App, caller: Caller, bytes: &[u8]) -> Result<Response<Body
     app.count_tokens(embedded.tokens());
     let vectors: Vec<_> = embedded.embeddings.iter_mut().map(|one| one.as_f32()).collect();
     let response = body::json(&vectors)?;
-    let kind = if model.service.engine().on_gpu() {
+    let kind = if model.engine().is_ok_and(|engine| engine.on_gpu()) {
         "gpu"
     } else {
         "cpu"
@@ -221,7 +221,7 @@ pub async fn invocations(app: Arc<App>, caller: Caller, request: Body) -> Result
 /// `GET /info`.
 pub fn info(app: &App) -> Result<Response<Body>, Failure> {
     let model = app.model(None)?;
-    let engine = model.service.engine();
+    let engine = model.engine()?;
     let pooling = match engine.config().pooling {
         Pooling::Cls => "cls",
         Pooling::LastToken => "last_token",
