@@ -4,41 +4,56 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, Response, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::failure::{Failure, Kind};
 
+/// A body that is too large is read on up to so many times the limit: a client that is still writing does not read why it is
+/// refused.
+const PATIENCE: usize = 4;
+
 /// Reads a body of at most so many bytes (after decompression) that arrives within this time.
 pub async fn read(body: Body, limit: usize, time: Duration) -> Result<Bytes, Failure> {
-    let collected = tokio::time::timeout(time, Limited::new(body, limit).collect()).await;
-    match collected {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if is_too_large(&*error) => Err(Failure::new(
+    tokio::time::timeout(time, collect(body, limit))
+        .await
+        .unwrap_or_else(|_| {
+            Err(Failure::new(
+                Kind::Slow,
+                format!("the body did not arrive within {} s", time.as_secs()),
+            ))
+        })
+}
+
+async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
+    let mut bytes = Vec::new();
+    let mut seen = 0;
+    while let Some(frame) = body.frame().await {
+        let broken = |_| {
+            Failure::new(
+                Kind::Malformed,
+                "the body broke off, or is not what its headers say",
+            )
+        };
+        if let Ok(data) = frame.map_err(broken)?.into_data() {
+            seen += data.len();
+            match seen <= limit {
+                true => bytes.extend_from_slice(&data),
+                false => bytes = Vec::new(),
+            }
+            if seen / PATIENCE > limit {
+                break;
+            }
+        }
+    }
+    match seen <= limit {
+        true => Ok(bytes.into()),
+        false => Err(Failure::new(
             Kind::TooLarge,
             format!("the body has more than {limit} bytes; send fewer inputs at a time"),
         )),
-        Ok(Err(_)) => Err(Failure::new(
-            Kind::Malformed,
-            "the body broke off, or is not what its headers say",
-        )),
-        Err(_) => Err(Failure::new(
-            Kind::Slow,
-            format!("the body did not arrive within {} s", time.as_secs()),
-        )),
     }
-}
-
-fn is_too_large(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut error = Some(error);
-    while let Some(this) = error {
-        if this.is::<LengthLimitError>() {
-            return true;
-        }
-        error = this.source();
-    }
-    false
 }
 
 /// Parses JSON.
