@@ -64,7 +64,7 @@
 //!
 //! A request that the model cannot serve fails alone, before it is packed. Where a pass fails and one of its requests may be
 //! the cause, each is tried again by itself. If the device is lost, the requests on it fail with
-//! [`Error::DeviceLost`](crate::Error::DeviceLost); with [`ServiceBuilder::reopen`] the engine is opened anew and what waited is
+//! [`Error::DeviceLost`]; with [`ServiceBuilder::reopen`] the engine is opened anew and what waited is
 //! computed there. [`Service::health`] tells, for a readiness probe.
 //!
 //! # Numbers
