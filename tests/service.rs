@@ -92,10 +92,17 @@ fn a_bad_request_fails_alone_and_adapters_come_and_go() {
         matches!(unknown, ServiceError::Engine(Error::Request(_))),
         "{unknown}"
     );
-    service.engine().add_adapter("own", adapter.path()).unwrap();
+    service
+        .engine()
+        .unwrap()
+        .add_adapter("own", adapter.path())
+        .unwrap();
     let with = service.submit(own()).unwrap().wait().unwrap();
-    assert_eq!(with, service.engine().embed_batch(&[own()]).remove(0).unwrap());
-    service.engine().remove_adapter("own").unwrap();
+    assert_eq!(
+        with,
+        service.engine().unwrap().embed_batch(&[own()]).remove(0).unwrap()
+    );
+    service.engine().unwrap().remove_adapter("own").unwrap();
     assert!(service.submit(own()).unwrap().wait().is_err());
     let good = service
         .submit(Request::ids(vec![3, 4, 5], Embed::base()))
@@ -110,7 +117,9 @@ fn a_deadline_in_the_past_is_refused_at_the_door() {
     let refused = service.submit(request).unwrap_err();
     assert!(matches!(refused, ServiceError::Unreachable { .. }), "{refused}");
     assert!(matches!(
-        Service::builder().queue_tokens(0).start(service.engine()),
+        Service::builder()
+            .queue_tokens(0)
+            .start(service.engine().unwrap()),
         Err(Error::Setting {
             name: "queue_tokens",
             ..

@@ -316,8 +316,9 @@ impl Service {
         self.runtime.submit(submission.into())
     }
 
-    /// The engine, to ask for its model or to add adapters; another one after a lost device.
-    pub fn engine(&self) -> Arc<Engine> {
+    /// The engine, to ask for its model or to add adapters; another one after a lost device, and none while there is none.
+    /// Do not keep it: a lost device can be opened anew only when nobody holds the engine that lost it.
+    pub fn engine(&self) -> Option<Arc<Engine>> {
         self.runtime.executor()
     }
 

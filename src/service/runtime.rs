@@ -48,7 +48,8 @@ struct Shared<E: Executor> {
 struct State<E: Executor> {
     scheduler: Scheduler,
     jobs: HashMap<Id, Job<E>>,
-    executor: Arc<E>,
+    /// None while the device is lost.
+    executor: Option<Arc<E>>,
     /// How often the executor was replaced.
     epoch: u64,
     health: Health,
@@ -95,7 +96,10 @@ impl<E: Executor> State<E> {
             parts,
             ready,
             tokens,
-            executor: self.executor.clone(),
+            executor: self
+                .executor
+                .clone()
+                .expect("passes run on a healthy device alone"),
             epoch: self.epoch,
         }
     }
@@ -174,7 +178,7 @@ impl<E: Executor> Runtime<E> {
             state: Mutex::new(State {
                 scheduler: Scheduler::new(limits, speed),
                 jobs: HashMap::new(),
-                executor,
+                executor: Some(executor),
                 epoch: 0,
                 health: Health::Ready,
                 phase: Phase::Open,
@@ -265,7 +269,7 @@ impl<E: Executor> Runtime<E> {
         })
     }
 
-    pub fn executor(&self) -> Arc<E> {
+    pub fn executor(&self) -> Option<Arc<E>> {
         self.shared.lock().executor.clone()
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Delivery, Health, Job, Pass, Phase, Shared, internal, panicked};
+use crate::error::Error;
 use crate::service::error::ServiceError;
 use crate::service::executor::{Executor, Failed, FailureKind};
 use crate::service::items::{Id, Next, Outcome};
@@ -60,11 +61,15 @@ impl<E: Executor> Shared<E> {
         let took = started.elapsed();
         drop(sequences);
         drop(ready);
+        // A lost device is let go when nobody holds it.
+        drop(executor);
         let outcome = outcome.unwrap_or_else(|panic| Err(panicked(&*panic)));
         let mut state = self.lock();
         match outcome {
             Ok(rows) => {
-                for (&(id, part), rows) in parts.iter().zip(rows) {
+                // What a lost engine still gave is computed again, as its requests were taken back.
+                let rows = parts.iter().zip(rows).filter(|_| state.epoch == epoch);
+                for (&(id, part), rows) in rows.collect::<Vec<_>>() {
                     if let Some(job) = state.jobs.get_mut(&id) {
                         job.rows[part] = Some(rows);
                     }
@@ -89,7 +94,11 @@ impl<E: Executor> Shared<E> {
                 let (_, failed) = state.scheduler.end_pass(number, outcome);
                 state.give_up(failed, || error().into(), outbox);
                 if kind == FailureKind::Lost && state.epoch == epoch {
-                    self.replace_executor(state, &error().to_string(), outbox);
+                    let lost = match error() {
+                        Error::DeviceLost(reason) => reason,
+                        other => other.to_string(),
+                    };
+                    self.replace_executor(state, &lost, outbox);
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Delivery, Phase, Shared, State};
 use crate::error::{Error, Result, panic_message};
@@ -15,6 +15,20 @@ pub type Reopen<E> = Box<dyn Fn() -> Result<E> + Send + Sync>;
 /// [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long those who still hold a lost engine are waited for: passes on it end with an error.
+const RELEASE: Duration = Duration::from_secs(5);
+
+/// Drops an engine when nobody else holds it. Its context has to be gone before the device can be had anew.
+fn let_go<E>(engine: Option<Arc<E>>) {
+    let since = Instant::now();
+    while let Some(engine) = &engine
+        && Arc::strong_count(engine) > 1
+        && since.elapsed() < RELEASE
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
 
 /// Whether a service can compute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,14 +65,19 @@ impl<E: Executor> Shared<E> {
                 job.rows.clear();
             }
         }
-        if self.reopen.is_some() {
-            state.health = Health::Reopening {
-                reason: lost.to_owned(),
-            };
-        }
         let mut reason = lost.to_owned();
+        state.health = match self.reopen {
+            Some(_) => Health::Reopening {
+                reason: reason.clone(),
+            },
+            None => Health::Lost {
+                reason: reason.clone(),
+            },
+        };
         let mut pause = FIRST_PAUSE;
+        let old = state.executor.take();
         self.send(state, outbox);
+        let_go(old);
         loop {
             let attempt = self
                 .reopen
@@ -68,7 +87,7 @@ impl<E: Executor> Shared<E> {
                 Some(Ok(Ok(executor))) => {
                     tracing::info!("the service computes again, on an engine that was opened anew");
                     let mut state = self.lock();
-                    state.executor = Arc::new(executor);
+                    state.executor = Some(Arc::new(executor));
                     state.health = Health::Ready;
                     state.counts.reopened += 1;
                     self.texts.notify_all();

@@ -44,12 +44,19 @@ impl Gate {
 }
 
 /// The embedding of ids is their numbers.
-#[derive(Default)]
 struct Fake {
     gate: Arc<Gate>,
     /// First ids of all sequences that were computed.
     computed: Arc<Mutex<Vec<u32>>>,
     lost: Mutex<bool>,
+    /// Engines that are held.
+    held: Arc<AtomicUsize>,
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.held.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Executor for Fake {
@@ -135,18 +142,25 @@ struct Setting {
 }
 
 fn start_with(limits: Limits, reopen: bool) -> Setting {
-    let fake = Fake::default();
-    let (gate, computed) = (fake.gate.clone(), fake.computed.clone());
+    let (gate, computed) = (Arc::<Gate>::default(), Arc::<Mutex<Vec<u32>>>::default());
+    let held = Arc::<AtomicUsize>::default();
     let open = {
         let (gate, computed) = (gate.clone(), computed.clone());
         move || {
+            // As on a GPU: a lost device stays lost for as long as its engine is held.
+            if held.fetch_add(1, Ordering::SeqCst) > 0 {
+                held.fetch_sub(1, Ordering::SeqCst);
+                return Err(Error::DeviceLost("it is still held".into()));
+            }
             Ok(Fake {
                 gate: gate.clone(),
                 computed: computed.clone(),
                 lost: Mutex::default(),
+                held: held.clone(),
             })
         }
     };
+    let fake = open().unwrap();
     let reopen: Option<Reopen<Fake>> = reopen.then(|| Box::new(open) as _);
     Setting {
         runtime: Runtime::start(fake.into(), limits, Speed::default(), 2, reopen).unwrap(),

@@ -38,7 +38,11 @@ impl<E: Executor> Shared<E> {
 
     fn tokenize_one(&self, state: MutexGuard<'_, State<E>>, id: Id, outbox: &mut Vec<Delivery>) {
         let request = state.jobs[&id].request.clone();
-        let (executor, epoch) = (state.executor.clone(), state.epoch);
+        let executor = state
+            .executor
+            .clone()
+            .expect("texts are taken on a healthy device alone");
+        let epoch = state.epoch;
         self.texts.notify_one();
         self.send(state, outbox);
         let started = Instant::now();

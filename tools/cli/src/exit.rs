@@ -110,6 +110,11 @@ impl From<ropeway::Error> for Exit {
     }
 }
 
+/// What went wrong.
+pub fn message(exit: &Exit) -> &str {
+    &exit.message
+}
+
 /// The exit code of a command's result; an error is printed.
 pub fn code(result: Result<(), Exit>) -> ExitCode {
     match result {

@@ -21,6 +21,7 @@ mod queue;
 mod rank;
 mod resume;
 mod safetensors;
+mod serve;
 mod sink;
 mod source;
 mod target;
@@ -69,6 +70,8 @@ enum Command {
     Rank(rank::Args),
     /// Late-chunk a document: one embedding per sentence or per N tokens, each made in context
     Chunks(chunks::Args),
+    /// Serve models over HTTP, to clients of OpenAI, Jina, Cohere, text-embeddings-inference and SageMaker
+    Serve(serve::Args),
     /// Show, check or download a model
     Models(models::Args),
     /// List the devices of this machine and the kernels of this build
@@ -126,6 +129,7 @@ fn run() -> ExitCode {
         Command::Embed(args) => embed::run(run, args),
         Command::Rank(args) => rank::run(run, args),
         Command::Chunks(args) => chunks::run(run, args),
+        Command::Serve(args) => serve::run(run, args),
         Command::Models(args) => models::run(run, args),
         Command::Devices(args) => devices::run(args),
         Command::Diff(args) => diff::run(run, args),

@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 use crate::jsonl::{ENCODINGS, POOLINGS, check_mixture};
 use clap::ArgAction;
 use ropeway::{
-    AdapterSelection, Chunking, Device, Embed, Encoding, Engine, Numerics, Pooling, Precision, Request, hub,
+    AdapterSelection, Chunking, Device, Embed, Encoding, Engine, EngineBuilder, Numerics, Pooling, Precision,
+    Request, hub,
 };
 
 use super::exit::{Exit, note};
@@ -82,6 +83,11 @@ impl RunOptions {
 
     /// Opens the engine and adds the adapters.
     pub fn open(&self) -> Result<Engine, Exit> {
+        self.open_with(|builder| builder)
+    }
+
+    /// The same, with settings that the command has of its own.
+    pub fn open_with(&self, set: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Result<Engine, Exit> {
         let model = self.model()?;
         let mut builder = Engine::builder()
             .device(self.device)
@@ -99,6 +105,7 @@ impl RunOptions {
         for task in &self.merge {
             builder = builder.merge(task);
         }
+        builder = set(builder);
         let engine = match Named::new(model)? {
             Named::Folder(folder) => builder.open(folder)?,
             Named::Id(id) => builder.on_download(download_bar(!self.quiet)).from_hub(id)?,

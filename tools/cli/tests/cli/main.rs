@@ -10,3 +10,4 @@ mod harness;
 mod hub;
 mod inputs;
 mod outputs;
+mod serve;

@@ -1,0 +1,190 @@
+//! `ropeway serve`: models over HTTP.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ropeway::service::Service;
+use ropeway_server::{Address, Limits, Model, Server, Settings};
+
+use crate::exit::{self, Exit, note};
+use crate::options::{RunOptions, positive};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The name that requests have for --model [default: its last part]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// Serve another model too, under a name; may be repeated
+    #[arg(long, value_name = "NAME=FOLDER_OR_ID", value_parser = named_model)]
+    also: Vec<(String, String)>,
+
+    /// Listen on this interface
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDRESS")]
+    host: IpAddr,
+
+    /// Listen on this port; 0 takes a free one and prints it
+    #[arg(
+        long,
+        default_value_t = 8080,
+        env = "SAGEMAKER_BIND_TO_PORT",
+        value_name = "PORT"
+    )]
+    port: u16,
+
+    /// Listen on a socket in the file system instead
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["host", "port"])]
+    unix_socket: Option<PathBuf>,
+
+    /// Ask clients for one of the keys in this file, one per line
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+
+    /// Ask clients for this key; a command line can be seen by others, an environment less so
+    #[arg(long, env = "ROPEWAY_API_KEY", hide_env_values = true, value_name = "KEY")]
+    api_key: Option<String>,
+
+    /// Passes that compute at the same time. With 2 or more, one is kept from long documents
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
+    contexts: usize,
+
+    /// Inputs that may wait [default: 16384]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    queue_inputs: Option<usize>,
+
+    /// Tokens that may wait [default: 32 times --batch-tokens]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    queue_tokens: Option<usize>,
+
+    /// Wait so many microseconds for other requests to share a pass
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    max_wait: u64,
+
+    /// Bytes of the largest request
+    #[arg(long, value_name = "BYTES", value_parser = positive, default_value_t = Limits::default().body_bytes)]
+    max_body: usize,
+
+    /// Inputs of the largest request
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = Limits::default().inputs)]
+    max_inputs: usize,
+
+    /// Connections at a time
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = Limits::default().connections)]
+    max_connections: usize,
+
+    /// Write a line of JSON to standard error for each request, without its texts
+    #[arg(long)]
+    log: bool,
+}
+
+fn named_model(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, model)) if !name.is_empty() && !model.is_empty() => Ok((name.into(), model.into())),
+        _ => Err("wanted NAME=FOLDER_OR_ID".into()),
+    }
+}
+
+/// The name of a model whose user gave none: `jina-embeddings-v3` for that folder or hub id.
+fn last_part(model: &str) -> String {
+    let path = Path::new(model);
+    let whole = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    match whole.file_name() {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => model.to_owned(),
+    }
+}
+
+pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
+    let address = match &args.unix_socket {
+        Some(path) => Address::Unix(path.clone()),
+        None => Address::Tcp(SocketAddr::new(args.host, args.port)),
+    };
+    let api_keys = api_keys(&args)?;
+    let first = run.model()?;
+    let first = (
+        args.name.clone().unwrap_or_else(|| last_part(first)),
+        first.to_owned(),
+    );
+    let named = std::iter::once(first).chain(args.also.iter().cloned());
+    let models = named.map(|(name, model)| open(run, &args, name, model));
+    let models: Vec<Model> = models.collect::<Result<_, _>>()?;
+    let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+    let names = names.join(", ");
+    let settings = Settings {
+        address,
+        models,
+        api_keys,
+        limits: Limits {
+            body_bytes: args.max_body,
+            inputs: args.max_inputs,
+            connections: args.max_connections,
+            ..Limits::default()
+        },
+        log: args.log,
+    };
+    let server = Server::bind(settings).map_err(|e| Exit::usage(format!("cannot listen: {e}")))?;
+    if !run.quiet {
+        note(&format!("serves {names} on {}", server.address()));
+    }
+    server.run().map_err(|e| Exit::output("the listening socket", &e))
+}
+
+/// The keys of the file and of the environment; none is a mistake where a file was named.
+fn api_keys(args: &Args) -> Result<Vec<String>, Exit> {
+    let mut keys: Vec<String> = args
+        .api_key
+        .iter()
+        .filter(|key| !key.is_empty())
+        .cloned()
+        .collect();
+    if let Some(path) = &args.api_key_file {
+        let text = fs::read_to_string(path).map_err(|e| Exit::usage(format!("{}: {e}", path.display())))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let before = keys.len();
+        keys.extend(lines.map(str::to_owned));
+        if keys.len() == before {
+            let message = format!("{}: holds no key; write one per line", path.display());
+            return Err(Exit::usage(message));
+        }
+    }
+    Ok(keys)
+}
+
+/// Opens a model and starts its service, which opens it anew when its device is lost.
+fn open(run: &RunOptions, args: &Args, name: String, model: String) -> Result<Model, Exit> {
+    let mut run = run.clone();
+    run.model = Some(model);
+    let contexts = args.contexts;
+    let engine = run.open_with(|builder| builder.concurrency(contexts))?;
+    let mut builder = Service::builder()
+        .max_wait(Duration::from_micros(args.max_wait))
+        .reopen(move || {
+            let opened = run.open_with(|builder| builder.concurrency(contexts));
+            opened.map_err(|exit| ropeway::Error::Device(exit::message(&exit).to_owned()))
+        });
+    if let Some(inputs) = args.queue_inputs {
+        builder = builder.queue_requests(inputs);
+    }
+    if let Some(tokens) = args.queue_tokens {
+        builder = builder.queue_tokens(tokens);
+    }
+    let service = builder.start(engine)?;
+    Ok(Model { name, service })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_are_named_by_the_last_part_of_where_they_are() {
+        assert_eq!(last_part("jinaai/jina-embeddings-v3"), "jina-embeddings-v3");
+        assert_eq!(last_part("/no/such/folder/"), "folder");
+        assert_eq!(named_model("a=b=c"), Ok(("a".into(), "b=c".into())));
+        for bad in ["a", "=b", "a=", ""] {
+            assert!(named_model(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `ropeway serve`: what it says, whom it answers, how it ends.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+
+use serde_json::{Value, json};
+
+use crate::harness::{InputLocation, command, floats, ropeway};
+
+/// The answer to a request with a body of JSON: its first line and its body.
+fn post(address: &str, path: &str, key: &str, body: &Value) -> (String, Value) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let body = body.to_string();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {key}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + &body).as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (
+        head.lines().next().unwrap().to_owned(),
+        serde_json::from_str(body).unwrap(),
+    )
+}
+
+#[test]
+fn a_model_is_served_until_sigterm() {
+    let folder = InputLocation::new(&[("keys", b"\nsecret\n")]);
+    let keys = folder.path("keys");
+    let flags = [
+        "serve", "--device", "cpu", "--port", "0", "--name", "tiny", "--log",
+    ];
+    let mut child = command(&flags)
+        .args(["--api-key-file", keys.to_str().unwrap()])
+        .env_remove("ROPEWAY_API_KEY")
+        .env_remove("SAGEMAKER_BIND_TO_PORT")
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    let address = first
+        .strip_prefix("ropeway: serves tiny on http://")
+        .unwrap_or_else(|| panic!("{first}"));
+    let body = json!({"model": "tiny", "input": "a b"});
+    let (status, answer) = post(address, "/v1/embeddings", "secret", &body);
+    assert_eq!(status, "HTTP/1.1 200 OK", "{answer}");
+    let alone = ropeway(&["embed", "a b", "--device", "cpu"], b"").lines();
+    assert_eq!(
+        floats(&answer["data"][0]["embedding"]),
+        floats(&alone[0]["embedding"])
+    );
+    let (status, _) = post(address, "/v1/embeddings", "other", &body);
+    assert_eq!(status, "HTTP/1.1 401 Unauthorized");
+    // SAFETY: it is our child, which is not waited for yet, so that its number is not another process's.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
+    assert!(child.wait().unwrap().success());
+    let log: Vec<Value> = lines
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+        .collect();
+    let seen: Vec<(&Value, &Value)> = log.iter().map(|line| (&line["route"], &line["status"])).collect();
+    let route = json!("/v1/embeddings");
+    assert_eq!(seen, [(&route, &json!(200)), (&route, &json!(401))]);
+}
+
+#[test]
+fn what_cannot_be_served_ends_the_run_in_one_line() {
+    let folder = InputLocation::new(&[("none", b"\n")]);
+    let flags = |more: &[&str]| folder.run(&[&["serve", "--device", "cpu", "--port", "0"], more].concat());
+    flags(&["--api-key-file", "none"]).fails(2, &["none", "holds no key"]);
+    flags(&["--also", "x"]).fails(2, &["NAME=FOLDER_OR_ID"]);
+    flags(&["--also", "x=/nonexistent"]).fails(2, &["/nonexistent"]);
+    flags(&["--contexts", "9"]).fails(2, &["concurrency is 9", "1 to 2"]);
+    flags(&["--host", "192.0.2.1"]).fails(2, &["cannot listen"]);
+}

@@ -1,0 +1,371 @@
+//! The routes, and what goes around each of them: request ids, keys, counts, the log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, MatchedPath, Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use ropeway::Engine;
+use ropeway::service::{Health, Service};
+use serde_json::json;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::decompression::RequestDecompressionLayer;
+
+use crate::cohere::{self, Version};
+use crate::failure::{Failure, Family, Kind};
+use crate::metrics::Counts;
+use crate::{Limits, body, metrics, openai, tei};
+
+/// A model under the name that requests have for it.
+pub struct Model {
+    /// What requests call it.
+    pub name: String,
+    /// What embeds.
+    pub service: Service,
+}
+
+impl Model {
+    /// Its engine, unless its device is lost.
+    pub(crate) fn engine(&self) -> Result<Arc<Engine>, Failure> {
+        let lost = || {
+            Failure::new(
+                Kind::Unavailable,
+                format!("model {}: its device is lost", self.name),
+            )
+        };
+        self.service.engine().ok_or_else(lost)
+    }
+}
+
+/// What all requests share.
+pub struct App {
+    pub models: Vec<Model>,
+    pub api_keys: Vec<String>,
+    pub limits: Limits,
+    pub started_unix: u64,
+    pub draining: AtomicBool,
+    pub counts: Counts,
+    pub log: bool,
+    next_id: AtomicU64,
+}
+
+/// Who sends a request: callers of different names share fairly.
+#[derive(Clone, Debug)]
+pub struct Caller(pub String);
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer(pub String);
+
+type Answer = Result<Response<Body>, Failure>;
+
+impl App {
+    pub fn new(models: Vec<Model>, api_keys: Vec<String>, limits: Limits, log: bool) -> App {
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        App {
+            models,
+            api_keys,
+            limits,
+            log,
+            started_unix: started.as_secs(),
+            draining: AtomicBool::new(false),
+            counts: Counts::default(),
+            // Other runs have other ids.
+            next_id: AtomicU64::new(started.as_nanos() as u64),
+        }
+    }
+
+    /// The model of this name; without one, the first.
+    pub fn model(&self, name: Option<&str>) -> Result<&Model, Failure> {
+        let Some(name) = name else {
+            return Ok(&self.models[0]);
+        };
+        let found = self.models.iter().find(|model| model.name == name);
+        found.ok_or_else(|| {
+            let names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
+            let message = format!("there is no model `{name}`; there are {}", names.join(", "));
+            Failure::new(Kind::UnknownModel, message)
+        })
+    }
+
+    /// Reads a request's body.
+    pub async fn read(&self, request: Body) -> Result<Bytes, Failure> {
+        body::read(request, self.limits.body_bytes, self.limits.body_time).await
+    }
+
+    /// An id that no other request of this process has.
+    pub fn new_id(&self) -> String {
+        format!("rw-{:016x}", self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Fails for none, or more than a request may have.
+    pub fn check_count(&self, field: &str, count: usize) -> Result<(), Failure> {
+        let most = self.limits.inputs;
+        match count {
+            0 => Err(Failure::new(Kind::Empty, format!("`{field}` cannot be empty"))),
+            _ if count > most => Err(Failure::new(
+                Kind::TooMany,
+                format!("`{field}` has {count} inputs; wanted at most {most} in a request"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn count_tokens(&self, tokens: usize) {
+        self.counts.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+    }
+
+    /// Why requests cannot be served now. A full queue is no reason.
+    fn not_ready(&self) -> Option<String> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Some("the server ends".into());
+        }
+        let lost = |model: &Model| match model.service.health() {
+            Health::Ready => None,
+            Health::Reopening { reason } | Health::Lost { reason } => {
+                Some(format!("model {}: {reason}", model.name))
+            }
+            _ => Some(format!("model {} is not ready", model.name)),
+        };
+        self.models.iter().find_map(lost)
+    }
+
+    /// The number of the key that a request has, where keys are wanted.
+    fn key_of(&self, headers: &HeaderMap) -> Result<Option<usize>, Failure> {
+        if self.api_keys.is_empty() {
+            return Ok(None);
+        }
+        let header = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
+        let given = header.and_then(|value| {
+            let (scheme, key) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+        });
+        let found = given.and_then(|given| {
+            // All are looked at, whichever it is.
+            let same = self
+                .api_keys
+                .iter()
+                .map(|key| same(key.as_bytes(), given.as_bytes()));
+            same.collect::<Vec<bool>>().iter().position(|&same| same)
+        });
+        match found {
+            Some(number) => Ok(Some(number)),
+            None => Err(Failure::new(
+                Kind::Unauthorized,
+                "the API key is missing or wrong; send it as `Authorization: Bearer KEY`",
+            )),
+        }
+    }
+}
+
+/// Compares in a time that depends on the lengths alone.
+fn same(secret: &[u8], given: &[u8]) -> bool {
+    let differences = given
+        .iter()
+        .zip(secret.iter().cycle())
+        .fold(0, |all, (a, b)| all | (a ^ b));
+    std::hint::black_box(differences) == 0 && given.len() == secret.len() && !secret.is_empty()
+}
+
+/// A failure on its way to [`around`], which knows the shape that it must have.
+impl IntoResponse for Failure {
+    fn into_response(self) -> axum::response::Response {
+        let mut response = Response::new(Body::empty());
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// What is done around every route.
+async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -> axum::response::Response {
+    let start = Instant::now();
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map_or("other".to_owned(), |path| path.as_str().to_owned());
+    let given = request.headers().get("x-request-id").cloned();
+    // Ids of others go into the log: short ones of plain characters alone.
+    let sound = |id: &HeaderValue| {
+        id.len() <= 128
+            && id
+                .as_bytes()
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+    };
+    let id = given
+        .filter(sound)
+        .unwrap_or_else(|| HeaderValue::from_str(&app.new_id()).unwrap_or(HeaderValue::from_static("rw")));
+    let public = matches!(
+        path.as_str(),
+        "/health" | "/live" | "/ready" | "/ping" | "/metrics" | "/"
+    ) && method == axum::http::Method::GET;
+    let key = match public {
+        true => Ok(None),
+        false => app.key_of(request.headers()),
+    };
+    let mut response = match key {
+        Err(failure) => failure.into_response(),
+        Ok(key) => {
+            let caller = match (key, request.extensions().get::<Peer>()) {
+                (Some(number), _) => format!("key {number}"),
+                (None, Some(peer)) => peer.0.clone(),
+                (None, None) => String::new(),
+            };
+            request.extensions_mut().insert(Caller(caller));
+            next.run(request).await
+        }
+    };
+    if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+        response = failure.response(Family::of(&path));
+    }
+    let status = response.status().as_u16();
+    app.counts
+        .request(&route, status, response.extensions().get::<Kind>().copied());
+    if app.log {
+        let line = json!({
+            "id": id.to_str().unwrap_or_default(),
+            "method": method.as_str(),
+            "route": route,
+            "status": status,
+            "ms": (start.elapsed().as_secs_f64() * 1e5).round() / 100.0,
+        });
+        eprintln!("{line}");
+    }
+    response.headers_mut().insert("x-request-id", id);
+    response
+}
+
+/// The answer to a handler's panic, which is a bug.
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response<Body> {
+    Failure::new(Kind::Internal, "the server failed; its log says why").into_response()
+}
+
+fn health(app: &App) -> Answer {
+    match app.not_ready() {
+        None => Ok(Response::new(Body::empty())),
+        Some(reason) => Err(Failure::new(Kind::Unavailable, reason)),
+    }
+}
+
+type AppState = State<Arc<App>>;
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    let ready = || get(async |State(app): AppState| health(&app));
+    let live = || get(async || StatusCode::OK);
+    let openai = || {
+        post(
+            async |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
+                openai::embeddings(app, caller, body).await
+            },
+        )
+    };
+    let embed = || {
+        post(
+            async |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
+                tei::embed_route(app, caller, body).await
+            },
+        )
+    };
+    let cohere = |version| {
+        post(
+            async move |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
+                cohere::answer(app, caller, body, version).await
+            },
+        )
+    };
+    let unsupported = || post(async || tei::unsupported());
+    Router::new()
+        .route("/v1/embeddings", openai())
+        .route("/embeddings", openai())
+        .route(
+            "/v1/models",
+            get(async |State(app): AppState| openai::models(&app)),
+        )
+        .route(
+            "/v1/models/{*name}",
+            get(async |State(app): AppState, Path(name): Path<String>| openai::model(&app, &name)),
+        )
+        .route("/v1/embed", cohere(Version::V1))
+        .route("/v2/embed", cohere(Version::V2))
+        .route("/embed", embed())
+        .route("/", embed().get(async |State(app): AppState| health(&app)))
+        .route(
+            "/embed_all",
+            post(
+                async |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
+                    tei::embed_all(app, caller, body).await
+                },
+            ),
+        )
+        .route(
+            "/similarity",
+            post(
+                async |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
+                    tei::similarity(app, caller, body).await
+                },
+            ),
+        )
+        .route(
+            "/invocations",
+            post(
+                async |State(app): AppState,
+                       Extension(caller): Extension<Caller>,
+                       headers: HeaderMap,
+                       body: Body| {
+                    if headers.contains_key("x-amzn-sagemaker-target-model") {
+                        let message =
+                            "this container serves its own models alone; name one in the body's `model`";
+                        return Err(Failure::new(Kind::Invalid, message));
+                    }
+                    tei::invocations(app, caller, body).await
+                },
+            ),
+        )
+        .route("/rerank", unsupported())
+        .route("/predict", unsupported())
+        .route("/embed_sparse", unsupported())
+        .route("/info", get(async |State(app): AppState| tei::info(&app)))
+        .route("/ping", ready().post(async |State(app): AppState| health(&app)))
+        .route("/health", ready())
+        .route("/ready", ready())
+        .route("/live", live())
+        .route(
+            "/metrics",
+            get(async |State(app): AppState| metrics::response(&app)),
+        )
+        .fallback(async || Failure::new(Kind::NotFound, "there is no such route"))
+        .layer(RequestDecompressionLayer::new())
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(app.clone(), around))
+        .layer(CompressionLayer::new())
+        .with_state(app)
+}
+
+/// How long something may take.
+pub const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_the_same_or_not() {
+        assert!(same(b"secret", b"secret"));
+        for other in [&b"secreT"[..], b"secre", b"secrets", b"secretsecret", b""] {
+            assert!(!same(b"secret", other));
+        }
+        assert!(!same(b"", b"") && !same(b"", b"a"));
+    }
+}

@@ -1,0 +1,160 @@
+//! Connections: accepted within bounds, given time for their heads, and finished when the server ends.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+
+use axum::Extension;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::net::UnixListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::app::{App, Peer, router, seconds};
+use crate::{Address, Limits};
+
+/// What is listened on.
+pub enum Listener {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener, std::path::PathBuf),
+}
+
+impl Listener {
+    pub async fn bind(address: &Address) -> io::Result<Listener> {
+        match address {
+            Address::Tcp(address) => Ok(Listener::Tcp(TcpListener::bind(address).await?)),
+            #[cfg(unix)]
+            Address::Unix(path) => {
+                use std::os::unix::fs::FileTypeExt as _;
+                let is_socket =
+                    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+                if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+                    std::fs::remove_file(path)?;
+                }
+                Ok(Listener::Unix(UnixListener::bind(path)?, path.clone()))
+            }
+            #[cfg(not(unix))]
+            Address::Unix(_) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this system has no sockets in the file system; take a port",
+            )),
+        }
+    }
+
+    pub fn address(&self) -> String {
+        match self {
+            Listener::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => format!("http://{address}"),
+                Err(error) => error.to_string(),
+            },
+            #[cfg(unix)]
+            Listener::Unix(_, path) => path.display().to_string(),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Listener::Unix(_, path) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Ends when the process is told to end.
+pub async fn signalled() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+/// Serves until `end`, then lets connections finish their requests.
+pub async fn serve(listener: Listener, app: Arc<App>, end: impl Future<Output = ()>) -> io::Result<()> {
+    let limits = app.limits.clone();
+    let router = router(app);
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let graceful = GracefulShutdown::new();
+    let mut end = pin!(end);
+    loop {
+        let place = tokio::select! {
+            place = places.clone().acquire_owned() => place.map_err(io::Error::other)?,
+            () = &mut end => break,
+        };
+        let connection = Connection {
+            router: router.clone(),
+            limits: limits.clone(),
+            watcher: graceful.watcher(),
+            place,
+        };
+        // A client that is gone before it is accepted, or want of file handles, passes.
+        let accepted = match &listener {
+            Listener::Tcp(listener) => tokio::select! {
+                accepted = listener.accept() => accepted.map(|(stream, peer)| {
+                    // An answer is written at once and not held back for more.
+                    let _ = stream.set_nodelay(true);
+                    connection.spawn(stream, peer.ip().to_string());
+                }),
+                () = &mut end => break,
+            },
+            #[cfg(unix)]
+            Listener::Unix(listener, _) => tokio::select! {
+                accepted = listener.accept() => accepted.map(|(stream, _)| connection.spawn(stream, String::new())),
+                () = &mut end => break,
+            },
+        };
+        if accepted.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+    drop(listener);
+    tokio::select! {
+        () = graceful.shutdown() => {}
+        () = tokio::time::sleep(limits.drain_time.max(seconds(1))) => {}
+    }
+    Ok(())
+}
+
+struct Connection {
+    router: axum::Router,
+    limits: Limits,
+    watcher: Watcher,
+    place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    fn spawn<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, peer: String) {
+        let Connection {
+            router,
+            limits,
+            watcher,
+            place,
+        } = self;
+        let service = TowerToHyperService::new(router.layer(Extension(Peer(peer))));
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_time)
+            .serve_connection(TokioIo::new(stream), service);
+        let served = watcher.watch(served);
+        tokio::spawn(async move {
+            // A connection that breaks is the client's affair.
+            let _ = served.await;
+            drop(place);
+        });
+    }
+}

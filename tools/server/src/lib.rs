@@ -1,0 +1,190 @@
+//! ropeway over HTTP: `ropeway serve`.
+//!
+//! Clients of OpenAI, Jina, Cohere, text-embeddings-inference and SageMaker are served as they are, but for their base URL.
+//! Every input of a request is a request of its own to the model's [`Service`](ropeway::service::Service), which merges those
+//! of all clients into passes.
+//!
+//! | route | |
+//! |---|---|
+//! | `POST /v1/embeddings`, `/embeddings` | OpenAI's and Jina's fields, and ropeway's: `adapters`, `chunks`, `pooling`, `prompt`, `any_dimensions`, `priority`, `deadline_ms` |
+//! | `GET /v1/models`, `/v1/models/{name}` | OpenAI's |
+//! | `POST /v2/embed`, `/v1/embed` | Cohere's |
+//! | `POST /embed`, `/embed_all`, `/similarity`, `GET /info` | text-embeddings-inference's |
+//! | `GET /ping`, `POST /invocations` | SageMaker's |
+//! | `GET /ready`, `/health` | 200 where requests can be served; a full queue still can, a lost GPU cannot |
+//! | `GET /live` | 200 while the process answers |
+//! | `GET /metrics` | Prometheus |
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod app;
+mod body;
+mod cohere;
+mod connections;
+mod embed;
+mod failure;
+mod metrics;
+mod openai;
+mod tei;
+mod vectors;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+
+use app::{App, seconds};
+use connections::Listener;
+
+pub use app::Model;
+
+/// Bounds on what clients can ask for.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of a request's body, after decompression.
+    pub body_bytes: usize,
+    /// Inputs of a request.
+    pub inputs: usize,
+    /// Connections at a time; further ones wait.
+    pub connections: usize,
+    /// Time for the head of a request, and between requests of a connection.
+    pub head_time: Duration,
+    /// Time for the body of a request.
+    pub body_time: Duration,
+    /// Time for the requests that are being served when the server is to end.
+    pub drain_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            body_bytes: 25 << 20,
+            inputs: 2048,
+            connections: 4096,
+            head_time: seconds(30),
+            body_time: seconds(60),
+            drain_time: seconds(25),
+        }
+    }
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// A port of an interface; port 0 is a free one.
+    Tcp(SocketAddr),
+    /// A socket in the file system. A socket that is there already, and that nobody listens on, is replaced.
+    Unix(PathBuf),
+}
+
+/// What a server is started with.
+pub struct Settings {
+    /// Where it listens.
+    pub address: Address,
+    /// What it serves; the first is taken by requests that name none.
+    pub models: Vec<Model>,
+    /// The keys that it takes; empty: it asks for none.
+    pub api_keys: Vec<String>,
+    /// Bounds on what clients can ask for.
+    pub limits: Limits,
+    /// Whether each request is logged to standard error, as a line of JSON without texts.
+    pub log: bool,
+}
+
+/// A server that listens.
+pub struct Server {
+    runtime: Runtime,
+    listener: Listener,
+    app: Arc<App>,
+    stop: Arc<Notify>,
+}
+
+/// Ends a server from another thread.
+#[derive(Clone)]
+pub struct Handle(Arc<Notify>);
+
+impl Handle {
+    /// Lets nobody in any more; requests that are being served are finished.
+    pub fn stop(&self) {
+        self.0.notify_one();
+    }
+}
+
+impl Server {
+    /// Listens. Clients that connect wait until [`run`](Self::run).
+    ///
+    /// # Errors
+    /// An address that cannot be had; no model; two of one name.
+    pub fn bind(settings: Settings) -> io::Result<Server> {
+        let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
+        let Settings {
+            address,
+            models,
+            api_keys,
+            limits,
+            log,
+        } = settings;
+        let mut names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+        names.sort_unstable();
+        if names.is_empty() {
+            return Err(invalid("there is no model to serve".into()));
+        }
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(invalid(format!(
+                "two models are named `{}`; give one another name",
+                twice[0]
+            )));
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            // They parse and write; the work is done by the services' threads.
+            .worker_threads(2)
+            .thread_name("ropeway-http")
+            .enable_all()
+            .build()?;
+        let listener = runtime.block_on(Listener::bind(&address))?;
+        Ok(Server {
+            runtime,
+            listener,
+            app: Arc::new(App::new(models, api_keys, limits, log)),
+            stop: Arc::new(Notify::new()),
+        })
+    }
+
+    /// Where it listens, as a URL or path.
+    pub fn address(&self) -> String {
+        self.listener.address()
+    }
+
+    /// Ends it from another thread.
+    pub fn handle(&self) -> Handle {
+        Handle(self.stop.clone())
+    }
+
+    /// Serves until SIGTERM, SIGINT or [`Handle::stop`]; then finishes what is being served, within
+    /// [`Limits::drain_time`].
+    ///
+    /// # Errors
+    /// A listening socket that fails for good.
+    pub fn run(self) -> io::Result<()> {
+        let Server {
+            runtime,
+            listener,
+            app,
+            stop,
+        } = self;
+        let result = runtime.block_on(connections::serve(listener, app.clone(), async move {
+            tokio::select! {
+                () = stop.notified() => {}
+                () = connections::signalled() => {}
+            }
+            app.draining.store(true, Ordering::Relaxed);
+        }));
+        runtime.shutdown_timeout(seconds(1));
+        result
+    }
+}
