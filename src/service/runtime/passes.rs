@@ -61,8 +61,6 @@ impl<E: Executor> Shared<E> {
         let took = started.elapsed();
         drop(sequences);
         drop(ready);
-        // A lost device is let go when nobody holds it.
-        drop(executor);
         let outcome = outcome.unwrap_or_else(|panic| Err(panicked(&*panic)));
         let mut state = self.lock();
         match outcome {
@@ -86,6 +84,8 @@ impl<E: Executor> Shared<E> {
                 self.finish(&executor, done, outbox);
             }
             Err(Failed { kind, error }) => {
+                // A lost device is let go when nobody holds it.
+                drop(executor);
                 state.counts.failed_passes += 1;
                 let outcome = match kind {
                     FailureKind::OfOne => Outcome::FailedByOne,

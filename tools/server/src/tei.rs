@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response};
-use ropeway::{Embed, Pooling};
+use ropeway::{Embed, Pooling, Precision};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -222,14 +222,17 @@ pub async fn invocations(app: Arc<App>, caller: Caller, request: Body) -> Result
 pub fn info(app: &App) -> Result<Response<Body>, Failure> {
     let model = app.model(None)?;
     let engine = model.engine()?;
-    let pooling = match engine.config().pooling {
-        Pooling::Cls => "cls",
+    let pooling = engine.config().pooling.iter().map(|pooling| match pooling {
+        // The contract has another word.
         Pooling::LastToken => "last_token",
-        _ => "mean",
-    };
-    let dtype = match engine.on_gpu() {
-        true => engine.precision().to_string(),
-        false => "float32".into(),
+        pooling => pooling.name(),
+    });
+    let pooling = pooling.collect::<Vec<_>>().join("+");
+    let dtype = match engine.precision() {
+        Precision::F32 => "float32".into(),
+        Precision::F16 => "float16".into(),
+        Precision::Bf16 => "bfloat16".into(),
+        other => other.to_string(),
     };
     body::json(&json!({
         "model_id": model.name,
