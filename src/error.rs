@@ -249,7 +249,7 @@ pub enum RequestError {
     )]
     WeightedPrompt,
     /// Chunks with another pooling than the mean.
-    #[error("chunks are pooled by their mean; leave out pooling or say mean")]
+    #[error("chunks are pooled by their mean; ask for pooling mean")]
     ChunkPooling,
     /// Chunks of no tokens.
     #[error("chunks of 0 tokens were asked for; wanted 1 or more")]
@@ -436,7 +436,7 @@ fn shown_text(text: &str) -> String {
 /// Text from a file as a terminal and a log may see it. Characters that control a terminal, that turn the direction of what
 /// follows, or that nobody sees, are written as `\u{…}`; of a long text the middle is left out, so that the way out at
 /// a message's end stays.
-fn printable(text: &str, limit: usize) -> String {
+pub(crate) fn printable(text: &str, limit: usize) -> String {
     let escape = |c: char| match is_unsafe(c) {
         true => c.escape_unicode().to_string(),
         false => c.to_string(),

@@ -170,7 +170,7 @@ impl TextPipeline {
                     &encoding,
                     skipped,
                     &behind_letter,
-                    points - letters.min(points),
+                    points - letters,
                     prompt_points,
                 );
                 points += part.chars().count();

@@ -9,7 +9,7 @@ use ropeway::model::Positions;
 use ropeway::{ModelConfig, hub};
 use serde_json::{Value, json};
 
-use super::exit::Exit;
+use super::exit::{Exit, one_line};
 use super::options::{Named, RunOptions, download_bar};
 use super::terminal;
 
@@ -271,13 +271,9 @@ fn table(config: &ModelConfig, folder: &Path) -> String {
     if !config.default_prompt.is_empty() {
         text += &format!("{:width$}  {:?}\n", "default prompt", config.default_prompt);
     }
-    let names = config
-        .tasks
-        .iter()
-        .map(|task| task.name.chars().count())
-        .max()
-        .unwrap_or(0);
-    for (index, task) in config.tasks.iter().enumerate() {
+    let names: Vec<String> = config.tasks.iter().map(|task| one_line(&task.name)).collect();
+    let names_width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    for (index, (task, name)) in config.tasks.iter().zip(&names).enumerate() {
         let head = if index == 0 { "tasks" } else { "" };
         let adapter = if task.adapter { "adapter" } else { "" };
         let prefix = if task.prefix.is_empty() {
@@ -285,7 +281,7 @@ fn table(config: &ModelConfig, folder: &Path) -> String {
         } else {
             format!("{:?}", task.prefix)
         };
-        text += &format!("{head:width$}  {:names$}  {adapter:7}  {prefix}\n", task.name);
+        text += &format!("{head:width$}  {name:names_width$}  {adapter:7}  {prefix}\n");
     }
     text
 }
