@@ -26,7 +26,7 @@ fn wrong_flags_end_the_run_before_it_starts() {
         ),
         (
             &["embed", "x", "--pooling", "median"],
-            &["known: mean, cls, lasttoken, none"],
+            &["known: mean, cls, lasttoken, max, mean_sqrt_len_tokens, weightedmean, none"],
         ),
         (
             &["embed", "x", "--encoding", "f64"],
