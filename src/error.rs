@@ -249,7 +249,7 @@ pub enum RequestError {
     )]
     WeightedPrompt,
     /// Chunks with another pooling than the mean.
-    #[error("chunks are pooled by their mean; leave out pooling or say mean")]
+    #[error("chunks are pooled by their mean; ask for pooling mean")]
     ChunkPooling,
     /// Chunks of no tokens.
     #[error("chunks of 0 tokens were asked for; wanted 1 or more")]

@@ -35,8 +35,6 @@ impl ModelConfig {
         let mut decisions = vec![family(&config), specials(&config, folder)];
         decisions.extend(config.decisions().iter().cloned());
         decisions.push(positions(&config));
-        decisions.push(dimensions(&config));
-        decisions.extend(tasks(&config));
         decisions.push(precision(folder, &checkpoint)?);
         // A setting in a folder of the transformer's own is named with it.
         if !config.transformer.is_empty() {
@@ -95,52 +93,6 @@ fn positions(config: &ModelConfig) -> Decision {
         source: Some(Source::new("config.json", key)),
         ..Decision::new("positions", value)
     }
-}
-
-fn dimensions(config: &ModelConfig) -> Decision {
-    let full = config.embedding_size();
-    let sizes: Vec<String> = config.matryoshka.iter().map(usize::to_string).collect();
-    let (value, key) = match sizes.is_empty() {
-        true => (format!("{full}; it was not trained to be cut"), "hidden_size"),
-        false => (
-            format!("{full}, or cut to {}", sizes.join(", ")),
-            "matryoshka_dimensions",
-        ),
-    };
-    let source = match config.head.iter().rev().find(|module| module.widths().is_some()) {
-        Some(HeadModule::Dense { folder, .. }) if sizes.is_empty() => {
-            Source::new(&format!("{folder}/config.json"), "out_features")
-        }
-        _ => Source::new("config.json", key),
-    };
-    Decision {
-        source: Some(source),
-        note: match (config.family, sizes.is_empty()) {
-            (Family::JinaV3Native, false) => "of the published model, where the file has none",
-            _ => "",
-        },
-        ..Decision::new("dimensions", value)
-    }
-}
-
-fn tasks(config: &ModelConfig) -> Vec<Decision> {
-    let source = match config.family {
-        Family::JinaV3 => Source::new("config.json", "lora_adaptations, task_instructions"),
-        Family::JinaV3Native => Source::new("config.json", "task_instructions"),
-        Family::Bert | Family::XlmRoberta => Source::new("config_sentence_transformers.json", "prompts"),
-    };
-    let task = |task: &super::TaskConfig| {
-        let adapter = if task.adapter { "its adapter, " } else { "" };
-        let prefix = match task.prefix.as_str() {
-            "" => "no prefix".to_owned(),
-            prefix => format!("prefix {prefix:?}"),
-        };
-        Decision {
-            source: Some(source.clone()),
-            ..Decision::new(format!("task {}", task.name), format!("{adapter}{prefix}"))
-        }
-    };
-    config.tasks.iter().map(task).collect()
 }
 
 /// The types of the weights, and what they are computed in.

@@ -124,3 +124,45 @@ fn modules_after_pooling_are_refused_by_what_is_wrong() {
         "{chunks}"
     );
 }
+
+#[test]
+fn chunks_go_through_the_modules_too() {
+    let folder = with_dense(|_| {});
+    let engine = engine(folder.path());
+    let text = "The upper station stands at 2,841 metres.";
+    let whole = engine.embed(&[text], &Embed::default()).unwrap();
+    let whole = whole[0].as_f32().unwrap();
+    let chunks = |options: Embed| {
+        let embedded = engine.embed(&[text], &options).unwrap().remove(0);
+        let chunks = embedded.into_chunks().unwrap().into_iter();
+        chunks
+            .map(|chunk| chunk.vector.into_f32().unwrap())
+            .collect::<Vec<_>>()
+    };
+    // One chunk of all tokens is the text, whether in one window or, with other neighbours of each token, in several.
+    let one = chunks(Embed::default().chunks(Chunking::Tokens(1000)));
+    assert_eq!(one.len(), 1);
+    let off = |a: &[f32]| {
+        a.iter()
+            .zip(whole)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max)
+    };
+    assert!(one[0].len() == 32 && off(&one[0]) < 1e-6, "{}", off(&one[0]));
+    let windows = chunks(
+        Embed::default()
+            .chunks(Chunking::Tokens(1000))
+            .window(8)
+            .overlap(2),
+    );
+    assert!(windows.len() == 1 && windows[0].len() == 32);
+    let cosine: f32 = windows[0].iter().zip(whole).map(|(a, b)| a * b).sum();
+    assert!(cosine > 0.9, "{cosine}");
+    let cut = chunks(
+        Embed::default()
+            .chunks(Chunking::Tokens(1000))
+            .dimensions(5)
+            .any_dimensions(true),
+    );
+    assert_eq!(cut[0].len(), 5);
+}

@@ -3,6 +3,7 @@
 //! rest of the engine can rely on it.
 
 mod decision;
+mod derived;
 mod keys;
 mod modules;
 mod sentence;
@@ -13,11 +14,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::error::{Error, Result, list};
+use crate::error::{Result, list};
 use crate::model::file;
 use crate::model::settings::{Settings, read_json};
 use crate::request::Pooling;
 pub use decision::{Decision, Overruled, Source};
+use derived::{dimensions, longest_input, matryoshka, pooling, widths};
 use modules::Modules;
 pub use modules::{Activation, HeadModule};
 use sentence::SentenceTransformers;
@@ -293,7 +295,8 @@ impl ModelConfig {
             )));
         }
         let adapters = subfolder(folder, &transformer);
-        let (tasks, lora_rank, lora_alpha) = tasks(&config, &adapters, family, &sentence)?;
+        let mut of_tasks = Vec::new();
+        let (tasks, lora_rank, lora_alpha) = tasks(&config, &adapters, family, &sentence, &mut of_tasks)?;
         let pooling = pooling(&config, module_pooling, &mut decisions)?;
         let embedding_size = widths(&path, hidden_size * pooling.len(), &head)?;
         let matryoshka = matryoshka(&config, family, embedding_size)?;
@@ -304,6 +307,8 @@ impl ModelConfig {
             });
         }
         decisions.push(sentence.default_prompt_decision());
+        decisions.push(dimensions(&config, &head, embedding_size, &matryoshka));
+        decisions.extend(of_tasks);
         if !unknown.is_empty() {
             let settings = list(&unknown);
             tracing::warn!(folder = %folder.display(), %settings, "settings that are not known, so that it is not known either whether they change the vectors");
@@ -450,120 +455,12 @@ fn subfolder(folder: &Path, sub: &str) -> PathBuf {
     }
 }
 
-/// The longest input, in a model with `rows` positions of which texts can have `table`.
-fn longest_input(sentence: &SentenceTransformers, rows: usize, table: usize) -> (usize, Decision) {
-    let name = "longest input";
-    let positions = Source::new("config.json", "max_position_embeddings");
-    match Decision::first(name, sentence.limits.clone()) {
-        Some((tokens, mut decision)) if tokens <= table => {
-            decision.overruled.push(positions.with(rows));
-            (tokens, decision)
-        }
-        found => {
-            // The largest of them all, as there are no more positions.
-            let (limit, mut overruled) = found.map_or((None, Vec::new()), |(tokens, decision)| {
-                let limit = decision.source.map(|source| source.with(tokens));
-                (limit, decision.overruled)
-            });
-            overruled.splice(0..0, limit);
-            let decision = Decision {
-                source: Some(positions),
-                note: if rows == table {
-                    ""
-                } else {
-                    "less those before the first token's"
-                },
-                overruled,
-                ..Decision::new(name, table.to_string())
-            };
-            (table, decision)
-        }
-    }
-}
-
-/// The pooling of the modules, else the configuration's, else the mean.
-fn pooling(
-    config: &Settings<'_>,
-    of_modules: Option<Vec<Pooling>>,
-    decisions: &mut Vec<Decision>,
-) -> Result<Vec<Pooling>> {
-    let source = Source::new("config.json", "emb_pooler");
-    let pooler = match config.get("emb_pooler") {
-        None => None,
-        Some(word) if word == "mean" => Some(Pooling::Mean),
-        Some(word) if word == "cls" => Some(Pooling::Cls),
-        Some(other) => {
-            return Err(config.error(format!("emb_pooler is {other}; wanted null, \"mean\" or \"cls\"")));
-        }
-    };
-    if let Some(modes) = of_modules {
-        let decision = decisions.iter_mut().find(|decision| decision.name == "pooling");
-        if let (Some(decision), Some(pooler)) = (decision, pooler) {
-            decision.overruled.push(source.with(pooler.name()));
-        }
-        return Ok(modes);
-    }
-    let mode = pooler.unwrap_or(Pooling::Mean);
-    decisions.push(Decision {
-        source: pooler.map(|_| source),
-        note: if pooler.is_none() {
-            "what is taken where no file says"
-        } else {
-            ""
-        },
-        ..Decision::new("pooling", mode.name())
-    });
-    Ok(vec![mode])
-}
-
-/// Follows a pooled vector's width through the modules; gives that of the embedding.
-fn widths(path: &Path, pooled: usize, head: &[HeadModule]) -> Result<usize> {
-    let mut width = pooled;
-    for (wanted, made) in head.iter().filter_map(HeadModule::widths) {
-        if wanted != width {
-            return Err(Error::model(
-                path,
-                format!(
-                    "a vector has {width} numbers where a module after pooling wants {wanted}; their files are not of one \
-                     model"
-                ),
-            ));
-        }
-        width = made;
-    }
-    Ok(width)
-}
-
 fn optional_json(path: PathBuf) -> Result<Option<(PathBuf, Value)>> {
     if !file::is_present(&path) {
         return Ok(None);
     }
     let json = read_json(&path)?;
     Ok(Some((path, json)))
-}
-
-fn matryoshka(config: &Settings<'_>, family: Family, full: usize) -> Result<Vec<usize>> {
-    let mut sizes = match config.get("matryoshka_dimensions") {
-        None => Vec::new(),
-        Some(Value::Array(list)) => list
-            .iter()
-            .map(|size| match size.as_u64() {
-                Some(n) if n >= 1 && n <= full as u64 => Ok(n as usize),
-                _ => Err(config.error(format!(
-                    "matryoshka_dimensions holds {size}; wanted whole numbers from 1 to {full}"
-                ))),
-            })
-            .collect::<Result<Vec<_>>>()?,
-        Some(_) => return Err(config.error("matryoshka_dimensions is not a list")),
-    };
-    sizes.sort_unstable();
-    sizes.dedup();
-    // The transformers layout's configuration has no list; the model is the same.
-    if sizes.is_empty() && family == Family::JinaV3Native {
-        let trained = [32, 64, 128, 256, 512, 768, 1024].into_iter();
-        sizes = trained.filter(|&d| d <= full).collect();
-    }
-    Ok(sizes)
 }
 
 /// Keys with the file that they are in.

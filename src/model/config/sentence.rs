@@ -38,7 +38,7 @@ pub(crate) const TRANSFORMER_FILES: [&str; 7] = [
 ];
 
 const TOKENIZER_FILE: &str = "tokenizer_config.json";
-const PROMPTS_FILE: &str = "config_sentence_transformers.json";
+pub(super) const PROMPTS_FILE: &str = "config_sentence_transformers.json";
 
 impl SentenceTransformers {
     /// Reads what is there of them in `folder`, whose modules are these.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::sentence::SentenceTransformers;
-use super::{Family, TaskConfig, limit};
+use super::sentence::{PROMPTS_FILE, SentenceTransformers};
+use super::{Decision, Family, Source, TaskConfig, limit};
 use crate::error::Result;
 use crate::model::file;
 use crate::model::settings::Settings;
@@ -17,28 +17,50 @@ pub(super) fn tasks(
     folder: &Path,
     family: Family,
     sentence: &SentenceTransformers,
+    decisions: &mut Vec<Decision>,
 ) -> Result<(Vec<TaskConfig>, usize, f32)> {
     let instructions = config.object("task_instructions")?;
-    let prefix = |name: &str| -> Result<String> {
-        match instructions.and_then(|map| map.get(name)) {
-            Some(Value::String(prefix)) => Ok(prefix.clone()),
-            Some(other) if !other.is_null() => Err(config.error(format!(
-                "task_instructions has {other} for `{name}`; wanted a text"
-            ))),
-            _ => Ok(match sentence.prompt(name) {
-                Some(prefix) => prefix.to_owned(),
+    // A task's prefix, and where it comes from.
+    let prefix = |name: &str| -> Result<(String, Decision)> {
+        let prompt = sentence.prompt(name);
+        let of_prompts = Source::new(PROMPTS_FILE, "prompts");
+        let mut decision = Decision::default();
+        let prefix = match instructions.and_then(|map| map.get(name)) {
+            Some(Value::String(prefix)) => {
+                decision.source = Some(Source::new("config.json", "task_instructions"));
+                let overruled = prompt.map(|prompt| of_prompts.with(format!("{prompt:?}")));
+                decision.overruled.extend(overruled);
+                prefix.clone()
+            }
+            Some(other) if !other.is_null() => {
+                return Err(config.error(format!(
+                    "task_instructions has {other} for `{name}`; wanted a text"
+                )));
+            }
+            _ => match prompt {
+                Some(prefix) => {
+                    decision.source = Some(of_prompts);
+                    prefix.to_owned()
+                }
                 // The transformers layout leaves the prefixes to the model card.
-                None if family == Family::JinaV3Native => default_jina_prefix(name).to_owned(),
+                None if family == Family::JinaV3Native => {
+                    decision.note = "the prefix is that of the published model";
+                    default_jina_prefix(name).to_owned()
+                }
                 None => String::new(),
-            }),
-        }
+            },
+        };
+        Ok((prefix, decision))
     };
     let adapted = |name: &str| -> Result<TaskConfig> {
-        Ok(TaskConfig {
+        let (prefix, decision) = prefix(name)?;
+        let task = TaskConfig {
             name: name.into(),
-            prefix: prefix(name)?,
+            prefix,
             adapter: true,
-        })
+        };
+        decisions.push(decided(&task, decision));
+        Ok(task)
     };
     match family {
         Family::JinaV3 => {
@@ -83,8 +105,33 @@ pub(super) fn tasks(
                 prefix: prefix.clone(),
                 adapter: false,
             };
-            Ok((sentence.prompts.iter().map(task).collect(), 1, 1.0))
+            let tasks: Vec<TaskConfig> = sentence.prompts.iter().map(task).collect();
+            decisions.extend(tasks.iter().map(|task| {
+                let source = Some(Source::new(PROMPTS_FILE, "prompts"));
+                decided(
+                    task,
+                    Decision {
+                        source,
+                        ..Decision::default()
+                    },
+                )
+            }));
+            Ok((tasks, 1, 1.0))
         }
+    }
+}
+
+/// The decision of a task, with what is known of it.
+fn decided(task: &TaskConfig, decision: Decision) -> Decision {
+    let adapter = if task.adapter { "its adapter, " } else { "" };
+    let value = match task.prefix.as_str() {
+        "" => format!("{adapter}no prefix"),
+        prefix => format!("{adapter}prefix {prefix:?}"),
+    };
+    Decision {
+        name: format!("task {}", task.name),
+        value,
+        ..decision
     }
 }
 

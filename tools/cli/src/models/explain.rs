@@ -5,6 +5,8 @@ use std::path::Path;
 use ropeway::model::{Decision, Explanation};
 use serde_json::{Value, json};
 
+use crate::exit::one_line;
+
 /// One object.
 pub fn json(explanation: &Explanation, folder: &Path) -> Value {
     let decision = |decision: &Decision| {
@@ -31,12 +33,7 @@ pub fn json(explanation: &Explanation, folder: &Path) -> Value {
 
 /// A block of lines per decision: name and value, then where they come from.
 pub fn text(explanation: &Explanation) -> String {
-    let names = explanation
-        .decisions
-        .iter()
-        .map(|decision| decision.name.chars().count());
-    let width = names.max().unwrap_or(0);
-    let mut text = String::new();
+    let mut lines: Vec<(&str, String)> = Vec::new();
     for decision in &explanation.decisions {
         let from = match (&decision.source, decision.note) {
             (Some(source), "") => source.to_string(),
@@ -44,21 +41,32 @@ pub fn text(explanation: &Explanation) -> String {
             (None, "") => "no file says so".to_owned(),
             (None, note) => format!("no file says so; {note}"),
         };
-        text += &format!(
-            "{:width$}  {}\n{:width$}    {from}\n",
-            decision.name, decision.value, ""
-        );
+        lines.push((&decision.name, decision.value.clone()));
+        lines.push(("", format!("  {from}")));
         for other in &decision.overruled {
-            text += &format!("{:width$}    overruled: {} = {}\n", "", other.source, other.value);
+            lines.push(("", format!("  overruled: {} = {}", other.source, other.value)));
         }
     }
-    for (title, list) in [
+    for (name, list) in [
         ("not known", &explanation.unknown_settings),
         ("not read", &explanation.unread),
     ] {
         if !list.is_empty() {
-            text += &format!("{title:width$}  {}\n", list.join(", "));
+            lines.push((name, list.join(", ")));
         }
     }
-    text
+    // Names and texts are the model's maker's.
+    let lines: Vec<(String, String)> = lines
+        .into_iter()
+        .map(|(name, value)| (one_line(name), one_line(&value)))
+        .collect();
+    let width = lines
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or(0);
+    lines
+        .iter()
+        .map(|(name, value)| format!("{name:width$}  {value}\n"))
+        .collect()
 }

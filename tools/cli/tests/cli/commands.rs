@@ -25,8 +25,8 @@ fn wrong_flags_end_the_run_before_it_starts() {
             &["--task", "ropeway embed --help"],
         ),
         (
-            &["embed", "x", "--pooling", "max"],
-            &["known: mean, cls, lasttoken, none"],
+            &["embed", "x", "--pooling", "median"],
+            &["known: mean, cls, lasttoken, max, mean_sqrt_len_tokens, weightedmean, none"],
         ),
         (
             &["embed", "x", "--encoding", "f64"],
@@ -331,6 +331,26 @@ fn models_are_described_and_verified() {
 }
 
 #[test]
+fn decisions_are_explained_with_their_files() {
+    let explained = ropeway(&["models", "explain"], b"").out;
+    for words in [
+        "longest input",
+        "overruled: ",
+        "task retrieval.query",
+        "task_instructions",
+    ] {
+        assert!(explained.contains(words), "{words}:\n{explained}");
+    }
+    let json = ropeway(&["models", "explain", "--json"], b"").json().remove(0);
+    let decisions = json["decisions"].as_array().unwrap();
+    let positions = decisions.iter().find(|decision| decision["name"] == "positions");
+    let positions = positions.unwrap();
+    assert_eq!(positions["file"], "config.json");
+    assert_eq!(positions["key"], "rotary_emb_base");
+    assert!(json["unread"].is_array() && json["unknown_settings"].is_array());
+}
+
+#[test]
 fn names_of_a_models_tasks_do_not_reach_the_terminal_as_they_are() {
     let config = br#"{"model_type": "bert", "vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 1,
         "num_attention_heads": 2, "intermediate_size": 128, "max_position_embeddings": 64, "type_vocab_size": 2,
@@ -344,4 +364,7 @@ fn names_of_a_models_tasks_do_not_reach_the_terminal_as_they_are() {
     assert_eq!(table.code, Some(0), "{}", table.err);
     assert!(table.out.contains("\\u{1b}[31mred\\u{202e}"), "{}", table.out);
     assert!(!table.out.contains(['\u{1b}', '\u{202e}']), "{}", table.out);
+    // There are no weights, which it looks at.
+    let refused = place.run(&["models", "explain", "."]);
+    refused.fails(2, &["neither model.safetensors"]);
 }
