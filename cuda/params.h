@@ -352,10 +352,16 @@ SAME_SIZE(struct AttentionParams, 64);
 #define POOL_INT8 2u
 /// PoolRow::encoding: x > 0, a bit each, most significant first.
 #define POOL_BINARY 3u
-/// PoolRow::flags: divide the sum of the rows by their count.
+/// PoolRow::flags: divide the sum of the rows by the sum of their weights, which are 1 unless POOL_WEIGHTED is set.
 #define POOL_MEAN 1u
 /// PoolRow::flags: divide by the Euclidean norm, after truncation to `dimensions`.
 #define POOL_NORMALIZE 2u
+/// PoolRow::flags: the largest of each column in place of the sum; NaN if any is. Without POOL_MEAN.
+#define POOL_MAX 4u
+/// PoolRow::flags: row r of the vector, counted from 0, has the weight r + 1 in the sum.
+#define POOL_WEIGHTED 8u
+/// PoolRow::flags, beside POOL_MEAN: divide by the square root of the sum of the weights.
+#define POOL_SQRT_LEN 16u
 /// Bytes of the head of a record: uint32, 1 if all elements are finite in float32, else 0 (their encoding may not show
 /// it); float32, the scale of POOL_INT8, max|x| / 127, else 0.
 #define POOL_HEAD_BYTES 8
@@ -374,7 +380,7 @@ struct PoolRow {
     uint32_t rows;
     /// Columns that are kept: the first `dimensions`.
     uint32_t dimensions;
-    /// POOL_MEAN, POOL_NORMALIZE.
+    /// POOL_MEAN, POOL_NORMALIZE, …
     uint32_t flags;
     /// POOL_F32, …
     uint32_t encoding;

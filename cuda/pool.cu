@@ -1,7 +1,8 @@
-// computes: out[i] = encode(normalize(Σ x[first .. first + rows][.. dimensions] (/ rows))), one record per PoolRow: a
-//     head of 8 bytes, then float32, float16, int8 or bits. x [tokens, hidden_size], 16-bit; sums in float32.
+// computes: out[i] = encode(normalize(Σ w x[first .. first + rows][.. dimensions] (/ Σ w or √Σ w))), w 1 or 1, 2, …, or
+//     the maximum in place of the sum; one record per PoolRow: a head of 8 bytes, then float32, float16, int8 or bits.
+//     x [tokens, hidden_size], 16-bit; sums in float32.
 // grid: any size; blocks take output vectors gridDim.x apart. The rows of a vector are dealt to
-//     ⌊POOL_THREADS / (hidden_size / 8)⌋ groups, each summed in order, then the groups' sums are added in order.
+//     ⌊POOL_THREADS / (hidden_size / 8)⌋ groups, each reduced in order, then the groups' sums (or maxima) in order.
 // block and shared memory: POOL_THREADS, all warps with the same role: a thread has eight columns of one group, then
 //     eight columns of the sum. Shared memory, POOL_SHARED_BYTES, holds the groups' sums, then the record.
 // bound by: bytes, 2·dimensions per row read, 8 + up to 4·dimensions per vector written. One block per vector, with
@@ -38,17 +39,46 @@ static_assert(sizeof(SharedStorage::head) == POOL_HEAD_BYTES, "the record's head
 /// The columns of the sum that a thread holds; 0 from `dimensions` on.
 typedef float SumFragment[kThreadVectors][ROW_VECTOR];
 
-/// The sum of the rows, group by group.
-template <class T>
-__device__ __forceinline__ void sum_rows(const PoolParams &p, const PoolRow &row, SharedStorage &shared,
-                                         SumFragment &x) {
+// How the rows become one: the value before the first row, what row r of `rows` is combined as (rows past the last are
+// loaded as zeros), and how two values are combined.
+
+struct Sum {
+    static constexpr float kNone = 0.0f;
+    // +0 past the rows, which changes no bit of a sum that began as +0.
+    static __device__ __forceinline__ float value(float x, uint32_t, uint32_t) { return x; }
+    static __device__ __forceinline__ float combine(float sum, float x) { return sum + x; }
+};
+
+struct WeightedSum {
+    static constexpr float kNone = 0.0f;
+    static __device__ __forceinline__ float value(float x, uint32_t r, uint32_t) {
+        return static_cast<float>(r + 1) * x;
+    }
+    static __device__ __forceinline__ float combine(float sum, float x) { return sum + x; }
+};
+
+struct Max {
+    static constexpr float kNone = -INFINITY;
+    static __device__ __forceinline__ float value(float x, uint32_t r, uint32_t rows) { return r < rows ? x : kNone; }
+    // NaN stays: it is larger than nothing, and nothing is larger than it.
+    static __device__ __forceinline__ float combine(float max, float x) { return x > max || x != x ? x : max; }
+};
+
+/// The rows reduced to one, group by group.
+template <class T, class Reduction>
+__device__ __forceinline__ void reduce_rows(const PoolParams &p, const PoolRow &row, SharedStorage &shared,
+                                            SumFragment &x) {
     const uint32_t vectors = p.hidden_size / ROW_VECTOR, kept = (row.dimensions + ROW_VECTOR - 1) / ROW_VECTOR;
     const uint32_t width = min(vectors, POOL_THREADS);
     const uint32_t groups = min(POOL_THREADS / width, POOL_MAX_GROUPS), group = threadIdx.x / width;
     // More than one iteration only if a row has more vectors than the block has threads.
     for (uint32_t vector = threadIdx.x % width; vector < kept && group < groups; vector += POOL_THREADS) {
         const uint16_t *column = p.x + static_cast<uint64_t>(row.first) * p.x_stride + vector * ROW_VECTOR;
-        float sum[ROW_VECTOR] = {};
+        float sum[ROW_VECTOR];
+#pragma unroll
+        for (int j = 0; j < ROW_VECTOR; j++) {
+            sum[j] = Reduction::kNone;
+        }
 #pragma unroll 1
         for (uint32_t first = group; first < row.rows; first += kRowsInFlight * groups) {
             uint4 loaded[kRowsInFlight];
@@ -66,7 +96,8 @@ __device__ __forceinline__ void sum_rows(const PoolParams &p, const PoolRow &row
                 unpack<T>(loaded[i], addend);
 #pragma unroll
                 for (int j = 0; j < ROW_VECTOR; j++) {
-                    sum[j] += addend[j]; // +0 past the rows, which changes no bit of a sum that began as +0.
+                    const float value = Reduction::value(addend[j], first + i * groups, row.rows);
+                    sum[j] = Reduction::combine(sum[j], value);
                 }
             }
         }
@@ -78,21 +109,34 @@ __device__ __forceinline__ void sum_rows(const PoolParams &p, const PoolRow &row
 #pragma unroll
     for (int i = 0; i < kThreadVectors; i++) {
         const uint32_t vector = threadIdx.x + i * POOL_THREADS;
-        float4 low = make_float4(0, 0, 0, 0), high = low;
+        float sum[ROW_VECTOR];
+#pragma unroll
+        for (int j = 0; j < ROW_VECTOR; j++) {
+            sum[j] = Reduction::kNone;
+        }
         if (vector < kept) {
             for (uint32_t g = 0; g < min(groups, row.rows); g++) {
                 const float4 *group_sum = shared.elements + 2 * g * vectors + vector;
                 const float4 a = group_sum[0], b = group_sum[vectors];
-                low = make_float4(low.x + a.x, low.y + a.y, low.z + a.z, low.w + a.w);
-                high = make_float4(high.x + b.x, high.y + b.y, high.z + b.z, high.w + b.w);
+                const float part[ROW_VECTOR] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+                for (int j = 0; j < ROW_VECTOR; j++) {
+                    sum[j] = Reduction::combine(sum[j], part[j]);
+                }
             }
         }
-        const float sum[ROW_VECTOR] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
         for (int j = 0; j < ROW_VECTOR; j++) {
             x[i][j] = vector * ROW_VECTOR + j < row.dimensions ? sum[j] : 0.0f;
         }
     }
+}
+
+/// What the sum of the rows is divided by: the sum of their weights, or its square root.
+__device__ __forceinline__ float divisor(const PoolRow &row) {
+    const uint64_t rows = row.rows;
+    const float weights = static_cast<float>(row.flags & POOL_WEIGHTED ? rows * (rows + 1) / 2 : rows);
+    return row.flags & POOL_SQRT_LEN ? __fsqrt_rn(weights) : weights;
 }
 
 /// The bits of the vector's maximum |x|. Bit patterns of non-negative floats are ordered as the floats are, with
@@ -173,13 +217,20 @@ template <class T> __device__ __forceinline__ void pool(const PoolParams &p) {
     for (uint32_t index = blockIdx.x; index < count; index += gridDim.x) {
         const PoolRow row = p.rows[index];
         SumFragment x;
-        sum_rows<T>(p, row, shared, x);
+        if (row.flags & POOL_MAX) {
+            reduce_rows<T, Max>(p, row, shared, x);
+        } else if (row.flags & POOL_WEIGHTED) {
+            reduce_rows<T, WeightedSum>(p, row, shared, x);
+        } else {
+            reduce_rows<T, Sum>(p, row, shared, x);
+        }
         if (row.flags & POOL_MEAN) {
+            const float by = divisor(row);
 #pragma unroll
             for (int i = 0; i < kThreadVectors; i++) {
 #pragma unroll
                 for (int j = 0; j < ROW_VECTOR; j++) {
-                    x[i][j] = __fdiv_rn(x[i][j], static_cast<float>(row.rows));
+                    x[i][j] = __fdiv_rn(x[i][j], by);
                 }
             }
         }

@@ -51,10 +51,29 @@ pub enum PoolKind {
     Mean,
     /// One row: the sum; for chunks that continue in the next window.
     Sum,
+    /// One row: the sum, divided by the square root of the number of rows.
+    MeanSqrtLen,
+    /// One row: the mean, with weights 1, 2, … from the first row on.
+    WeightedMean,
+    /// One row: the largest number of each column.
+    Max,
     /// One row: the first of the range.
     First,
     /// Every row.
     Rows,
+}
+
+impl PoolKind {
+    /// What the sum of `rows` rows is divided by.
+    pub fn divisor(self, rows: usize) -> f64 {
+        let rows = rows as f64;
+        match self {
+            PoolKind::Mean => rows,
+            PoolKind::MeanSqrtLen => rows.sqrt(),
+            PoolKind::WeightedMean => rows * (rows + 1.0) / 2.0,
+            PoolKind::Sum | PoolKind::Max | PoolKind::First | PoolKind::Rows => 1.0,
+        }
+    }
 }
 
 impl Pool {

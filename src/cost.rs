@@ -119,8 +119,15 @@ pub mod tests {
             lora_rank: 4,
             lora_alpha: 1.0,
             default_prompt: String::new(),
-            pooling: Pooling::Mean,
+            pooling: vec![Pooling::Mean],
+            include_prompt: true,
+            head: Vec::new(),
             normalize: true,
+            do_lower_case: false,
+            transformer: String::new(),
+            decisions: Vec::new(),
+            transformer_file: None,
+            modules: Vec::new(),
             unknown: Vec::new(),
         }
     }

@@ -1,6 +1,6 @@
 //! What this build can compute on, here.
 
-use crate::cpu::Isa;
+use crate::cpu::{Isa, Kernel};
 use crate::gpu::driver::{self, DeviceFacts};
 use crate::kernels::kernels;
 
@@ -41,10 +41,21 @@ pub struct CudaDevice {
 pub fn devices() -> Vec<DeviceInfo> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let sets: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+    let narrow = Kernel::available();
+    let names: Vec<&str> = narrow.iter().map(|kernel| kernel.name).collect();
+    let fast = if narrow[0].fast {
+        "faster than f32 here"
+    } else {
+        "not faster than f32 here, but half the memory"
+    };
     let cpu = DeviceInfo {
         kind: "cpu".into(),
         name: cpu_name().unwrap_or_else(|| env!("ROPEWAY_TARGET").to_owned()),
-        detail: format!("{cores} threads, kernels for {} (best first)", sets.join(", ")),
+        detail: format!(
+            "{cores} threads, kernels for f32: {}; for bf16: {} (best first), {fast}",
+            sets.join(", "),
+            names.join(", ")
+        ),
         usable: true,
         cuda: None,
     };

@@ -2,12 +2,14 @@
 
 mod disposal;
 mod flight;
+pub(crate) mod passes;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use rayon::prelude::*;
@@ -28,7 +30,7 @@ use crate::phases::PhaseTimes;
 #[cfg(feature = "inspect")]
 use crate::plan::OnBuffer;
 use crate::plan::{Fusion, Plan};
-use crate::precision::{Numerics, Precision};
+use crate::precision::{Half, Numerics, Precision};
 use crate::prepare::{Packed, Prepared, RequestPlanner, batches};
 use crate::request::{Embed, Request};
 use crate::text::TextPipeline;
@@ -43,7 +45,7 @@ pub struct EngineBuilder {
     batch_tokens: Option<usize>,
     concurrency: Option<usize>,
     sleeping_wait: bool,
-    precision: Precision,
+    precision: Option<Precision>,
     numerics: Numerics,
     merged: Vec<String>,
     #[cfg(feature = "hub")]
@@ -57,9 +59,10 @@ impl EngineBuilder {
         self
     }
 
-    /// The 16-bit type of weights and activations on a GPU; bf16 if not set. The CPU computes in float32.
+    /// The type of weights and of what products read: f32 or bf16 on the CPU, bf16 or f16 on a GPU. If not set, f32 on
+    /// the CPU and bf16 on a GPU. [`Device::Auto`] takes the CPU for f32.
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
+        self.precision = Some(precision);
         self
     }
 
@@ -180,14 +183,21 @@ impl EngineBuilder {
         // Before a model is fetched for it.
         let placement = match self.device {
             Device::Cpu => Placement::Cpu { fallback: None },
-            Device::Auto => match gpu::select::find(Device::Auto) {
+            Device::Auto => match gpu_precision(self.precision).and_then(|_| gpu::select::find(Device::Auto))
+            {
                 Ok(index) => Placement::Gpu(index),
                 Err(reason) => Placement::Cpu {
                     fallback: Some(no_gpu(&reason)),
                 },
             },
-            chosen => Placement::Gpu(gpu::select::find(chosen).map_err(Error::Device)?),
+            chosen => {
+                gpu_precision(self.precision).map_err(Error::Device)?;
+                Placement::Gpu(gpu::select::find(chosen).map_err(Error::Device)?)
+            }
         };
+        if let Placement::Cpu { fallback } = &placement {
+            cpu_precision(self.precision, fallback.as_deref())?;
+        }
         phases.end("driver");
         let folder = find(&self)?;
         Engine::new(&folder, &self, placement, threads, concurrency, phases)
@@ -200,6 +210,33 @@ enum Placement {
     Gpu(usize),
     /// On the CPU; where a GPU might have been taken, with the reason why none was.
     Cpu { fallback: Option<String> },
+}
+
+/// The type that a GPU computes with, or why it cannot.
+fn gpu_precision(precision: Option<Precision>) -> Result<Half, String> {
+    let precision = precision.unwrap_or(Precision::Bf16);
+    precision
+        .half()
+        .ok_or_else(|| format!("GPUs compute in bf16 or f16, not in {precision}, which the CPU does"))
+}
+
+/// The type that the CPU computes with.
+///
+/// # Errors
+/// One that it has not; with the reason why it is the CPU, where that was not chosen.
+fn cpu_precision(precision: Option<Precision>, fallback: Option<&str>) -> Result<Precision> {
+    let [default, ..] = Cpu::PRECISIONS;
+    let precision = precision.unwrap_or(default);
+    if Cpu::PRECISIONS.contains(&precision) {
+        return Ok(precision);
+    }
+    let names = Cpu::PRECISIONS
+        .map(|precision| precision.to_string())
+        .join(" or ");
+    let why = fallback.map_or(String::new(), |reason| format!(" ({reason})"));
+    Err(Error::Device(format!(
+        "the CPU computes in {names}, not in {precision}{why}"
+    )))
 }
 
 /// Why [`Device::Auto`] computes on the CPU.
@@ -241,6 +278,8 @@ pub struct Engine {
     threads: usize,
     batch_tokens: usize,
     precision: Precision,
+    /// Inputs that were cut.
+    truncated: AtomicU64,
     /// The phases of its opening.
     #[cfg_attr(not(feature = "inspect"), allow(dead_code))]
     phases: PhaseTimes,
@@ -342,7 +381,8 @@ impl Engine {
             .map_err(|e| Error::Internal(format!("threads cannot be started: {e}")))?;
         let mut model = tokenizers.install(|| Model::open(folder))?;
         phases.end("model");
-        let text = TextPipeline::open(folder)?;
+        let config = &model.config;
+        let text = TextPipeline::open(&config.transformer_folder(folder), config.do_lower_case)?;
         phases.end("tokenizer");
         let table = AdapterTable::new(std::mem::take(&mut model.adapters));
         let mut adapters = Adapters {
@@ -359,7 +399,7 @@ impl Engine {
         }
         let mut on_gpu = |index, phases: &mut PhaseTimes| -> Result<Backend> {
             let options = gpu::Options {
-                precision: settings.precision,
+                precision: gpu_precision(settings.precision).map_err(Error::Device)?,
                 numerics: settings.numerics,
                 merged: settings.merged.clone(),
                 batch_tokens: settings.batch_tokens.unwrap_or(GPU_BATCH_TOKENS),
@@ -382,8 +422,8 @@ impl Engine {
                 disposal: OnceLock::new(),
             })
         };
-        let on_cpu = |phases: &mut PhaseTimes| -> Result<Backend> {
-            let cpu = Cpu::new(&model, threads)?;
+        let on_cpu = |phases: &mut PhaseTimes, fallback: Option<&str>| -> Result<Backend> {
+            let cpu = Cpu::new(&model, threads, cpu_precision(settings.precision, fallback)?)?;
             phases.end("weights");
             let context = |_| cpu::ExecContext::new(threads / concurrency);
             let contexts = ContextPool::new((0..concurrency).map(context).collect());
@@ -395,17 +435,17 @@ impl Engine {
                 Ok(backend) => (backend, None),
                 Err(error) => {
                     let reason = fallback_after(error, settings.device)?;
-                    (on_cpu(&mut phases)?, Some(reason))
+                    (on_cpu(&mut phases, Some(&reason))?, Some(reason))
                 }
             },
-            Placement::Cpu { fallback } => (on_cpu(&mut phases)?, fallback),
+            Placement::Cpu { fallback } => (on_cpu(&mut phases, fallback.as_deref())?, fallback),
         };
         if let Some(reason) = &fallback {
             tracing::info!("{reason}");
         }
-        let default_tokens = match backend {
-            Backend::Cpu { .. } => CPU_BATCH_TOKENS,
-            Backend::Gpu { .. } => GPU_BATCH_TOKENS,
+        let (default_tokens, default_precision) = match backend {
+            Backend::Cpu { .. } => (CPU_BATCH_TOKENS, Precision::F32),
+            Backend::Gpu { .. } => (GPU_BATCH_TOKENS, Precision::Bf16),
         };
         Ok(Engine {
             model,
@@ -417,7 +457,8 @@ impl Engine {
             tokenizers,
             threads,
             batch_tokens: settings.batch_tokens.unwrap_or(default_tokens),
-            precision: settings.precision,
+            precision: settings.precision.unwrap_or(default_precision),
+            truncated: AtomicU64::new(0),
             phases,
         })
     }
@@ -474,15 +515,41 @@ impl Engine {
         }
         flights.into_iter().for_each(finish);
         self.give_up(adapters);
-        prepared
-            .into_iter()
-            .zip(rows)
-            .zip(failed)
-            .map(|((prepared, rows), failed)| match failed {
-                Some(failure) => Err(failure.into()),
-                None => prepared?.finish(rows),
-            })
-            .collect()
+        let head = self.head();
+        let finish = |((prepared, rows), failed): ((Result<Prepared>, _), Option<Failure>)| match failed {
+            Some(failure) => Err(failure.into()),
+            None => prepared?.finish(rows, &head),
+        };
+        let all = prepared.into_iter().zip(rows).zip(failed);
+        let results: Vec<Result<Embedding>> = match self.model.head.is_empty() {
+            true => all.map(finish).collect(),
+            // A product for each vector.
+            false => {
+                let all: Vec<_> = all.collect();
+                self.tokenizers
+                    .install(|| all.into_par_iter().map(finish).collect())
+            }
+        };
+        self.count_truncated(results.iter().flatten());
+        results
+    }
+
+    fn count_truncated<'e>(&self, embeddings: impl IntoIterator<Item = &'e Embedding>) {
+        let truncated = embeddings.into_iter().filter(|embedding| embedding.truncated);
+        self.truncated
+            .fetch_add(truncated.count() as u64, Ordering::Relaxed);
+    }
+
+    /// The modules after pooling.
+    pub(crate) fn head(&self) -> impl Fn(Vec<f32>) -> Vec<f32> + Sync + '_ {
+        let isa = cpu::Isa::detect();
+        move |pooled| cpu::head::apply(isa, &self.model.head, pooled)
+    }
+
+    /// Texts that were embedded since the engine was opened and cut at the model's limit
+    /// ([`Embedding::truncated`]).
+    pub fn truncated(&self) -> u64 {
+        self.truncated.load(Ordering::Relaxed)
     }
 
     /// Does once what a first batch would do: on a GPU, captures the graphs of all sizes of batches, with adapters and
@@ -629,7 +696,7 @@ impl Engine {
         self.threads
     }
 
-    /// The 16-bit type of weights and activations on a GPU, as it was set; the CPU computes in float32.
+    /// The type of weights and of what products read.
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -637,7 +704,7 @@ impl Engine {
     /// What computes, for people.
     pub fn device_name(&self) -> String {
         match &self.backend {
-            Backend::Cpu { cpu, .. } => format!("cpu ({}, {} threads)", cpu.isa().name(), self.threads),
+            Backend::Cpu { cpu, .. } => format!("cpu ({}, {} threads)", cpu.name(), self.threads),
             Backend::Gpu { gpu, .. } => gpu.name(),
         }
     }
@@ -654,7 +721,7 @@ impl Engine {
         let tokens = self.batch_tokens.max(self.model.config.max_tokens);
         let shape = crate::batch::BatchShape {
             tokens,
-            output_rows: tokens,
+            output_rows: tokens * self.model.config.pooling.len(),
             adapted: true,
         };
         let Adapters { table, on_device } = self.adapter_snapshot();
@@ -688,12 +755,16 @@ impl Engine {
 
     /// The lower bound of a plan's work for a batch.
     pub(crate) fn cost_of(&self, plan: &Plan, batch: &Batch) -> Cost {
-        // Bytes of a weight or an activation.
-        let element = match self.backend {
-            Backend::Cpu { .. } => size_of::<f32>(),
-            Backend::Gpu { .. } => size_of::<u16>(),
-        };
-        crate::cost::plan(&self.model.config, plan, &batch.lengths(), element, element)
+        let (element, weight) = self.number_bytes();
+        crate::cost::plan(&self.model.config, plan, &batch.lengths(), element, weight)
+    }
+
+    /// Bytes of an activation and of a weight.
+    pub(crate) fn number_bytes(&self) -> (usize, usize) {
+        match &self.backend {
+            Backend::Cpu { cpu, .. } => (size_of::<f32>(), cpu.weight_bytes()),
+            Backend::Gpu { .. } => (size_of::<u16>(), size_of::<u16>()),
+        }
     }
 
     /// The plan and the batch these requests make if they all fit one pass, for comparisons.
@@ -719,12 +790,56 @@ impl Engine {
     pub(crate) fn trace(&self, plan: &Plan, batch: &Batch, after: OnBuffer<'_>) -> Result<()> {
         match &self.backend {
             Backend::Cpu { cpu, contexts } => {
-                cpu.run(&self.model, plan, batch, &mut contexts.take(), Some(after));
+                let watch = cpu::Watch::Buffers(after);
+                cpu.run(&self.model, plan, batch, &mut contexts.take(), watch);
                 Ok(())
             }
             Backend::Gpu { .. } => {
                 self.with_gpu(|gpu, context, staging| gpu.trace(context, staging, batch, plan, after))
             }
+        }
+    }
+
+    /// Runs one plan on the CPU; `after` gets each step's number and what it took.
+    ///
+    /// # Errors
+    /// An engine on a GPU.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn time_on_cpu(
+        &self,
+        plan: &Plan,
+        batch: &Batch,
+        after: &mut dyn FnMut(usize, std::time::Duration),
+    ) -> Result<()> {
+        let (cpu, contexts) = self.cpu()?;
+        let batch = &*batch.with_used_adapters();
+        cpu.run(
+            &self.model,
+            plan,
+            batch,
+            &mut contexts.take(),
+            cpu::Watch::Times(after),
+        );
+        Ok(())
+    }
+
+    /// What the CPU can do at most in this engine's precision, measured.
+    ///
+    /// # Errors
+    /// An engine on a GPU.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn cpu_limits(&self) -> Result<cpu::Limits> {
+        let (cpu, contexts) = self.cpu()?;
+        Ok(cpu.limits(&mut contexts.take()))
+    }
+
+    #[cfg(feature = "inspect")]
+    fn cpu(&self) -> Result<(&Cpu, &ContextPool<cpu::ExecContext>)> {
+        match &self.backend {
+            Backend::Cpu { cpu, contexts } => Ok((cpu, contexts)),
+            Backend::Gpu { .. } => Err(Error::Device(
+                "this is measured on the CPU, and the engine computes on a GPU: take --device cpu".into(),
+            )),
         }
     }
 

@@ -227,6 +227,28 @@ pub enum RequestError {
         /// The longest stretch, in bytes.
         limit: usize,
     },
+    /// A pooling whose vector the modules after it do not take.
+    #[error(
+        "the pooled vector would have {pooled} numbers, and the model's next module takes {wanted}; leave out pooling, for \
+         the model's own"
+    )]
+    PooledWidth {
+        /// Numbers of the pooled vector.
+        pooled: usize,
+        /// Numbers that the module takes.
+        wanted: usize,
+    },
+    /// A prompt is left out of pooling, and no token of the text is left.
+    #[error(
+        "the text adds no token to its prompt's, which the model leaves out of pooling; give a longer text"
+    )]
+    NothingBesidePrompt,
+    /// A weighted mean over a text behind a prompt that is left out.
+    #[error(
+        "pooling weightedmean is not computed behind a prompt that the model leaves out of pooling; give an empty prompt or \
+         another pooling"
+    )]
+    WeightedPrompt,
     /// Chunks with another pooling than the mean.
     #[error("chunks are pooled by their mean; leave out pooling or say mean")]
     ChunkPooling,
@@ -415,7 +437,7 @@ fn shown_text(text: &str) -> String {
 /// Text from a file as a terminal and a log may see it. Characters that control a terminal, that turn the direction of what
 /// follows, or that nobody sees, are written as `\u{…}`; of a long text the middle is left out, so that the way out at
 /// a message's end stays.
-fn printable(text: &str, limit: usize) -> String {
+pub(crate) fn printable(text: &str, limit: usize) -> String {
     let escape = |c: char| match is_unsafe(c) {
         true => c.escape_unicode().to_string(),
         false => c.to_string(),

@@ -20,8 +20,8 @@
 //! # Ok::<(), ropeway::Error>(())
 //! ```
 //!
-//! Opened once, an [`Engine`] can be shared between threads. It computes on the CPU in float32, or on an NVIDIA GPU in bf16
-//! or f16: [`Device`] chooses.
+//! Opened once, an [`Engine`] can be shared between threads. It computes on the CPU in float32 or bf16, or on an NVIDIA GPU in
+//! bf16 or f16: [`Device`] and [`Precision`] choose.
 //!
 //! Requests of any kind go through together: every input of a call may name its own task, a weighted mixture of
 //! adapters, a Matryoshka size, a pooling, chunks. Nothing is padded, and no result depends on its batch-mates, bit for
@@ -44,6 +44,8 @@
 //! # Ok::<(), ropeway::Error>(())
 //! ```
 //!
+//! A program with many callers puts a [`service::Service`] before the engine, which merges their requests into passes.
+//!
 //! # Features
 //!
 //! | feature | default | |
@@ -60,7 +62,7 @@
 //! 3. `batch`: the sequences are packed end to end, without padding, up to the token budget.
 //! 4. `plan`: the steps of the pass, as plain data, the same whatever runs them.
 //! 5. `cpu` or `gpu`: one `match` over the steps, one kernel per arm. A vector leaves the device in its final size and
-//!    encoding.
+//!    encoding, unless modules after pooling follow (Dense, LayerNorm), which are computed on the host.
 //! 6. `output`: the vectors of each request become its [`Embedding`].
 //!
 //! The module `inspect` shows the plan, compares two runs of it step by step, and times and counts single kernels.
@@ -92,6 +94,7 @@
 //! | `devices` | the devices of this machine |
 //! | `context_pool` | execution contexts that calls take turns with |
 //! | `engine` | a model, opened |
+//! | `service` | requests of many callers merged into passes |
 //! | `verify` | whether a model's outputs make sense |
 //! | `inspect` | a pass taken apart |
 #![warn(missing_docs)]
@@ -124,6 +127,7 @@ mod plan;
 mod precision;
 mod prepare;
 mod request;
+pub mod service;
 mod text;
 mod tile;
 mod verify;

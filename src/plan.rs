@@ -11,7 +11,7 @@ use crate::batch::BatchShape;
 use crate::kernels::params;
 pub use crate::model::adapter::Site;
 use crate::model::{ModelConfig, Positions};
-use crate::precision::{Numerics, Precision};
+use crate::precision::{Half, Numerics};
 use crate::tile::{AttentionTile, GemmTile};
 
 /// One operation of the network. The list is closed: every executor knows every op.
@@ -211,7 +211,7 @@ pub enum Fusion {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GpuOptions {
     /// Of weights and activations; sums are float32.
-    pub precision: Precision,
+    pub precision: Half,
     /// What results may depend on.
     pub numerics: Numerics,
     /// How linear layers get their adapters.
@@ -231,7 +231,7 @@ pub struct Plan {
     pub buffers: Vec<Buffer>,
     /// Elements of the arena.
     pub arena_len: usize,
-    /// `None` for the CPU, which computes in float32: every sum over k in one chain, in order, whatever the batch.
+    /// `None` for the CPU.
     pub gpu: Option<GpuOptions>,
 }
 

@@ -1,26 +1,28 @@
-//! What a GPU computes with, as the user chooses it.
+//! What numbers an engine computes with, as the user chooses it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::ParseError;
 
-/// The 16-bit type of weights and activations on a GPU; sums and statistics are float32 with either.
-/// Written `bf16` and `f16`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// The type of weights and of the activations that products read; sums, statistics and, on a CPU, everything else are
+/// float32 with each. Written `f32`, `bf16` and `f16`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Precision {
-    /// bfloat16: float32's range, 8 bits of precision. What jina-embeddings-v3 is published in.
-    #[default]
+    /// float32: 24 bits of precision. On a CPU only, where it is the default.
+    F32,
+    /// bfloat16: float32's range, 8 bits of precision. What jina-embeddings-v3 is published in, and the default on a GPU.
     Bf16,
-    /// float16: 11 bits of precision, numbers up to 65504.
+    /// float16: 11 bits of precision, numbers up to 65504. On a GPU only.
     F16,
 }
 
 impl Precision {
-    /// Bytes of a weight or an activation.
+    /// Bytes of a weight.
     pub const fn bytes(self) -> usize {
         match self {
+            Precision::F32 => 4,
             Precision::Bf16 | Precision::F16 => 2,
         }
     }
@@ -28,26 +30,18 @@ impl Precision {
     /// Bits of the significand, the implicit one included: a rounding errs by up to `2^-bits` of a number.
     pub const fn significand_bits(self) -> u32 {
         match self {
+            Precision::F32 => 24,
             Precision::Bf16 => 8,
             Precision::F16 => 11,
         }
     }
 
-    /// What ends the names of the kernels for it.
-    pub(crate) fn name(self) -> &'static str {
+    /// The type of 16 bits that it is, if it is one.
+    pub(crate) fn half(self) -> Option<Half> {
         match self {
-            Precision::Bf16 => "bf16",
-            Precision::F16 => "f16",
-        }
-    }
-
-    /// Numbers of this type, as they lie in memory, as float32.
-    #[cfg(feature = "inspect")]
-    pub(crate) fn widen(self, bytes: &[u8]) -> Vec<f32> {
-        let bits = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-        match self {
-            Precision::Bf16 => bits.map(|b| half::bf16::from_bits(b).to_f32()).collect(),
-            Precision::F16 => bits.map(|b| half::f16::from_bits(b).to_f32()).collect(),
+            Precision::F32 => None,
+            Precision::Bf16 => Some(Half::Bf16),
+            Precision::F16 => Some(Half::F16),
         }
     }
 }
@@ -57,14 +51,68 @@ impl FromStr for Precision {
 
     fn from_str(s: &str) -> Result<Precision, ParseError> {
         match s {
+            "f32" => Ok(Precision::F32),
             "bf16" => Ok(Precision::Bf16),
             "f16" => Ok(Precision::F16),
-            _ => Err(ParseError::new(s, "bf16, f16")),
+            _ => Err(ParseError::new(s, "f32, bf16, f16")),
         }
     }
 }
 
 impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::F16 => "f16",
+        })
+    }
+}
+
+/// The types of 16 bits, which a GPU computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// bfloat16.
+    Bf16,
+    /// float16.
+    F16,
+}
+
+impl Half {
+    /// Bytes of a number.
+    pub const fn bytes(self) -> usize {
+        2
+    }
+
+    /// What ends the names of the kernels for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Half::Bf16 => "bf16",
+            Half::F16 => "f16",
+        }
+    }
+
+    /// Numbers of this type, as they lie in memory, as float32.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn widen(self, bytes: &[u8]) -> Vec<f32> {
+        let bits = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+        match self {
+            Half::Bf16 => bits.map(|b| half::bf16::from_bits(b).to_f32()).collect(),
+            Half::F16 => bits.map(|b| half::f16::from_bits(b).to_f32()).collect(),
+        }
+    }
+}
+
+impl From<Half> for Precision {
+    fn from(half: Half) -> Precision {
+        match half {
+            Half::Bf16 => Precision::Bf16,
+            Half::F16 => Precision::F16,
+        }
+    }
+}
+
+impl fmt::Display for Half {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

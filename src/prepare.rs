@@ -1,11 +1,12 @@
 //! From a request to its sequences and their batches, and from the output rows to its result.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use crate::batch::{Batch, Mixture, Pool, PoolKind, cut};
 use crate::error::{AdapterError, Error, RequestError, Result};
-use crate::model::ModelConfig;
 use crate::model::adapter::AdapterTable;
+use crate::model::{HeadModule, ModelConfig};
 use crate::output::{Chunk, Embedding, Output, Vector};
 use crate::request::{AdapterSelection, Embed, Encoding, Input, Pooling, Request};
 use crate::text::chunk::{self, Span, Window};
@@ -31,6 +32,9 @@ pub struct RequestPlanner<'a> {
     pub adapters: &'a AdapterTable,
 }
 
+/// What sends a pooled vector through the modules after pooling.
+pub type Head<'a> = &'a dyn Fn(Vec<f32>) -> Vec<f32>;
+
 /// A request, understood and tokenised.
 #[derive(Debug)]
 pub struct Prepared {
@@ -38,7 +42,6 @@ pub struct Prepared {
     pub sequences: Vec<Sequence>,
     tokens: usize,
     truncated: bool,
-    encoding: Encoding,
     result: ResultKind,
 }
 
@@ -53,14 +56,36 @@ pub struct Sequence {
 /// How the output rows become the result.
 #[derive(Debug)]
 enum ResultKind {
+    /// The one row, as it is.
     Vector,
+    /// All rows, concatenated.
+    Pooled(Finish),
     Tokens,
     Chunks {
         spans: Vec<Span>,
         parts: Vec<ChunkPart>,
-        dimensions: usize,
-        normalize: bool,
+        finish: Finish,
     },
+}
+
+/// What becomes of a pooled vector.
+#[derive(Clone, Copy, Debug)]
+struct Finish {
+    /// It goes through the modules after pooling first.
+    head: bool,
+    dimensions: usize,
+    normalize: bool,
+    encoding: Encoding,
+}
+
+/// How a request is pooled.
+struct PoolingChoice {
+    /// Their vectors are concatenated.
+    modes: Vec<Pooling>,
+    /// Whether the modules after pooling follow.
+    head: bool,
+    /// Dimensions of the full vector.
+    width: usize,
 }
 
 /// One output row of a chunked document: a whole chunk, or its part in one window.
@@ -91,44 +116,49 @@ impl RequestPlanner<'_> {
     /// Checks a request and turns it into sequences.
     pub fn prepare(&self, request: &Request<'_>) -> Result<Prepared> {
         let options = request.options.as_ref();
-        let dimensions = self.dimensions(options)?;
-        let normalize = options.normalize.unwrap_or(self.config.normalize);
-        let pooling = options.pooling.unwrap_or(self.config.pooling);
+        let pooling = self.pooling(options)?;
+        let finish = Finish {
+            head: pooling.head,
+            dimensions: self.dimensions(options, pooling.width)?,
+            normalize: options.normalize.unwrap_or(self.config.normalize),
+            encoding: options.encoding,
+        };
         let (mixture, prompt) = self.weights(options)?;
         let mut tokens = self.tokens(request, prompt)?;
         let Some(chunking) = &options.chunking else {
             let truncated = self.truncate(request, &mut tokens)?;
             let count = tokens.ids.len();
-            let (kind, pooled, result) = match pooling {
-                Pooling::Mean => (PoolKind::Mean, 0..count, ResultKind::Vector),
-                Pooling::Cls => (PoolKind::First, 0..count, ResultKind::Vector),
-                Pooling::LastToken => (PoolKind::First, count - 1..count, ResultKind::Vector),
-                Pooling::None => (PoolKind::Rows, 0..count, ResultKind::Tokens),
+            let prompt = self.unpooled(request, prompt, count)?;
+            // What the executor can finish by itself it does.
+            let whole = pooling.modes.len() == 1 && !finish.head;
+            let output = if whole { finish } else { self.raw() };
+            let pool = |&mode: &Pooling| {
+                let (kind, tokens) = pool_kind(mode, prompt..count)?;
+                Ok(Pool {
+                    sequence: 0,
+                    tokens,
+                    kind,
+                    dimensions: output.dimensions,
+                    normalize: output.normalize,
+                    encoding: output.encoding,
+                })
             };
-            let pool = Pool {
-                sequence: 0,
-                tokens: pooled,
-                kind,
-                dimensions,
-                normalize,
-                encoding: options.encoding,
-            };
-            let sequences = vec![Sequence {
-                ids: tokens.ids,
-                mixture,
-                pools: vec![pool],
-            }];
+            let pools = pooling.modes.iter().map(pool).collect::<Result<_>>()?;
             return Ok(Prepared {
-                sequences,
+                sequences: vec![Sequence {
+                    ids: tokens.ids,
+                    mixture,
+                    pools,
+                }],
                 tokens: count,
                 truncated,
-                encoding: options.encoding,
-                result,
+                result: match pooling.modes[..] {
+                    [Pooling::None] => ResultKind::Tokens,
+                    _ if whole => ResultKind::Vector,
+                    _ => ResultKind::Pooled(finish),
+                },
             });
         };
-        if !matches!(options.pooling, None | Some(Pooling::Mean)) {
-            return Err(RequestError::ChunkPooling.into());
-        }
         let spans = match &request.input {
             Input::Text(text) => chunk::of_text(text, &tokens, chunking)?,
             Input::Ids(ids) => chunk::of_ids(ids.len(), chunking)?,
@@ -151,30 +181,78 @@ impl RequestPlanner<'_> {
             .into());
         }
         let windows = self.windows(options, tokens.ids.len())?;
-        let output = OutputSpec {
-            dimensions,
-            normalize,
-            encoding: options.encoding,
-        };
+        let output = if finish.head { self.raw() } else { finish };
         let (sequences, parts) = chunk_sequences(&tokens.ids, &mixture, &spans, &windows, &output);
         let count = tokens.ids.len();
-        let result = ResultKind::Chunks {
-            spans,
-            parts,
-            dimensions,
-            normalize,
-        };
+        let result = ResultKind::Chunks { spans, parts, finish };
         Ok(Prepared {
             sequences,
             tokens: count,
             truncated: false,
-            encoding: options.encoding,
             result,
         })
     }
 
-    fn dimensions(&self, options: &Embed) -> Result<usize> {
-        let full = self.config.hidden_size;
+    /// What an executor makes of a vector that is finished later.
+    fn raw(&self) -> Finish {
+        Finish {
+            head: false,
+            dimensions: self.config.hidden_size,
+            normalize: false,
+            encoding: Encoding::F32,
+        }
+    }
+
+    /// The pooling of a request, and what follows it.
+    fn pooling(&self, options: &Embed) -> Result<PoolingChoice> {
+        let (own, head) = (&self.config.pooling, &self.config.head);
+        let modes = match (options.pooling, &options.chunking) {
+            (Some(mode), None) => vec![mode],
+            (None, None) => own.clone(),
+            (Some(Pooling::Mean), Some(_)) => vec![Pooling::Mean],
+            // A chunk has no special token of its own, so that such a model's chunks are means as well; but a head was
+            // trained for what the model pools.
+            (None, Some(_)) => match own[..] {
+                [Pooling::Mean] => vec![Pooling::Mean],
+                [Pooling::Cls | Pooling::LastToken] if head.is_empty() => vec![Pooling::Mean],
+                _ => return Err(RequestError::ChunkPooling.into()),
+            },
+            _ => return Err(RequestError::ChunkPooling.into()),
+        };
+        let pooled = self.config.hidden_size * modes.len();
+        let tokens = modes == [Pooling::None];
+        if let Some((wanted, _)) = head.iter().find_map(HeadModule::widths)
+            && wanted != pooled
+            && !tokens
+        {
+            return Err(RequestError::PooledWidth { pooled, wanted }.into());
+        }
+        let width = match modes[..] {
+            [mode] => self.config.vector_size(Some(mode)),
+            _ => self.config.embedding_size(),
+        };
+        Ok(PoolingChoice {
+            head: !head.is_empty() && !tokens,
+            modes,
+            width,
+        })
+    }
+
+    /// The tokens at a text's start that are left out of pooling: the prompt's, with the special tokens before it.
+    fn unpooled(&self, request: &Request<'_>, prompt: &str, count: usize) -> Result<usize> {
+        let (Input::Text(_), Some(pipeline)) = (&request.input, self.text) else {
+            return Ok(0);
+        };
+        if self.config.include_prompt || prompt.is_empty() {
+            return Ok(0);
+        }
+        match pipeline.prompt_tokens(prompt, self.config.max_tokens)? {
+            tokens if tokens < count => Ok(tokens),
+            _ => Err(RequestError::NothingBesidePrompt.into()),
+        }
+    }
+
+    fn dimensions(&self, options: &Embed, full: usize) -> Result<usize> {
         let wanted = options.dimensions.unwrap_or(full);
         if wanted == 0 || wanted > full {
             return Err(RequestError::Dimensions {
@@ -331,11 +409,20 @@ impl RequestPlanner<'_> {
     }
 }
 
-/// The form that every chunk's vector gets.
-struct OutputSpec {
-    dimensions: usize,
-    normalize: bool,
-    encoding: Encoding,
+/// How the rows of these tokens become output rows.
+fn pool_kind(mode: Pooling, tokens: Range<usize>) -> Result<(PoolKind, Range<usize>)> {
+    let kind = match mode {
+        Pooling::Mean => PoolKind::Mean,
+        Pooling::MeanSqrtLen => PoolKind::MeanSqrtLen,
+        Pooling::Max => PoolKind::Max,
+        Pooling::Cls => PoolKind::First,
+        Pooling::LastToken => return Ok((PoolKind::First, tokens.end - 1..tokens.end)),
+        // The weights of sentence-transformers go on counting where the prompt ends.
+        Pooling::WeightedMean if tokens.start > 0 => return Err(RequestError::WeightedPrompt.into()),
+        Pooling::WeightedMean => PoolKind::WeightedMean,
+        Pooling::None => return Ok((PoolKind::Rows, 0..tokens.end)),
+    };
+    Ok((kind, tokens))
 }
 
 /// The sequences of a chunked document, and which rows make which chunk.
@@ -344,7 +431,7 @@ fn chunk_sequences(
     mixture: &Mixture,
     spans: &[Span],
     windows: &[Window],
-    output: &OutputSpec,
+    output: &Finish,
 ) -> (Vec<Sequence>, Vec<ChunkPart>) {
     // The chunks of each window; windows keep the document's tokens in order, each once.
     let mut chunks: Vec<Vec<usize>> = vec![Vec::new(); windows.len()];
@@ -396,48 +483,48 @@ fn chunk_sequences(
 impl Prepared {
     /// Builds the result from the output rows of all its sequences, in order; `None` is a row with elements that
     /// are not finite.
-    pub fn finish(self, rows: Vec<Option<Vector>>) -> Result<Embedding> {
+    pub fn finish(self, rows: Vec<Option<Vector>>, head: Head<'_>) -> Result<Embedding> {
         let rows = rows.into_iter().collect::<Option<Vec<Vector>>>();
         let rows = rows.ok_or(RequestError::NotFinite)?;
         let mut rows = rows.into_iter();
         let output = match self.result {
             ResultKind::Vector => Output::Vector(rows.next().expect("one row was asked for")),
+            ResultKind::Pooled(finish) => {
+                let pooled = rows.map(Vector::into_f32).collect::<Result<Vec<_>>>()?.concat();
+                Output::Vector(finish.vector(pooled, head)?)
+            }
             ResultKind::Tokens => Output::Tokens(rows.collect()),
-            ResultKind::Chunks {
-                spans,
-                parts,
-                dimensions,
-                normalize,
-            } => {
-                let mut vectors: Vec<Option<Vector>> = vec![None; spans.len()];
+            ResultKind::Chunks { spans, parts, finish } => {
+                let mut whole: Vec<Option<Vector>> = vec![None; spans.len()];
                 let mut sums: Vec<Vec<f32>> = vec![Vec::new(); spans.len()];
                 for (part, row) in parts.iter().zip(rows) {
                     if part.whole {
-                        vectors[part.chunk] = Some(row);
+                        whole[part.chunk] = Some(row);
                         continue;
                     }
+                    let row = row.into_f32()?;
                     let sum = &mut sums[part.chunk];
-                    sum.resize(dimensions, 0.0);
-                    let row = row.as_f32().expect("sums are float32");
+                    sum.resize(row.len(), 0.0);
                     sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
                 }
-                let vector = |(chunk, whole): (usize, Option<Vector>)| {
-                    whole.or_else(|| {
-                        let sum = &mut sums[chunk];
-                        finish_sum(sum, spans[chunk].tokens.len(), normalize);
-                        Vector::encode_finite(sum, self.encoding)
-                    })
-                };
-                let vectors = vectors.into_iter().enumerate().map(vector);
-                let chunk = |(span, vector): (&Span, Option<Vector>)| {
+                let chunk = |((span, whole), mut sum): ((&Span, Option<Vector>), Vec<f32>)| {
+                    let vector = match whole {
+                        Some(vector) if finish.head => finish.vector(vector.into_f32()?, head)?,
+                        Some(vector) => vector,
+                        None => {
+                            let count = span.tokens.len() as f64;
+                            sum.iter_mut().for_each(|x| *x = (f64::from(*x) / count) as f32);
+                            finish.vector(sum, head)?
+                        }
+                    };
                     Ok(Chunk {
                         start: span.bounds.0,
                         end: span.bounds.1,
-                        vector: vector.ok_or(RequestError::NotFinite)?,
+                        vector,
                     })
                 };
-                let vectors: Vec<Option<Vector>> = vectors.collect();
-                Output::Chunks(spans.iter().zip(vectors).map(chunk).collect::<Result<_>>()?)
+                let chunks = spans.iter().zip(whole).zip(sums).map(chunk);
+                Output::Chunks(chunks.collect::<Result<_>>()?)
             }
         };
         Ok(Embedding {
@@ -445,6 +532,24 @@ impl Prepared {
             tokens: self.tokens,
             truncated: self.truncated,
         })
+    }
+}
+
+impl Finish {
+    /// The vector of pooled numbers.
+    fn vector(&self, mut values: Vec<f32>, head: Head<'_>) -> Result<Vector> {
+        if self.head {
+            values = head(values);
+        }
+        values.truncate(self.dimensions);
+        if self.normalize {
+            let squares = values.iter().map(|&x| f64::from(x).powi(2));
+            let norm = squares.sum::<f64>().sqrt();
+            if norm > 0.0 {
+                values.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
+            }
+        }
+        Ok(Vector::encode_finite(&values, self.encoding).ok_or(RequestError::NotFinite)?)
     }
 }
 
@@ -457,15 +562,16 @@ pub struct Packed {
 }
 
 impl Packed {
-    fn new<'s>(
-        sequences: impl IntoIterator<Item = &'s (usize, &'s Sequence)>,
+    /// Numbered sequences in one pass, whatever their tokens come to.
+    pub fn new<'s>(
+        sequences: impl IntoIterator<Item = (usize, &'s Sequence)>,
         adapters: &AdapterTable,
     ) -> Packed {
         let mut packed = Packed {
             batch: Batch::new(adapters.clone()),
             owners: Vec::new(),
         };
-        for &(request, sequence) in sequences {
+        for (request, sequence) in sequences {
             sequence.push_to(&mut packed.batch);
             packed.owners.push((request, sequence.output_rows()));
         }
@@ -474,7 +580,7 @@ impl Packed {
 
     /// All sequences of some requests in one pass, whatever their tokens come to.
     pub fn all<'p>(requests: impl IntoIterator<Item = &'p Prepared>, adapters: &AdapterTable) -> Packed {
-        Packed::new(&sequences(requests.into_iter().enumerate()), adapters)
+        Packed::new(sequences(requests.into_iter().enumerate()), adapters)
     }
 
     /// The numbers of the requests that have sequences here; the number of a request that has several is repeated.
@@ -505,7 +611,7 @@ pub fn batches(
     let sequences = sequences(good);
     let runs = cut(sequences.iter().map(|(_, sequence)| sequence.ids.len()), budget);
     runs.into_iter()
-        .map(move |run| Packed::new(&sequences[run], adapters))
+        .map(move |run| Packed::new(sequences[run].iter().copied(), adapters))
 }
 
 /// The sequences of numbered requests, each with the request's number.
@@ -514,14 +620,4 @@ fn sequences<'p>(requests: impl Iterator<Item = (usize, &'p Prepared)>) -> Vec<(
         prepared.sequences.iter().map(move |sequence| (request, sequence))
     };
     requests.flat_map(of).collect()
-}
-
-/// From a sum over `count` tokens to the (normalised) mean.
-fn finish_sum(vector: &mut [f32], count: usize, normalize: bool) {
-    let values: Vec<f64> = vector.iter().map(|&x| f64::from(x) / count as f64).collect();
-    let norm = values.iter().map(|x| x * x).sum::<f64>().sqrt();
-    let scale = if normalize && norm > 0.0 { 1.0 / norm } else { 1.0 };
-    for (x, value) in vector.iter_mut().zip(values) {
-        *x = (value * scale) as f32;
-    }
 }

@@ -112,8 +112,41 @@ pub enum Pooling {
     Cls,
     /// The last token's vector; of most models that is a special token.
     LastToken,
+    /// The largest number of each dimension.
+    Max,
+    /// The sum over all tokens, divided by the square root of their number.
+    MeanSqrtLen,
+    /// The mean over all tokens, the first with weight 1, the next with 2, and so on.
+    WeightedMean,
     /// No pooling: one vector per token.
     None,
+}
+
+impl Pooling {
+    /// All of them.
+    pub const ALL: [Pooling; 7] = [
+        Pooling::Mean,
+        Pooling::Cls,
+        Pooling::LastToken,
+        Pooling::Max,
+        Pooling::MeanSqrtLen,
+        Pooling::WeightedMean,
+        Pooling::None,
+    ];
+
+    /// Its name, as sentence-transformers has it: `mean`, `cls`, `lasttoken`, `max`, `mean_sqrt_len_tokens`,
+    /// `weightedmean`; and `none`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pooling::Mean => "mean",
+            Pooling::Cls => "cls",
+            Pooling::LastToken => "lasttoken",
+            Pooling::Max => "max",
+            Pooling::MeanSqrtLen => "mean_sqrt_len_tokens",
+            Pooling::WeightedMean => "weightedmean",
+            Pooling::None => "none",
+        }
+    }
 }
 
 /// How a document is cut into chunks. Bounds are half-open, in Unicode code points of the text

@@ -10,7 +10,7 @@
 //! each lane; results differ between sets only by fused multiply-adds and by
 //! how many lanes a horizontal sum has.
 
-/// An instruction set this processor is known to have.
+/// An instruction set this processor is known to have, for float32. ([`super::narrow`] has those for 16 bits.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Isa(Level);
 

@@ -1,36 +1,53 @@
-//! The CPU executor: runs a plan in float32 on a team of threads.
+//! The CPU executor: runs a plan on a team of threads, in float32 or with the linear layers' products in bf16.
 //!
 //! [`Cpu::run`] is the whole network on one screen: one arm per op, each arm one kernel. Numbers
 //! are a function of the model, the instruction set and the row's own sequence, never of the rest
 //! of the batch, the number of threads or how work is split.
+//!
+//! In the class bf16, the products round what they read and their weights to bf16 ([`narrow`]); sums, softmax, LayerNorm,
+//! GELU, the residual stream and the adapters stay in float32. Adapters read what the product reads, the rounded rows.
 
 mod attention;
 mod gemm;
+pub mod head;
 mod isa;
 mod math;
 #[cfg(any(test, feature = "inspect"))]
 pub mod naive;
+mod narrow;
 mod packed;
+#[cfg(any(test, feature = "inspect"))]
+mod peak;
 mod team;
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(feature = "inspect")]
+use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Pool, PoolKind};
 use crate::error::Result;
 use crate::model::adapter::Site;
 use crate::model::{Linear, Model, ModelConfig, Norm, Positions, RopeTable};
 use crate::plan::{Buffer, BufferId, NormSite, OnBuffer, Op, Output, Plan};
-use attention::attention;
+use attention::{Way, attention};
 use gemm::gemm;
 pub use isa::Isa;
-
+pub use narrow::Kernel;
+use narrow::{PackedTiles, TileWriter, Tiles};
 use packed::PackedMatrix;
+#[cfg(any(test, feature = "inspect"))]
+pub use peak::Limits;
 use team::{SendPtr, Team};
+
+use crate::precision::Precision;
 
 /// A model's weights in the executor's layout.
 pub struct Cpu {
     isa: Isa,
+    /// What computes products of bf16 numbers, in that class.
+    kernel: Option<Kernel>,
     layers: Vec<Layer>,
     norm: NormWeights,
     /// Type 0's row (and nothing else of the tables: those are gathered from the file).
@@ -49,8 +66,30 @@ struct Layer {
 
 /// `[out, in]` packed, and `[out]`.
 struct LinearWeights {
-    matrix: PackedMatrix,
+    matrix: Matrix,
     bias: Vec<f32>,
+}
+
+/// Weights in the layout of their class.
+enum Matrix {
+    F32(PackedMatrix),
+    Bf16(PackedTiles),
+}
+
+impl Matrix {
+    fn n(&self) -> usize {
+        match self {
+            Matrix::F32(matrix) => matrix.n(),
+            Matrix::Bf16(matrix) => matrix.n(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Matrix::F32(matrix) => matrix.bytes(),
+            Matrix::Bf16(matrix) => matrix.bytes(),
+        }
+    }
 }
 
 /// `[hidden]` each.
@@ -59,10 +98,32 @@ struct NormWeights {
     beta: Vec<f32>,
 }
 
+/// What the caller of [`Cpu::run`] looks at, after each op.
+pub enum Watch<'a> {
+    /// The result is all.
+    Nothing,
+    /// What it wrote, all of it.
+    Buffers(OnBuffer<'a>),
+    /// The step's number and what it took.
+    #[cfg(feature = "inspect")]
+    Times(&'a mut dyn FnMut(usize, Duration)),
+}
+
 /// The threads and the arena of one pass at a time, both reused from call to call.
 pub struct ExecContext {
     team: Team,
     arena: Arena,
+    rounded: Rounded,
+}
+
+/// The copy in bf16 of the buffer that the next product reads, in that class.
+#[derive(Default)]
+struct Rounded {
+    /// Whose copy it is.
+    of: Option<BufferId>,
+    tiles: Tiles,
+    /// Of the product at work, whose result is rounded at once.
+    next: Tiles,
 }
 
 impl ExecContext {
@@ -71,32 +132,59 @@ impl ExecContext {
         ExecContext {
             team: Team::new(threads),
             arena: Arena { lines: Vec::new() },
+            rounded: Rounded::default(),
         }
     }
 }
 
 impl Cpu {
-    /// Packs a model's weights.
+    /// Packs a model's weights for one of [`Cpu::PRECISIONS`].
     ///
     /// # Errors
-    /// A weight that is not finite: this is the one time that all of them are read.
-    pub fn new(model: &Model, threads: usize) -> Result<Cpu> {
+    /// A weight that is not finite, or not in this precision: this is the one time that all of them are read.
+    pub fn new(model: &Model, threads: usize, precision: Precision) -> Result<Cpu> {
         let mut team = Team::new(threads);
         let encoder = &model.encoder;
+        let kernel = (precision == Precision::Bf16).then(Kernel::detect);
+        let isa = Isa::detect();
         let mut linear = |linear: &Linear| -> Result<LinearWeights> {
+            let (n, k) = (linear.out_features, linear.in_features);
             let finite = AtomicBool::new(true);
-            let row = |row: usize, out: &mut [f32]| {
-                linear.read_row(row, out);
-                if !out.iter().fold(true, |finite, x| finite & x.is_finite()) {
+            let check = |all: bool| {
+                if !all {
                     finite.store(false, Ordering::Relaxed);
                 }
             };
-            let matrix = PackedMatrix::pack(&mut team, linear.out_features, linear.in_features, &row);
+            let is_finite = |bits: &[u16]| {
+                bits.iter()
+                    .fold(true, |finite, x| finite & (x & 0x7f80 != 0x7f80))
+            };
+            let matrix = match (kernel, linear.is_bf16()) {
+                (None, _) => Matrix::F32(PackedMatrix::pack(&mut team, n, k, &|row, out| {
+                    linear.read_row(row, out);
+                    check(out.iter().fold(true, |finite, x| finite & x.is_finite()));
+                })),
+                (Some(_), true) => Matrix::Bf16(PackedTiles::pack(&mut team, n, k, &|row, out| {
+                    linear.read_bf16_row(row, out);
+                    check(is_finite(out));
+                    out.iter_mut().for_each(|x| *x = narrow::flush(*x));
+                })),
+                (Some(_), false) => Matrix::Bf16(PackedTiles::pack(&mut team, n, k, &|row, out| {
+                    ROW.with_borrow_mut(|wide| {
+                        wide.resize(k, 0.0);
+                        linear.read_row(row, wide);
+                        narrow::round_row(isa, wide, out);
+                    });
+                    check(is_finite(out));
+                })),
+            };
             if !finite.into_inner() {
-                linear
-                    .weight
-                    .iter()
-                    .try_for_each(|tensor| tensor.check_finite())?;
+                for tensor in &linear.weight {
+                    tensor.check_finite()?;
+                }
+                return Err(linear.weight[0].error(format!(
+                    "holds a number that is infinite as {precision} (up to 3.39e38); take precision f32"
+                )));
             }
             // The packed copy is what is used from here on.
             linear.weight.iter().for_each(|tensor| tensor.release_pages());
@@ -125,7 +213,8 @@ impl Cpu {
             .collect::<Result<_>>()?;
         let config = &model.config;
         Ok(Cpu {
-            isa: Isa::detect(),
+            isa,
+            kernel,
             layers,
             norm: norm(&encoder.norm),
             token_type: encoder.token_type.index(0).read(),
@@ -138,9 +227,32 @@ impl Cpu {
         })
     }
 
-    /// The instruction set in use.
-    pub fn isa(&self) -> Isa {
-        self.isa
+    /// The classes that there are, the default first.
+    pub const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+
+    /// What computes, for people.
+    pub fn name(&self) -> String {
+        match self.kernel {
+            None => self.isa.name().to_owned(),
+            Some(kernel) => format!("bf16 by {}, {}", kernel.name, self.isa.name()),
+        }
+    }
+
+    /// What this machine can do at most in this precision, measured.
+    #[cfg(feature = "inspect")]
+    pub fn limits(&self, context: &mut ExecContext) -> Limits {
+        peak::limits(&mut context.team, &|rounds| match self.kernel {
+            None => peak::float32(self.isa, rounds),
+            Some(kernel) => kernel.peak(rounds),
+        })
+    }
+
+    /// Bytes of a weight of a linear layer.
+    pub fn weight_bytes(&self) -> usize {
+        match self.kernel {
+            None => size_of::<f32>(),
+            Some(_) => size_of::<u16>(),
+        }
     }
 
     /// Bytes of the packed weights.
@@ -160,17 +272,18 @@ impl Cpu {
         plan: &Plan,
         batch: &Batch,
         context: &'a mut ExecContext,
-        mut after: Option<OnBuffer<'_>>,
+        mut watch: Watch<'_>,
     ) -> &'a [f32] {
-        let ExecContext { team, arena } = context;
+        let ExecContext { team, arena, rounded } = context;
         arena.reserve(plan.arena_len);
+        rounded.of = None;
         let layout = BatchLayout::new(batch, &model.config);
         for (number, step) in plan.steps.iter().enumerate() {
             let first = step.outputs[0].buffer;
             for (i, &Output { op, layer, buffer }) in step.outputs.iter().enumerate() {
                 // An op that is fused to the first reads what the first wrote.
-                let reads = if i == 0 { &step.reads[..] } else { &[first] };
-                let (reads, out) = arena.borrow(plan, reads, buffer);
+                let ids = if i == 0 { &step.reads[..] } else { &[first] };
+                let (reads, out) = arena.borrow(plan, ids, buffer);
                 let mut pass = Pass {
                     cpu: self,
                     model,
@@ -178,7 +291,13 @@ impl Cpu {
                     layout: &layout,
                     team,
                     layer,
+                    rounded,
+                    read: ids.first().copied(),
+                    written: buffer,
+                    traced: matches!(watch, Watch::Buffers(_)),
                 };
+                #[cfg(feature = "inspect")]
+                let start = Instant::now();
                 match op {
                     Op::Embed => pass.embed(out),
                     Op::LoraDown(site) => pass.lora_down(site, reads[0], out),
@@ -187,13 +306,16 @@ impl Cpu {
                     Op::OutProj => pass.linear(Site::OutProj, &reads, out),
                     Op::Fc1 => pass.linear(Site::Fc1, &reads, out),
                     Op::Fc2 => pass.linear(Site::Fc2, &reads, out),
-                    Op::BaseGemm(site) => pass.gemm(site, reads[0], out, &|_, _, _| ()),
+                    Op::BaseGemm(site) => pass.gemm(site, reads[0], out, false, &|_, _, _| ()),
                     Op::LoraUp(site) => pass.lora_up(site, reads[0], reads[1], out),
                     Op::AddLayerNorm(site) => pass.add_layer_norm(site, reads[0], reads[1], out),
                     Op::Pool => pass.pool(reads[0], out),
                 }
-                if let Some(after) = &mut after {
-                    after(number, buffer, out);
+                match &mut watch {
+                    Watch::Nothing => {}
+                    Watch::Buffers(after) => after(number, buffer, out),
+                    #[cfg(feature = "inspect")]
+                    Watch::Times(after) => after(number, start.elapsed()),
                 }
             }
         }
@@ -233,6 +355,17 @@ struct Pass<'a> {
     team: &'a mut Team,
     /// The layer whose weights the op uses.
     layer: Option<usize>,
+    rounded: &'a mut Rounded,
+    /// The first buffer that the op reads, if any, and the one that it writes.
+    read: Option<BufferId>,
+    written: BufferId,
+    /// Whether every buffer must be whole: someone looks at it.
+    traced: bool,
+}
+
+thread_local! {
+    /// One row of what a product reads, as float32.
+    static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl<'a> Pass<'a> {
@@ -257,6 +390,7 @@ impl<'a> Pass<'a> {
         let hidden = self.model.config.hidden_size;
         let eps = self.model.config.layer_norm_eps;
         let (sequences, positions) = (&self.layout.sequence_of_rows, &self.layout.positions);
+        let rounded = self.rounded_result(hidden);
         par_rows(self.team, hidden, out, |row, x| {
             let sequence = sequences[row] as usize;
             let id = batch.ids[row] as usize;
@@ -281,34 +415,75 @@ impl<'a> Pass<'a> {
                 }
             }
             math::layer_norm(cpu.isa, x, &cpu.norm.gamma, &cpu.norm.beta, eps);
+            if let Some(rounded) = rounded {
+                // SAFETY: the copy has this size, and each row is written once.
+                unsafe { rounded.write(row, 0, x) };
+            }
         });
     }
 
-    /// h[row, column of (slot, r)] = (x[row] · A[r]) · (weight · scale), for the row's adapters.
+    /// h[row, column of (slot, r)] = (x[row] · A[r]) · (weight · scale), for the row's adapters, with x as the product
+    /// reads it.
     fn lora_down(&mut self, site: Site, x: &[f32], out: &mut [f32]) {
         let (isa, batch, layout) = (self.cpu.isa, self.batch, self.layout);
         let (layer, _) = self.layer();
         let (_, k) = site.shape(&self.model.config);
         let (starts, columns) = &layout.columns[site as usize];
+        let rounds = self.cpu.kernel.is_some();
+        if rounds {
+            self.round(x, k);
+        }
+        let tiles = &self.rounded.tiles;
         par_rows(self.team, *columns, out, |row, h| {
-            let x = &x[row * k..(row + 1) * k];
             h.fill(0.0);
-            for &(slot, weight) in &batch.mixtures[layout.sequence_of_rows[row] as usize] {
-                let mut column = starts[slot];
-                for part in batch.adapters.get(slot).parts(layer, site) {
-                    for a in part.a.chunks_exact(k) {
-                        h[column] = math::dot(isa, x, a) * (weight * part.scale);
-                        column += 1;
+            let mixture = &batch.mixtures[layout.sequence_of_rows[row] as usize];
+            if mixture.is_empty() {
+                return;
+            }
+            ROW.with_borrow_mut(|wide| {
+                let x = if rounds {
+                    wide.resize(k, 0.0);
+                    tiles.read_row(row, wide);
+                    &wide[..]
+                } else {
+                    &x[row * k..(row + 1) * k]
+                };
+                for &(slot, weight) in mixture {
+                    let mut column = starts[slot];
+                    for part in batch.adapters.get(slot).parts(layer, site) {
+                        for a in part.a.chunks_exact(k) {
+                            h[column] = math::dot(isa, x, a) * (weight * part.scale);
+                            column += 1;
+                        }
                     }
                 }
-            }
+            });
         });
+    }
+
+    /// Makes sure that the rounded copy is that of `x`, the buffer that the op reads, of rows of `k` numbers.
+    fn round(&mut self, x: &[f32], k: usize) {
+        if self.rounded.of != self.read {
+            self.rounded.tiles.round(self.team, self.cpu.isa, x, k);
+            self.rounded.of = self.read;
+        }
+    }
+
+    /// In a narrow class, the way to write the rounded copy of the op's result, of rows of `columns` numbers.
+    fn rounded_result(&mut self, columns: usize) -> Option<TileWriter> {
+        self.cpu.kernel?;
+        self.rounded.of = Some(self.written);
+        Some(
+            self.rounded
+                .tiles
+                .reset(self.cpu.isa, self.batch.tokens(), columns),
+        )
     }
 
     /// y = x Wᵀ + b + h Bᵀ, and GELU for Fc1.
     fn linear(&mut self, site: Site, reads: &[&[f32]], y: &mut [f32]) {
         let epilogue = self.epilogue(site, reads.get(1).copied());
-        self.gemm(site, reads[0], y, &epilogue);
+        self.gemm(site, reads[0], y, site == Site::Fc1, &epilogue);
     }
 
     /// y = base + b + h Bᵀ, and GELU for Fc1.
@@ -321,18 +496,51 @@ impl<'a> Pass<'a> {
         });
     }
 
-    /// y = x Wᵀ; `epilogue` gets each finished segment: its row, its first column and its elements.
+    /// y = x Wᵀ; `epilogue` gets each finished segment: its row, its first column and its elements. `read_next`: nothing but
+    /// the next product reads the result, so that in a narrow class its rounded copy is all that is written.
     fn gemm(
         &mut self,
         site: Site,
         x: &[f32],
         y: &mut [f32],
+        read_next: bool,
         epilogue: &(impl Fn(usize, usize, &mut [f32]) + Sync),
     ) {
-        let matrix = &self.linear_weights(site).matrix;
-        let (n, k) = (matrix.n(), matrix.k());
-        let (isa, tokens) = (self.cpu.isa, self.batch.tokens());
-        gemm(self.team, isa, x, k, tokens, matrix, y, n, epilogue);
+        match &self.linear_weights(site).matrix {
+            Matrix::F32(matrix) => {
+                let (n, k) = (matrix.n(), matrix.k());
+                let (isa, tokens) = (self.cpu.isa, self.batch.tokens());
+                gemm(self.team, isa, x, k, tokens, matrix, y, n, epilogue);
+            }
+            Matrix::Bf16(matrix) => self.narrow_gemm(matrix, x, y, read_next, epilogue),
+        }
+    }
+
+    /// The same in bf16.
+    fn narrow_gemm(
+        &mut self,
+        matrix: &PackedTiles,
+        x: &[f32],
+        y: &mut [f32],
+        read_next: bool,
+        epilogue: &(impl Fn(usize, usize, &mut [f32]) + Sync),
+    ) {
+        let kernel = self.cpu.kernel.expect("the weights are packed for it");
+        self.round(x, matrix.k());
+        let Rounded { of, tiles, next } = &mut *self.rounded;
+        if !read_next {
+            narrow::gemm(self.team, kernel, tiles, matrix, Some(y), epilogue);
+            return;
+        }
+        let writer = next.reset(self.cpu.isa, tiles.rows(), matrix.n());
+        let y = self.traced.then_some(y);
+        narrow::gemm(self.team, kernel, tiles, matrix, y, &|row, first, segment| {
+            epilogue(row, first, segment);
+            // SAFETY: the copy has the result's size, each segment comes once, and starts at a multiple of 32 columns.
+            unsafe { writer.write(row, first, segment) };
+        });
+        std::mem::swap(tiles, next);
+        *of = Some(self.written);
     }
 
     /// Adds bias and `h Bᵀ` to a segment of a linear layer's product, and applies GELU for Fc1.
@@ -366,9 +574,13 @@ impl<'a> Pass<'a> {
         let config = &self.model.config;
         let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
         let (isa, rope) = (self.cpu.isa, self.cpu.rope.as_ref());
+        let way = match self.cpu.kernel {
+            None => Way::F32(isa),
+            Some(_) => Way::narrow(isa),
+        };
         attention(
             self.team,
-            isa,
+            way,
             &self.layout.attention,
             qkv,
             heads,
@@ -386,10 +598,15 @@ impl<'a> Pass<'a> {
         };
         let (isa, config) = (self.cpu.isa, &self.model.config);
         let (hidden, eps) = (config.hidden_size, config.layer_norm_eps);
+        let rounded = self.rounded_result(hidden);
         par_rows(self.team, hidden, out, |row, out| {
             let range = row * hidden..(row + 1) * hidden;
             math::sum(isa, &x[range.clone()], &y[range], out);
             math::layer_norm(isa, out, &norm.gamma, &norm.beta, eps);
+            if let Some(rounded) = rounded {
+                // SAFETY: the copy has this size, and each row is written once.
+                unsafe { rounded.write(row, 0, out) };
+            }
         });
     }
 
@@ -411,10 +628,20 @@ impl<'a> Pass<'a> {
                 PoolKind::First | PoolKind::Rows => {
                     out.copy_from_slice(&x[(tokens.start + i) * hidden..][..pool.dimensions]);
                 }
-                PoolKind::Mean | PoolKind::Sum => {
+                PoolKind::Max => max_rows(&x[tokens.start * hidden..tokens.end * hidden], hidden, out),
+                PoolKind::WeightedMean => {
+                    let divisor = pool.kind.divisor(tokens.len());
+                    weighted_mean(
+                        &x[tokens.start * hidden..tokens.end * hidden],
+                        hidden,
+                        divisor,
+                        out,
+                    );
+                }
+                PoolKind::Sum | PoolKind::Mean | PoolKind::MeanSqrtLen => {
                     math::sum_rows(isa, &x[tokens.start * hidden..], tokens.len(), hidden, out);
-                    if pool.kind == PoolKind::Mean {
-                        math::scale(isa, 1.0 / tokens.len() as f32, out);
+                    if pool.kind != PoolKind::Sum {
+                        math::scale(isa, 1.0 / pool.kind.divisor(tokens.len()) as f32, out);
                     }
                 }
             }
@@ -428,6 +655,30 @@ impl<'a> Pass<'a> {
             }
         });
     }
+}
+
+/// The largest number of each of the first columns of rows of `width`; NaN if any is.
+fn max_rows(rows: &[f32], width: usize, out: &mut [f32]) {
+    out.copy_from_slice(&rows[..out.len()]);
+    for row in rows.chunks_exact(width).skip(1) {
+        for (max, &x) in out.iter_mut().zip(row) {
+            *max = if x > *max || x.is_nan() { x } else { *max };
+        }
+    }
+}
+
+/// Σ r·row / divisor of the first columns, r from 1 on; summed in float64, as the weights grow with the rows.
+fn weighted_mean(rows: &[f32], width: usize, divisor: f64, out: &mut [f32]) {
+    let mut sum = vec![0.0; out.len()];
+    for (r, row) in rows.chunks_exact(width).enumerate() {
+        let weight = (r + 1) as f64;
+        sum.iter_mut()
+            .zip(row)
+            .for_each(|(sum, &x)| *sum += weight * f64::from(x));
+    }
+    out.iter_mut()
+        .zip(sum)
+        .for_each(|(out, sum)| *out = (sum / divisor) as f32);
 }
 
 /// y += h Bᵀ for the columns of one part that lie in this segment, which starts at column `first`.
@@ -522,7 +773,7 @@ mod tests {
     use crate::batch::BatchShape;
     use crate::model::adapter::AdapterTable;
     use crate::plan::{Fusion, GpuOptions};
-    use crate::precision::{Numerics, Precision};
+    use crate::precision::{Half, Numerics};
     use crate::request::Encoding;
     use crate::tile::AttentionTile;
 
@@ -546,7 +797,7 @@ mod tests {
         }];
         let shape: BatchShape = batch.shape();
         let options = GpuOptions {
-            precision: Precision::Bf16,
+            precision: Half::Bf16,
             numerics: Numerics::Invariant,
             fusion: Fusion::Separate,
             attention: AttentionTile::Small,
@@ -574,7 +825,7 @@ mod tests {
                 assert!(off <= 1e-4 * scale, "{}: {x} and {y}", plan.steps[step]);
             }
         };
-        let cpu = Cpu::new(&model, 2).unwrap();
-        cpu.run(&model, &plan, &batch, &mut context, Some(&mut after));
+        let cpu = Cpu::new(&model, 2, Precision::F32).unwrap();
+        cpu.run(&model, &plan, &batch, &mut context, Watch::Buffers(&mut after));
     }
 }

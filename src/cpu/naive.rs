@@ -236,12 +236,23 @@ impl Naive<'_> {
             let mut results: Vec<Matrix> = match pool.kind {
                 PoolKind::First => vec![row(rows.start).to_vec()],
                 PoolKind::Rows => rows.clone().map(|r| row(r).to_vec()).collect(),
-                PoolKind::Mean | PoolKind::Sum => {
+                PoolKind::Max => {
+                    let column = |i| {
+                        rows.clone()
+                            .map(move |r| row(r)[i])
+                            .fold(f64::NEG_INFINITY, f64::max)
+                    };
+                    vec![(0..hidden).map(column).collect()]
+                }
+                PoolKind::Sum | PoolKind::Mean | PoolKind::MeanSqrtLen | PoolKind::WeightedMean => {
+                    let weighted = pool.kind == PoolKind::WeightedMean;
                     let mut sum = vec![0.0; hidden];
-                    rows.clone().for_each(|r| add(&mut sum, row(r)));
-                    if pool.kind == PoolKind::Mean {
-                        sum.iter_mut().for_each(|x| *x /= rows.len() as f64);
+                    for (i, r) in rows.clone().enumerate() {
+                        let weight = if weighted { (i + 1) as f64 } else { 1.0 };
+                        sum.iter_mut().zip(row(r)).for_each(|(sum, x)| *sum += weight * x);
                     }
+                    let divisor = pool.kind.divisor(rows.len());
+                    sum.iter_mut().for_each(|x| *x /= divisor);
                     vec![sum]
                 }
             };

@@ -28,7 +28,7 @@ impl PackedMatrix {
         assert!(n > 0 && k > 0, "a matrix has at least one element");
         let panels = n.div_ceil(NR);
         let data = Buffer::new(panels * NR * k);
-        let out = SendPtr(data.ptr);
+        let out = data.writer();
         team.run(panels, &|p| {
             // The odd stride keeps the 32 rows apart in the cache.
             let stride = k + 17;
@@ -67,14 +67,14 @@ impl PackedMatrix {
 
     /// Bytes of the packed form.
     pub fn bytes(&self) -> usize {
-        self.data.len * size_of::<f32>()
+        self.data.bytes()
     }
 }
 
 /// Memory for weights, aligned to cache lines; on Linux in huge pages where
 /// that fits, as streaming through small ones costs an address translation
 /// every 4 KB.
-struct Buffer {
+pub(super) struct Buffer {
     ptr: *mut f32,
     len: usize,
     layout: Layout,
@@ -87,7 +87,7 @@ unsafe impl Sync for Buffer {}
 
 impl Buffer {
     /// Raw memory for `len` > 0 values: the owner writes all before reading.
-    fn new(len: usize) -> Buffer {
+    pub fn new(len: usize) -> Buffer {
         const HUGE: usize = 2 << 20;
         let bytes = len * size_of::<f32>();
         let align = if bytes >= HUGE { HUGE } else { 64 };
@@ -108,6 +108,16 @@ impl Buffer {
             len,
             layout,
         }
+    }
+
+    /// Where the values are.
+    pub fn writer(&self) -> SendPtr {
+        SendPtr(self.ptr)
+    }
+
+    /// Bytes in all.
+    pub fn bytes(&self) -> usize {
+        self.len * size_of::<f32>()
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Backend, Engine, Failure};
 use crate::batch::Batch;
 use crate::context_pool::PooledContext;
+use crate::cpu;
 use crate::error::panic_message;
 use crate::gpu::adapters::DeviceAdapters;
 use crate::gpu::{self, Gpu, PassSlot};
@@ -54,6 +55,11 @@ impl Engine {
         }
     }
 
+    /// Runs one batch by itself.
+    pub(super) fn execute(&self, batch: &Batch, on_device: Option<&Arc<DeviceAdapters>>) -> Vectors {
+        self.start(batch, on_device).finish()
+    }
+
     /// Runs one batch on the CPU.
     fn compute(&self, batch: &Batch) -> Vectors {
         let Backend::Cpu { cpu, contexts } = &self.backend else {
@@ -66,7 +72,7 @@ impl Engine {
         }
         let plan = self.plan(batch, batch.shape());
         let mut context = contexts.take();
-        let output = cpu.run(&self.model, &plan, batch, &mut context, None);
+        let output = cpu.run(&self.model, &plan, batch, &mut context, cpu::Watch::Nothing);
         let mut rows = output.chunks(self.model.config.hidden_size);
         let vectors = batch.pools.iter().flat_map(|pool| {
             let rows: Vec<&[f32]> = rows.by_ref().take(pool.rows()).collect();

@@ -16,7 +16,7 @@ use bytemuck::Zeroable as _;
 use crate::error::Result;
 use crate::model::adapter::{AdapterTable, LoraPart, Site};
 use crate::model::{Adapter, ModelConfig};
-use crate::precision::Precision;
+use crate::precision::Half;
 
 use super::driver::{Context, DeviceMemory};
 #[cfg(feature = "inspect")]
@@ -67,7 +67,7 @@ impl DeviceAdapters {
     pub fn new(
         context: &Context,
         config: &ModelConfig,
-        precision: Precision,
+        precision: Half,
         table: &AdapterTable,
         previous: Option<&DeviceAdapters>,
     ) -> Result<DeviceAdapters> {
@@ -78,7 +78,7 @@ impl DeviceAdapters {
     pub fn sent_by(
         uploader: &Uploader,
         config: &ModelConfig,
-        precision: Precision,
+        precision: Half,
         table: &AdapterTable,
         previous: Option<&DeviceAdapters>,
     ) -> Result<DeviceAdapters> {
@@ -232,7 +232,7 @@ impl<'a> Column<'a> {
     /// A column whose B does not fit is therefore zeros, and its scale is NaN: its h is NaN for the
     /// rows that use it, and so are their sums, since NaN·0 is NaN; for all others h is 0, the scale being
     /// masked by a select. A needs no such care: a sum of x·A goes to its own column alone, masked as well.
-    fn new(slot: usize, part: &'a LoraPart, r: usize, precision: Precision) -> Column<'a> {
+    fn new(slot: usize, part: &'a LoraPart, r: usize, precision: Half) -> Column<'a> {
         let bt = &part.bt[r * part.width..][..part.width];
         Column {
             slot: slot as u32,
@@ -271,7 +271,7 @@ struct AdapterLayout {
 /// The contents of a [`DeviceAdapters`] before they are on the device.
 struct Contents<'a> {
     config: &'a ModelConfig,
-    precision: Precision,
+    precision: Half,
     adapters: &'a [Option<Arc<Adapter>>],
     embeddings: Vec<Option<EmbedAdapter>>,
     ranges: &'a [Ranges; 4],
@@ -396,7 +396,7 @@ impl EmbeddingFactors {
     fn upload(
         uploader: &Uploader,
         config: &ModelConfig,
-        precision: Precision,
+        precision: Half,
         adapter: &Adapter,
     ) -> Result<Option<Arc<EmbeddingFactors>>> {
         let (offsets, image) = embedding_image(config, precision, adapter);
@@ -427,7 +427,7 @@ struct EmbeddingOffsets {
 
 fn embedding_image<'a>(
     config: &ModelConfig,
-    precision: Precision,
+    precision: Half,
     adapter: &'a Adapter,
 ) -> (EmbeddingOffsets, Image<'a>) {
     let hidden = config.hidden_size;

@@ -8,7 +8,8 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::batch::{Batch, PoolKind};
 use crate::kernels::params::{
-    self, POOL_BINARY, POOL_F16, POOL_F32, POOL_HEAD_BYTES, POOL_INT8, POOL_MEAN, POOL_NORMALIZE, PoolRow,
+    self, POOL_BINARY, POOL_F16, POOL_F32, POOL_HEAD_BYTES, POOL_INT8, POOL_MAX, POOL_MEAN, POOL_NORMALIZE,
+    POOL_SQRT_LEN, POOL_WEIGHTED, PoolRow,
 };
 use crate::model::Positions;
 use crate::output::Vector;
@@ -167,10 +168,14 @@ impl PoolBatch {
         let mut all = vec![PoolBatch::default()];
         for pool in &batch.pools {
             let tokens = batch.pool_rows(pool);
-            // Rows of each vector.
-            let rows = match pool.kind {
-                PoolKind::Mean | PoolKind::Sum => tokens.len(),
-                PoolKind::First | PoolKind::Rows => 1,
+            // Rows of each vector, and how they become one.
+            let (rows, flags) = match pool.kind {
+                PoolKind::Sum => (tokens.len(), 0),
+                PoolKind::Mean => (tokens.len(), POOL_MEAN),
+                PoolKind::MeanSqrtLen => (tokens.len(), POOL_MEAN | POOL_SQRT_LEN),
+                PoolKind::WeightedMean => (tokens.len(), POOL_MEAN | POOL_WEIGHTED),
+                PoolKind::Max => (tokens.len(), POOL_MAX),
+                PoolKind::First | PoolKind::Rows => (1, 0),
             };
             for first in tokens.step_by(rows.max(1)).take(pool.rows()) {
                 if all.last().is_some_and(|last| last.rows.len() == limit) {
@@ -183,13 +188,12 @@ impl PoolBatch {
                     Encoding::Int8 => (POOL_INT8, 8),
                     Encoding::Binary => (POOL_BINARY, 1),
                 };
-                let mean = if pool.kind == PoolKind::Sum { 0 } else { POOL_MEAN };
                 let normalize = if pool.normalize { POOL_NORMALIZE } else { 0 };
                 pool_batch.rows.push(PoolRow {
                     first: first as u32,
                     rows: rows as u32,
                     dimensions: pool.dimensions as u32,
-                    flags: mean | normalize,
+                    flags: flags | normalize,
                     encoding,
                     out: pool_batch.bytes as u32,
                 });

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::kernels::kernels;
 use crate::kernels::params::*;
 use crate::model::ModelConfig;
-use crate::precision::Precision;
+use crate::precision::Half;
 use crate::tile::{AttentionTile, GemmTile};
 
 /// The head sizes that attention has kernels for.
@@ -57,7 +57,7 @@ pub fn check(config: &ModelConfig) -> Result<(), String> {
 impl KernelSet {
     /// Loads the kernels of a model that passes [`check`]. The names of the entries end in the precision, the head size
     /// and the tile, as far as there are several.
-    pub fn load(context: &Context, config: &ModelConfig, precision: Precision) -> Result<KernelSet> {
+    pub fn load(context: &Context, config: &ModelConfig, precision: Half) -> Result<KernelSet> {
         let mut loader = Loader::new(context);
         let head_dim = config.head_dim as u32;
         let gemm = GemmTile::ALL.map(|tile| {

@@ -428,7 +428,7 @@ mod tests {
     use crate::batch::BatchShape;
     use crate::model::Positions;
     use crate::plan::Fusion;
-    use crate::precision::{Numerics, Precision};
+    use crate::precision::{Half, Numerics};
     use proptest::prelude::*;
 
     const ARENA: u64 = 1 << 40;
@@ -468,14 +468,14 @@ mod tests {
             let config = model(hidden, head_dim, layers, rotary);
             let shape = BatchShape { tokens, output_rows: tokens, adapted };
             let gpu = GpuOptions {
-                precision: Precision::Bf16,
+                precision: Half::Bf16,
                 numerics: Numerics::Invariant,
                 fusion,
                 attention,
                 multiprocessors: 132,
             };
             let plan = Plan::gpu(&config, shape, columns, gpu);
-            let weights = WeightLayout::new(&config, Precision::Bf16, WEIGHTS);
+            let weights = WeightLayout::new(&config, Half::Bf16, WEIGHTS);
             let layout = InputLayout::new(tokens, if adapted { 5 } else { 0 });
             let at = |layer: usize, site: Site| {
                 let place = ADAPTERS + ((layer * 4 + site as usize) << 20) as u64;

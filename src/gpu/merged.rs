@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::model::adapter::{LoraPart, Site};
 use crate::model::{Adapter, Linear, Model, ModelConfig};
-use crate::precision::Precision;
+use crate::precision::Half;
 
 use super::driver::{Context, DeviceMemory};
 use super::upload::{AddressAllocator, Image, Piece, upload};
@@ -22,12 +22,7 @@ impl Merged {
     ///
     /// # Errors
     /// A sum that is infinite in `precision`; a call of the driver that failed. Nothing is left on the device then.
-    pub fn upload(
-        context: &Context,
-        model: &Model,
-        adapter: &Adapter,
-        precision: Precision,
-    ) -> Result<Merged> {
+    pub fn upload(context: &Context, model: &Model, adapter: &Adapter, precision: Half) -> Result<Merged> {
         let (offsets, bytes) = layout(&model.config, precision, 0);
         let image = image_of(&offsets, bytes, model, adapter, precision);
         let memory = upload(
@@ -51,7 +46,7 @@ impl Merged {
 }
 
 /// AddressAllocator of merged weights, as `Layout::new` has them, and the bytes that they take.
-fn layout(config: &ModelConfig, precision: Precision, start: u64) -> (Vec<[u64; 4]>, u64) {
+fn layout(config: &ModelConfig, precision: Half, start: u64) -> (Vec<[u64; 4]>, u64) {
     let mut addresses = AddressAllocator::new(start);
     let mut address = |site: Site| {
         let (out_features, in_features) = site.shape(config);
@@ -68,7 +63,7 @@ fn image_of<'a>(
     bytes: u64,
     model: &'a Model,
     adapter: &'a Adapter,
-    precision: Precision,
+    precision: Half,
 ) -> Image<'a> {
     let piece = |layer: usize, site: Site| {
         let linear = model.encoder.layers[layer].linear(site);
@@ -141,18 +136,11 @@ mod tests {
     }
 
     /// Whether each number is the sum in float64, rounded once.
-    fn check(
-        found: &[u16],
-        model: &Model,
-        adapter: &Adapter,
-        layer: usize,
-        site: Site,
-        precision: Precision,
-    ) {
+    fn check(found: &[u16], model: &Model, adapter: &Adapter, layer: usize, site: Site, precision: Half) {
         let linear = model.encoder.layers[layer].linear(site);
         let widen = |bits: u16| match precision {
-            Precision::Bf16 => bf16::from_bits(bits).to_f32(),
-            Precision::F16 => f16::from_bits(bits).to_f32(),
+            Half::Bf16 => bf16::from_bits(bits).to_f32(),
+            Half::F16 => f16::from_bits(bits).to_f32(),
         };
         let w: Vec<f32> = linear.weight.iter().flat_map(|tensor| tensor.read()).collect();
         let (k, mut changed) = (linear.in_features, 0);
@@ -184,7 +172,7 @@ mod tests {
     #[test]
     fn weights_and_adapter_are_added_and_rounded_once() {
         for (model, adapter) in cases() {
-            for precision in [Precision::Bf16, Precision::F16] {
+            for precision in [Half::Bf16, Half::F16] {
                 let (offsets, bytes) = layout(&model.config, precision, 0);
                 let mut whole = vec![0; bytes as usize];
                 image_of(&offsets, bytes, &model, &adapter, precision)
@@ -205,12 +193,12 @@ mod tests {
     fn merged_weights_are_on_the_device() {
         let Some(context) = context() else { return };
         for (model, adapter) in cases() {
-            let merged = Merged::upload(&context, &model, &adapter, Precision::Bf16).unwrap();
+            let merged = Merged::upload(&context, &model, &adapter, Half::Bf16).unwrap();
             for layer in 0..model.config.num_hidden_layers {
                 for site in Site::ALL {
                     let (n, k) = site.shape(&model.config);
                     let found = numbers(&download(&context, merged.w(layer, site), 2 * n * k));
-                    check(&found, &model, &adapter, layer, site, Precision::Bf16);
+                    check(&found, &model, &adapter, layer, site, Half::Bf16);
                 }
             }
         }
@@ -228,8 +216,8 @@ mod tests {
             let (offsets, bytes) = layout(&model.config, precision, 0);
             image_of(&offsets, bytes, &model, &adapter, precision).write(0, &mut vec![0; bytes as usize])
         };
-        write(Precision::Bf16).unwrap();
-        let error = write(Precision::F16).unwrap_err().to_string();
+        write(Half::Bf16).unwrap();
+        let error = write(Half::F16).unwrap_err().to_string();
         let start = "adapter `separation`: merged into Fc1 of layer 1 it gives ";
         assert!(
             error.starts_with(start) && error.contains("e4 at row 9, column 5, "),

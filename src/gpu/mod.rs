@@ -34,7 +34,7 @@ use crate::model::adapter::{Adapter, AdapterTable};
 use crate::model::{Model, ModelConfig};
 use crate::phases::PhaseTimes;
 use crate::plan::{Fusion, GpuOptions, Plan};
-use crate::precision::{Numerics, Precision};
+use crate::precision::{Half, Numerics};
 use crate::tile::{AttentionTile, GemmTile};
 
 pub(crate) mod adapters;
@@ -81,7 +81,7 @@ const MAX_BATCH_TOKENS: usize = 65535 * GemmTile::Large.shape().rows as usize;
 /// What a user chose.
 #[derive(Clone, Debug)]
 pub struct Options {
-    pub precision: Precision,
+    pub precision: Half,
     pub numerics: Numerics,
     /// Adapters to merge.
     pub merged: Vec<String>,
@@ -177,7 +177,7 @@ impl Gpu {
     }
 
     #[cfg(feature = "inspect")]
-    pub fn precision(&self) -> Precision {
+    pub fn precision(&self) -> Half {
         self.options.precision
     }
 

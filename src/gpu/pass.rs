@@ -374,11 +374,11 @@ mod tests {
 
     use super::*;
     use crate::plan::GpuOptions;
-    use crate::precision::Precision;
+    use crate::precision::Half;
 
     fn options(fusion: Fusion) -> GpuOptions {
         GpuOptions {
-            precision: Precision::Bf16,
+            precision: Half::Bf16,
             numerics: Numerics::Invariant,
             fusion,
             attention: AttentionTile::Large,

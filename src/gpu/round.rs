@@ -4,14 +4,14 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::model::weights::Dtype;
-use crate::precision::Precision;
+use crate::precision::Half;
 
-impl Precision {
+impl Half {
     /// The type in a file whose elements need no conversion.
     pub(crate) fn dtype(self) -> Dtype {
         match self {
-            Precision::Bf16 => Dtype::Bf16,
-            Precision::F16 => Dtype::F16,
+            Half::Bf16 => Dtype::Bf16,
+            Half::F16 => Dtype::F16,
         }
     }
 
@@ -19,8 +19,8 @@ impl Precision {
     #[cfg(test)]
     pub(crate) fn round(self, x: f32) -> u16 {
         match self {
-            Precision::Bf16 => bf16::from_f32(x).to_bits(),
-            Precision::F16 => f16::from_f32(x).to_bits(),
+            Half::Bf16 => bf16::from_f32(x).to_bits(),
+            Half::F16 => f16::from_f32(x).to_bits(),
         }
     }
 
@@ -28,8 +28,8 @@ impl Precision {
     pub(crate) fn fits(self, x: f32) -> bool {
         // Half-way from the largest number to the one that would follow it: ties go there, to infinity.
         let limit = match self {
-            Precision::Bf16 => f32::from_bits(0x7f7f_8000),
-            Precision::F16 => 65520.0,
+            Half::Bf16 => f32::from_bits(0x7f7f_8000),
+            Half::F16 => 65520.0,
         };
         x.abs() < limit
     }
@@ -43,13 +43,13 @@ impl Precision {
         let mut lost = None;
         for (step, (x, out)) in x.chunks(STEP).zip(out.chunks_mut(2 * STEP)).enumerate() {
             let first = match self {
-                Precision::Bf16 => {
+                Half::Bf16 => {
                     let rounded = &mut [bf16::ZERO; STEP][..x.len()];
                     rounded.convert_from_f32_slice(x);
                     out.copy_from_slice(bytemuck::cast_slice(rounded));
                     first_lost(x, rounded, |n| n.is_finite())
                 }
-                Precision::F16 => {
+                Half::F16 => {
                     let rounded = &mut [f16::ZERO; STEP][..x.len()];
                     rounded.convert_from_f32_slice(x);
                     out.copy_from_slice(bytemuck::cast_slice(rounded));
@@ -64,8 +64,8 @@ impl Precision {
     /// The message for a finite number that is infinite in this type: why, and what to do.
     pub(crate) fn overflow(self) -> &'static str {
         match self {
-            Precision::Bf16 => "which is infinite as bf16 (up to 3.39e38); the CPU computes in float32",
-            Precision::F16 => "which is infinite as f16 (up to 65504); take precision bf16",
+            Half::Bf16 => "which is infinite as bf16 (up to 3.39e38); take precision f32, on the CPU",
+            Half::F16 => "which is infinite as f16 (up to 65504); take precision bf16",
         }
     }
 }
@@ -97,11 +97,11 @@ mod tests {
             (f32::INFINITY, 0x7f80, 0x7c00),
         ];
         for (x, b, f) in cases {
-            assert_eq!(Precision::Bf16.round(x), b, "{x} as bf16");
-            assert_eq!(Precision::F16.round(x), f, "{x} as f16");
+            assert_eq!(Half::Bf16.round(x), b, "{x} as bf16");
+            assert_eq!(Half::F16.round(x), f, "{x} as f16");
         }
-        assert!(bf16::from_bits(Precision::Bf16.round(f32::NAN)).is_nan());
-        assert!(f16::from_bits(Precision::F16.round(f32::NAN)).is_nan());
+        assert!(bf16::from_bits(Half::Bf16.round(f32::NAN)).is_nan());
+        assert!(f16::from_bits(Half::F16.round(f32::NAN)).is_nan());
     }
 
     #[test]
@@ -117,16 +117,8 @@ mod tests {
                 f32::NAN,
             ] {
                 for x in [x, -x] {
-                    assert_eq!(
-                        Precision::F16.fits(x),
-                        f16::from_f32(x).is_finite(),
-                        "{x:e} as f16"
-                    );
-                    assert_eq!(
-                        Precision::Bf16.fits(x),
-                        bf16::from_f32(x).is_finite(),
-                        "{x:e} as bf16"
-                    );
+                    assert_eq!(Half::F16.fits(x), f16::from_f32(x).is_finite(), "{x:e} as f16");
+                    assert_eq!(Half::Bf16.fits(x), bf16::from_f32(x).is_finite(), "{x:e} as bf16");
                 }
             }
         }
@@ -150,7 +142,7 @@ mod tests {
             if let Some(at) = large {
                 x[at] = f32::MAX;
             }
-            for precision in [Precision::Bf16, Precision::F16] {
+            for precision in [Half::Bf16, Half::F16] {
                 let mut out = vec![0; 2 * x.len()];
                 prop_assert_eq!(precision.round_into(&x, &mut out), large);
                 for (x, out) in x.iter().zip(out.chunks(2)) {

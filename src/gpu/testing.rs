@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Once;
 
-use crate::Precision;
 use crate::model::Model;
+use crate::precision::Half;
 
 use super::driver::Context;
 use super::select;
@@ -51,7 +51,7 @@ pub fn numbers(bytes: &[u8]) -> Vec<u16> {
 }
 
 /// Numbers rounded one by one.
-pub fn rounded(precision: Precision, x: &[f32]) -> Vec<u16> {
+pub fn rounded(precision: Half, x: &[f32]) -> Vec<u16> {
     x.iter().map(|&x| precision.round(x)).collect()
 }
 

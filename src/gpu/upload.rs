@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::model::weights::Tensor;
-use crate::precision::Precision;
+use crate::precision::Half;
 
 use super::driver::{Context, DeviceMemory, DriverError, Event, Pinned, Stream};
 use super::failure::in_step;
@@ -70,7 +70,7 @@ pub struct Piece<'a> {
 impl<'a> Piece<'a> {
     /// A tensor's elements, rounded if the file has another type. An element that is not finite is an error, and so is one
     /// that is finite there and infinite here.
-    pub fn tensor(at: u64, tensor: Tensor, precision: Precision) -> Piece<'a> {
+    pub fn tensor(at: u64, tensor: Tensor, precision: Half) -> Piece<'a> {
         let source = tensor.clone();
         let bytes = tensor.len() * precision.bytes();
         let fill: Fill<'a> = if tensor.dtype() == precision.dtype() {
@@ -104,7 +104,7 @@ impl<'a> Piece<'a> {
     pub fn elements(
         at: u64,
         count: usize,
-        precision: Precision,
+        precision: Half,
         read: impl Fn(usize, &mut [f32]) + Send + Sync + 'a,
         lost: impl Fn(usize, f32) -> Result<()> + Send + Sync + 'a,
     ) -> Piece<'a> {
@@ -141,7 +141,7 @@ impl<'a> Piece<'a> {
 /// Rounds the elements from byte `at` of a piece on. Returns the first that becomes infinite, with its index in the
 /// piece.
 fn round(
-    precision: Precision,
+    precision: Half,
     at: usize,
     out: &mut [u8],
     read: impl Fn(usize, &mut [f32]),
@@ -425,7 +425,7 @@ mod tests {
         let model = model("jina-hub");
         let table = AdapterTable::new(crate::model::Model::open(&model.path).unwrap().adapters);
         let all = || -> Result<()> {
-            let precision = Precision::Bf16;
+            let precision = Half::Bf16;
             let weights = Weights::upload(&context, &model, precision)?;
             let resident = DeviceAdapters::new(&context, &model.config, precision, &table, None)?;
             let merged = Merged::upload(&context, &model, table.get(0), precision)?;
@@ -499,7 +499,7 @@ mod tests {
         let piece = |precision| Piece::elements(256, count, precision, read, lost);
         let bytes = 2 * count + 512;
         let mut out = vec![0xcc; bytes];
-        Image::new(bytes as u64, vec![piece(Precision::Bf16)])
+        Image::new(bytes as u64, vec![piece(Half::Bf16)])
             .write(0, &mut out)
             .unwrap();
         let expected = |index: usize| match index % 300_000 {
@@ -509,11 +509,11 @@ mod tests {
         for (index, out) in out[256..][..2 * count].chunks(2).enumerate() {
             assert_eq!(
                 u16::from_le_bytes([out[0], out[1]]),
-                Precision::Bf16.round(expected(index))
+                Half::Bf16.round(expected(index))
             );
         }
         assert!(out[..256].iter().chain(&out[bytes - 256..]).all(|&b| b == 0));
-        let error = Image::new(bytes as u64, vec![piece(Precision::F16)]).write(0, &mut out);
+        let error = Image::new(bytes as u64, vec![piece(Half::F16)]).write(0, &mut out);
         assert_eq!(error.unwrap_err().to_string(), "100000 at 299999");
     }
 

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::model::adapter::Site;
 use crate::model::weights::Tensor;
 use crate::model::{Linear, Model, ModelConfig, Norm, Positions, RopeTable};
-use crate::precision::Precision;
+use crate::precision::Half;
 
 use super::driver::{Context, DeviceMemory};
 use super::upload::{AddressAllocator, Image, Piece, upload};
@@ -79,7 +79,7 @@ impl LayerAt {
 impl WeightLayout {
     /// The layout in memory that begins at `start`, a multiple of 256; 0 gives offsets. It follows from the
     /// configuration alone: [`bytes`](Self::bytes) is what a model takes, known before anything is uploaded.
-    pub fn new(config: &ModelConfig, precision: Precision, start: u64) -> WeightLayout {
+    pub fn new(config: &ModelConfig, precision: Half, start: u64) -> WeightLayout {
         let mut addresses = AddressAllocator::new(start);
         let mut elements = |count: usize| addresses.take(count * precision.bytes());
         let (hidden, layers) = (config.hidden_size, config.num_hidden_layers);
@@ -128,7 +128,7 @@ impl WeightLayout {
     }
 
     /// The image of the weights, for a layout of offsets.
-    fn image(&self, model: &Model, precision: Precision) -> Image<'static> {
+    fn image(&self, model: &Model, precision: Half) -> Image<'static> {
         let encoder = &model.encoder;
         let mut pieces = Pieces {
             pieces: Vec::new(),
@@ -174,7 +174,7 @@ impl Weights {
     /// # Errors
     /// A number that is finite in the file and infinite in `precision`; a call of the driver that failed. Nothing
     /// is left on the device then.
-    pub fn upload(context: &Context, model: &Model, precision: Precision) -> Result<Weights> {
+    pub fn upload(context: &Context, model: &Model, precision: Half) -> Result<Weights> {
         let offsets = WeightLayout::new(&model.config, precision, 0);
         let memory = upload(context, &offsets.image(model, precision), "the weights")?;
         Ok(Weights {
@@ -196,7 +196,7 @@ impl Weights {
 
 struct Pieces {
     pieces: Vec<Piece<'static>>,
-    precision: Precision,
+    precision: Half,
 }
 
 impl Pieces {
@@ -280,7 +280,7 @@ mod tests {
     fn a_layout_is_aligned_and_never_overlaps() {
         for name in MODELS {
             let model = model(name);
-            for precision in [Precision::Bf16, Precision::F16] {
+            for precision in [Half::Bf16, Half::F16] {
                 let at = WeightLayout::new(&model.config, precision, 0);
                 let places = places(&at, &model);
                 let mut ranges: Vec<(u64, u64)> = places
@@ -315,9 +315,9 @@ mod tests {
     fn addresses_are_offsets_from_the_memory() {
         for name in MODELS {
             let model = model(name);
-            let offsets = WeightLayout::new(&model.config, Precision::Bf16, 0);
+            let offsets = WeightLayout::new(&model.config, Half::Bf16, 0);
             let start = 7 << 20;
-            let at = WeightLayout::new(&model.config, Precision::Bf16, start);
+            let at = WeightLayout::new(&model.config, Half::Bf16, start);
             assert_eq!(at.bytes, offsets.bytes);
             let starts = |at: &WeightLayout, start: u64| {
                 let places = places(at, &model).into_iter().map(|(at, _)| at);
@@ -343,7 +343,7 @@ mod tests {
         models.extend(more);
         for (model, precision) in models
             .iter()
-            .flat_map(|model| [(model, Precision::Bf16), (model, Precision::F16)])
+            .flat_map(|model| [(model, Half::Bf16), (model, Half::F16)])
         {
             let name = model.path.display();
             let weights = Weights::upload(&context, model, precision).unwrap();
@@ -401,8 +401,8 @@ mod tests {
             at.image(&model, precision)
                 .write(0, &mut vec![0; at.bytes as usize])
         };
-        write(Precision::Bf16).unwrap();
-        let error = write(Precision::F16).unwrap_err().to_string();
+        write(Half::Bf16).unwrap();
+        let error = write(Half::F16).unwrap_err().to_string();
         let expected = "tensor `encoder.layer.1.output.dense.weight`: holds 7e4 at index 77, which is infinite as \
                         f16 (up to 65504); take precision bf16";
         assert!(error.ends_with(expected), "{error}");

@@ -7,24 +7,17 @@ use serde::Deserialize;
 use ureq::http::{HeaderMap, header};
 
 use super::names::{ContentHash, is_commit, is_wanted};
+use crate::error::printable;
 
 /// Far above any model; a listing that asks for more files is not one.
 const FILES: usize = 4096;
 
-/// Characters of a server's value in a message.
-const SHOWN: usize = 80;
+/// Bytes of a server's value in a message.
+const SHOWN: usize = 160;
 
 /// A server's text, safe for a terminal and short.
 pub(super) fn shown(text: &str) -> String {
-    let escape = |c: char| match c {
-        '"' | '\'' => c.to_string(),
-        c => c.escape_debug().to_string(),
-    };
-    let mut start: String = text.chars().take(SHOWN).map(escape).collect();
-    if text.chars().nth(SHOWN).is_some() {
-        start.push('…');
-    }
-    start
+    printable(text, SHOWN)
 }
 
 /// What a model's repository holds at a commit.
@@ -307,10 +300,7 @@ mod tests {
     #[test]
     fn a_servers_text_is_escaped_and_shortened() {
         let text = shown(&format!("\u{1b}[2J\n\u{202e}{}", "x".repeat(1000)));
-        assert!(
-            text.starts_with("\\u{1b}[2J\\n\\u{202e}x") && text.ends_with("x…"),
-            "{text}"
-        );
+        assert!(text.starts_with("\\u{1b}[2J\\u{a}\\u{202e}x"), "{text}");
         assert!(text.len() < 200);
     }
 }

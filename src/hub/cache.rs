@@ -167,19 +167,34 @@ impl ModelCache {
     }
 }
 
-/// The folder, if it holds a configuration and all weights.
+/// The folder, if it holds a configuration and all weights of an encoder.
 fn usable(folder: PathBuf) -> Option<PathBuf> {
-    if !folder.join("config.json").is_file() {
+    let transformer = transformer_folder(&folder);
+    if !transformer.join("config.json").is_file() {
         return None;
     }
-    if folder.join("model.safetensors").is_file() {
+    if transformer.join("model.safetensors").is_file() {
         return Some(folder);
     }
-    let index = crate::model::read_json(&folder.join("model.safetensors.index.json")).ok()?;
+    let index = crate::model::read_json(&transformer.join("model.safetensors.index.json")).ok()?;
     let mut shards = index.get("weight_map")?.as_object()?.values();
     shards
-        .all(|shard| shard.as_str().is_some_and(|name| folder.join(name).is_file()))
+        .all(|shard| {
+            shard
+                .as_str()
+                .is_some_and(|name| transformer.join(name).is_file())
+        })
         .then_some(folder)
+}
+
+/// Where `modules.json` says that the transformer is, in a folder that may lack other files.
+fn transformer_folder(folder: &Path) -> PathBuf {
+    let modules = crate::model::read_json(&folder.join("modules.json")).ok();
+    let first = modules.as_ref().and_then(|modules| modules.get(0));
+    match first.and_then(|module| module.get("path")?.as_str()) {
+        Some(path) if is_wanted(&format!("{path}/config.json")) => folder.join(path),
+        _ => folder.to_owned(),
+    }
 }
 
 /// Whether this engine has downloaded the model in `folder` and all of its files are still there. Another program may have

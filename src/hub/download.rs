@@ -7,7 +7,7 @@ use super::cache::{ModelCache, Part, mark_whole};
 use super::client::{Client, FileBody, Walk};
 use super::failure::{Failure, Result, Tries};
 use super::hash::hash_file;
-use super::names::{ContentHash, is_root_weights};
+use super::names::{ContentHash, download_rank, is_encoder_weights};
 
 use std::path::PathBuf;
 
@@ -34,13 +34,12 @@ pub(super) fn download(
         .listing(id, revision)
         .map_err(|failure| ("its list of files".to_owned(), failure))?;
     let whole = |failure| ("the model".to_owned(), failure);
-    if !files.iter().any(|name| is_root_weights(name)) {
+    if !files.iter().any(|name| is_encoder_weights(name)) {
         return Err(whole(Failure::Model(
             "it has no safetensors weights; only models saved with safetensors are read".into(),
         )));
     }
-    // Weights last: a snapshot that has them is taken for one that has the rest.
-    files.sort_by_key(|name| is_root_weights(name));
+    files.sort_by_key(|name| download_rank(name));
     for name in &files {
         if !cache.snapshot(&commit).join(name).is_file() {
             let file = Download {

@@ -85,24 +85,43 @@ pub(super) fn is_wanted(name: &str) -> bool {
         "config_sentence_transformers.json",
         "model.safetensors.index.json",
     ];
+    let is_of_transformer =
+        |name: &str| ROOT.contains(&name) || TRANSFORMER_FILES.contains(&name) || is_weights(name);
     match name.split_once('/') {
-        None => ROOT.contains(&name) || TRANSFORMER_FILES.contains(&name) || is_root_weights(name),
-        // Pooling modules (`1_Pooling/config.json`) and PEFT folders.
+        None => is_of_transformer(name),
+        // Modules (`1_Pooling/config.json`, `2_Dense/model.safetensors`, `0_Transformer/…`) and PEFT folders.
+        Some((folder, "adapter_config.json" | "adapter_model.safetensors")) => is_plain(folder),
         Some((folder, file)) => {
-            is_plain(folder)
-                && match file {
-                    "config.json" => folder
-                        .split_once('_')
-                        .is_some_and(|(n, _)| n.parse::<u32>().is_ok()),
-                    "adapter_config.json" | "adapter_model.safetensors" => true,
-                    _ => false,
-                }
+            is_plain(folder) && module_number(folder).is_some() && is_of_transformer(file)
         }
     }
 }
 
+/// The place of a module in the list of modules, by the name of its folder.
+fn module_number(folder: &str) -> Option<u32> {
+    folder.split_once('_')?.0.parse().ok()
+}
+
+/// When a file is downloaded: the later, the higher. A snapshot that has the encoder's weights is taken for one that has
+/// the rest.
+pub(super) fn download_rank(name: &str) -> u8 {
+    match name.split_once('/') {
+        _ if is_encoder_weights(name) => 2,
+        Some((_, file)) if is_weights(file) => 1,
+        _ => 0,
+    }
+}
+
+/// The weights of the transformer, which the first module is, or a shard of them.
+pub(super) fn is_encoder_weights(name: &str) -> bool {
+    match name.split_once('/') {
+        None => is_weights(name),
+        Some((folder, file)) => module_number(folder) == Some(0) && is_weights(file),
+    }
+}
+
 /// `model.safetensors` or a shard of it.
-pub(super) fn is_root_weights(name: &str) -> bool {
+fn is_weights(name: &str) -> bool {
     let stem = name
         .strip_prefix("model")
         .and_then(|rest| rest.strip_suffix(".safetensors"));
@@ -179,6 +198,9 @@ mod tests {
             "sentence_bert_config.json",
             "sentence_xlm-roberta_config.json",
             "retrieval_query/adapter_model.safetensors",
+            "2_Dense/model.safetensors",
+            "0_Transformer/tokenizer.json",
+            "0_Transformer/sentence_bert_config.json",
         ];
         let no = [
             "pytorch_model.bin",
@@ -193,6 +215,9 @@ mod tests {
             "a\0b/adapter_model.safetensors",
             "\x1b[2J/adapter_model.safetensors",
             "model-/../../x.safetensors",
+            "2_Dense/pytorch_model.bin",
+            "2_Dense/a/model.safetensors",
+            "x_Dense/model.safetensors",
             "model-\x1b[2J.safetensors",
             "1_../../config.json",
             "1_/../config.json",
@@ -202,5 +227,22 @@ mod tests {
         for name in no {
             assert!(!is_wanted(name), "{name:?}");
         }
+        let mut files = [
+            "2_Dense/model.safetensors",
+            "model.safetensors",
+            "0_Transformer/config.json",
+        ];
+        files.sort_by_key(|name| download_rank(name));
+        assert_eq!(
+            files,
+            [
+                "0_Transformer/config.json",
+                "2_Dense/model.safetensors",
+                "model.safetensors"
+            ]
+        );
+        assert!(is_encoder_weights(
+            "0_Transformer/model-00001-of-00002.safetensors"
+        ));
     }
 }

@@ -138,6 +138,7 @@ pub fn compare_with(left: &Side<'_>, right: &Side<'_>, fusion: Option<Fusion>) -
             Plan::cpu(right.engine.config(), shape, columns)
         }
     };
+    let tolerance = [left, right].map(tolerance).into_iter().fold(0.0, f64::max);
     let mut wanted: HashMap<(usize, BufferId), Vec<f64>> = HashMap::new();
     run(right, &plan, &right_batch, &mut |step, id, data| {
         wanted.insert((step, id), data);
@@ -160,7 +161,7 @@ pub fn compare_with(left: &Side<'_>, right: &Side<'_>, fusion: Option<Fusion>) -
                 .iter()
                 .filter(|x| x.is_finite())
                 .fold(0.0, |max, x| max.max(x.abs())),
-            tolerance: tolerance(&plan),
+            tolerance,
         });
     })?;
     Ok(differences)
@@ -175,14 +176,14 @@ pub fn trace(side: &Side<'_>, seen: &mut dyn FnMut(&str, &[f64])) -> Result<()> 
     })
 }
 
-/// How far a plan's buffers may be from the reference, relative to the buffer's largest element. A type rounds at
+/// How far a side's buffers may be from the reference, relative to the buffer's largest element. A type rounds at
 /// 6e-8 (float32), 5e-4 (float16), 4e-3 (bfloat16); the layers before lose one to two digits more, and any
 /// real mistake is far above.
-fn tolerance(plan: &Plan) -> f64 {
-    match plan.gpu.map(|gpu| gpu.precision) {
-        None => 1e-4,
-        Some(Precision::F16) => 1e-2,
-        Some(Precision::Bf16) => 5e-2,
+fn tolerance(side: &Side<'_>) -> f64 {
+    match (side.executor, side.engine.precision()) {
+        (Executor::Naive, _) | (_, Precision::F32) => 1e-4,
+        (_, Precision::F16) => 1e-2,
+        (_, Precision::Bf16) => 5e-2,
     }
 }
 

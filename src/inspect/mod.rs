@@ -29,12 +29,14 @@
 //! | [`compare`], [`compare_with`], [`trace`] | one plan on two executors, step by step |
 //! | [`AdapterLab`] | random adapters beside the engine's own, applied in each of the ways |
 //! | [`time_call`], [`open_phases`] | the parts of a call, and of opening an engine |
+//! | [`CpuStep`], [`cpu_limits`] | the steps of a pass on the CPU, timed, and what that CPU can do at most |
 //! | [`kernels`] | the GPU kernels that this build embeds |
 //! | [`DeviceLimits`], [`copy_bandwidth`], [`MemoryProbe`] | what the engine's GPU is, and its memory |
 //!
 //! What the plan shows may change with any version: it describes the kernels of this one.
 
 mod adapters;
+mod cpu;
 mod device;
 mod diff;
 mod launches;
@@ -42,6 +44,7 @@ mod pass;
 mod random;
 
 pub use adapters::AdapterLab;
+pub use cpu::{CpuStep, Limits, cpu_limits};
 pub use device::{DeviceLimits, MemoryProbe, copy_bandwidth};
 pub use diff::{Difference, Executor, Side, compare, compare_with, trace};
 pub use launches::LaunchInfo;

@@ -189,7 +189,7 @@ pub fn time_call(engine: &Engine, requests: &[Request<'_>]) -> Result<CallTimes>
     let mut rows = vec![Vec::new(); prepared.len()];
     packed.distribute(vectors, &mut rows);
     for (prepared, rows) in prepared.into_iter().zip(rows) {
-        prepared.finish(rows)?;
+        prepared.finish(rows, &engine.head())?;
     }
     Ok(CallTimes {
         whole: start.elapsed(),

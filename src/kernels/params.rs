@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0xaaa97d1f7cda2154;
+pub const HEADER_FNV1A: u64 = 0x9edacb24e9f41679;
 
 pub const ROW_VECTOR: u32 = 8;
 pub const ROW_LANE_VECTORS: u32 = 4;
@@ -43,6 +43,9 @@ pub const POOL_INT8: u32 = 2;
 pub const POOL_BINARY: u32 = 3;
 pub const POOL_MEAN: u32 = 1;
 pub const POOL_NORMALIZE: u32 = 2;
+pub const POOL_MAX: u32 = 4;
+pub const POOL_WEIGHTED: u32 = 8;
+pub const POOL_SQRT_LEN: u32 = 16;
 pub const POOL_HEAD_BYTES: u32 = 8;
 pub const POOL_THREADS: u32 = 512;
 pub const POOL_MAX_GROUPS: u32 = 32;
@@ -452,7 +455,7 @@ pub struct PoolRow {
     pub rows: u32,
     #[doc = " Columns that are kept: the first `dimensions`."]
     pub dimensions: u32,
-    #[doc = " POOL_MEAN, POOL_NORMALIZE."]
+    #[doc = " POOL_MEAN, POOL_NORMALIZE, …"]
     pub flags: u32,
     #[doc = " POOL_F32, …"]
     pub encoding: u32,

@@ -4,7 +4,7 @@ use crate::error::Result;
 
 use super::adapter::Site;
 use super::config::{Family, ModelConfig, Positions};
-use super::weights::{Checkpoint, Tensor};
+use super::weights::{Checkpoint, Dtype, Tensor};
 
 /// All base weights of a model: windows into the mapped files.
 #[derive(Debug)]
@@ -223,6 +223,24 @@ impl Linear {
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
         let rows = self.out_features / self.weight.len();
         self.weight[row / rows].read_row(row % rows, out);
+    }
+
+    /// Whether the file has all of the weight in bf16.
+    pub fn is_bf16(&self) -> bool {
+        self.weight.iter().all(|tensor| tensor.dtype() == Dtype::Bf16)
+    }
+
+    /// Copies row `row` of a weight that [is in bf16](Self::is_bf16), as its bits.
+    ///
+    /// Panics for one that is not.
+    pub fn read_bf16_row(&self, row: usize, out: &mut [u16]) {
+        let rows = self.out_features / self.weight.len();
+        let tensor = &self.weight[row / rows];
+        assert!(tensor.dtype() == Dtype::Bf16 && out.len() == self.in_features);
+        let bytes = &tensor.bytes()[row % rows * self.in_features * 2..][..self.in_features * 2];
+        for (out, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+            *out = u16::from_le_bytes([b[0], b[1]]);
+        }
     }
 
     /// Reads the whole bias, `[out_features]`.

@@ -6,7 +6,9 @@
 pub(crate) mod adapter;
 pub(crate) mod config;
 mod encoder;
+mod explain;
 pub(crate) mod file;
+pub(crate) mod head;
 mod rope;
 mod settings;
 pub(crate) mod weights;
@@ -23,10 +25,13 @@ pub(crate) use adapter::Adapter;
 #[cfg(feature = "inspect")]
 #[doc(hidden)]
 pub use adapter::Adapter;
-pub use config::{Family, ModelConfig, Positions, TaskConfig};
+pub use config::{
+    Activation, Decision, Family, HeadModule, ModelConfig, Overruled, Positions, Source, TaskConfig,
+};
 #[cfg(any(test, feature = "inspect"))]
 pub(crate) use encoder::Layer;
 pub(crate) use encoder::{Encoder, Linear, Norm};
+pub use explain::Explanation;
 pub(crate) use rope::RopeTable;
 #[cfg(feature = "hub")]
 pub(crate) use settings::read_json;
@@ -41,6 +46,9 @@ pub(crate) struct Model {
     pub config: ModelConfig,
     /// Its weights, by their place in the network.
     pub encoder: Encoder,
+    /// The modules after pooling.
+    pub head: Vec<head::HeadStep>,
+    head_tensors: Vec<Tensor>,
     /// The adapters of its tasks, in the order of `config.tasks` (those that have one).
     pub adapters: Vec<Adapter>,
 }
@@ -50,7 +58,8 @@ impl Model {
     /// tensor's type and shape, and that the adapters and the small tensors are finite. The matrices are not read.
     pub fn open(folder: &Path) -> Result<Model> {
         let config = ModelConfig::read(folder)?;
-        let checkpoint = Checkpoint::open_folder(folder)?;
+        let transformer = config.transformer_folder(folder);
+        let checkpoint = Checkpoint::open_folder(&transformer)?;
         let encoder = Encoder::new(&config, &checkpoint)?;
         for tensor in encoder.small_tensors() {
             tensor.check_finite()?;
@@ -58,7 +67,7 @@ impl Model {
         let adapters: Vec<Adapter> = match config.family {
             Family::JinaV3 => adapter::read_stacked(&config, &checkpoint)?,
             Family::JinaV3Native => {
-                let folder_of = |task: &TaskConfig| folder.join(config::jina_adapter_folder(&task.name));
+                let folder_of = |task: &TaskConfig| transformer.join(config::jina_adapter_folder(&task.name));
                 let read = |task: &TaskConfig| Adapter::read_peft(&task.name, &folder_of(task), &config);
                 config.tasks.iter().map(read).collect::<Result<_>>()?
             }
@@ -67,10 +76,13 @@ impl Model {
         adapters
             .par_iter()
             .try_for_each(|adapter| adapter.check_magnitude(&encoder))?;
+        let (head, head_tensors) = head::read(folder, &config)?;
         Ok(Model {
             path: folder.to_owned(),
             config,
             encoder,
+            head,
+            head_tensors,
             adapters,
         })
     }
@@ -111,7 +123,7 @@ pub struct Report {
 pub fn verify(folder: impl AsRef<Path>) -> Result<Report> {
     let folder = folder.as_ref();
     let model = Model::open(folder)?;
-    let checkpoint = Checkpoint::open_folder(folder)?;
+    let checkpoint = Checkpoint::open_folder(&model.config.transformer_folder(folder))?;
     let mut used: Vec<_> = model.encoder.tensors().into_iter().cloned().collect();
     for name in checkpoint
         .names()
@@ -120,10 +132,12 @@ pub fn verify(folder: impl AsRef<Path>) -> Result<Report> {
         used.push(checkpoint.any(name)?);
     }
     used.par_iter().try_for_each(|tensor| tensor.check_finite())?;
-    let names: HashSet<&str> = used.iter().map(Tensor::name).collect();
-    let unused = checkpoint.names().filter(|name| !names.contains(name));
+    let names: HashSet<String> = used.iter().map(|tensor| tensor.name().to_owned()).collect();
+    let unused = checkpoint.names().filter(|name| !names.contains(*name));
     let mut unused: Vec<String> = unused.map(str::to_owned).collect();
     unused.sort();
+    // They were read, and found finite, when the model was opened.
+    used.extend(model.head_tensors);
     Ok(Report {
         tensors: used.len(),
         parameters: used.iter().map(|t| t.len()).sum(),

@@ -10,7 +10,7 @@ mod settings;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use tokenizers::{Encoding, ModelWrapper, Tokenizer};
+use tokenizers::{Encoding, ModelWrapper, NormalizerWrapper, Tokenizer};
 
 use self::cut::Cuts;
 use self::settings::Settings;
@@ -62,8 +62,9 @@ pub struct Tokens {
 }
 
 impl TextPipeline {
-    /// Opens a folder's `tokenizer.json`; `None` where there is none (such a model takes ids).
-    pub fn open(folder: &Path) -> Result<Option<TextPipeline>> {
+    /// Opens a folder's `tokenizer.json`; `None` where there is none (such a model takes ids). With `lower_case`, texts are
+    /// put into lower case first; special tokens, which are found before that, keep their case.
+    pub fn open(folder: &Path, lower_case: bool) -> Result<Option<TextPipeline>> {
         let path = folder.join("tokenizer.json");
         if !file::is_present(&path) {
             return Ok(None);
@@ -71,9 +72,20 @@ impl TextPipeline {
         let bytes = file::read(&path, file::TOKENIZER_LIMIT)?;
         let refused =
             |problem: String| Error::model(&path, format!("is not a tokenizer that can be read: {problem}"));
-        let settings = Settings::read(&bytes).map_err(refused)?;
+        let mut settings = Settings::read(&bytes).map_err(refused)?;
         let mut tokenizer =
             fenced(|| Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string())).map_err(refused)?;
+        if lower_case && settings.add_lower_case() {
+            let normalizer = serde_json::from_value(settings.normalizer.clone());
+            let normalizer: NormalizerWrapper = normalizer.map_err(|e| refused(e.to_string()))?;
+            let changed = fenced(|| {
+                tokenizer
+                    .with_normalizer(Some(normalizer))
+                    .map_err(|e| e.to_string())
+                    .map(|_| ())
+            });
+            changed.map_err(refused)?;
+        }
         // A file may carry the settings of whoever saved it; cutting is done here, padding never.
         tokenizer.with_padding(None);
         tokenizer
@@ -158,7 +170,7 @@ impl TextPipeline {
                     &encoding,
                     skipped,
                     &behind_letter,
-                    points - letters.min(points),
+                    points - letters,
                     prompt_points,
                 );
                 points += part.chars().count();
@@ -167,6 +179,13 @@ impl TextPipeline {
         }
         append_specials(&mut tokens, &self.trailing);
         Ok(tokens)
+    }
+
+    /// Tokens of a prompt alone, with the special tokens before it but not those after it, of which sentence-transformers
+    /// takes away one.
+    pub fn prompt_tokens(&self, prompt: &str, limit: usize) -> Result<usize> {
+        let tokens = self.tokenize(prompt, "", false, Some(limit))?.ids.len();
+        Ok(tokens.min(limit) - usize::from(!self.trailing.is_empty()))
     }
 
     fn encode(&self, text: &str, specials: bool, offsets: bool) -> Result<Encoding> {

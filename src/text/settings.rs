@@ -3,7 +3,7 @@
 
 use base64::Engine as _;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cut::{AddedToken, kind, steps};
 
@@ -36,6 +36,21 @@ impl Settings {
             .into_iter()
             .try_for_each(check_template)?;
         Ok(settings)
+    }
+
+    /// Puts a step that makes lower case before the others, unless one of them does so by itself; whether it did.
+    pub fn add_lower_case(&mut self) -> bool {
+        let old = match (kind(&self.normalizer), &self.normalizer) {
+            (_, Value::Null) => Vec::new(),
+            ("Sequence", normalizer) => normalizer["normalizers"].as_array().cloned().unwrap_or_default(),
+            (_, normalizer) => vec![normalizer.clone()],
+        };
+        if old.iter().any(|step| kind(step) == "Lowercase") {
+            return false;
+        }
+        let steps: Vec<Value> = [json!({"type": "Lowercase"})].into_iter().chain(old).collect();
+        self.normalizer = json!({"type": "Sequence", "normalizers": steps});
+        true
     }
 
     /// A chain of replacements may multiply the text in every step.

@@ -8,6 +8,7 @@ mod common;
 mod config;
 mod files;
 mod folder;
+mod heads;
 mod numbers;
 mod requests;
 mod settings;

@@ -204,7 +204,7 @@ fn settings_of_sentence_transformers_are_known_or_refused() {
         ("1_Pooling/config.json", "pooling_mode_cls_token", json!(1)),
         ("1_Pooling/config.json", "include_prompt", json!(0)),
         ("1_Pooling/config.json", "pooling_mode_of_tomorrow", json!(true)),
-        ("1_Pooling/config.json", "pooling_mode", json!(["mean", "cls"])),
+        ("1_Pooling/config.json", "pooling_mode", json!(["mean", "sum"])),
         (
             "2_Normalize/config.json",
             "module_input_name",
@@ -232,7 +232,7 @@ fn settings_of_sentence_transformers_are_known_or_refused() {
         ("pooled twice", json!([&transformer, &pooling, &pooling])),
         (
             "elsewhere",
-            json!([module("Transformer", "0_Transformer"), &pooling]),
+            json!([module("Transformer", "../0_Transformer"), &pooling]),
         ),
         ("another kind", json!([module("MLMTransformer", ""), &pooling])),
         ("no type", json!([{"path": ""}])),

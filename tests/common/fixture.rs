@@ -1,13 +1,14 @@
 //! The fixtures of `tests/golden`, and requests for their cases.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ropeway::{AdapterSelection, Chunking, Embed, Input, Output, Pooling, Request, Vector};
-use safetensors::SafeTensors;
-use serde_json::Value;
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensors, serialize};
+use serde_json::{Map, Value};
 
-use super::paths;
+use super::{Scratch, copy_folder, paths, set_key};
 
 /// Where they are.
 pub fn folder() -> PathBuf {
@@ -33,6 +34,17 @@ impl Fixture {
         self.manifest["cases"].as_array().unwrap()
     }
 
+    /// A file of weights: tensors of the fixture under other names.
+    fn weights(&self, names: &Map<String, Value>) -> Vec<u8> {
+        let tensors = SafeTensors::deserialize(&self.tensors).unwrap();
+        let view = |(name, source): (&String, &Value)| {
+            let tensor = tensors.tensor(source.as_str().unwrap()).unwrap();
+            let view = TensorView::new(Dtype::F32, tensor.shape().to_vec(), tensor.data()).unwrap();
+            (name.clone(), view)
+        };
+        serialize(names.iter().map(view), None).unwrap()
+    }
+
     pub fn tensor(&self, name: &Value) -> Vec<f32> {
         let tensors = SafeTensors::deserialize(&self.tensors).unwrap();
         let data = tensors.tensor(name.as_str().unwrap()).unwrap().data().to_vec();
@@ -40,6 +52,46 @@ impl Fixture {
             .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
             .collect()
     }
+}
+
+/// The folder of a case of `folders`: its base with other files, and with the transformer's in a folder of their own where
+/// it says so.
+pub fn folder_of(fixture: &Fixture, case: &Value) -> Scratch {
+    let scratch = Scratch::empty();
+    copy_folder(&folder().join(case["base"].as_str().unwrap()), scratch.path());
+    for (name, content) in case["files"].as_object().unwrap() {
+        let path = scratch.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        match content {
+            Value::Null => fs::remove_file(path).unwrap(),
+            Value::Object(keys) if ["config.json", "tokenizer_config.json"].contains(&name.as_str()) => {
+                keys.iter()
+                    .for_each(|(key, value)| set_key(&path, key, value.clone()));
+            }
+            Value::Object(tensors) if name.ends_with(".safetensors") => {
+                fs::write(path, fixture.weights(tensors)).unwrap();
+            }
+            content => fs::write(path, content.to_string()).unwrap(),
+        }
+    }
+    if let Some(subfolder) = case["transformer"].as_str() {
+        move_transformer(scratch.path(), subfolder);
+    }
+    scratch
+}
+
+fn move_transformer(folder: &Path, subfolder: &str) {
+    fs::create_dir(folder.join(subfolder)).unwrap();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let of_all = ["modules.json", "config_sentence_transformers.json"];
+        if entry.file_type().unwrap().is_file() && !of_all.iter().any(|name| entry.file_name() == *name) {
+            fs::rename(entry.path(), folder.join(subfolder).join(entry.file_name())).unwrap();
+        }
+    }
+    let path = folder.join("modules.json");
+    let mut modules: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    modules[0]["path"] = subfolder.into();
+    fs::write(path, modules.to_string()).unwrap();
 }
 
 pub fn numbers(value: &Value) -> Vec<usize> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use model_maker::{Family, Layout, ModelSpec};
 
+use crate::common::fixture::{Fixture, folder_of};
 use crate::common::{model, tiny};
 use crate::run::{embed, refused};
 use crate::stand_in::{Hub, Reply, always, commit, read_folder};
@@ -94,6 +95,25 @@ fn shards_and_subfolders_are_downloaded() {
         let link = fs::read_link(hub.snapshot().join(wanted)).unwrap();
         assert!(link.starts_with("../../../blobs"), "{}", link.display());
         assert!(hub.parts().is_empty());
+    }
+}
+
+/// Weights of modules after pooling, and a transformer in a folder of its own.
+#[test]
+fn modules_are_downloaded_with_their_weights() {
+    let fixture = Fixture::open("folders");
+    for (name, wanted) in [
+        ("dense after two poolings", "2_Dense/model.safetensors"),
+        ("transformer in a folder", "0_Transformer/tokenizer.json"),
+    ] {
+        let case = fixture.cases().iter().find(|case| case["name"] == name).unwrap();
+        let folder = folder_of(&fixture, case);
+        let hub = Hub::of(read_folder(folder.path()));
+        let fetched = hub.embed("owner/name", &[]).unwrap();
+        assert_eq!(fetched.bits, embed(folder.path()).unwrap(), "{name}");
+        assert!(hub.requests(wanted) > 0, "{name}");
+        let offline = hub.embed("owner/name", &[("HF_HUB_OFFLINE", "1")]).unwrap();
+        assert_eq!(offline.bits, fetched.bits, "{name}");
     }
 }
 

@@ -53,7 +53,7 @@ def random_ids(length, vocabulary, seed):
 def jina4(vocabulary):
     return [
         Case(f"jina4, 1 × {length} tokens", "jina4", [{"input_ids": random_ids(length, vocabulary, length)}], length)
-        for length in (128, 512, 2048)
+        for length in (16, 128, 512, 2048)
     ]
 
 

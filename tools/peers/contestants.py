@@ -1,4 +1,5 @@
-"""The peers: PyTorch (sentence-transformers, transformers) and ONNX Runtime, each in float32 and set up to be fast."""
+"""The peers: PyTorch (sentence-transformers, transformers) and ONNX Runtime, each set up to be fast; in float32, or narrow:
+PyTorch in bf16, ONNX Runtime in int8."""
 
 import os
 import warnings
@@ -56,6 +57,18 @@ def export_minilm(folder, path):
     unfinished.replace(path)
 
 
+def quantise(path):
+    """A copy in int8: weights per channel, activations as they come; written once."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantised = path.with_suffix(".int8.onnx")
+    if not quantised.exists():
+        unfinished = path.with_suffix(".int8.unfinished")
+        quantize_dynamic(str(path), str(unfinished), per_channel=True, weight_type=QuantType.QInt8)
+        unfinished.replace(quantised)
+    return quantised
+
+
 def normalised(vectors):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -63,12 +76,17 @@ def normalised(vectors):
 class MiniLm:
     """Text in, normalised vector out, for all contestants."""
 
-    def __init__(self, folder, onnx, threads):
+    def __init__(self, folder, onnx, threads, narrow=False):
         from sentence_transformers import SentenceTransformer
 
         export_minilm(folder, onnx)
+        if narrow:
+            onnx = quantise(onnx)
         self.tokenizer = load_tokenizer(folder)
-        self.torch = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+        self.exact = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+        self.torch = self.exact
+        if narrow:
+            self.torch = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.bfloat16})
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -83,6 +101,11 @@ class MiniLm:
             "PyTorch": [self._with_torch(texts, batch) for batch in by_torch],
             "ONNX Runtime": [self._with_onnx(texts, batch) for batch in by_onnx],
         }
+
+    def reference(self, case):
+        """The vectors in float32."""
+        texts = [row["text"] for row in case.inputs]
+        return self.exact.encode(texts, normalize_embeddings=True, show_progress_bar=False).tolist()
 
     def _with_torch(self, texts, batch):
         def encode():
@@ -117,20 +140,31 @@ class MiniLm:
 class Jina4:
     """Ids in, normalised mean out; base weights, no task."""
 
-    def __init__(self, folder):
-        self.model = transformers.JinaEmbeddingsV3Model.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", add_pooling_layer=False
-        ).eval()
+    def __init__(self, folder, narrow=False):
+        def load(dtype):
+            return transformers.JinaEmbeddingsV3Model.from_pretrained(
+                folder, dtype=dtype, attn_implementation="sdpa", add_pooling_layer=False
+            ).eval()
 
-    def candidates(self, case):
+        self.exact = load(torch.float32)
+        self.model = load(torch.bfloat16) if narrow else self.exact
+
+    def reference(self, case):
+        """The vectors in float32."""
+        return [vector.tolist() for vector in self._encode(self.exact, case)()]
+
+    def _encode(self, model, case):
         rows = [torch.tensor([row["input_ids"]]) for row in case.inputs]
 
         @torch.inference_mode()
         def encode():
-            return [
-                torch.nn.functional.normalize(self.model(input_ids=ids).last_hidden_state[0].mean(dim=0), dim=0).numpy()
-                for ids in rows
-            ]
+            means = [model(input_ids=ids).last_hidden_state[0].float().mean(dim=0) for ids in rows]
+            return [torch.nn.functional.normalize(mean, dim=0).numpy() for mean in means]
+
+        return encode
+
+    def candidates(self, case):
+        encode = self._encode(self.model, case)
 
         run = Contestant("transformers, sdpa", timed(encode), lambda: [vector.tolist() for vector in encode()])
         return {"PyTorch": [run]}

@@ -23,10 +23,10 @@ def peer(name, seconds, error=0.0):
     return Contestant(name, timed(lambda: time.sleep(seconds)), lambda: vectors)
 
 
-def measured(model, error=0.0, tokens=5):
+def measured(model, error=0.0, tokens=5, reference=None):
     case = Case("made up", "none", INPUTS, tokens)
     peers = {"PyTorch": [peer("slow setting", 0.02), peer("fast setting", 0.006, error)]}
-    return cpu.measure(case, model, peers, COMMAND, Namespace(pace=PACE, threads=1))
+    return cpu.measure(case, model, peers, COMMAND, Namespace(pace=PACE, threads=1), reference)
 
 
 def expect_error(model, words):
@@ -47,6 +47,13 @@ def main():
     assert cpu.check(row) == [], cpu.check(row)
 
     assert "cosine" in cpu.check(measured("well", error=0.1))[0]
+    # Held against float32: a peer that is wrong gives no ratio, and ropeway's own vectors are checked.
+    exact = [vector_of(row) for row in INPUTS]
+    row_narrow = measured("well", reference=exact)
+    assert cpu.check(row_narrow) == [] and "ratio" in row_narrow and "differences" not in row_narrow, row_narrow
+    assert "cosine 1.0" in cpu.cell(row_narrow, "ropeway"), cpu.cell(row_narrow, "ropeway")
+    assert "ratio" not in measured("well", error=-0.5, reference=exact)
+    assert "to float32" in cpu.check(measured("wrong", reference=exact))[0]
     assert "tokens" in cpu.check(measured("well", tokens=6))[0]
     nan = compare([[1.0, math.nan], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]])
     assert math.isnan(nan["max_abs"]) or not nan["cosine"] >= cpu.LEAST_COSINE, nan

@@ -60,7 +60,7 @@ fn entries(bytes: &[u8]) -> Vec<(u32, f32)> {
 }
 
 /// Reads everything back, the factors of the embedding tables too.
-fn check(context: &Context, config: &ModelConfig, precision: Precision, resident: &DeviceAdapters) {
+fn check(context: &Context, config: &ModelConfig, precision: Half, resident: &DeviceAdapters) {
     for (layer, site) in (0..config.num_hidden_layers).flat_map(|layer| Site::ALL.map(|site| (layer, site))) {
         let expected = Expected::new(
             config,
@@ -138,7 +138,7 @@ fn peft(name: &str, folder: &str, config: &ModelConfig) -> Adapter {
 fn adapters_come_and_go_and_keep_their_places() {
     let Some(context) = context() else { return };
     let Model { config, adapters, .. } = model("jina-hub");
-    for precision in [Precision::Bf16, Precision::F16] {
+    for precision in [Half::Bf16, Half::F16] {
         let new = |table: &AdapterTable, previous| {
             let resident = DeviceAdapters::new(&context, &config, precision, table, previous).unwrap();
             check(&context, &config, precision, &resident);
@@ -210,13 +210,13 @@ fn another_adapter_of_the_same_name_is_another() {
     table
         .add(peft("mine", "jina-native/separation", &config))
         .unwrap();
-    let first = DeviceAdapters::new(&context, &config, Precision::Bf16, &table, None).unwrap();
+    let first = DeviceAdapters::new(&context, &config, Half::Bf16, &table, None).unwrap();
     table.remove("mine").unwrap();
     table
         .add(peft("mine", "jina-native/classification", &config))
         .unwrap();
-    let second = DeviceAdapters::new(&context, &config, Precision::Bf16, &table, Some(&first)).unwrap();
-    check(&context, &config, Precision::Bf16, &second);
+    let second = DeviceAdapters::new(&context, &config, Half::Bf16, &table, Some(&first)).unwrap();
+    check(&context, &config, Half::Bf16, &second);
 }
 
 #[test]
@@ -226,14 +226,14 @@ fn parts_of_queries_and_values_leave_the_others_alone() {
     let mut table = AdapterTable::default();
     table.add(peft("one", "bert/user", &config)).unwrap();
     table.add(peft("two", "bert/user", &config)).unwrap();
-    let resident = DeviceAdapters::new(&context, &config, Precision::F16, &table, None).unwrap();
+    let resident = DeviceAdapters::new(&context, &config, Half::F16, &table, None).unwrap();
     // Rank 6 for each of q and v, twice; the projection once; nothing in the feed-forward layers.
     assert_eq!(
         Site::ALL.map(|site| resident.ranges[site as usize].total),
         [32, 16, 0, 0]
     );
     assert_eq!(resident.embed(), 0);
-    check(&context, &config, Precision::F16, &resident);
+    check(&context, &config, Half::F16, &resident);
     let (hidden, columns) = (config.hidden_size, 32);
     let b = numbers(&download(
         &context,
@@ -255,7 +255,7 @@ fn parts_of_queries_and_values_leave_the_others_alone() {
 /// What a resident of these adapters would hold, without a device.
 fn contents<'a>(
     config: &'a ModelConfig,
-    precision: Precision,
+    precision: Half,
     adapters: &'a [Option<Arc<Adapter>>],
     ranges: &'a [Ranges; 4],
 ) -> (AdapterLayout, Vec<u8>) {
@@ -301,12 +301,12 @@ fn an_adapter_whose_numbers_do_not_fit_spoils_its_own_rows_alone() {
     let ranges = ranges_of(&adapters);
     let huge = 2f32.powi(65);
     for (b, precision, fits) in [
-        (65520.0, Precision::Bf16, true),
-        (65520.0, Precision::F16, false),
-        (LARGEST_B, Precision::Bf16, true),
-        (huge, Precision::Bf16, false),
-        (-huge, Precision::Bf16, false),
-        (f32::MAX, Precision::Bf16, false),
+        (65520.0, Half::Bf16, true),
+        (65520.0, Half::F16, false),
+        (LARGEST_B, Half::Bf16, true),
+        (huge, Half::Bf16, false),
+        (-huge, Half::Bf16, false),
+        (f32::MAX, Half::Bf16, false),
     ] {
         // In layer 1 at out_proj: row 2 of the second adapter's Bᵀ; A may hold what it will.
         let adapter = adapters[1].as_mut().and_then(Arc::get_mut).unwrap();
@@ -358,7 +358,7 @@ fn a_layer_with_less_than_others_has_padding() {
         .map(|adapter| Some(Arc::new(adapter)))
         .collect();
     let ranges = ranges_of(&adapters);
-    let (at, whole) = contents(&config, Precision::Bf16, &adapters, &ranges);
+    let (at, whole) = contents(&config, Half::Bf16, &adapters, &ranges);
     let at = at.linear[1][Site::Fc2 as usize];
     let found = entries(&whole[at.column as usize..][..8 * 16]);
     let slots: Vec<u32> = found.iter().map(|entry| entry.0).collect();

@@ -218,7 +218,7 @@ pub(super) const MODULE: &Table = &[
     ("kwargs", Harmless),
 ];
 
-const POOLING_MODE: &str = "the supported pooling modes are mean, cls and lasttoken";
+const POOLING_MODE: &str = "sentence-transformers has not had it since its version 1.0";
 
 /// `1_Pooling/config.json`.
 pub(super) const POOLING: &Table = &[
@@ -229,13 +229,7 @@ pub(super) const POOLING: &Table = &[
     ("pooling_mode_mean_sqrt_len_tokens", Used),
     ("pooling_mode_mean_tokens", Used),
     ("pooling_mode_weightedmean_tokens", Used),
-    (
-        "include_prompt",
-        Switch(
-            true,
-            "prompts are pooled with the text; mean over all tokens is all there is",
-        ),
-    ),
+    ("include_prompt", Used),
     // The width of the model, which its own file has.
     ("embedding_dimension", Harmless),
     ("word_embedding_dimension", Harmless),
@@ -243,17 +237,27 @@ pub(super) const POOLING: &Table = &[
     ("pooling_mode_hierarchical", Switch(false, POOLING_MODE)),
 ];
 
+const EMBEDDING: &str = "the embedding is what modules after pooling change";
+
 /// `2_Normalize/config.json`.
 pub(super) const NORMALIZE: &Table = &[
-    (
-        "module_input_name",
-        Words(&["sentence_embedding"], "the embedding is what is normalised"),
-    ),
-    (
-        "module_output_name",
-        Words(&["sentence_embedding"], "the embedding is what is normalised"),
-    ),
+    ("module_input_name", Words(&["sentence_embedding"], EMBEDDING)),
+    ("module_output_name", Words(&["sentence_embedding"], EMBEDDING)),
 ];
+
+/// `2_Dense/config.json`.
+pub(super) const DENSE: &Table = &[
+    ("activation_function", Used),
+    ("bias", Used),
+    ("in_features", Used),
+    ("out_features", Used),
+    ("use_residual", Used),
+    ("module_input_name", Words(&["sentence_embedding"], EMBEDDING)),
+    ("module_output_name", Words(&["sentence_embedding"], EMBEDDING)),
+];
+
+/// `2_LayerNorm/config.json`.
+pub(super) const LAYER_NORM: &Table = &[("dimension", Used)];
 
 const ARGUMENTS: &str = "arguments that are passed on when the model is loaded are not";
 const QUERIES: &str =
@@ -263,13 +267,7 @@ const OUTPUT: &str = "an embedding is made of the last layer's tokens";
 /// `sentence_bert_config.json` and its older names.
 pub(super) const TRANSFORMER: &Table = &[
     ("max_seq_length", Used),
-    (
-        "do_lower_case",
-        Switch(
-            false,
-            "lower case is not made outside of the tokenizer; let the normalizer of tokenizer.json do it",
-        ),
-    ),
+    ("do_lower_case", Used),
     ("config_args", Object(LOADING)),
     ("config_kwargs", Object(LOADING)),
     ("model_args", Object(LOADING)),
@@ -346,7 +344,10 @@ mod tests {
             Family::JinaV3,
             Family::JinaV3Native,
         ];
-        let other: [&[&Table]; 6] = [
+        let other: [&[&Table]; 9] = [
+            &[NORMALIZE],
+            &[DENSE],
+            &[LAYER_NORM],
             &[ROPE],
             &[MODULE],
             &[POOLING],

@@ -2,19 +2,26 @@
 //! say, in one struct, whatever the family calls it. Every number is checked here, so that the
 //! rest of the engine can rely on it.
 
+mod decision;
 mod keys;
+mod modules;
 mod sentence;
 mod tasks;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::error::{Result, list};
+use crate::error::{Error, Result, list};
+use crate::model::file;
 use crate::model::settings::{Settings, read_json};
 use crate::request::Pooling;
+pub use decision::{Decision, Overruled, Source};
+use modules::Modules;
+pub use modules::{Activation, HeadModule};
 use sentence::SentenceTransformers;
+#[cfg(feature = "hub")]
 pub(crate) use sentence::TRANSFORMER_FILES;
 pub(crate) use tasks::jina_adapter_folder;
 use tasks::tasks;
@@ -110,7 +117,7 @@ pub struct ModelConfig {
     pub family: Family,
     /// Tokens of the vocabulary.
     pub vocab_size: usize,
-    /// Width of the residual stream, and of the full embedding.
+    /// Width of the residual stream. That of the full embedding is [`embedding_size`](Self::embedding_size).
     pub hidden_size: usize,
     /// Encoder layers.
     pub num_hidden_layers: usize,
@@ -140,10 +147,24 @@ pub struct ModelConfig {
     pub lora_alpha: f32,
     /// Prefix of inputs that name no task (sentence-transformers' default prompt).
     pub default_prompt: String,
-    /// The model's own pooling.
-    pub pooling: Pooling,
+    /// The model's own pooling: one mode, or several whose vectors are concatenated in this order.
+    pub pooling: Vec<Pooling>,
+    /// Whether the tokens of a prompt are pooled with those of the text.
+    pub include_prompt: bool,
+    /// What becomes of the pooled vector, before it is cut and normalised.
+    pub head: Vec<HeadModule>,
     /// Whether the model normalises its embeddings.
     pub normalize: bool,
+    /// Whether texts are put into lower case before the tokenizer's own normalizer; special tokens keep their case.
+    pub do_lower_case: bool,
+    /// The folder of configuration, weights and tokenizer in the model's; empty: they are in it.
+    pub transformer: String,
+    /// See [`decisions`](Self::decisions).
+    pub(crate) decisions: Vec<Decision>,
+    /// The transformer module's file that was read.
+    pub(crate) transformer_file: Option<&'static str>,
+    /// Folders of modules whose `config.json` was read.
+    pub(crate) modules: Vec<String>,
     /// See [`unknown_settings`](Self::unknown_settings).
     pub(crate) unknown: Vec<String>,
 }
@@ -156,6 +177,8 @@ mod limit {
     pub const LAYERS: usize = 1 << 10;
     pub const FFN: usize = 1 << 18;
     pub const POSITIONS: usize = 1 << 20;
+    /// Of several pooled vectors, concatenated.
+    pub const POOLED: usize = 8 * HIDDEN;
     pub const TYPES: usize = 1 << 10;
     pub const RANK: usize = 1 << 12;
     /// Positions times head size: 1 GiB of sines and cosines.
@@ -169,13 +192,30 @@ impl ModelConfig {
     /// [`Error::Io`](crate::Error::Io) and [`Error::Model`](crate::Error::Model), with the file and what was wanted of it.
     pub fn read(folder: impl AsRef<Path>) -> Result<ModelConfig> {
         let folder = folder.as_ref();
-        let path = folder.join("config.json");
+        let modules = Modules::read(folder)?;
+        let transformer = modules
+            .as_ref()
+            .map_or("", |modules| modules.transformer.as_str());
+        let path = subfolder(folder, transformer).join("config.json");
         let json = read_json(&path)?;
         let config = Settings::new(&path, &json)?;
         let family = family(&config)?;
         let mut unknown = file_keys("config.json", &config.check(keys::config(family))?);
-        let sentence = SentenceTransformers::read(folder)?;
+        let sentence = SentenceTransformers::read(folder, modules.as_ref())?;
+        let has_modules = modules.is_some();
+        let Modules {
+            transformer,
+            pooling: module_pooling,
+            include_prompt,
+            head,
+            normalize,
+            folders,
+            unknown: of_modules,
+            mut decisions,
+        } = modules.unwrap_or_else(Modules::of_transformer);
+        unknown.extend(of_modules);
         unknown.extend(sentence.unknown.iter().cloned());
+        decisions.extend(sentence.decisions.iter().cloned());
         let jina = matches!(family, Family::JinaV3 | Family::JinaV3Native);
 
         let hidden_size = config.size("hidden_size", limit::HIDDEN)?;
@@ -239,7 +279,8 @@ impl ModelConfig {
             )));
         }
         let table = rows - first;
-        let max_tokens = sentence.max_tokens.map_or(table, |limit| limit.min(table));
+        let (max_tokens, limit) = longest_input(&sentence, rows, table);
+        decisions.insert(0, limit);
         if max_tokens < 3 {
             return Err(config.error(format!(
                 "inputs of at most {max_tokens} tokens leave no room for text"
@@ -251,16 +292,18 @@ impl ModelConfig {
                 "truncate_dim is {size}; set it to null and ask for `dimensions` with each request instead"
             )));
         }
-        let (tasks, lora_rank, lora_alpha) = tasks(&config, folder, family, &sentence)?;
-        let matryoshka = matryoshka(&config, family, hidden_size)?;
-        let pooler = match config.get("emb_pooler") {
-            None => Pooling::Mean,
-            Some(word) if word == "mean" => Pooling::Mean,
-            Some(word) if word == "cls" => Pooling::Cls,
-            Some(other) => {
-                return Err(config.error(format!("emb_pooler is {other}; wanted null, \"mean\" or \"cls\"")));
-            }
-        };
+        let adapters = subfolder(folder, &transformer);
+        let (tasks, lora_rank, lora_alpha) = tasks(&config, &adapters, family, &sentence)?;
+        let pooling = pooling(&config, module_pooling, &mut decisions)?;
+        let embedding_size = widths(&path, hidden_size * pooling.len(), &head)?;
+        let matryoshka = matryoshka(&config, family, embedding_size)?;
+        if !has_modules {
+            decisions.push(Decision {
+                note: "what is taken without modules.json",
+                ..Decision::new("normalisation", "yes")
+            });
+        }
+        decisions.push(sentence.default_prompt_decision());
         if !unknown.is_empty() {
             let settings = list(&unknown);
             tracing::warn!(folder = %folder.display(), %settings, "settings that are not known, so that it is not known either whether they change the vectors");
@@ -287,8 +330,15 @@ impl ModelConfig {
             lora_rank,
             lora_alpha,
             default_prompt: sentence.default_prompt(),
-            pooling: sentence.pooling.unwrap_or(pooler),
-            normalize: sentence.normalize.unwrap_or(true),
+            pooling,
+            include_prompt,
+            head,
+            normalize,
+            do_lower_case: sentence.do_lower_case,
+            transformer,
+            decisions,
+            modules: folders,
+            transformer_file: sentence.transformer_file,
             unknown,
         })
     }
@@ -298,6 +348,33 @@ impl ModelConfig {
     /// are known to change the vectors, and are not computed, are errors instead.
     pub fn unknown_settings(&self) -> &[String] {
         &self.unknown
+    }
+
+    /// The folder of configuration, weights and tokenizer of the model in `folder`.
+    pub fn transformer_folder(&self, folder: impl AsRef<Path>) -> PathBuf {
+        subfolder(folder.as_ref(), &self.transformer)
+    }
+
+    /// Dimensions of the full embedding: what the last module of [`head`](Self::head) makes, else `hidden_size` for each
+    /// mode of [`pooling`](Self::pooling).
+    pub fn embedding_size(&self) -> usize {
+        self.vector_size(None)
+    }
+
+    /// The same with another pooling than the model's own; of the vector of a token, with [`Pooling::None`].
+    pub fn vector_size(&self, pooling: Option<Pooling>) -> usize {
+        let modes = if pooling.is_some() { 1 } else { self.pooling.len() };
+        let last = match pooling {
+            Some(Pooling::None) => None,
+            _ => self.head.iter().rev().find_map(HeadModule::widths),
+        };
+        last.map_or(self.hidden_size * modes, |(_, out)| out)
+    }
+
+    /// The decisions that the files of settings make, each with the file and key that it comes from and what it overrules.
+    /// [`explain`](Self::explain) has all there are.
+    pub fn decisions(&self) -> &[Decision] {
+        &self.decisions
     }
 
     /// Whether queries and keys are rotated.
@@ -365,15 +442,115 @@ fn rope_theta(config: &Settings<'_>, path: &Path) -> Result<f64> {
     }
 }
 
-fn matryoshka(config: &Settings<'_>, family: Family, hidden_size: usize) -> Result<Vec<usize>> {
+/// A folder in a folder; `sub` may be empty.
+fn subfolder(folder: &Path, sub: &str) -> PathBuf {
+    match sub {
+        "" => folder.to_owned(),
+        sub => folder.join(sub),
+    }
+}
+
+/// The longest input, in a model with `rows` positions of which texts can have `table`.
+fn longest_input(sentence: &SentenceTransformers, rows: usize, table: usize) -> (usize, Decision) {
+    let name = "longest input";
+    let positions = Source::new("config.json", "max_position_embeddings");
+    match Decision::first(name, sentence.limits.clone()) {
+        Some((tokens, mut decision)) if tokens <= table => {
+            decision.overruled.push(positions.with(rows));
+            (tokens, decision)
+        }
+        found => {
+            // The largest of them all, as there are no more positions.
+            let (limit, mut overruled) = found.map_or((None, Vec::new()), |(tokens, decision)| {
+                let limit = decision.source.map(|source| source.with(tokens));
+                (limit, decision.overruled)
+            });
+            overruled.splice(0..0, limit);
+            let decision = Decision {
+                source: Some(positions),
+                note: if rows == table {
+                    ""
+                } else {
+                    "less those before the first token's"
+                },
+                overruled,
+                ..Decision::new(name, table.to_string())
+            };
+            (table, decision)
+        }
+    }
+}
+
+/// The pooling of the modules, else the configuration's, else the mean.
+fn pooling(
+    config: &Settings<'_>,
+    of_modules: Option<Vec<Pooling>>,
+    decisions: &mut Vec<Decision>,
+) -> Result<Vec<Pooling>> {
+    let source = Source::new("config.json", "emb_pooler");
+    let pooler = match config.get("emb_pooler") {
+        None => None,
+        Some(word) if word == "mean" => Some(Pooling::Mean),
+        Some(word) if word == "cls" => Some(Pooling::Cls),
+        Some(other) => {
+            return Err(config.error(format!("emb_pooler is {other}; wanted null, \"mean\" or \"cls\"")));
+        }
+    };
+    if let Some(modes) = of_modules {
+        let decision = decisions.iter_mut().find(|decision| decision.name == "pooling");
+        if let (Some(decision), Some(pooler)) = (decision, pooler) {
+            decision.overruled.push(source.with(pooler.name()));
+        }
+        return Ok(modes);
+    }
+    let mode = pooler.unwrap_or(Pooling::Mean);
+    decisions.push(Decision {
+        source: pooler.map(|_| source),
+        note: if pooler.is_none() {
+            "what is taken where no file says"
+        } else {
+            ""
+        },
+        ..Decision::new("pooling", mode.name())
+    });
+    Ok(vec![mode])
+}
+
+/// Follows a pooled vector's width through the modules; gives that of the embedding.
+fn widths(path: &Path, pooled: usize, head: &[HeadModule]) -> Result<usize> {
+    let mut width = pooled;
+    for (wanted, made) in head.iter().filter_map(HeadModule::widths) {
+        if wanted != width {
+            return Err(Error::model(
+                path,
+                format!(
+                    "a vector has {width} numbers where a module after pooling wants {wanted}; their files are not of one \
+                     model"
+                ),
+            ));
+        }
+        width = made;
+    }
+    Ok(width)
+}
+
+fn optional_json(path: PathBuf) -> Result<Option<(PathBuf, Value)>> {
+    if !file::is_present(&path) {
+        return Ok(None);
+    }
+    let json = read_json(&path)?;
+    Ok(Some((path, json)))
+}
+
+fn matryoshka(config: &Settings<'_>, family: Family, full: usize) -> Result<Vec<usize>> {
     let mut sizes = match config.get("matryoshka_dimensions") {
         None => Vec::new(),
         Some(Value::Array(list)) => list
             .iter()
             .map(|size| match size.as_u64() {
-                Some(n) if n >= 1 && n <= hidden_size as u64 => Ok(n as usize),
+                Some(n) if n >= 1 && n <= full as u64 => Ok(n as usize),
                 _ => Err(config.error(format!(
-                    "matryoshka_dimensions holds {size}; wanted whole numbers from 1 to {hidden_size}"
+                    "matryoshka_dimensions holds {size}; wanted whole numbers from 1 to {full}"
                 ))),
             })
             .collect::<Result<Vec<_>>>()?,
@@ -384,7 +561,7 @@ fn matryoshka(config: &Settings<'_>, family: Family, hidden_size: usize) -> Resu
     // The transformers layout's configuration has no list; the model is the same.
     if sizes.is_empty() && family == Family::JinaV3Native {
         let trained = [32, 64, 128, 256, 512, 768, 1024].into_iter();
-        sizes = trained.filter(|&d| d <= hidden_size).collect();
+        sizes = trained.filter(|&d| d <= full).collect();
     }
     Ok(sizes)
 }

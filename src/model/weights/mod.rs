@@ -102,7 +102,8 @@ impl Checkpoint {
         } else {
             Err(Error::model(
                 folder,
-                "neither model.safetensors nor model.safetensors.index.json is here",
+                "neither model.safetensors nor model.safetensors.index.json is here; other weights (pytorch_model.bin) are \
+                 not read: save the model with safetensors",
             ))
         }
     }
@@ -188,6 +189,11 @@ impl Checkpoint {
     /// All names, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
+    }
+
+    /// The files.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
     }
 
     /// The tensor `name`, whatever its shape.

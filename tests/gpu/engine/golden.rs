@@ -7,7 +7,7 @@ use ropeway::{AdapterSelection, Embed, Encoding, Engine, Output, Precision, Requ
 use serde_json::Value;
 
 use super::device::{Gpu, off};
-use crate::common::fixture::{Fixture, folder, numbers, request, values};
+use crate::common::fixture::{Fixture, folder, folder_of, numbers, request, values};
 use crate::common::paths;
 use crate::exhaustive;
 
@@ -187,6 +187,67 @@ fn mistakes_made_on_purpose_are_seen() {
                 "{mistake} for {}: {off:.1e}",
                 case["name"]
             );
+        }
+    }
+}
+
+/// Poolings that the kernel computes, and modules after pooling, which the host does.
+#[test]
+fn folders_are_read_as_sentence_transformers_reads_them() {
+    let Some(gpu) = Gpu::find().filter(|gpu| gpu.is_first()) else {
+        return;
+    };
+    let fixture = Fixture::open("folders");
+    let some = [
+        "pooling max",
+        "pooling mean_sqrt_len_tokens",
+        "pooling weightedmean",
+        "pooling lasttoken",
+        "two poolings, old",
+        "dense after two poolings",
+        "normalised, dense, layer norm",
+        "lower case",
+        "prompt not pooled, mean, bert",
+        "transformer in a folder, in shards",
+    ];
+    let wanted = |case: &&Value| exhaustive() || some.iter().any(|name| case["name"] == *name);
+    let cases: Vec<&Value> = fixture.cases().iter().filter(wanted).collect();
+    assert!(cases.len() >= some.len());
+    for case in cases {
+        let Ok(engine) = gpu.builder().open(folder_of(&fixture, case).path()) else {
+            continue; // What is refused is so on the CPU.
+        };
+        let texts: Vec<&str> = case["texts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|text| text.as_str().unwrap())
+            .filter(|text| exhaustive() || text.len() < 100)
+            .collect();
+        let Ok(results) = engine.embed(&texts, &Embed::default().normalize(true)) else {
+            continue;
+        };
+        let expected = fixture.tensor(&case["expected"]);
+        let width = engine.config().embedding_size();
+        // Weights and activations of 16 bits, and sums of unlike signs in a dense layer, which lose more.
+        let bar = bar(Precision::Bf16) * if engine.config().head.is_empty() { 1.0 } else { 4.0 };
+        for ((text, result), row) in
+            case["texts"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .zip(0..)
+                .filter_map(|(text, row)| {
+                    let at = texts.iter().position(|wanted| text == *wanted)?;
+                    Some(((text, &results[at]), row))
+                })
+        {
+            let off = off(
+                result.as_f32().unwrap(),
+                &expected[row * width..(row + 1) * width],
+                width,
+            );
+            assert!(off <= bar, "{} of {text}: off by {off:.1e}", case["name"]);
         }
     }
 }

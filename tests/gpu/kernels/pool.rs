@@ -7,8 +7,8 @@ use ropeway::{Encoding, Vector};
 use super::device::{Device, SENTINEL};
 use super::numbers::{Number, Random, Real};
 use super::params::{
-    POOL_BINARY, POOL_F16, POOL_F32, POOL_HEAD_BYTES, POOL_INT8, POOL_MEAN, POOL_NORMALIZE,
-    POOL_SHARED_BYTES, POOL_THREADS, PoolParams, PoolRow,
+    POOL_BINARY, POOL_F16, POOL_F32, POOL_HEAD_BYTES, POOL_INT8, POOL_MAX, POOL_MEAN, POOL_NORMALIZE,
+    POOL_SHARED_BYTES, POOL_SQRT_LEN, POOL_THREADS, POOL_WEIGHTED, PoolParams, PoolRow,
 };
 use super::{Case, exhaustive};
 
@@ -16,7 +16,15 @@ use super::{Case, exhaustive};
 /// maximum.
 const HIDDEN: [usize; 10] = [8, 40, 128, 384, 768, 1024, 1032, 4096, 4104, 8192];
 const ROWS: [usize; 6] = [1, 7, 63, 64, 65, 700];
-const FLAGS: [u32; 4] = [0, POOL_MEAN, POOL_NORMALIZE, POOL_MEAN | POOL_NORMALIZE];
+const FLAGS: [u32; 7] = [
+    0,
+    POOL_MEAN,
+    POOL_NORMALIZE,
+    POOL_MEAN | POOL_NORMALIZE,
+    POOL_MAX | POOL_NORMALIZE,
+    POOL_MEAN | POOL_WEIGHTED,
+    POOL_MEAN | POOL_SQRT_LEN | POOL_NORMALIZE,
+];
 const ENCODINGS: [u32; 4] = [POOL_F16, POOL_INT8, POOL_F32, POOL_BINARY];
 const HEAD: usize = POOL_HEAD_BYTES as usize;
 
@@ -227,17 +235,36 @@ impl<T: Number> Inputs<T> {
     /// The vector, by its definition.
     fn reference<R: Real>(&self, vector: &PoolRow) -> Vec<R> {
         let hidden = self.shape.hidden;
-        let mut x = vec![R::from(0.0); vector.dimensions as usize];
-        for row in vector.first as usize..(vector.first + vector.rows) as usize {
+        let is = |flag| vector.flags & flag != 0;
+        let nothing = if is(POOL_MAX) { f32::NEG_INFINITY } else { 0.0 };
+        let mut x = vec![R::from(nothing); vector.dimensions as usize];
+        let mut weights = 0.0;
+        for row in 0..vector.rows as usize {
+            let weight = if is(POOL_WEIGHTED) { row as f32 + 1.0 } else { 1.0 };
+            weights += weight;
+            let row = vector.first as usize + row;
             for (x, more) in x.iter_mut().zip(&self.x[row * hidden..]) {
-                *x += R::from(more.to_f32());
+                let more = R::from(more.to_f32());
+                if !is(POOL_MAX) {
+                    *x += R::from(weight) * more;
+                } else if Into::<f64>::into(more) > (*x).into() {
+                    *x = more;
+                }
             }
         }
         let divide = |x: &mut Vec<R>, by: R| x.iter_mut().for_each(|x| *x = *x / by);
-        if vector.flags & POOL_MEAN != 0 {
-            divide(&mut x, R::from(vector.rows as f32));
+        if is(POOL_MEAN) {
+            let weights = R::from(weights);
+            divide(
+                &mut x,
+                if is(POOL_SQRT_LEN) {
+                    weights.sqrt()
+                } else {
+                    weights
+                },
+            );
         }
-        if vector.flags & POOL_NORMALIZE != 0 {
+        if is(POOL_NORMALIZE) {
             let mut squares = R::from(0.0);
             x.iter().for_each(|&x| squares += x * x);
             divide(&mut x, squares.sqrt());
@@ -410,7 +437,10 @@ fn poisoned<T: Number>() {
         let (mut inside, mut outside) = (0, 0);
         for (vector, (got, clean)) in inputs.vectors.iter().zip(got.iter().zip(&clean)) {
             let rows = vector.first as usize..(vector.first + vector.rows) as usize;
-            if rows.contains(&row) && vector.dimensions as usize > column {
+            let reads = rows.contains(&row) && vector.dimensions as usize > column;
+            if reads && vector.flags & POOL_MAX != 0 && poison == f32::NEG_INFINITY && rows.len() > 1 {
+                assert_eq!(got.finite, 1, "the largest number is another row's: {vector:?}");
+            } else if reads {
                 assert_eq!(got.finite, 0, "{vector:?}");
                 inside += 1;
             } else {

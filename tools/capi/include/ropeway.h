@@ -111,6 +111,14 @@ typedef enum {
   ROPEWAY_POOLING_CLS = 2,
   // No pooling: one vector per token.
   ROPEWAY_POOLING_NONE = 3,
+  // The last token's vector.
+  ROPEWAY_POOLING_LAST_TOKEN = 4,
+  // The largest number of each dimension.
+  ROPEWAY_POOLING_MAX = 5,
+  // The sum over all tokens, divided by the square root of their number.
+  ROPEWAY_POOLING_MEAN_SQRT_LEN = 6,
+  // The mean with weights: the first token 1, the next 2, and so on.
+  ROPEWAY_POOLING_WEIGHTED_MEAN = 7,
 } ropeway_pooling;
 
 // Whether vectors are divided by their Euclidean norm.
@@ -151,7 +159,8 @@ typedef struct {
   // "auto" (also NULL: a GPU if there is one that can be used, else the CPU), "cpu", "cuda" or
   // "cuda:N". CUDA_VISIBLE_DEVICES selects GPUs by UUID.
   const char *device;
-  // The 16-bit type of weights and activations on a GPU: "bf16" (also NULL) or "f16".
+  // The type of weights and of what products read: "f32" or "bf16" on a CPU, "bf16" or "f16" on a GPU.
+  // NULL: "f32" on a CPU, "bf16" on a GPU.
   const char *precision;
   // What a GPU's results may depend on beside their own input: "invariant" (also NULL), nothing, or
   // "fastest", the rest of the batch.
@@ -344,7 +353,7 @@ ropeway_status ropeway_embed(const ropeway_engine *engine,
 ropeway_status ropeway_validate(const ropeway_engine *engine, const ropeway_request *request);
 
 // Embeds texts, all with the same options (NULL: all defaults), into the caller's matrix of
-// `texts_len` rows of `options->dimensions` floats (0: the model's hidden_size); `matrix_len` is the
+// `texts_len` rows of `options->dimensions` floats (0: the full embedding); `matrix_len` is the
 // number of floats. `text_lens` may be NULL: every text ends with a NUL. If a text fails, its row is
 // NaN, the other rows are good, and the status and ropeway_last_error() are of the first that
 // failed. If the call itself is wrong, the matrix stays as it was.

@@ -119,7 +119,7 @@ pub unsafe extern "C" fn ropeway_engine_info(
                 .fallback_reason
                 .as_ref()
                 .map_or(std::ptr::null(), |text| text.as_ptr()),
-            hidden_size: config.hidden_size,
+            hidden_size: config.embedding_size(),
             max_tokens: config.max_tokens,
             vocab_size: config.vocab_size,
             num_hidden_layers: config.num_hidden_layers,
@@ -170,7 +170,7 @@ pub unsafe extern "C" fn ropeway_validate(
 }
 
 /// Embeds texts, all with the same options (NULL: all defaults), into the caller's matrix of
-/// `texts_len` rows of `options->dimensions` floats (0: the model's hidden_size); `matrix_len` is the
+/// `texts_len` rows of `options->dimensions` floats (0: the full embedding); `matrix_len` is the
 /// number of floats. `text_lens` may be NULL: every text ends with a NUL. If a text fails, its row is
 /// NaN, the other rows are good, and the status and ropeway_last_error() are of the first that
 /// failed. If the call itself is wrong, the matrix stays as it was.
@@ -194,14 +194,16 @@ pub unsafe extern "C" fn ropeway_embed_texts(
         };
         let options = request::read_options(options, "options")?;
         let vectors = options.get_chunks().is_none()
-            && options.get_pooling().unwrap_or(engine.config().pooling) != Pooling::None
+            && options.get_pooling() != Some(Pooling::None)
             && options.get_encoding() == Encoding::F32;
         if !vectors {
             return Err(Failure::argument(
                 "options ask for chunks, for one vector per token or for an encoding; ropeway_embed has these",
             ));
         }
-        let dimensions = options.get_dimensions().unwrap_or(engine.config().hidden_size);
+        let dimensions = options
+            .get_dimensions()
+            .unwrap_or_else(|| engine.config().vector_size(options.get_pooling()));
         if texts_len.checked_mul(dimensions) != Some(matrix_len) {
             return Err(Failure::argument(format!(
                 "matrix_len is {matrix_len}; wanted {texts_len} texts × {dimensions} dimensions"

@@ -137,8 +137,16 @@ pub unsafe fn read_options(options: *const ropeway_embed_options, name: &str) ->
         let prompt = optional(o.prompt, "options.prompt")?;
         (o, read_adapters(&o)?, prompt, read_chunking(&o)?)
     };
-    const POOLINGS: [Option<Pooling>; 4] =
-        [None, Some(Pooling::Mean), Some(Pooling::Cls), Some(Pooling::None)];
+    const POOLINGS: [Option<Pooling>; 8] = [
+        None,
+        Some(Pooling::Mean),
+        Some(Pooling::Cls),
+        Some(Pooling::None),
+        Some(Pooling::LastToken),
+        Some(Pooling::Max),
+        Some(Pooling::MeanSqrtLen),
+        Some(Pooling::WeightedMean),
+    ];
     const ENCODINGS: [Encoding; 5] = [
         Encoding::F32,
         Encoding::F16,

@@ -68,6 +68,14 @@ pub enum ropeway_pooling {
     ROPEWAY_POOLING_CLS = 2,
     /// No pooling: one vector per token.
     ROPEWAY_POOLING_NONE = 3,
+    /// The last token's vector.
+    ROPEWAY_POOLING_LAST_TOKEN = 4,
+    /// The largest number of each dimension.
+    ROPEWAY_POOLING_MAX = 5,
+    /// The sum over all tokens, divided by the square root of their number.
+    ROPEWAY_POOLING_MEAN_SQRT_LEN = 6,
+    /// The mean with weights: the first token 1, the next 2, and so on.
+    ROPEWAY_POOLING_WEIGHTED_MEAN = 7,
 }
 
 /// Whether vectors are divided by their Euclidean norm.
@@ -133,7 +141,8 @@ pub struct ropeway_options {
     /// "auto" (also NULL: a GPU if there is one that can be used, else the CPU), "cpu", "cuda" or
     /// "cuda:N". CUDA_VISIBLE_DEVICES selects GPUs by UUID.
     pub device: *const c_char,
-    /// The 16-bit type of weights and activations on a GPU: "bf16" (also NULL) or "f16".
+    /// The type of weights and of what products read: "f32" or "bf16" on a CPU, "bf16" or "f16" on a GPU.
+    /// NULL: "f32" on a CPU, "bf16" on a GPU.
     pub precision: *const c_char,
     /// What a GPU's results may depend on beside their own input: "invariant" (also NULL), nothing, or
     /// "fastest", the rest of the batch.

@@ -15,11 +15,13 @@ use super::options::RunOptions;
 use super::terminal;
 
 const EXAMPLES: &str = "\
-Every row has its ceiling beside it: the matrix units at the device's highest clock, or a copy measured on it for memory.
+Every row has its ceiling beside it: a GPU's matrix units at its highest clock, a CPU's instructions as measured on registers
+alone, or a copy measured for memory.
 
 Examples:
   ropeway bench kernels --device cuda               every kernel alone, over the model's shapes
   ropeway bench kernels --device cuda --json k.json
+  ropeway bench kernels --device cpu --precision bf16
   ropeway bench adapters --device cuda              rank by rank, up to 16 adapters mixed
   tools/softcuda/run ropeway bench count            without a GPU: what each kernel does, counted
   ropeway bench encoder --device cuda               whole calls: throughput, latency, start-up, memory
@@ -101,6 +103,11 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         What::Count(args) => count::run(run, args.json.as_deref()),
         What::Kernels(args) => {
             let engine = run.open()?;
+            if !engine.on_gpu() && !args.serve {
+                let report = measure::kernels_on_cpu(&engine, args.common.effort())?;
+                args.common.write(&report.json())?;
+                return terminal::print(report.table().as_bytes());
+            }
             if args.serve {
                 return serve_kernels(&KernelBench::new(&engine, args.common.effort())?);
             }

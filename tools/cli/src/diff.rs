@@ -154,10 +154,17 @@ impl Args {
 }
 
 pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
+    let gpu = [args.left, args.right]
+        .iter()
+        .any(|on| on.device() != Device::Cpu);
     let open = |model: Option<&String>, on: On| {
         let mut run = run.clone();
         run.device = on.device();
         run.model = model.cloned().or(run.model);
+        // Beside a GPU, and as float64, the CPU is the reference.
+        if on == On::Naive || on == On::Device(Device::Cpu) && gpu {
+            run.precision = None;
+        }
         run.open()
     };
     let left = open(None, args.left)?;

@@ -149,7 +149,9 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         }
     };
     let columns = {
-        let dimensions = defaults.get_dimensions().unwrap_or(engine.config().hidden_size);
+        let dimensions = defaults
+            .get_dimensions()
+            .unwrap_or_else(|| engine.config().vector_size(defaults.get_pooling()));
         if defaults.get_encoding() == Encoding::Binary {
             dimensions.div_ceil(8)
         } else {

@@ -1,5 +1,7 @@
 //! `ropeway models`: what a model is, whether its files are whole, and getting one.
 
+mod explain;
+
 use std::fs;
 use std::path::Path;
 
@@ -7,9 +9,7 @@ use ropeway::model::Positions;
 use ropeway::{ModelConfig, hub};
 use serde_json::{Value, json};
 
-use crate::jsonl::POOLINGS;
-
-use super::exit::Exit;
+use super::exit::{Exit, one_line};
 use super::options::{Named, RunOptions, download_bar};
 use super::terminal;
 
@@ -17,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   ropeway models info models/all-MiniLM-L6-v2
   ropeway models info jinaai/jina-embeddings-v3 --json
+  ropeway models explain models/all-MiniLM-L6-v2
   ropeway models verify models/all-MiniLM-L6-v2
   ropeway models pull BAAI/bge-small-en-v1.5";
 
@@ -34,6 +35,18 @@ enum Action {
         after_help = "Examples:\n  ropeway models info models/all-MiniLM-L6-v2\n  ropeway models info ORG/NAME --json"
     )]
     Info {
+        #[command(flatten)]
+        model: ModelName,
+
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say of everything that makes a vector what it is, which file and key say so, and what else was found
+    #[command(
+        after_help = "Examples:\n  ropeway models explain models/all-MiniLM-L6-v2\n  ropeway models explain ORG/NAME --json"
+    )]
+    Explain {
         #[command(flatten)]
         model: ModelName,
 
@@ -83,6 +96,7 @@ impl ModelName {
 pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     match args.action {
         Action::Info { model, json } => info(&model.folder(run)?, json),
+        Action::Explain { model, json } => explain(&model.folder(run)?, json),
         Action::Verify { model } => {
             let folder = model.folder(run)?;
             // First, because it says most of a file that is not what the hub has.
@@ -113,6 +127,15 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             terminal::print(format!("{}\n", folder.display()).as_bytes())
         }
     }
+}
+
+fn explain(folder: &Path, as_json: bool) -> Result<(), Exit> {
+    let explanation = ModelConfig::explain(folder)?;
+    let text = match as_json {
+        true => format!("{}\n", explain::json(&explanation, folder)),
+        false => explain::text(&explanation),
+    };
+    terminal::print(text.as_bytes())
 }
 
 fn info(folder: &Path, as_json: bool) -> Result<(), Exit> {
@@ -155,11 +178,10 @@ fn parameters(config: &ModelConfig) -> u64 {
     (rows * config.hidden_size + config.layer_parameters()) as u64
 }
 
-fn pooling(config: &ModelConfig) -> &'static str {
-    let mut words = POOLINGS.iter();
-    words
-        .find(|(_, pooling)| *pooling == config.pooling)
-        .map_or("?", |(word, _)| word)
+/// The model's pooling; several modes joined by `+`.
+fn pooling(config: &ModelConfig) -> String {
+    let names: Vec<&str> = config.pooling.iter().map(|mode| mode.name()).collect();
+    names.join("+")
 }
 
 fn describe(config: &ModelConfig, folder: &Path) -> Value {
@@ -171,6 +193,7 @@ fn describe(config: &ModelConfig, folder: &Path) -> Value {
         "folder": folder.display().to_string(),
         "family": config.family.to_string(),
         "hidden_size": config.hidden_size,
+        "embedding_size": config.embedding_size(),
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,
         "head_dim": config.head_dim,
@@ -198,7 +221,7 @@ fn table(config: &ModelConfig, folder: &Path) -> String {
     let rows = [
         ("folder", folder.display().to_string()),
         ("family", config.family.to_string()),
-        ("dimensions", config.hidden_size.to_string()),
+        ("dimensions", config.embedding_size().to_string()),
         (
             "Matryoshka sizes",
             if config.matryoshka.is_empty() {
@@ -248,13 +271,9 @@ fn table(config: &ModelConfig, folder: &Path) -> String {
     if !config.default_prompt.is_empty() {
         text += &format!("{:width$}  {:?}\n", "default prompt", config.default_prompt);
     }
-    let names = config
-        .tasks
-        .iter()
-        .map(|task| task.name.chars().count())
-        .max()
-        .unwrap_or(0);
-    for (index, task) in config.tasks.iter().enumerate() {
+    let names: Vec<String> = config.tasks.iter().map(|task| one_line(&task.name)).collect();
+    let names_width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    for (index, (task, name)) in config.tasks.iter().zip(&names).enumerate() {
         let head = if index == 0 { "tasks" } else { "" };
         let adapter = if task.adapter { "adapter" } else { "" };
         let prefix = if task.prefix.is_empty() {
@@ -262,7 +281,7 @@ fn table(config: &ModelConfig, folder: &Path) -> String {
         } else {
             format!("{:?}", task.prefix)
         };
-        text += &format!("{head:width$}  {:names$}  {adapter:7}  {prefix}\n", task.name);
+        text += &format!("{head:width$}  {name:names_width$}  {adapter:7}  {prefix}\n");
     }
     text
 }

@@ -30,9 +30,10 @@ pub struct RunOptions {
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub device: Device,
 
-    /// On a GPU, the 16-bit type of weights and activations: bf16 or f16
-    #[arg(long, global = true, default_value_t, value_name = "TYPE")]
-    pub precision: Precision,
+    /// Type of the weights and of what products read: f32 or bf16 on the CPU, bf16 or f16 on a GPU
+    /// [default: f32 on the CPU, bf16 on a GPU]
+    #[arg(long, global = true, value_name = "TYPE")]
+    pub precision: Option<Precision>,
 
     /// On a GPU: invariant, where a result depends on its own input alone, or fastest, where it may depend on its batch
     #[arg(long, global = true, default_value_t, value_name = "CLASS")]
@@ -84,9 +85,11 @@ impl RunOptions {
         let model = self.model()?;
         let mut builder = Engine::builder()
             .device(self.device)
-            .precision(self.precision)
             .numerics(self.numerics)
             .offline(self.offline);
+        if let Some(precision) = self.precision {
+            builder = builder.precision(precision);
+        }
         if let Some(threads) = self.threads {
             builder = builder.threads(threads);
         }
@@ -163,7 +166,7 @@ pub struct EmbedOptions {
     pub size: SizeOptions,
 
     /// How token vectors become one; none: one vector per token [default: the model's own]
-    #[arg(long, value_name = "mean|cls|lasttoken|none", value_parser = pooling)]
+    #[arg(long, value_name = "mean|cls|lasttoken|max|mean_sqrt_len_tokens|weightedmean|none", value_parser = pooling)]
     pub pooling: Option<Pooling>,
 
     /// Divide by the Euclidean norm, even if the model does not

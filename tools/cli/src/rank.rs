@@ -126,11 +126,21 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     }
     let Search {
         best,
+        inputs,
         failed,
         progress,
         ..
     } = search;
     drop(progress);
+    if engine.truncated() > 0 && !run.quiet {
+        exit::note(&format!(
+            "{} of {} texts, the query among them, were longer than the model's limit of {} tokens and are ranked by their \
+             start alone; split them to rank all of a text",
+            engine.truncated(),
+            inputs + 1,
+            engine.config().max_tokens
+        ));
+    }
     print(best.in_order())?;
     match failed {
         0 => Ok(()),

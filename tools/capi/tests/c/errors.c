@@ -152,7 +152,7 @@ static void wrong_requests(const ropeway_engine *engine) {
         {ROPEWAY_ERROR_ARGUMENT, "options.struct_size is 0; set it to sizeof(ropeway_embed_options)",
          {TEXT("x"), .options = &(const ropeway_embed_options){.task = "separation"}}},
         {ROPEWAY_ERROR_ARGUMENT, "options.reserved", {TEXT("x"), .options = OPTIONS(.reserved = 1)}},
-        {ROPEWAY_ERROR_ARGUMENT, "options.pooling is 4", {TEXT("x"), .options = OPTIONS(.pooling = 4)}},
+        {ROPEWAY_ERROR_ARGUMENT, "options.pooling is 8", {TEXT("x"), .options = OPTIONS(.pooling = 8)}},
         {ROPEWAY_ERROR_ARGUMENT, "options.normalize is -1", {TEXT("x"), .options = OPTIONS(.normalize = -1)}},
         {ROPEWAY_ERROR_ARGUMENT, "options.chunking is 9", {TEXT("x"), .options = OPTIONS(.chunking = 9)}},
         {ROPEWAY_ERROR_ARGUMENT, "options.encoding is 5", {TEXT("x"), .options = OPTIONS(.encoding = 5)}},

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::exit::is_hidden;
+use crate::exit::one_line;
 
 use super::id::{Id, LONGEST_ID};
 use super::{LineEntries, Pairs};
@@ -247,6 +247,9 @@ pub const POOLINGS: &[(&str, Pooling)] = &[
     ("mean", Pooling::Mean),
     ("cls", Pooling::Cls),
     ("lasttoken", Pooling::LastToken),
+    ("max", Pooling::Max),
+    ("mean_sqrt_len_tokens", Pooling::MeanSqrtLen),
+    ("weightedmean", Pooling::WeightedMean),
     ("none", Pooling::None),
 ];
 
@@ -319,15 +322,8 @@ fn wrong(key: &str, wanted: &str, raw: &RawValue) -> String {
 /// The beginning of a text of the user's, on one line whatever is in it.
 fn shorten(text: &str) -> String {
     const LENGTH: usize = 60;
-    let mut start = String::new();
-    for c in text.chars().take(LENGTH) {
-        match is_hidden(c) {
-            true => start.extend(c.escape_default()),
-            false => start.push(c),
-        }
+    match text.char_indices().nth(LENGTH) {
+        Some((end, _)) => one_line(&text[..end]) + "…",
+        None => one_line(text),
     }
-    if text.chars().nth(LENGTH).is_some() {
-        start.push('…');
-    }
-    start
 }

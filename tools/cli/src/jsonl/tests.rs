@@ -211,8 +211,8 @@ fn bad_lines_say_what_is_wrong_and_keep_their_id() {
             "key `dimensions`: wanted a whole number, got 1.5",
         ),
         (
-            r#"{"text": "a", "pooling": "max"}"#,
-            r#"key `pooling`: wanted "mean", "cls", "lasttoken", "none", got "max""#,
+            r#"{"text": "a", "pooling": "median"}"#,
+            r#"key `pooling`: wanted "mean", "cls", "lasttoken", "max", "mean_sqrt_len_tokens", "weightedmean", "none", got "median""#,
         ),
         (
             r#"{"text": "a", "spans": [[1, 2, 3]]}"#,

@@ -3,6 +3,7 @@
 //! | | |
 //! |---|---|
 //! | [`kernels`] | every kernel of a pass alone, over the shapes of the model |
+//! | [`kernels_on_cpu`] | every step of a pass on the CPU, within the pass, beside measured ceilings |
 //! | [`count`](count()) | what each kernel does, counted under softcuda: no times |
 //! | [`adapters`] | what adapters cost: K-extended and separate products over merged weights |
 //! | [`encoder`] | whole calls: throughput, latency by its parts, start-up, memory |
@@ -21,6 +22,7 @@ mod count;
 mod encoder;
 mod host;
 mod kernels;
+mod kernels_cpu;
 mod report;
 mod serve;
 
@@ -29,6 +31,7 @@ pub use ceiling::Ceilings;
 pub use count::{COUNTERS, count};
 pub use encoder::{encoder, encoder_fastest, encoder_on_cpu, encoder_table, first_vector, startup};
 pub use kernels::{KernelBench, kernels};
+pub use kernels_cpu::kernels_on_cpu;
 pub use report::Report;
 pub use serve::Serving;
 

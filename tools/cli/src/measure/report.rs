@@ -83,9 +83,23 @@ pub enum Bound {
     /// The matrix units.
     #[serde(rename = "tensor cores")]
     TensorCores,
+    /// A CPU's instructions.
+    #[serde(rename = "arithmetic")]
+    Arithmetic,
     /// The device's memory.
     #[serde(rename = "memory")]
     Memory,
+}
+
+impl Bound {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bound::TensorCores => "tensor cores",
+            Bound::Arithmetic => "arithmetic",
+            Bound::Memory => "memory",
+        }
+    }
 }
 
 /// Times of one thing that was run several times, in µs.
@@ -215,42 +229,43 @@ impl Report {
 
     /// For people: the head, and the rows as a Markdown table.
     pub fn table(&self) -> String {
-        let number = |x: Option<f64>, digits: usize| x.map_or("–".into(), |x| format!("{x:.digits$}"));
-        let mut rows = vec![
-            [
-                "case",
-                "shape",
-                "µs: median",
-                "min–max",
-                "TFLOP/s",
-                "GB/s",
-                "bound",
-                "of bound",
-                "note",
-            ]
-            .map(String::from),
-        ];
-        for row in &self.rows {
-            let Micros { median, min, max, .. } = row.micros;
-            rows.push([
-                row.case.clone(),
-                row.shape.clone(),
-                format!("{median:.1}"),
-                format!("{min:.1}–{max:.1}"),
-                number(row.tflops, 1),
-                number(row.gb_per_s, 0),
-                match row.bound {
-                    Some(Bound::TensorCores) => "tensor cores".into(),
-                    Some(Bound::Memory) => "memory".into(),
-                    None => "–".into(),
-                },
-                row.fraction_of_bound
-                    .map_or("–".into(), |x| format!("{:.0} %", 100.0 * x)),
-                row.note.clone().unwrap_or_default(),
-            ]);
-        }
-        self.head() + "\n" + &markdown(&rows)
+        self.head() + "\n" + &rows_table(&self.rows)
     }
+}
+
+/// Rows as a Markdown table.
+pub fn rows_table(measured: &[Row]) -> String {
+    let number = |x: Option<f64>, digits: usize| x.map_or("–".into(), |x| format!("{x:.digits$}"));
+    let mut rows = vec![
+        [
+            "case",
+            "shape",
+            "µs: median",
+            "min–max",
+            "TFLOP/s",
+            "GB/s",
+            "bound",
+            "of bound",
+            "note",
+        ]
+        .map(String::from),
+    ];
+    for row in measured {
+        let Micros { median, min, max, .. } = row.micros;
+        rows.push([
+            row.case.clone(),
+            row.shape.clone(),
+            format!("{median:.1}"),
+            format!("{min:.1}–{max:.1}"),
+            number(row.tflops, 1),
+            number(row.gb_per_s, 0),
+            row.bound.map_or("–", Bound::name).into(),
+            row.fraction_of_bound
+                .map_or("–".into(), |x| format!("{:.0} %", 100.0 * x)),
+            row.note.clone().unwrap_or_default(),
+        ]);
+    }
+    markdown(&rows)
 }
 
 /// A Markdown table whose columns stand below one another; the first row is the heads.

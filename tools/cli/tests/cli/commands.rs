@@ -24,7 +24,10 @@ fn wrong_flags_end_the_run_before_it_starts() {
             &["embed", "x", "--adapters", "separation=1", "--task", "separation"],
             &["--task", "ropeway embed --help"],
         ),
-        (&["embed", "x", "--pooling", "max"], &["known: mean, cls, none"]),
+        (
+            &["embed", "x", "--pooling", "max"],
+            &["known: mean, cls, lasttoken, none"],
+        ),
         (
             &["embed", "x", "--encoding", "f64"],
             &["known: f32, f16, int8, binary, base64"],
@@ -325,4 +328,20 @@ fn models_are_described_and_verified() {
     let pulled = place.run(&["models", "pull", test_model().to_str().unwrap()]);
     assert_eq!(pulled.out.trim_end(), test_model().to_str().unwrap());
     place.run(&["models", "info", "."]).fails(2, &["config.json"]);
+}
+
+#[test]
+fn names_of_a_models_tasks_do_not_reach_the_terminal_as_they_are() {
+    let config = br#"{"model_type": "bert", "vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 128, "max_position_embeddings": 64, "type_vocab_size": 2,
+        "hidden_act": "gelu", "layer_norm_eps": 1e-12}"#;
+    let prompts = br#"{"prompts": {"\u001b[31mred\u202e": "p: "}}"#;
+    let place = InputLocation::new(&[
+        ("config.json", config),
+        ("config_sentence_transformers.json", prompts),
+    ]);
+    let table = place.run(&["models", "info", "."]);
+    assert_eq!(table.code, Some(0), "{}", table.err);
+    assert!(table.out.contains("\\u{1b}[31mred\\u{202e}"), "{}", table.out);
+    assert!(!table.out.contains(['\u{1b}', '\u{202e}']), "{}", table.out);
 }

@@ -180,6 +180,15 @@ fn texts_that_were_cut_are_told_at_the_end() {
         told.json().iter().filter(|row| row["truncated"] == true).count(),
         2
     );
+    let ranked = ropeway(&["rank", "short"], input.as_bytes());
+    let words =
+        format!("2 of 4 texts, the query among them, were longer than the model's limit of {limit} tokens");
+    assert!(
+        ranked.code == Some(0) && ranked.err.contains(&words),
+        "{}",
+        ranked.err
+    );
+    assert_eq!(ropeway(&["rank", "short", "--quiet"], input.as_bytes()).err, "");
     assert_eq!(ropeway(&["embed", "--quiet"], input.as_bytes()).lines().len(), 3);
     assert_eq!(ropeway(&["embed"], b"short\n").lines().len(), 1);
 }

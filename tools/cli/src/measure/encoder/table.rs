@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::measure::report::{Bound, Report, Row, markdown};
+use crate::measure::report::{Report, Row, markdown};
 
 /// The head, and a Markdown table for each group.
 pub fn encoder_table(report: &Report) -> String {
@@ -97,8 +97,7 @@ fn part(row: &Row, name: &str) -> String {
 
 fn fraction_of_bound(row: &Row) -> String {
     let bound = match row.bound {
-        Some(Bound::TensorCores) => "tensor cores",
-        Some(Bound::Memory) => "memory",
+        Some(bound) => bound.name(),
         None => return "–".into(),
     };
     row.fraction_of_bound
