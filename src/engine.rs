@@ -1,14 +1,16 @@
 //! The engine: a model, opened once, and the way of a call through it.
 
+mod disposal;
+mod flight;
 pub(crate) mod passes;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use rayon::prelude::*;
 
@@ -17,7 +19,7 @@ use crate::context_pool::ContextPool;
 use crate::cost::Cost;
 use crate::cpu::{self, Cpu};
 use crate::device::Device;
-use crate::error::{AdapterError, Error, Result, panic_message};
+use crate::error::{AdapterError, Error, Result};
 use crate::gpu::{self, adapters::DeviceAdapters};
 #[cfg(feature = "hub")]
 use crate::hub;
@@ -32,6 +34,8 @@ use crate::precision::{Half, Numerics, Precision};
 use crate::prepare::{Packed, Prepared, RequestPlanner, batches};
 use crate::request::{Embed, Request};
 use crate::text::TextPipeline;
+use disposal::Disposal;
+use flight::Flight;
 
 /// Settings of an engine; see [`Engine::builder`].
 #[derive(Clone, Debug, Default)]
@@ -40,6 +44,7 @@ pub struct EngineBuilder {
     threads: Option<usize>,
     batch_tokens: Option<usize>,
     concurrency: Option<usize>,
+    sleeping_wait: bool,
     precision: Option<Precision>,
     numerics: Numerics,
     merged: Vec<String>,
@@ -91,10 +96,18 @@ impl EngineBuilder {
     }
 
     /// Calls that compute at the same time; each has an arena and, on the CPU, `threads / concurrency` threads
-    /// of its own, on a GPU a stream; further calls wait. 1 to `threads`; 1 if not set, which is fastest
+    /// of its own, on a GPU a stream, in which a second batch, of the same call or another, already stands behind the one that
+    /// computes; further calls wait, and are served in turn. 1 to `threads`; 1 if not set, which is fastest
     /// for a call alone.
     pub fn concurrency(mut self, calls: usize) -> Self {
         self.concurrency = Some(calls);
+        self
+    }
+
+    /// Whether a call sleeps while a GPU computes; `false` if not set: it asks the device all the time, which takes a core
+    /// per waiting call and hears of the end some microseconds earlier. For an engine that shares its cores with other work.
+    pub fn sleeping_wait(mut self, sleeps: bool) -> Self {
+        self.sleeping_wait = sleeps;
         self
     }
 
@@ -279,9 +292,13 @@ enum Backend {
         contexts: ContextPool<cpu::ExecContext>,
     },
     Gpu {
+        /// The passes that may be in flight: [`gpu::PASSES_IN_FLIGHT`] of each context.
+        slots: ContextPool<gpu::PassSlot>,
         /// Before `gpu`, and so dropped before it: their graphs hold its kernels and the addresses of its weights.
-        contexts: ContextPool<gpu::ExecContext>,
+        contexts: Vec<Arc<Mutex<gpu::ExecContext>>>,
         gpu: Box<gpu::Gpu>,
+        /// Frees adapters; there once some were changed.
+        disposal: OnceLock<Disposal>,
     },
 }
 
@@ -386,17 +403,23 @@ impl Engine {
                 numerics: settings.numerics,
                 merged: settings.merged.clone(),
                 batch_tokens: settings.batch_tokens.unwrap_or(GPU_BATCH_TOKENS),
+                sleeping_wait: settings.sleeping_wait,
             };
             let open = || gpu::Gpu::open(&model, &adapters.table, index, options, phases);
             let (gpu, on_device) = tokenizers.install(open)?;
-            let contexts = (0..concurrency)
-                .map(|_| gpu.new_context(&on_device))
-                .collect::<Result<_>>()?;
+            let (mut contexts, mut slots) = (Vec::new(), Vec::new());
+            for _ in 0..concurrency {
+                let (context, of_context) = gpu.new_context(&on_device)?;
+                contexts.push(context);
+                slots.extend(of_context);
+            }
             phases.end("contexts");
             adapters.on_device = Some(on_device);
             Ok(Backend::Gpu {
                 gpu: Box::new(gpu),
-                contexts: ContextPool::new(contexts),
+                contexts,
+                slots: ContextPool::new(slots),
+                disposal: OnceLock::new(),
             })
         };
         let on_cpu = |phases: &mut PhaseTimes, fallback: Option<&str>| -> Result<Backend> {
@@ -472,14 +495,26 @@ impl Engine {
         let prepared: Vec<Result<Prepared>> = prepared.into_iter().map(unchanged).collect();
         let mut rows: Vec<Vec<Option<Vector>>> = prepared.iter().map(|_| Vec::new()).collect();
         let mut failed: Vec<Option<Failure>> = vec![None; requests.len()];
+        let mut finish = |(packed, flight): (Packed, Flight<'_>)| match flight.finish() {
+            Ok(output) => packed.distribute(output, &mut rows),
+            Err(failure) => packed
+                .requests()
+                .for_each(|request| failed[request] = Some(failure.clone())),
+        };
+        let mut flights: VecDeque<(Packed, Flight<'_>)> = VecDeque::new();
+        let on_device = adapters.on_device.as_ref();
         for packed in batches(&prepared, &adapters.table, self.batch_tokens) {
-            match self.execute(&packed.batch, adapters.on_device.as_ref()) {
-                Ok(output) => packed.distribute(output, &mut rows),
-                Err(failure) => packed
-                    .requests()
-                    .for_each(|request| failed[request] = Some(failure.clone())),
+            let flight = self.try_start(&packed.batch, on_device).unwrap_or_else(|| {
+                flights.drain(..).for_each(&mut finish);
+                self.start(&packed.batch, on_device)
+            });
+            flights.push_back((packed, flight));
+            if flights.len() == flight::IN_FLIGHT {
+                flights.pop_front().into_iter().for_each(&mut finish);
             }
         }
+        flights.into_iter().for_each(finish);
+        self.give_up(adapters);
         let head = self.head();
         let finish = |((prepared, rows), failed): ((Result<Prepared>, _), Option<Failure>)| match failed {
             Some(failure) => Err(failure.into()),
@@ -515,6 +550,34 @@ impl Engine {
     /// ([`Embedding::truncated`]).
     pub fn truncated(&self) -> u64 {
         self.truncated.load(Ordering::Relaxed)
+    }
+
+    /// Does once what a first batch would do: on a GPU, captures the graphs of all sizes of batches, with adapters and
+    /// without, and runs each; on the CPU, runs a small batch, which reads all weights. It takes some tenths of a second (with
+    /// drivers up to 550 also 64 KB of device memory for every kernel of every graph). A server calls it before it says that it
+    /// is ready: no request is slower for being the first of its size then. Calls may go on meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] and [`Error::DeviceLost`] for a device that failed, [`Error::Model`] for a file that was changed.
+    pub fn warm_up(&self) -> Result<()> {
+        let adapters = self.adapter_snapshot();
+        let Backend::Gpu {
+            gpu, contexts, slots, ..
+        } = &self.backend
+        else {
+            let ids: Vec<u32> = vec![0; self.batch_tokens.min(self.model.config.max_tokens).min(16)];
+            let request = Request::ids(ids, Embed::default());
+            return self.embed_batch(&[request]).remove(0).map(|_| ());
+        };
+        let on_device = adapters
+            .on_device
+            .as_ref()
+            .expect("a GPU has its copy of the adapters");
+        for context in contexts {
+            gpu.warm_up(context, &mut slots.take(), &adapters.table, on_device)?;
+        }
+        self.give_up(adapters);
+        Ok(())
     }
 
     /// Checks a request as [`embed_batch`](Self::embed_batch) would, without computing.
@@ -560,7 +623,8 @@ impl Engine {
         self.change(|table| table.add(adapter))
     }
 
-    /// Removes an adapter. Calls that are computing with it finish; its memory is freed after them.
+    /// Removes an adapter. Calls that are computing with it finish; its memory is freed after them, on a thread that serves
+    /// no call.
     ///
     /// # Errors
     /// [`AdapterError::NotLoaded`] if no adapter of that name is loaded.
@@ -572,16 +636,44 @@ impl Engine {
     fn change(&self, change: impl FnOnce(&mut AdapterTable) -> Result<()>) -> Result<()> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let adapters = || self.adapters.write().unwrap_or_else(PoisonError::into_inner);
-        let Backend::Gpu { gpu, .. } = &self.backend else {
+        let Backend::Gpu {
+            gpu,
+            contexts,
+            disposal,
+            ..
+        } = &self.backend
+        else {
             // In place: the table is copied only if a call is computing, which keeps what it began with.
             return change(&mut adapters().table);
         };
         let Adapters { mut table, on_device } = self.adapter_snapshot();
         let before = on_device.expect("a GPU has its copy of the adapters");
         change(&mut table)?;
-        let on_device = Some(gpu.upload_adapters(&table, &before)?);
-        *adapters() = Adapters { table, on_device };
+        let on_device = gpu.upload_adapters(&table, &before)?;
+        let disposal = disposal.get_or_init(Disposal::start);
+        let next = Adapters {
+            table,
+            on_device: Some(on_device.clone()),
+        };
+        let previous = std::mem::replace(&mut *adapters(), next);
+        for context in contexts {
+            // What fails here fails again for the next batch, which can say so.
+            if let Err(failure) = gpu.replace_adapters(context, &on_device) {
+                tracing::debug!(?failure, "while adapters were changed");
+            }
+        }
+        disposal.dispose((previous, before));
+        disposal.wait();
         Ok(())
+    }
+
+    /// Lets go of a call's adapters. If they were changed meanwhile, it may be their last owner.
+    fn give_up(&self, adapters: Adapters) {
+        if let Backend::Gpu { disposal, .. } = &self.backend
+            && let Some(disposal) = disposal.get()
+        {
+            disposal.dispose(adapters);
+        }
     }
 
     /// The names of all loaded adapters, the model's own included.
@@ -642,11 +734,11 @@ impl Engine {
                 arena: Plan::cpu(&self.model.config, shape, columns).arena_len * size_of::<f32>(),
                 concurrency: contexts.count,
             },
-            Backend::Gpu { gpu, contexts } => Memory {
+            Backend::Gpu { gpu, contexts, .. } => Memory {
                 weights: gpu.weight_bytes(),
                 adapters,
                 arena: gpu.context_bytes(&table),
-                concurrency: contexts.count,
+                concurrency: contexts.len(),
             },
         }
     }
@@ -702,7 +794,9 @@ impl Engine {
                 cpu.run(&self.model, plan, batch, &mut contexts.take(), watch);
                 Ok(())
             }
-            Backend::Gpu { .. } => self.with_gpu(|gpu, context| gpu.trace(context, batch, plan, after)),
+            Backend::Gpu { .. } => {
+                self.with_gpu(|gpu, context, staging| gpu.trace(context, staging, batch, plan, after))
+            }
         }
     }
 
@@ -765,26 +859,27 @@ impl Engine {
         }
     }
 
-    /// Works on an execution context of the GPU, with the loaded adapters.
+    /// Works on an execution context of the GPU, with the loaded adapters, and on the buffers of a pass.
     ///
     /// # Errors
     /// An engine on the CPU; else what the work gives.
     #[cfg(feature = "inspect")]
     pub(crate) fn with_gpu<T>(
         &self,
-        work: impl FnOnce(&gpu::Gpu, &mut gpu::ExecContext) -> Result<T>,
+        work: impl FnOnce(&gpu::Gpu, &mut gpu::ExecContext, &mut gpu::Staging) -> Result<T>,
     ) -> Result<T> {
         let gpu = self.gpu()?;
-        let Backend::Gpu { contexts, .. } = &self.backend else {
+        let Backend::Gpu { slots, .. } = &self.backend else {
             unreachable!("the engine is on a GPU, as was found above")
         };
         let on_device = self.adapter_snapshot().on_device;
-        let mut context = contexts.take();
+        let mut slot = slots.take();
+        let (mut context, staging) = slot.parts();
         gpu.rebind_adapters(
             &mut context,
             &on_device.expect("a GPU has its copy of the adapters"),
         )?;
-        work(gpu, &mut context)
+        work(gpu, &mut context, staging)
     }
 
     /// The phases of opening this engine.
@@ -879,43 +974,6 @@ impl Engine {
                 .find_map(|(_, adapter)| adapter.changed_file())
         };
         self.model.changed_file().or_else(of_adapters)
-    }
-
-    /// Runs one batch and returns its vectors, `None` for one whose numbers are not all finite. A panic is
-    /// a bug; it is reported and the engine goes on.
-    fn execute(
-        &self,
-        batch: &Batch,
-        on_device: Option<&Arc<DeviceAdapters>>,
-    ) -> Result<Vec<Option<Vector>>, Failure> {
-        tracing::debug!(sequences = batch.sequences(), tokens = batch.tokens(), "batch");
-        let run = || match &self.backend {
-            Backend::Cpu { cpu, contexts } => {
-                let batch = &*batch.with_used_adapters();
-                if let Some(path) = self.changed_file(batch) {
-                    return Err(Failure::Changed(path.to_owned()));
-                }
-                let plan = self.plan(batch, batch.shape());
-                let mut context = contexts.take();
-                let output = cpu.run(&self.model, &plan, batch, &mut context, cpu::Watch::Nothing);
-                let mut rows = output.chunks(self.model.config.hidden_size);
-                let vectors = batch.pools.iter().flat_map(|pool| {
-                    let rows: Vec<&[f32]> = rows.by_ref().take(pool.rows()).collect();
-                    rows.into_iter()
-                        .map(|row| Vector::encode_finite(&row[..pool.dimensions], pool.encoding))
-                });
-                Ok(vectors.collect())
-            }
-            Backend::Gpu { gpu, contexts } => {
-                let mut context = contexts.take();
-                let on_device = on_device.expect("a GPU has its copy of the adapters");
-                gpu.rebind_adapters(&mut context, on_device)
-                    .and_then(|()| gpu.run(&mut context, batch))
-                    .map_err(Failure::Gpu)
-            }
-        };
-        catch_unwind(AssertUnwindSafe(run))
-            .unwrap_or_else(|panic| Err(Failure::Panic(panic_message(&*panic).to_owned())))
     }
 }
 

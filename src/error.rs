@@ -111,7 +111,8 @@ pub enum Error {
     },
     /// The GPU failed earlier in a way that this engine does not survive.
     #[error(
-        "the device failed earlier ({0}): open the engine anew; if that fails too, start the process anew"
+        "the device failed earlier ({0}), and CUDA in this process with it: start the process anew (to open the engine anew may \
+         suffice where nothing else in the process uses the device)"
     )]
     DeviceLost(String),
     /// A bug in ropeway: a worker panicked. The engine stays usable.

@@ -109,11 +109,11 @@ impl Engine {
         (one - square, square)
     }
 
-    /// Passes that compute at the same time.
+    /// Passes that may be on their way at the same time: on a GPU, more than one of a context.
     pub(crate) fn contexts(&self) -> usize {
         match &self.backend {
             super::Backend::Cpu { contexts, .. } => contexts.count,
-            super::Backend::Gpu { contexts, .. } => contexts.count,
+            super::Backend::Gpu { slots, .. } => slots.count,
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::precision::Half;
 use super::driver::{Context, DeviceMemory};
 #[cfg(feature = "inspect")]
 use super::merged::Merged;
-use super::upload::{AddressAllocator, Image, Piece, upload};
+use super::upload::{AddressAllocator, Image, Piece, Uploader};
 use crate::kernels::params::{EmbedAdapter, LORA_NO_SLOT, LoraColumn};
 
 /// The largest magnitude in B that leaves the sums of other rows alone: see [`Column::new`].
@@ -71,6 +71,17 @@ impl DeviceAdapters {
         table: &AdapterTable,
         previous: Option<&DeviceAdapters>,
     ) -> Result<DeviceAdapters> {
+        DeviceAdapters::sent_by(&Uploader::new(context, false), config, precision, table, previous)
+    }
+
+    /// As [`new`](Self::new), by an uploader that may have its buffers already.
+    pub fn sent_by(
+        uploader: &Uploader,
+        config: &ModelConfig,
+        precision: Half,
+        table: &AdapterTable,
+        previous: Option<&DeviceAdapters>,
+    ) -> Result<DeviceAdapters> {
         let adapters = table.by_slot();
         // The same adapter, not one of the same name: the latter has other numbers, and its own place.
         let kept = |slot: usize| {
@@ -82,7 +93,7 @@ impl DeviceAdapters {
         let ranges = Site::ALL.map(|site| Ranges::new(table, site));
         let embedding = |(slot, adapter): (usize, &Option<Arc<Adapter>>)| match (kept(slot), adapter) {
             (Some(previous), _) => Ok(previous.embeddings[slot].clone()),
-            (None, Some(adapter)) => EmbeddingFactors::upload(context, config, precision, adapter),
+            (None, Some(adapter)) => EmbeddingFactors::upload(uploader, config, precision, adapter),
             (None, None) => Ok(None),
         };
         let embeddings: Vec<_> = adapters
@@ -101,7 +112,7 @@ impl DeviceAdapters {
         let offsets = contents.layout(0);
         let memory = match offsets.bytes {
             0 => None,
-            _ => Some(upload(context, &contents.image(&offsets), "the adapters")?),
+            _ => Some(uploader.upload(&contents.image(&offsets), "the adapters")?),
         };
         let at = memory
             .as_ref()
@@ -383,7 +394,7 @@ struct EmbeddingFactors {
 
 impl EmbeddingFactors {
     fn upload(
-        context: &Context,
+        uploader: &Uploader,
         config: &ModelConfig,
         precision: Half,
         adapter: &Adapter,
@@ -392,7 +403,7 @@ impl EmbeddingFactors {
         if image.bytes() == 0 {
             return Ok(None);
         }
-        let memory = upload(context, &image, &format!("adapter `{}`", adapter.name))?;
+        let memory = uploader.upload(&image, &format!("adapter `{}`", adapter.name))?;
         let address = |offset: Option<u64>| offset.map_or(0, |offset| memory.address() + offset);
         let word = adapter.word.as_ref();
         let entry = EmbedAdapter {

@@ -26,7 +26,7 @@
 //! | `pass` | one batch: bucket, capture, run |
 //! | `measure` | traced, timed and counted passes, for `inspect` |
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::batch::{Batch, BatchShape};
 use crate::error::{Error, Result};
@@ -59,15 +59,21 @@ use adapters::{DeviceAdapters, table_columns};
 use driver::DriverError;
 use kernel_set::KernelSet;
 use merged::Merged;
+use upload::Uploader;
 use weights::Weights;
 
-pub(crate) use context::ExecContext;
+#[cfg(feature = "inspect")]
+pub(crate) use context::Staging;
+#[cfg(not(feature = "inspect"))]
+use context::Staging;
+pub(crate) use context::{ExecContext, PASSES_IN_FLIGHT, PassSlot};
 pub(crate) use failure::Failure;
 #[cfg(feature = "inspect")]
 pub(crate) use failure::in_step;
 #[cfg(not(feature = "inspect"))]
 use failure::in_step;
 pub(crate) use kernel_set::check;
+pub(crate) use pass::InFlight;
 
 /// Tokens that a pass can have: a grid has at most 65535 blocks along y, where products have their rows.
 const MAX_BATCH_TOKENS: usize = 65535 * GemmTile::Large.shape().rows as usize;
@@ -80,6 +86,8 @@ pub struct Options {
     /// Adapters to merge.
     pub merged: Vec<String>,
     pub batch_tokens: usize,
+    /// Whether a thread that waits for a pass sleeps instead of spinning.
+    pub sleeping_wait: bool,
 }
 
 /// A model on a GPU: what all batches share.
@@ -89,6 +97,8 @@ pub struct Gpu {
     device: driver::Context,
     kernels: KernelSet,
     weights: Weights,
+    /// For the adapters that change.
+    uploader: Uploader,
     /// Each with the adapter itself: one that is added later under the same name is a different adapter.
     merged: Vec<(Arc<Adapter>, Merged)>,
     options: Options,
@@ -140,6 +150,7 @@ impl Gpu {
         let gpu = Gpu {
             config: config.clone(),
             capacity: options.batch_tokens.max(config.max_tokens),
+            uploader: Uploader::new(&device, true),
             device,
             kernels,
             weights,
@@ -187,11 +198,22 @@ impl Gpu {
         pass::sizes(self.capacity, slots, plan)
     }
 
-    /// An execution context with these adapters.
-    pub fn new_context(&self, adapters: &Arc<DeviceAdapters>) -> Result<ExecContext> {
+    /// An execution context with these adapters, and the slots of its passes in flight.
+    pub fn new_context(
+        &self,
+        adapters: &Arc<DeviceAdapters>,
+    ) -> Result<(Arc<Mutex<ExecContext>>, Vec<PassSlot>)> {
         let sizes = self.sizes(adapters.columns(), adapters.slots());
-        let context = ExecContext::new(&self.device, sizes, adapters);
-        Ok(context.map_err(in_step("memory of an execution context"))?)
+        let make = || -> Result<_, DriverError> {
+            let context = Arc::new(Mutex::new(ExecContext::new(&self.device, sizes, adapters)?));
+            let slots = (0..PASSES_IN_FLIGHT).map(|_| {
+                let staging = Staging::new(&self.device, sizes, self.options.sleeping_wait)?;
+                Ok(PassSlot::new(&context, staging))
+            });
+            let slots = slots.collect::<Result<_, DriverError>>()?;
+            Ok((context, slots))
+        };
+        Ok(make().map_err(in_step("memory of an execution context"))?)
     }
 
     /// Makes these the adapters of a context.
@@ -214,7 +236,8 @@ impl Gpu {
     ) -> Result<Arc<DeviceAdapters>> {
         self.ensure_not_lost()?;
         let precision = self.options.precision;
-        let adapters = DeviceAdapters::new(&self.device, &self.config, precision, table, Some(previous))?;
+        let adapters =
+            DeviceAdapters::sent_by(&self.uploader, &self.config, precision, table, Some(previous))?;
         tracing::debug!(bytes = adapters.bytes(), "adapters");
         Ok(Arc::new(adapters))
     }

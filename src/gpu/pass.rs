@@ -1,14 +1,21 @@
 //! One batch on the GPU: its bucket, the captured graph, and the run.
 
+use std::sync::{Arc, Mutex};
+
 use super::Gpu;
-use super::context::{CapturedPass, ContextSizes, ExecContext, PassKey};
+use super::adapters::DeviceAdapters;
+use super::context::{CapturedPass, ContextSizes, ExecContext, PassKey, PassSlot, Staging, lock};
 use super::driver::{DriverError, Stream};
 use super::failure::{Failure, in_step};
 use super::inputs::{InputLayout, PoolBatch, attention_tiles};
 use super::launch::{ACTIVATION_BYTES, Launch, LaunchContext, launches};
-use crate::batch::{Batch, BatchShape};
+use crate::batch::{Batch, BatchShape, Pool, PoolKind};
+use crate::model::adapter::AdapterTable;
 use crate::output::Vector;
 use crate::plan::{Fusion, Plan};
+use crate::precision::Numerics;
+use crate::request::Encoding;
+use crate::tile::AttentionTile;
 
 /// Blocks per multiprocessor of the persistent kernels.
 const BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
@@ -17,71 +24,130 @@ const BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
 /// times more for every further pool batch.
 pub type OnStage<'a> = &'a mut dyn FnMut(&Stream) -> Result<(), DriverError>;
 
+/// A pass that was submitted: [`Gpu::finish`] waits for it.
+#[derive(Debug)]
+pub struct InFlight {
+    /// The output vectors that are there already.
+    vectors: Vec<Option<Vector>>,
+    /// Those that the staging buffers receive.
+    pool: PoolBatch,
+    /// What the pass reads.
+    _adapters: Arc<DeviceAdapters>,
+}
+
 impl Gpu {
-    /// Runs one batch: one copy to the device, one graph, one copy back. The batch's adapters are those of the context.
-    /// Returns the output vectors, `None` for one whose elements are not all finite.
-    pub fn run(&self, context: &mut ExecContext, batch: &Batch) -> Result<Vec<Option<Vector>>, Failure> {
-        self.run_with(context, batch, self.fusion(batch), &mut |_| Ok(()))
+    /// Submits a batch: one copy to the device, one graph, one copy back. It returns before they are done, unless the batch
+    /// has more output vectors than tokens.
+    pub fn start(
+        &self,
+        slot: &mut PassSlot,
+        batch: &Batch,
+        adapters: &Arc<DeviceAdapters>,
+    ) -> Result<InFlight, Failure> {
+        let (mut context, staging) = slot.parts();
+        self.rebind_adapters(&mut context, adapters)?;
+        self.submit(
+            &mut context,
+            staging,
+            batch,
+            self.key(batch, self.fusion(batch)),
+            &mut |_| Ok(()),
+        )
     }
 
-    /// As [`run`](Self::run), with the adapters applied in a given way.
+    /// Waits for a pass and returns its output vectors, `None` for one whose elements are not all finite.
+    pub fn finish(&self, slot: &mut PassSlot, pass: InFlight) -> Result<Vec<Option<Vector>>, Failure> {
+        let waited = slot.staging.wait().map_err(in_step("a batch"));
+        if waited.is_err() {
+            let (context, _) = slot.parts();
+            self.drain_on_error(&context, waited)?;
+        }
+        Ok(pass.vectors(&slot.staging))
+    }
+
+    /// Runs a batch on a context whose adapters are the batch's, with the adapters applied in a given way.
+    #[cfg(feature = "inspect")]
     pub(super) fn run_with(
         &self,
         context: &mut ExecContext,
+        staging: &mut Staging,
         batch: &Batch,
         fusion: Fusion,
         on_stage: OnStage<'_>,
     ) -> Result<Vec<Option<Vector>>, Failure> {
-        self.ensure_not_lost()?;
-        let result = self.pass(context, batch, fusion, on_stage);
-        self.drain_on_error(context, result)
+        let pass = self.submit(context, staging, batch, self.key(batch, fusion), on_stage)?;
+        let waited = staging.wait().map_err(in_step("a batch"));
+        self.drain_on_error(context, waited)?;
+        Ok(pass.vectors(staging))
     }
 
-    fn pass(
-        &self,
-        context: &mut ExecContext,
-        batch: &Batch,
-        fusion: Fusion,
-        on_stage: OnStage<'_>,
-    ) -> Result<Vec<Option<Vector>>, Failure> {
-        let key = PassKey {
+    fn key(&self, batch: &Batch, fusion: Fusion) -> PassKey {
+        PassKey {
             bucket: bucket(batch.tokens(), self.capacity),
             adapted: batch.shape().adapted,
             attention: self.attention_tile(batch),
             fusion,
-        };
+        }
+    }
+
+    /// Submits a batch as a pass that holds it. The batch's adapters are those of the context.
+    pub(super) fn submit(
+        &self,
+        context: &mut ExecContext,
+        staging: &mut Staging,
+        batch: &Batch,
+        key: PassKey,
+        on_stage: OnStage<'_>,
+    ) -> Result<InFlight, Failure> {
+        self.ensure_not_lost()?;
+        let submitted = self.submit_work(context, staging, batch, key, on_stage);
+        self.drain_on_error(context, submitted)
+            .inspect_err(|_| staging.in_flight = false)
+    }
+
+    fn submit_work(
+        &self,
+        context: &mut ExecContext,
+        staging: &mut Staging,
+        batch: &Batch,
+        key: PassKey,
+        on_stage: OnStage<'_>,
+    ) -> Result<InFlight, Failure> {
+        // Once, rather than in every call below.
+        let _entered = self.device.enter()?;
         if !context.passes.contains_key(&key) {
             let pass = self.capture(context, &key)?;
             context.passes.insert(key, pass);
         }
-        let ExecContext {
-            stream,
-            host_input,
-            host_output,
-            upload,
-            passes,
-            ..
-        } = context;
-        let pass = passes.get(&key).expect("it was inserted above");
+        let pass = context.passes.get(&key).expect("it was inserted above");
+        let stream = &context.stream;
         let tiles = attention_tiles(batch, key.attention);
         let positions = self.config.positions;
         let mut vectors = Vec::new();
-        for (number, pool) in PoolBatch::all(batch, key.bucket).iter().enumerate() {
-            let first = number == 0;
-            let end = if first {
-                pass.layout.write(batch, &tiles, pool, positions, host_input)
-            } else {
-                pass.layout.write_pool(batch, &tiles, pool, host_input)
+        let mut last: Option<PoolBatch> = None;
+        for pool in PoolBatch::all(batch, key.bucket) {
+            // Where it is not the first: until its vectors are here, as the buffers are used again.
+            staging.wait().map_err(in_step("a batch"))?;
+            vectors.extend(last.iter().flat_map(|last| last.vectors(&staging.output)));
+            staging
+                .reserve(&self.device, pass.layout.bytes, pool.bytes)
+                .map_err(in_step("page-locked memory of a batch"))?;
+            let end = match last {
+                None => pass
+                    .layout
+                    .write(batch, &tiles, &pool, positions, &mut staging.input),
+                Some(_) => pass.layout.write_pool(batch, &tiles, &pool, &mut staging.input),
             };
-            // SAFETY: the context is this call's alone. Its buffers hold what is copied and stay until the stream is
-            // synchronised, below or after a failure; the addresses in the graph are of the context's own memory and of
-            // its adapters.
+            staging.in_flight = true;
+            // SAFETY: the buffers hold what is copied and stay as they are until `done`, or until the stream is drained
+            // after a failure. The addresses in the graph are of the context's own memory and of its adapters; neither
+            // goes while the stream has work. Passes that share the memory are in the same stream.
             unsafe {
                 on_stage(stream)?;
-                let up = stream.upload(upload.address(), host_input, 0..end);
+                let up = stream.upload(context.upload.address(), &staging.input, 0..end);
                 up.map_err(in_step("upload of a batch"))?;
                 on_stage(stream)?;
-                if first {
+                if last.is_none() {
                     let launched = stream.launch_graph(&pass.graph);
                     launched.map_err(in_step("launch of a batch"))?;
                 } else {
@@ -89,14 +155,18 @@ impl Gpu {
                     launched.map_err(in_step("Pool"))?;
                 }
                 on_stage(stream)?;
-                let down = stream.download(host_output, 0..pool.bytes, pass.records);
+                let down = stream.download(&mut staging.output, 0..pool.bytes, pass.records);
                 down.map_err(in_step("download of a batch"))?;
                 on_stage(stream)?;
             }
-            stream.synchronize().map_err(in_step("a batch"))?;
-            vectors.extend(pool.vectors(host_output));
+            staging.done.record(stream).map_err(in_step("a batch"))?;
+            last = Some(pool);
         }
-        Ok(vectors)
+        Ok(InFlight {
+            vectors,
+            pool: last.expect("there is one pool batch at least"),
+            _adapters: context.adapters().clone(),
+        })
     }
 
     fn capture(&self, context: &mut ExecContext, key: &PassKey) -> Result<CapturedPass, Failure> {
@@ -140,6 +210,92 @@ impl Gpu {
         })
     }
 
+    /// Captures a pass again that was captured with other adapters, unless a batch came first.
+    pub(super) fn recapture(&self, context: &mut ExecContext, key: &PassKey) -> Result<(), Failure> {
+        if !context.passes.contains_key(key) {
+            let captured = self.capture(context, key);
+            let pass = self.drain_on_error(context, captured)?;
+            context.passes.insert(*key, pass);
+        }
+        Ok(())
+    }
+
+    /// Captures every pass that batches of this engine may take on a context, and runs each once with as little as there can
+    /// be, so that no later batch waits for a graph to be made or brought to the device.
+    pub fn warm_up(
+        &self,
+        context: &Mutex<ExecContext>,
+        slot: &mut PassSlot,
+        table: &AdapterTable,
+        adapters: &Arc<DeviceAdapters>,
+    ) -> Result<(), Failure> {
+        let loaded = || (0..adapters.slots()).filter(|&slot| adapters.adapter(slot).is_some());
+        let merged = |slot: &usize| {
+            self.options.numerics == Numerics::Fastest && self.merged_weights(*slot, adapters).is_some()
+        };
+        let adapted = loaded().take(1).map(|slot| (Some(slot), Fusion::Extended));
+        let merged = loaded()
+            .filter(merged)
+            .map(|slot| (Some(slot), Fusion::Merged(slot)));
+        let kinds: Vec<_> = [(None, Fusion::Extended)]
+            .into_iter()
+            .chain(adapted)
+            .chain(merged)
+            .collect();
+        for bucket in buckets(self.capacity) {
+            for &(adapter, fusion) in &kinds {
+                let mut batch = Batch::new(table.clone());
+                let sequence = batch.push(&[0], adapter.map(|slot| (slot, 1.0)).into_iter().collect());
+                batch.pools.push(Pool {
+                    sequence,
+                    tokens: 0..1,
+                    kind: PoolKind::Mean,
+                    dimensions: self.config.hidden_size,
+                    normalize: true,
+                    encoding: Encoding::F32,
+                });
+                for attention in AttentionTile::ALL {
+                    let key = PassKey {
+                        bucket,
+                        adapted: adapter.is_some(),
+                        attention,
+                        fusion,
+                    };
+                    // Calls get their turn in between.
+                    let mut context = lock(context);
+                    self.rebind_adapters(&mut context, adapters)?;
+                    let staging = &mut slot.staging;
+                    self.submit(&mut context, staging, &batch, key, &mut |_| Ok(()))?;
+                }
+            }
+        }
+        let waited = slot.staging.wait().map_err(in_step("a batch"));
+        self.drain_on_error(&lock(context), waited)
+    }
+
+    /// Makes these the adapters of a context, and captures the passes with adapters again that it had.
+    pub fn replace_adapters(
+        &self,
+        context: &Mutex<ExecContext>,
+        adapters: &Arc<DeviceAdapters>,
+    ) -> Result<(), Failure> {
+        let keys: Vec<PassKey> = {
+            let mut context = lock(context);
+            let keys = context.passes.keys().filter(|key| key.adapted).copied().collect();
+            self.rebind_adapters(&mut context, adapters)?;
+            keys
+        };
+        // Merged weights may be of an adapter that is gone.
+        for key in keys.iter().filter(|key| key.fusion == Fusion::Extended) {
+            let mut context = lock(context);
+            // A call that began before the change may have its own adapters here again.
+            if Arc::ptr_eq(context.adapters(), adapters) && adapters.columns() != [0; 4] {
+                self.recapture(&mut context, key)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The launches of a plan, with its buffers at `arena` and the batch in the context's upload.
     pub(super) fn launches(
         &self,
@@ -164,6 +320,15 @@ impl Gpu {
             persistent_blocks: self.device.facts().multiprocessors * BLOCKS_PER_MULTIPROCESSOR,
         };
         launches(&lowering, plan)
+    }
+}
+
+impl InFlight {
+    /// The output vectors, once the device is done with the staging buffers.
+    fn vectors(self, staging: &Staging) -> Vec<Option<Vector>> {
+        let mut vectors = self.vectors;
+        vectors.extend(self.pool.vectors(&staging.output));
+        vectors
     }
 }
 
@@ -209,8 +374,7 @@ mod tests {
 
     use super::*;
     use crate::plan::GpuOptions;
-    use crate::precision::{Half, Numerics};
-    use crate::tile::AttentionTile;
+    use crate::precision::Half;
 
     fn options(fusion: Fusion) -> GpuOptions {
         GpuOptions {

@@ -5,6 +5,7 @@
 //! A copy from pageable memory would wait for both, and the driver would stage it a second time.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -225,16 +226,53 @@ impl<'a> Image<'a> {
 /// Allocates device memory and copies `image` to it; `what` is for messages: "the weights". Returns when the copy is
 /// done.
 pub fn upload(context: &Context, image: &Image<'_>, what: &str) -> Result<DeviceMemory> {
-    upload_by(context, image, what, STAGE)
+    Uploader::new(context, false).upload(image, what)
 }
 
-/// With staging buffers of `size` bytes.
-fn upload_by(context: &Context, image: &Image<'_>, what: &str, size: usize) -> Result<DeviceMemory> {
+/// Copies images to a device, one at a time.
+#[derive(Debug)]
+pub struct Uploader {
+    context: Context,
+    /// Whether the staging buffers stay for the next image. To page-lock them anew holds up the driver for all threads.
+    keeps: bool,
+    copies: Mutex<Option<Copies>>,
+}
+
+impl Uploader {
+    pub fn new(context: &Context, keeps: bool) -> Uploader {
+        Uploader {
+            context: context.clone(),
+            keeps,
+            copies: Mutex::new(None),
+        }
+    }
+
+    /// See [`upload`].
+    pub fn upload(&self, image: &Image<'_>, what: &str) -> Result<DeviceMemory> {
+        let kept = || self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        let copies = kept().take();
+        let (memory, copies) = upload_by(&self.context, copies, image, what, STAGE)?;
+        *kept() = Some(copies).filter(|_| self.keeps);
+        Ok(memory)
+    }
+}
+
+/// With staging buffers of `size` bytes, those of earlier copies if they suffice.
+fn upload_by(
+    context: &Context,
+    copies: Option<Copies>,
+    image: &Image<'_>,
+    what: &str,
+    size: usize,
+) -> Result<(DeviceMemory, Copies)> {
     let failed = |e: DriverError| in_step(format!("upload of {what}"))(e);
     let memory = context
         .allocate(image.bytes)
         .map_err(in_step(format!("memory for {what}")))?;
-    let mut copies = Copies::new(context, image.bytes, size).map_err(failed)?;
+    let mut copies = match copies.filter(|copies| copies.suffice(image.bytes, size)) {
+        Some(copies) => copies,
+        None => Copies::new(context, image.bytes, size).map_err(failed)?,
+    };
     for (n, at) in (0..image.bytes).step_by(size).enumerate() {
         let turn = n % copies.stages.len();
         let stage = &mut copies.stages[turn];
@@ -249,17 +287,18 @@ fn upload_by(context: &Context, image: &Image<'_>, what: &str, size: usize) -> R
         image.release(at..at + bytes);
     }
     copies.stream.synchronize().map_err(failed)?;
-    drop(copies);
-    Ok(memory)
+    Ok((memory, copies))
 }
 
 /// Copies that may be running.
+#[derive(Debug)]
 struct Copies {
     /// The first field: dropped, and thereby drained, before the buffers that are copied from.
     stream: Stream,
     stages: Vec<Stage>,
 }
 
+#[derive(Debug)]
 struct Stage {
     buffer: Pinned,
     /// The buffer's last copy; over if there was none.
@@ -267,6 +306,16 @@ struct Stage {
 }
 
 impl Copies {
+    /// Whether the buffers are those that [`new`](Self::new) would make, or more.
+    fn suffice(&self, bytes: usize, size: usize) -> bool {
+        let wanted = bytes.div_ceil(size).min(STAGES);
+        self.stages.len() >= wanted
+            && self
+                .stages
+                .iter()
+                .all(|stage| stage.buffer.len() >= bytes.min(size))
+    }
+
     fn new(context: &Context, bytes: usize, size: usize) -> Result<Copies, DriverError> {
         let stage = |_| {
             Ok(Stage {
@@ -306,13 +355,35 @@ mod tests {
         let expected: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
         let image = Image::new(expected.len() as u64, vec![Piece::plain(0, values)]);
         for size in [expected.len(), 40_000, 4096] {
-            let memory = upload_by(&context, &image, "numbers", size).unwrap();
+            let (memory, _) = upload_by(&context, None, &image, "numbers", size).unwrap();
             assert_eq!(memory.len(), expected.len());
             assert!(
                 download(&context, memory.address(), memory.len()) == expected,
                 "stages of {size}"
             );
         }
+    }
+
+    #[test]
+    fn staging_buffers_are_kept_for_images_that_they_suffice_for() {
+        let Some(context) = context() else { return };
+        let image = |bytes: usize| Image::new(bytes as u64, vec![Piece::plain(0, vec![7u8; bytes])]);
+        let buffers = |uploader: &Uploader| {
+            let copies = uploader.copies.lock().unwrap();
+            let stages = copies.iter().flat_map(|copies| &copies.stages);
+            stages.map(|stage| stage.buffer.as_ptr()).collect::<Vec<_>>()
+        };
+        let uploader = Uploader::new(&context, true);
+        uploader.upload(&image(5000), "numbers").unwrap();
+        let first = buffers(&uploader);
+        let memory = uploader.upload(&image(4000), "numbers").unwrap();
+        assert!(download(&context, memory.address(), 4000) == [7; 4000]);
+        assert_eq!((first.len(), buffers(&uploader)), (1, first));
+        uploader.upload(&image(STAGE + 1), "numbers").unwrap();
+        assert_eq!(buffers(&uploader).len(), 2);
+        let once = Uploader::new(&context, false);
+        once.upload(&image(5000), "numbers").unwrap();
+        assert!(buffers(&once).is_empty());
     }
 
     /// Fails, and only then succeeds: the first run at the call's first use, the second at its second …

@@ -91,9 +91,9 @@ impl<'e> AdapterLab<'e> {
     /// # Errors
     /// A call of the driver that failed.
     pub fn run(&self, pass: &Pass<'_>, fusion: Fusion) -> Result<(Vec<Option<Vector>>, PassTimes)> {
-        self.engine.with_gpu(|gpu, context| {
+        self.engine.with_gpu(|gpu, context, staging| {
             gpu.rebind_adapters(context, &self.on_device)?;
-            gpu.run_timed(context, &pass.batch, fusion)
+            gpu.run_timed(context, staging, &pass.batch, fusion)
         })
     }
 }

@@ -39,7 +39,7 @@ impl DeviceLimits {
     /// # Errors
     /// An engine on the CPU; a call of the driver that failed.
     pub fn of(engine: &Engine) -> Result<DeviceLimits> {
-        engine.with_gpu(|gpu, _| {
+        engine.with_gpu(|gpu, _, _| {
             let facts = gpu.device().facts();
             let clocks = clocks(facts.index).map_err(in_step("the device's clocks"))?;
             Ok(DeviceLimits {
@@ -67,7 +67,7 @@ impl DeviceLimits {
 /// # Errors
 /// An engine on the CPU; a call of the driver that failed.
 pub fn copy_bandwidth(engine: &Engine, bytes: usize, copies: usize) -> Result<f64> {
-    engine.with_gpu(|gpu, context| {
+    engine.with_gpu(|gpu, context, _| {
         let bandwidth = gpu.copy_bandwidth(context, bytes, copies);
         Ok(bandwidth.map_err(in_step("a copy on the device"))?)
     })

@@ -82,7 +82,7 @@ impl<'e> Pass<'e> {
     /// An engine on the CPU; a call of the driver that failed.
     pub fn run(&self, fusion: Fusion) -> Result<(Vec<Option<Vector>>, PassTimes)> {
         self.engine
-            .with_gpu(|gpu, context| gpu.run_timed(context, &self.batch, fusion))
+            .with_gpu(|gpu, context, staging| gpu.run_timed(context, staging, &self.batch, fusion))
     }
 
     /// Prepares to time the steps of the plan alone, by the device's clock, and hands the timer to `work`.
@@ -95,8 +95,8 @@ impl<'e> Pass<'e> {
         rotation: Rotation,
         work: impl FnOnce(&mut StepTimer<'_>) -> Result<T>,
     ) -> Result<T> {
-        self.engine.with_gpu(|gpu, context| {
-            let steps = gpu.steps(context, &self.batch, rotation)?;
+        self.engine.with_gpu(|gpu, context, staging| {
+            let steps = gpu.steps(context, staging, &self.batch, rotation)?;
             work(&mut StepTimer { pass: self, steps })
         })
     }
@@ -108,8 +108,8 @@ impl<'e> Pass<'e> {
     /// As [`time_steps`](Self::time_steps).
     pub fn single_launches(&self, tile: GemmTile, wanted: impl Fn(&Step) -> bool) -> Result<Vec<LaunchInfo>> {
         let (config, lengths) = (self.engine.config(), self.lengths());
-        self.engine.with_gpu(|gpu, context| {
-            let (plan, launches) = gpu.single_launches(context, &self.batch, tile, wanted)?;
+        self.engine.with_gpu(|gpu, context, staging| {
+            let (plan, launches) = gpu.single_launches(context, staging, &self.batch, tile, wanted)?;
             let info = |(step, launch)| {
                 let cost = lower_bound(self, &plan, step, launch);
                 LaunchInfo::new(config, &lengths, launch, gpu.entry(launch), cost)
@@ -182,9 +182,9 @@ pub fn time_call(engine: &Engine, requests: &[Request<'_>]) -> Result<CallTimes>
     let tokenise = start.elapsed();
     let prepared: Vec<Prepared> = prepared.into_iter().collect::<Result<_>>()?;
     let packed = Packed::all(&prepared, &adapters);
-    let (vectors, device) = engine.with_gpu(|gpu, context| {
+    let (vectors, device) = engine.with_gpu(|gpu, context, staging| {
         let fusion = gpu.fusion(&packed.batch);
-        gpu.run_timed(context, &packed.batch, fusion)
+        gpu.run_timed(context, staging, &packed.batch, fusion)
     })?;
     let mut rows = vec![Vec::new(); prepared.len()];
     packed.distribute(vectors, &mut rows);

@@ -1,5 +1,6 @@
 //! A device's context, and the code that is loaded into it.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -38,11 +39,18 @@ impl Context {
         &self.0.facts
     }
 
-    /// Makes this context the thread's, until the guard is dropped.
+    /// Makes this context the thread's, until the guard is dropped. Within a guard of the same context, a further one
+    /// costs no call of the driver.
     pub fn enter(&self) -> Result<Entered<'_>, DriverError> {
-        // SAFETY: the context is retained as long as `self`.
-        unsafe { call!(cuCtxPushCurrent_v2(self.0.handle.0)) }?;
+        let outer = ENTERED.get();
+        let pushed = outer != self.0.handle.0;
+        if pushed {
+            // SAFETY: the context is retained as long as `self`.
+            unsafe { call!(cuCtxPushCurrent_v2(self.0.handle.0)) }?;
+            ENTERED.set(self.0.handle.0);
+        }
         Ok(Entered {
+            outer: pushed.then_some(outer),
             context: PhantomData,
             thread: PhantomData,
         })
@@ -82,9 +90,16 @@ impl Drop for Primary {
     }
 }
 
+thread_local! {
+    /// The context of the thread's innermost guard; null without one.
+    static ENTERED: Cell<CUcontext> = const { Cell::new(std::ptr::null_mut()) };
+}
+
 /// Keeps a context current on its thread; when it is dropped, the previous one is current again.
 #[must_use]
 pub struct Entered<'a> {
+    /// What [`ENTERED`] was, if this guard has pushed its context.
+    outer: Option<CUcontext>,
     context: PhantomData<&'a Context>,
     // It is of the thread that entered.
     thread: PhantomData<*const ()>,
@@ -92,6 +107,8 @@ pub struct Entered<'a> {
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
+        let Some(outer) = self.outer else { return };
+        ENTERED.set(outer);
         let mut popped = std::ptr::null_mut();
         // SAFETY: this thread pushed it, and guards are dropped in the order opposite to their making.
         log(unsafe { call!(cuCtxPopCurrent_v2(&mut popped)) });

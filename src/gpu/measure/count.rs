@@ -3,7 +3,7 @@
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::gpu::context::ExecContext;
+use crate::gpu::context::{ExecContext, Staging};
 use crate::gpu::failure::{Failure, in_step};
 use crate::gpu::inputs::InputLayout;
 use crate::gpu::launch::{ACTIVATION_BYTES, Launch};
@@ -19,6 +19,7 @@ impl Gpu {
     pub fn single_launches(
         &self,
         context: &mut ExecContext,
+        staging: &mut Staging,
         batch: &Batch,
         tile: GemmTile,
         wanted: impl Fn(&Step) -> bool,
@@ -33,7 +34,7 @@ impl Gpu {
         }
         plan.steps = steps;
         let layout = self.reserve(context, batch, &plan)?;
-        let launched = self.launch_steps(context, batch, &plan, &layout);
+        let launched = self.launch_steps(context, staging, batch, &plan, &layout);
         let launches = self.drain_on_error(context, launched)?;
         Ok((plan, launches))
     }
@@ -41,11 +42,12 @@ impl Gpu {
     fn launch_steps(
         &self,
         context: &mut ExecContext,
+        staging: &mut Staging,
         batch: &Batch,
         plan: &Plan,
         layout: &InputLayout,
     ) -> Result<Vec<Launch>, Failure> {
-        self.send(context, batch, plan, layout)?;
+        self.send(context, staging, batch, plan, layout)?;
         let arena = context.arena.address();
         let launches = self.launches(context, arena, plan, layout);
         // SAFETY: the context is this call's alone and has memory for the plan, as the caller has ensured; the stream is

@@ -7,7 +7,7 @@ mod trace;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::gpu::context::ExecContext;
+use crate::gpu::context::{ExecContext, Staging};
 use crate::gpu::failure::{Failure, in_step};
 use crate::gpu::inputs::{InputLayout, PoolBatch, attention_tiles};
 use crate::gpu::launch::ACTIVATION_BYTES;
@@ -44,6 +44,7 @@ impl Gpu {
     fn send(
         &self,
         context: &mut ExecContext,
+        staging: &mut Staging,
         batch: &Batch,
         plan: &Plan,
         layout: &InputLayout,
@@ -52,12 +53,15 @@ impl Gpu {
         let attention = plan.gpu.as_ref().expect("the plan is one for a GPU").attention;
         let tiles = attention_tiles(batch, attention);
         let positions = self.config.positions;
-        let end = layout.write(batch, &tiles, &pool, positions, &mut context.host_input);
+        staging
+            .reserve(&self.device, layout.bytes, pool.bytes)
+            .map_err(in_step("page-locked memory of a batch"))?;
+        let end = layout.write(batch, &tiles, &pool, positions, &mut staging.input);
         // SAFETY: the context is the caller's alone, has memory for the layout, and is drained by the caller.
         unsafe {
             context
                 .stream
-                .upload(context.upload.address(), &context.host_input, 0..end)
+                .upload(context.upload.address(), &staging.input, 0..end)
         }
         .map_err(in_step("upload of a batch"))?;
         Ok(pool)

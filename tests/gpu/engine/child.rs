@@ -26,7 +26,12 @@ pub struct Job {
     pub model: PathBuf,
     /// As `--device` takes it.
     pub device: String,
+    /// Calls of `embed_batch`.
     pub batches: usize,
+    /// Whether [`Engine::warm_up`] comes before them.
+    pub warm_up: bool,
+    /// If not 0, each call embeds this many sequences, of 40 tokens each: a pass has room for one.
+    pub texts: usize,
 }
 
 /// What became of opening the engine, or of one batch.
@@ -63,6 +68,17 @@ pub struct Ended {
     /// Calls by function.
     pub calls: BTreeMap<String, u64>,
     pub leaked_allocations: u64,
+    /// What softcuda says of its device, where launches have a length.
+    pub device: Option<DeviceTimes>,
+}
+
+/// How long a device with launches of a set length was busy.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct DeviceTimes {
+    pub launches: u64,
+    pub busy_us: u64,
+    /// From the first launch's start to the last one's end.
+    pub span_us: u64,
 }
 
 impl Job {
@@ -72,6 +88,8 @@ impl Job {
             model,
             device: "cuda".into(),
             batches: 4,
+            warm_up: false,
+            texts: 0,
         }
     }
 
@@ -120,6 +138,7 @@ impl Job {
         struct Calls {
             calls: BTreeMap<String, u64>,
             leaked_allocations: u64,
+            device: Option<DeviceTimes>,
         }
         // Nothing is told where the driver did not start.
         let calls = fs::read(at("calls")).map_or_else(
@@ -131,6 +150,7 @@ impl Job {
             log,
             calls: calls.calls,
             leaked_allocations: calls.leaked_allocations,
+            device: calls.device,
         }
     }
 
@@ -147,7 +167,15 @@ impl Job {
             device: engine.device_name(),
             fallback: engine.fallback_reason().map(str::to_owned),
         }];
-        outcomes.extend((0..self.batches).map(|number| batch(&engine, number)));
+        if self.warm_up
+            && let Err(error) = engine.warm_up()
+        {
+            outcomes.push(failed(&error));
+        }
+        outcomes.extend((0..self.batches).map(|number| match self.texts {
+            0 => batch(&engine, number),
+            texts => outcome(engine.embed_batch(&mixed_requests(&[Embed::default()], &vec![40; texts]))),
+        }));
         outcomes
     }
 }
@@ -163,8 +191,11 @@ fn batch(engine: &Engine, number: usize) -> Outcome {
         0 => mixed_requests(&adapted, &[5, 1, 12]),
         _ => mixed_requests(&base, &[2, 9]),
     };
-    let results: Result<Vec<Embedding>, Error> = engine.embed_batch(&requests).into_iter().collect();
-    match results {
+    outcome(engine.embed_batch(&requests))
+}
+
+fn outcome(results: Vec<Result<Embedding, Error>>) -> Outcome {
+    match results.into_iter().collect::<Result<Vec<Embedding>, Error>>() {
         Ok(embeddings) => Outcome::Bits(fingerprint(&embeddings)),
         Err(error) => failed(&error),
     }

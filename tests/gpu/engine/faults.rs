@@ -106,7 +106,7 @@ fn a_lost_device_is_told_of_for_good() {
         "cuMemcpyHtoDAsync",
         "cuGraphLaunch",
         "cuMemcpyDtoHAsync",
-        "cuStreamSynchronize",
+        "cuEventSynchronize",
     ] {
         let count = job
             .run(&[])

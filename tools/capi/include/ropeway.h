@@ -61,7 +61,7 @@ typedef enum {
   ROPEWAY_ERROR_DEVICE = 9,
   // The GPU failed.
   ROPEWAY_ERROR_GPU = 10,
-  // The GPU failed earlier, and the engine with it: open it anew.
+  // The GPU failed earlier, and CUDA in this process with it: start the process anew.
   ROPEWAY_ERROR_DEVICE_LOST = 11,
   // A bug in ropeway. The engine stays usable.
   ROPEWAY_ERROR_INTERNAL = 12,

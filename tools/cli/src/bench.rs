@@ -56,7 +56,7 @@ struct Common {
     #[arg(long)]
     quick: bool,
 
-    /// Write the report as JSON
+    /// Write the report as JSON, anew after each row
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -111,11 +111,14 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             if args.serve {
                 return serve_kernels(&KernelBench::new(&engine, args.common.effort())?);
             }
-            args.common
-                .finish(&measure::kernels(&engine, args.common.effort())?)
+            args.common.finish(&measure::kernels(
+                &engine,
+                args.common.effort(),
+                args.common.json.as_deref(),
+            )?)
         }
         What::Adapters(args) => {
-            let report = measure::adapters(&run.open()?, args.effort())?;
+            let report = measure::adapters(&run.open()?, args.effort(), args.json.as_deref())?;
             args.write(&report.json())?;
             terminal::print(measure::adapters_table(&report).as_bytes())
         }

@@ -1,5 +1,6 @@
 //! `ropeway embed`: texts in, vectors out, in input order.
 
+mod pipeline;
 mod run;
 
 use std::ffi::OsString;

@@ -18,14 +18,14 @@ const GROUP_INPUTS: usize = 1024;
 const WAITING_INPUTS: usize = GROUP_INPUTS;
 
 /// Passes through the model that a group makes. Few, as rows are written after each group and a
-/// kill loses the one under way; many enough that a last pass which is not full does not matter.
-const GROUP_PASSES: usize = 8;
+/// kill loses those under way; many enough that a last pass which is not full does not matter.
+const GROUP_PASSES: usize = 4;
 
 /// A token is about four bytes of text.
 const TOKEN_BYTES: usize = 4;
 
-/// The largest group in bytes, whatever the engine takes at once. With what waits and what is being read, three groups
-/// and three inputs of the greatest length are in memory at most.
+/// The largest group in bytes, whatever the engine takes at once. What waits and what is being read is two groups and two
+/// inputs of the greatest length at most; on top come the groups that are embedded and written.
 const LARGEST_GROUP: usize = LONGEST;
 
 /// What was read next.
@@ -94,10 +94,15 @@ impl Queue {
         Ok(queue)
     }
 
+    /// A way to end it.
+    pub fn stopper(&self) -> Stop {
+        Stop(self.0.clone())
+    }
+
     /// The next inputs: all there are, up to a group. Waits for the first; empty at the end.
     pub fn next_group(&self) -> Vec<Entry> {
         let mut state = self.0.lock();
-        while state.entries.is_empty() && !state.done {
+        while state.entries.is_empty() && !state.done && !state.deserted {
             state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let mut group = Vec::new();
@@ -118,12 +123,26 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        self.0.lock().deserted = true;
-        self.0.changed.notify_all();
+        self.0.desert();
+    }
+}
+
+/// Ends a queue from a thread that does not hold it.
+pub struct Stop(Arc<Shared>);
+
+impl Stop {
+    /// Ends the reader at its next input; whoever waits for inputs gets none.
+    pub fn stop(&self) {
+        self.0.desert();
     }
 }
 
 impl Shared {
+    fn desert(&self) {
+        self.lock().deserted = true;
+        self.changed.notify_all();
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,13 +7,14 @@ import os
 import shutil
 import signal
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
 
 from . import facts, marks, packed, process, rehearsal, report
 from .packed import Unusable
-from .stages import QUICK_MODEL, STAGES
+from .stages import QUICK_MODEL, STAGES, interrupted
 
 # Of the disk, for the model at full size in both layouts and what is unpacked.
 SCRATCH_BYTES = 3 << 30
@@ -176,13 +177,14 @@ def measure(given, manifest, files, end):
         try:
             result = run_stage(context, stage, limit, found.get("uuid"))
         except KeyboardInterrupt:
-            result = {"outcome": "cut", "note": "ended from outside"}
+            result = interrupted(context, stage)
             end = 0
         made["stages"][stage.name] = result
         say(f"{stage.name}: {result['outcome']}, {result['note']} ({context.elapsed():.0f} of {max(limit, 0):.0f} s)")
         if result["outcome"] not in HARMLESS:
             status = 1
         write(given.out, made)
+        pack_logs(given.out)
     say(f"{given.out / 'report.md'}")
     return status
 
@@ -194,6 +196,8 @@ def run_stage(context, stage, limit, uuid):
         note = f"its part of the time was {max(limit, 0):.0f} s, and it takes {least} s at least"
         return {"outcome": "cut", "note": note}
     say(f"{stage.name}: {stage.title} …")
+    # Of an earlier run.
+    context.log(f"{stage.name}.json").unlink(missing_ok=True)
     before = facts.moment(uuid, context.environment)
     try:
         result = stage.run(context)
@@ -241,6 +245,16 @@ def write(out, made):
         aside = out / f".{name}"
         aside.write_text(text, encoding="utf-8")
         os.replace(aside, out / name)
+
+
+def pack_logs(out):
+    """All logs in one file, for ways back that take a few files only."""
+    aside = out / ".logs.tar.gz"
+    with tarfile.open(aside, "w:gz") as tar:
+        for name in ("logs", "softcuda-parity"):
+            if (out / name).exists():
+                tar.add(out / name, name)
+    os.replace(aside, out / "logs.tar.gz")
 
 
 def say(line):

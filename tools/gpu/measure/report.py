@@ -1,5 +1,7 @@
 """From the report's JSON to Markdown for people."""
 
+from .stages import ROWS
+
 TAIL_LINES = 40
 
 BENCHES = ("kernels", "encoder", "adapters", "peers")
@@ -94,11 +96,26 @@ def failures(report):
 
 
 def bench(name, stage):
-    """The tables that the bench itself made of its rows, their heads below ours."""
+    """The tables that the bench itself made of its rows, their heads below ours; of a cut one, the rows that it had."""
     if not stage.get("tables"):
-        return None
+        return rows_so_far(name, stage)
     lines = ["##" + line if line.startswith("#") else line for line in stage["tables"].strip().splitlines()]
     return "\n".join([f"## {name}", "", *lines])
+
+
+def rows_so_far(name, stage):
+    rows = [row for key in ROWS for row in (stage.get("report") or {}).get(key, ())]
+    if not rows:
+        return None
+    times = [row.get("micros", {}).get("median") for row in rows]
+    lines = [
+        (row.get("group"), row.get("case"), row.get("shape"), None if time is None else f"{time:.1f}")
+        for row, time in zip(rows, times)
+    ]
+    heads = ("group", "case", "shape", "µs: median")
+    if not any(times):
+        heads, lines = heads[:-1], [line[:-1] for line in lines]
+    return f"## {name}\n\nIt was ended before it had made its tables. The rows until then:\n\n" + table(heads, lines)
 
 
 def conditions(report):

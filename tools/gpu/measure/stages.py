@@ -95,28 +95,36 @@ def run_peers(context):
 
 def measured(context, command, path, name, not_run=None):
     """Runs what writes JSON, and tables to standard output; the status `not_run` means that something is missing."""
-    if path.exists():
-        path.unlink()
     ended = process.run(command, context.left(), context.log(name), context.environment, context.files)
     if not_run is not None and ended.status == not_run:
         said = ended.stderr().strip().rpartition("\n")[2]
         return missing(said.rpartition("not run: ")[2])
-    report, rows = None, 0
-    try:
-        report = json.loads(path.read_text())
-        rows = sum(len(report.get(key, ())) for key in ROWS)
-        problem = None if rows else "no rows"
-    except FileNotFoundError:
-        problem = "no report"
-    except ValueError as error:
-        problem = f"a report that is not JSON ({error})"
-    note = problem or f"{rows} rows"
+    report, note, problem = rows_in(path)
     result = {"outcome": "agreed", "note": note, "report": report, "tables": ended.stdout()}
     if ended.timed_out:
         result.update(outcome="timed out", note=f"{ended.how}; {note}")
     elif ended.status != 0 or problem:
         result.update(failed(name, f"{ended.how}; {note}", ended))
     return result
+
+
+def rows_in(path):
+    """What a bench has written, which it does after each row: the report, a note on it, and whether that is a problem."""
+    try:
+        report = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None, "no report", True
+    except ValueError as error:
+        return None, f"a report that is not JSON ({error})", True
+    rows = sum(len(report.get(key, ())) for key in ROWS)
+    return report, f"{rows} rows" if rows else "no rows", not rows
+
+
+def interrupted(context, stage):
+    """A stage that was ended from outside, with the rows that it had."""
+    result = {"outcome": "cut", "note": "ended from outside"}
+    report, note, problem = rows_in(context.log(f"{stage.name}.json"))
+    return result if problem else {**result, "note": f"ended from outside; {note}", "report": report}
 
 
 def run_sanitizer(context):

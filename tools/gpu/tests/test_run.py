@@ -31,6 +31,11 @@ assert os.path.isdir(sys.argv[sys.argv.index("-m") + 1])
 work = json.loads(os.environ.get("WORK", "{}")).get(name)
 if work == "hang":
     time.sleep(100)
+if work == "hang after a row":
+    row = {"group": name, "case": "first", "shape": "b", "micros": {"median": 2.0}}
+    open(sys.argv[sys.argv.index("--json") + 1], "w").write(json.dumps({"rows": [row]}))
+    print("a row", file=sys.stderr, flush=True)
+    time.sleep(100)
 if work == "crash":
     print("about to fail", file=sys.stderr, flush=True)
     os.abort()
@@ -101,6 +106,14 @@ class Running(unittest.TestCase):
         self.assertIn("adapters: agreed, 1 rows", out)
         self.assertIn("## adapters\n\n### Rows\n| case |", (self.out / "report.md").read_text())
 
+    def test_a_stage_that_is_cut_has_the_rows_until_then(self):
+        status, _, _ = self.run_it("--only", "kernels", "--minutes", "0.05", WORK='{"kernels": "hang after a row"}')
+        self.assertEqual((status, self.outcomes()), (1, {"kernels": "timed out"}))
+        self.assertTrue(self.stages()["kernels"]["note"].endswith("; 1 rows"))
+        self.assertIn("| kernels | first | b | 2.0 |", (self.out / "report.md").read_text())
+        with tarfile.open(self.out / "logs.tar.gz") as tar:
+            self.assertIn("logs/kernels.json", tar.getnames())
+
     def test_rows_are_wanted(self):
         self.assertEqual(self.run_it("--only", "kernels", WORK='{"kernels": "empty"}')[0], 1)
         self.assertEqual(self.outcomes(), {"kernels": "failed"})
@@ -130,14 +143,14 @@ class Running(unittest.TestCase):
         self.assertIn("is of another pack", err)
 
     def test_ended_from_outside_it_leaves_a_report(self):
-        process = self.start("--only", "kernels,encoder,adapters", WORK='{"encoder": "hang"}')
-        for line in process.stdout:
-            if line.startswith("encoder:"):
-                break
-        time.sleep(0.5)
+        process = self.start("--only", "kernels,encoder,adapters", WORK='{"encoder": "hang after a row"}')
+        log = self.out / "logs/encoder.err"
+        while not (log.exists() and log.read_text()):
+            time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
         self.assertEqual(self.outcomes(), {"kernels": "agreed", "encoder": "cut", "adapters": "cut"})
+        self.assertEqual(self.stages()["encoder"]["note"], "ended from outside; 1 rows")
         self.assertEqual(list(self.scratch.iterdir()), [])
 
     def test_what_cannot_run_says_why(self):

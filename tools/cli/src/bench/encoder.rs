@@ -42,7 +42,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         return on_cpu(&engine, opened, &args.common);
     }
     let effort = args.common.effort();
-    let mut report = measure::encoder(&engine, effort, probe.as_ref())?;
+    let mut report = measure::encoder(&engine, effort, probe.as_ref(), args.common.json.as_deref())?;
     let task = run.merge.first().cloned().or_else(|| {
         let tasks = &engine.config().tasks;
         tasks

@@ -1,11 +1,11 @@
 //! A run: groups of inputs through the engine, and their rows to the output.
 
-use std::collections::VecDeque;
 use std::io;
 
 use crate::jsonl::Id;
-use ropeway::{Embedding, Engine, Request};
+use ropeway::{Embedding, Engine};
 
+use super::pipeline::{self, Group, Inputs, Taken, Waiting};
 use crate::device;
 use crate::exit::{Exit, note, shortened};
 use crate::npy::Dtype;
@@ -19,25 +19,17 @@ use crate::terminal::Progress;
 /// A run under way.
 pub struct Run<'a> {
     engine: &'a Engine,
-    queue: Queue,
-    /// Read, not yet taken.
-    ready: VecDeque<Entry>,
+    inputs: Inputs,
+    tally: Tally,
+}
+
+/// What there is to tell of a run.
+struct Tally {
     progress: Progress,
-    /// Inputs so far, which is also the id of the next that has none.
-    inputs: u64,
     failed: u64,
     broken: u64,
     /// Inputs of this run that were longer than the model's limit.
     truncated: u64,
-}
-
-/// An input whose request is on its way through the engine.
-struct Waiting {
-    id: Id,
-    place: InputLocation,
-    read: u64,
-    /// Why it was not even tried.
-    problem: Option<String>,
 }
 
 impl<'a> Run<'a> {
@@ -45,46 +37,24 @@ impl<'a> Run<'a> {
     pub fn new(engine: &'a Engine, queue: Queue, progress: Progress) -> Run<'a> {
         Run {
             engine,
-            queue,
-            ready: VecDeque::new(),
-            progress,
-            inputs: 0,
-            failed: 0,
-            broken: 0,
-            truncated: 0,
+            inputs: Inputs::new(queue),
+            tally: Tally {
+                progress,
+                failed: 0,
+                broken: 0,
+                truncated: 0,
+            },
         }
     }
 
     /// The next input; sources that cannot be read are told and passed over.
     fn next(&mut self) -> Option<Item> {
         loop {
-            match self.ready.pop_front() {
-                Some(Entry::Item(item)) => return Some(*item),
-                Some(Entry::Broken(problem)) => self.tell_broken(&problem),
-                None => {
-                    self.ready.extend(self.queue.next_group());
-                    if self.ready.is_empty() {
-                        return None;
-                    }
-                }
+            match self.inputs.next()? {
+                Entry::Item(item) => return Some(*item),
+                Entry::Broken(problem) => self.tally.tell_broken(&problem),
             }
         }
-    }
-
-    fn tell_broken(&mut self, problem: &str) {
-        self.broken += 1;
-        self.progress.report_error(problem);
-    }
-
-    fn tell_failed(&mut self, place: &InputLocation, problem: &str) {
-        self.failed += 1;
-        self.progress.report_error(&format!("{place}: {problem}"));
-    }
-
-    /// The id of an input, which is counted.
-    fn count(&mut self, id: Option<Id>) -> Id {
-        self.inputs += 1;
-        id.unwrap_or_else(|| Id::number(self.inputs - 1))
     }
 
     /// Passes over the inputs whose rows an earlier run wrote, as far as it can be seen that they
@@ -113,10 +83,10 @@ impl<'a> Run<'a> {
             let Some(mut item) = self.next() else {
                 return Err(mismatch(&format!(
                     "has {number} rows or more, the inputs are {}",
-                    self.inputs
+                    self.inputs.taken()
                 )));
             };
-            let id = self.count(item.id.take());
+            let id = self.inputs.count(item.id.take());
             if let Some(existing_id) = row.id.as_ref().filter(|existing_id| !existing_id.same_value(&id)) {
                 let (existing_id, id) = (existing_id.as_json(), id.as_json());
                 let what = format!(
@@ -126,7 +96,7 @@ impl<'a> Run<'a> {
                 return Err(mismatch(&what));
             }
             match row.failed {
-                true => self.failed += 1,
+                true => self.tally.failed += 1,
                 false => last = Some((item, row)),
             }
         }
@@ -161,42 +131,39 @@ impl<'a> Run<'a> {
         resumable: bool,
         quiet: bool,
     ) -> Result<(), Exit> {
-        loop {
-            if self.ready.is_empty() {
-                self.ready.extend(self.queue.next_group());
-            }
-            if self.ready.is_empty() {
-                break;
-            }
-            self.embed_group(&mut *sink).map_err(|end| match end {
+        let tally = &mut self.tally;
+        pipeline::run(self.engine, &mut self.inputs, |group| {
+            tally.write_group(&mut *sink, group).map_err(|end| match end {
                 End::Output(error) => output_failed(error),
                 End::Engine(exit) if resumable => {
                     exit.hint("what is written is kept: continue with --resume")
                 }
                 End::Engine(exit) => exit,
                 End::Exit(exit) => exit,
-            })?;
-        }
+            })
+        })?;
         sink.finish().map_err(output_failed)?;
-        drop(self.progress);
-        if self.truncated > 0 && !quiet {
+        let inputs = self.inputs.taken();
+        let Tally {
+            progress,
+            failed,
+            broken,
+            truncated,
+        } = self.tally;
+        drop(progress);
+        if truncated > 0 && !quiet {
             note(&format!(
-                "{} of {} inputs were longer than the model's limit of {} tokens and cut there; use chunks to keep all of a \
-                 text, or --no-truncate to refuse it",
-                self.truncated,
-                self.inputs,
+                "{truncated} of {inputs} inputs were longer than the model's limit of {} tokens and cut there; use chunks to \
+                 keep all of a text, or --no-truncate to refuse it",
                 self.engine.config().max_tokens
             ));
         }
         let mut problems = Vec::new();
-        if self.failed > 0 {
-            problems.push(format!("{} of {} inputs failed", self.failed, self.inputs));
+        if failed > 0 {
+            problems.push(format!("{failed} of {inputs} inputs failed"));
         }
-        if self.broken > 0 {
-            problems.push(format!(
-                "{} of the sources could not be read to the end",
-                self.broken
-            ));
+        if broken > 0 {
+            problems.push(format!("{broken} of the sources could not be read to the end"));
         }
         match problems.is_empty() {
             true => Ok(()),
@@ -206,35 +173,36 @@ impl<'a> Run<'a> {
             ))),
         }
     }
+}
 
-    /// Embeds what is ready and writes its rows.
-    fn embed_group(&mut self, sink: &mut dyn Sink) -> Result<(), End> {
-        let mut waiting = Vec::with_capacity(self.ready.len());
-        let mut requests: Vec<Request<'static>> = Vec::with_capacity(self.ready.len());
-        while let Some(entry) = self.ready.pop_front() {
-            match entry {
-                Entry::Broken(problem) => self.tell_broken(&problem),
-                Entry::Item(item) => {
-                    let id = self.count(item.id);
-                    let problem = item.request.map(|request| requests.push(request)).err();
-                    waiting.push(Waiting {
-                        id,
-                        place: item.place,
-                        read: item.read,
-                        problem,
-                    });
-                }
-            }
-        }
-        let mut results = device::embed_batch(self.engine, &requests).into_iter();
+impl Tally {
+    fn tell_broken(&mut self, problem: &str) {
+        self.broken += 1;
+        self.progress.report_error(problem);
+    }
+
+    fn tell_failed(&mut self, place: &InputLocation, problem: &str) {
+        self.failed += 1;
+        self.progress.report_error(&format!("{place}: {problem}"));
+    }
+
+    /// Writes the rows of a group.
+    fn write_group(&mut self, sink: &mut dyn Sink, group: Group) -> Result<(), End> {
+        let mut results = group.results.into_iter();
         let mut bytes = 0;
-        for Waiting {
-            id,
-            place,
-            read,
-            problem,
-        } in waiting
-        {
+        for entry in group.entries {
+            let Waiting {
+                id,
+                place,
+                read,
+                problem,
+            } = match entry {
+                Taken::Input(waiting) => waiting,
+                Taken::Broken(problem) => {
+                    self.tell_broken(&problem);
+                    continue;
+                }
+            };
             let result = match problem {
                 Some(problem) => Err(problem),
                 None => match results.next() {
@@ -252,7 +220,7 @@ impl<'a> Run<'a> {
             bytes = read;
         }
         if bytes > 0 {
-            self.progress.set(bytes, self.inputs);
+            self.progress.set(bytes, group.taken);
         }
         sink.flush().map_err(End::Output)
     }

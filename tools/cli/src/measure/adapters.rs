@@ -5,6 +5,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
+
 use anyhow::Result;
 use ropeway::inspect::{AdapterLab, Fusion, Pass};
 use ropeway::{Cost, Engine, Error};
@@ -76,13 +78,14 @@ fn repetitions(effort: Effort, tokens: usize) -> (usize, usize) {
 /// The adapters are those of an [`AdapterLab`]; the engine's own are left alone. Sequence i uses adapter i mod n, with
 /// merged weights adapter 0, which launches what the base weights launch. Times are those of a pass's kernels, the ways
 /// in turns, so that all have the same clocks. With jina-embeddings-v3 the largest set of the largest rank takes 0.8 GB
-/// of the device and, in float32, 1.6 GB of the host; merged weights 0.6 GB.
+/// of the device and, in float32, 1.6 GB of the host; merged weights 0.6 GB. With `file`, the report is there as JSON after
+/// each row.
 ///
 /// # Errors
 /// An engine on the CPU; a call of the driver that failed, but for want of memory, which leaves out what did not fit;
 /// the ways' vectors deviate further than roundings explain.
-pub fn adapters(engine: &Engine, effort: Effort) -> Result<Report> {
-    let mut report = Report::new(engine, "adapters")?;
+pub fn adapters(engine: &Engine, effort: Effort, file: Option<&Path>) -> Result<Report> {
+    let mut report = Report::new(engine, "adapters", file)?;
     let grid = Grid::of(effort);
     let cases: Vec<Case<'_>> = grid
         .tokens
@@ -108,8 +111,8 @@ pub fn adapters(engine: &Engine, effort: Effort) -> Result<Report> {
                     Err(reason) => Err(reason.clone()),
                 };
                 match rows {
-                    Ok(rows) => report.rows.extend(rows),
-                    Err(reason) => report.rows.push(point.skipped(reason)),
+                    Ok(rows) => rows.into_iter().try_for_each(|row| report.push(row))?,
+                    Err(reason) => report.push(point.skipped(reason))?,
                 }
             }
         }

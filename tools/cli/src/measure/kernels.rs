@@ -1,5 +1,7 @@
 //! Every kernel of a pass alone.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use ropeway::inspect::{LaunchInfo, Pass, Rotation, StepInfo, StepTimer};
 use ropeway::{Cost, Engine};
@@ -34,18 +36,19 @@ struct Kernel {
     kind: usize,
 }
 
-/// Measures all kernels.
+/// Measures all kernels. With `file`, the report is there as JSON after each row.
 ///
 /// # Errors
 /// An engine on the CPU; a call of the driver that failed.
-pub fn kernels(engine: &Engine, effort: Effort) -> Result<Report> {
-    let mut report = Report::new(engine, "kernels")?;
+pub fn kernels(engine: &Engine, effort: Effort, file: Option<&Path>) -> Result<Report> {
+    let mut report = Report::new(engine, "kernels", file)?;
     let bench = KernelBench::new(engine, effort)?;
     let (warm, samples) = match effort {
         Effort::Full => (3, 50),
         Effort::Quick => (0, 2),
     };
     for (number, pass) in bench.passes.iter().enumerate() {
+        let mut pushed = Ok(());
         pass.time_steps(bench.rotation, |steps| {
             for kernel in bench.rows.iter().filter(|kernel| kernel.pass == number) {
                 for _ in 0..warm {
@@ -55,10 +58,14 @@ pub fn kernels(engine: &Engine, effort: Effort) -> Result<Report> {
                     micros: Micros::of(times(steps, kernel.kind, samples)?),
                     ..kernel.row.clone()
                 };
-                report.rows.push(row.measured(kernel.cost, &report.ceilings));
+                let row = row.measured(kernel.cost, &report.ceilings);
+                if pushed.is_ok() {
+                    pushed = report.push(row);
+                }
             }
             Ok(())
         })?;
+        pushed?;
     }
     Ok(report)
 }

@@ -1,11 +1,13 @@
 //! Rows of measurements, each with its ceiling.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::ceiling::{self, Ceilings, DeviceFacts};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use ropeway::Cost;
 use ropeway::Engine;
 
@@ -25,7 +27,10 @@ pub struct Report {
     /// What the device can do at most.
     pub ceilings: Ceilings,
     /// In the order in which they were measured.
-    pub rows: Vec<Row>,
+    rows: Vec<Row>,
+    /// Where the report goes as JSON after each row, so that a run that is ended in the middle leaves what it had.
+    #[serde(skip)]
+    file: Option<PathBuf>,
 }
 
 /// One measurement.
@@ -159,11 +164,11 @@ impl Row {
 }
 
 impl Report {
-    /// An empty report of an engine on a GPU; measures the ceilings.
+    /// An empty report of an engine on a GPU; measures the ceilings. With `file`, it is kept there.
     ///
     /// # Errors
     /// An engine on the CPU; a call of the driver that failed.
-    pub fn new(engine: &Engine, bench: &'static str) -> Result<Report> {
+    pub fn new(engine: &Engine, bench: &'static str, file: Option<&Path>) -> Result<Report> {
         let (device, ceilings) = ceiling::of(engine)?;
         Ok(Report {
             ropeway: env!("CARGO_PKG_VERSION"),
@@ -173,7 +178,27 @@ impl Report {
             device,
             ceilings,
             rows: Vec::new(),
+            file: file.map(Path::to_owned),
         })
+    }
+
+    /// In the order in which they were measured.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn push(&mut self, row: Row) -> Result<()> {
+        self.rows.push(row);
+        let Some(file) = &self.file else { return Ok(()) };
+        // Under another name first, so that what is there is whole.
+        let mut aside = file.clone().into_os_string();
+        aside.push(".part");
+        let written = fs::write(&aside, self.json()).and_then(|()| fs::rename(&aside, file));
+        written.with_context(|| file.display().to_string())
     }
 
     /// For programs.

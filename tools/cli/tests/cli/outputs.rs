@@ -395,3 +395,28 @@ fn the_old_output_stays_until_the_new_one_is_whole() {
     assert!(place.read("out.jsonl").starts_with(b"{\"id\":0,\"embedding\":["));
     assert_eq!(place.names(), ["in.txt", "out.jsonl"]);
 }
+
+/// Another thread is waiting for the next input then.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_output_that_fails_ends_a_run_whose_input_stays_open() {
+    let mut command = command(&["embed", "-q"]);
+    command.stdout(File::create("/dev/full").unwrap());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"one line\n").unwrap();
+    // The input stays open for longer than a run of one line takes.
+    let since = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if since.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+            panic!("it waits for input");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    drop(input);
+    assert_eq!(status.code(), Some(3));
+}

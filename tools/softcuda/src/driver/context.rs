@@ -24,7 +24,7 @@ fn check_flags(flags: c_uint) -> Answer {
 fn create(call: &mut Call, device: CUdevice, flags: c_uint) -> Answer<CUcontext> {
     check_flags(flags)?;
     call.device(device)?;
-    let context = call.make_context(device as usize, flags, false);
+    let context = call.make_context(device as usize, flags, false)?;
     state::push_current(context);
     Ok(context)
 }
@@ -61,7 +61,7 @@ exports! {
     fn cuDevicePrimaryCtxRetain(call, context: *mut CUcontext, device: CUdevice) {
         let flags = call.device(device)?.primary_flags;
         if call.device(device)?.primary.is_null() {
-            let made = call.make_context(device as usize, flags, true);
+            let made = call.make_context(device as usize, flags, true)?;
             call.device_mut(device)?.primary = made;
         }
         let state = call.device_mut(device)?;

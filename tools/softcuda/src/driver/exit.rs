@@ -47,14 +47,21 @@ extern "C" fn at_exit() {
     }
 }
 
-/// `{"calls": {"cuInit": 1, …}, "leaked_allocations": 0}`
+/// `{"calls": {"cuInit": 1, …}, "leaked_allocations": 0}`, and `"device"` where launches have a length: see
+/// [`Timeline::json`](super::timeline::Timeline::json).
 fn calls_json(driver: &Driver) -> String {
     let mut text = String::from("{\n  \"calls\": {");
     for (index, (name, number)) in driver.calls.iter().enumerate() {
         let comma = if index > 0 { "," } else { "" };
         let _ = write!(text, "{comma}\n    \"{name}\": {number}");
     }
-    let _ = write!(text, "\n  }},\n  \"leaked_allocations\": {}\n}}\n", driver.leaked);
+    let _ = write!(text, "\n  }},\n  \"leaked_allocations\": {}", driver.leaked);
+    if driver.faults.slow_launches.is_some()
+        && let Some(device) = driver.timeline.json()
+    {
+        let _ = write!(text, ",\n  \"device\": {device}");
+    }
+    text.push_str("\n}\n");
     text
 }
 

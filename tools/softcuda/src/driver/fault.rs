@@ -10,7 +10,10 @@
 //! | `sticky:cuLaunchKernel:2=CUDA_ERROR_ILLEGAL_ADDRESS` | that call, and every later one in its context |
 //! | `memory=512MiB` | the device has no more memory than that |
 //! | `allocation=64MiB` | a single allocation larger than that is out of memory |
-//! | `slow-copies`, `slow-copies=100MB` | copies take their time: 1 GB, or that many bytes, per second |
+//! | `slow-copies`, `slow-copies=100MB` | copies take the device their time: 1 GB, or that many bytes, per second |
+//! | `slow-launches=20ms` | every launch of a kernel or a graph takes the device that long |
+//! | `slow-page-locking`, `slow-page-locking=100MB` | `cuMemHostAlloc` locks 1 GB, or that many bytes, per second |
+//! | `context-memory=400MiB` | every context takes that much of the device's memory |
 //! | `driver=12.4` | the driver says that it is for CUDA 12.4 |
 //!
 //! Functions that only describe errors or look functions up are never made to fail and do not count for `any`.
@@ -47,6 +50,12 @@ pub struct Faults {
     pub allocation: Option<u64>,
     /// Bytes per second that copies run at.
     slow_copies: Option<u64>,
+    /// What a launch takes the device.
+    pub slow_launches: Option<Duration>,
+    /// Bytes per second that memory of the host is page-locked at.
+    slow_page_locking: Option<u64>,
+    /// Bytes that a context takes of the device's memory.
+    pub context_memory: u64,
     /// What `cuDriverGetVersion` says.
     pub driver: Option<i32>,
 }
@@ -60,7 +69,9 @@ pub struct Injected {
 
 const SYNTAX: &str = "understood are `FUNCTION:N=ERROR`, `any:N=ERROR` (N from 1, or * for every call; ERROR such as \
     CUDA_ERROR_OUT_OF_MEMORY), `sticky:FUNCTION:N=ERROR`, `memory=SIZE`, `allocation=SIZE`, `slow-copies`, \
-    `slow-copies=BYTES_PER_SECOND` (SIZE such as 512MiB) and `driver=MAJOR.MINOR`, separated by `;`";
+    `slow-copies=BYTES_PER_SECOND`, `slow-launches=TIME` (such as 20ms), `slow-page-locking`, \
+    `slow-page-locking=BYTES_PER_SECOND`, `context-memory=SIZE` (SIZE such as 512MiB) and `driver=MAJOR.MINOR`, separated by \
+    `;`";
 
 /// Descriptions and look-ups: part of handling a failure, so never a failure themselves.
 fn exempt(function: &str) -> bool {
@@ -96,11 +107,28 @@ fn size(text: &str) -> Option<u64> {
     number.checked_mul(unit)
 }
 
+/// `20ms`, `500us`, `2s`.
+fn duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u32 = text[..digits].parse().ok().filter(|&number| number > 0)?;
+    let unit = match text[digits..].trim() {
+        "us" => Duration::from_micros(1),
+        "ms" => Duration::from_millis(1),
+        "s" => Duration::from_secs(1),
+        _ => return None,
+    };
+    unit.checked_mul(number)
+}
+
 /// `12.4` as `cuDriverGetVersion` says it.
 fn version(text: &str) -> Option<i32> {
     let (major, minor) = text.split_once('.')?;
     let (major, minor): (i32, i32) = (major.parse().ok()?, minor.parse().ok()?);
     ((1..100).contains(&major) && (0..100).contains(&minor)).then_some(1000 * major + 10 * minor)
+}
+
+fn at_rate(bytes: u64, per_second: u64) -> Duration {
+    Duration::from_secs_f64(bytes as f64 / per_second as f64)
 }
 
 impl Faults {
@@ -119,15 +147,20 @@ impl Faults {
                     .filter(|&bytes| bytes > 0)
                     .ok_or_else(|| wrong("not a size"))
             };
+            let rate = || match right {
+                Some(_) => bytes(),
+                None => Ok(1_000_000_000),
+            };
             match left {
                 "memory" => faults.memory = Some(bytes()?),
                 "allocation" => faults.allocation = Some(bytes()?),
-                "slow-copies" => {
-                    faults.slow_copies = Some(match right {
-                        Some(_) => bytes()?,
-                        None => 1_000_000_000,
-                    });
+                "slow-copies" => faults.slow_copies = Some(rate()?),
+                "slow-page-locking" => faults.slow_page_locking = Some(rate()?),
+                "slow-launches" => {
+                    let time = right.and_then(duration);
+                    faults.slow_launches = Some(time.ok_or_else(|| wrong("not a time"))?);
                 }
+                "context-memory" => faults.context_memory = bytes()?,
                 "driver" => {
                     let version = right.and_then(version);
                     faults.driver = Some(version.ok_or_else(|| wrong("not a version of CUDA"))?);
@@ -195,10 +228,14 @@ impl Faults {
         injected
     }
 
-    /// How long a copy of this many bytes is held up.
+    /// What a copy of this many bytes takes the device.
     pub fn copy_delay(&self, bytes: u64) -> Option<Duration> {
-        let rate = self.slow_copies?;
-        Some(Duration::from_secs_f64(bytes as f64 / rate as f64))
+        Some(at_rate(bytes, self.slow_copies?))
+    }
+
+    /// What it takes to page-lock this many bytes.
+    pub fn page_locking_delay(&self, bytes: u64) -> Option<Duration> {
+        Some(at_rate(bytes, self.slow_page_locking?))
     }
 }
 
@@ -248,6 +285,13 @@ mod tests {
         assert_eq!(faults.copy_delay(1_000_000), Some(Duration::from_millis(500)));
         assert_eq!(parse("").unwrap().copy_delay(1), None);
         assert_eq!(parse("driver=12.4").unwrap().driver, Some(12040));
+        let faults = parse("slow-launches=20ms;slow-page-locking;context-memory=2MiB").unwrap();
+        assert_eq!(faults.slow_launches, Some(Duration::from_millis(20)));
+        assert_eq!(
+            faults.page_locking_delay(500_000_000),
+            Some(Duration::from_millis(500))
+        );
+        assert_eq!(faults.context_memory, 2 << 20);
     }
 
     #[test]
@@ -263,6 +307,8 @@ mod tests {
             "memory=lots",
             "memory=99999999999GiB",
             "driver=12",
+            "slow-launches",
+            "slow-launches=20",
             "slow",
         ] {
             let error = parse(text).unwrap_err();

@@ -157,7 +157,12 @@ fn pinned(call: &mut Call, bytes: usize, flags: c_uint) -> Answer<*mut c_void> {
     if flags & !7 != 0 {
         return Err(CUresult::INVALID_VALUE);
     }
-    Ok(call.allocate(bytes, Kind::Pinned, Handle::NULL, flags)? as *mut c_void)
+    let start = call.allocate(bytes, Kind::Pinned, Handle::NULL, flags)?;
+    if let Some(delay) = call.faults.page_locking_delay(bytes as u64) {
+        // Under the driver's lock, as all other threads would find it.
+        std::thread::sleep(delay);
+    }
+    Ok(start as *mut c_void)
 }
 
 /// One `CUpointer_attribute`. What does not apply to the pointer is an error, as it is for a pointer that CUDA does

@@ -32,6 +32,7 @@ pub mod result;
 pub mod state;
 mod stream;
 mod stubs;
+pub mod timeline;
 pub mod types;
 pub mod work;
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::fault::Faults;
 use super::handle::{Handle, Object, Table};
 use super::result::{Answer, CUresult};
+use super::timeline::Timeline;
 use super::types::CUgraphEdgeData;
 use super::work::{OpId, Pending, Work};
 use crate::machine;
@@ -275,6 +276,7 @@ pub struct Driver {
     pub initialised: bool,
     pub config: Config,
     pub faults: Faults,
+    pub timeline: Timeline,
     pub devices: Vec<Device>,
     pub contexts: Table<Context>,
     pub modules: Table<Module>,
@@ -453,7 +455,14 @@ impl Driver {
     }
 
     /// Makes a context on a device with its default stream.
-    pub fn make_context(&mut self, device: usize, flags: u32, primary: bool) -> Handle<Context> {
+    pub fn make_context(&mut self, device: usize, flags: u32, primary: bool) -> Answer<Handle<Context>> {
+        let bytes = self.faults.context_memory;
+        if !self.devices[device].machine.memory.reserve(bytes) {
+            super::say(&format!(
+                "no memory for a context of {bytes} bytes, as SOFTCUDA_FAULTS has it"
+            ));
+            return Err(CUresult::OUT_OF_MEMORY);
+        }
         let id = self.next_id();
         let handle = self.contexts.insert(Context {
             device,
@@ -471,7 +480,7 @@ impl Driver {
         if let Ok(context) = self.contexts.get_mut(handle) {
             context.legacy = legacy;
         }
-        handle
+        Ok(handle)
     }
 
     pub fn make_stream(
@@ -566,7 +575,10 @@ impl Driver {
                 library.modules.remove(&handle);
             }
         }
-        let _ = self.contexts.remove(handle);
+        if let Ok(context) = self.contexts.remove(handle) {
+            let bytes = self.faults.context_memory;
+            self.devices[context.device].machine.memory.unreserve(bytes);
+        }
     }
 
     /// Takes a module away with its functions and variables.

@@ -109,7 +109,7 @@ impl Call {
             );
         }
         if let Some(op) = recorded
-            && self.is_pending(op)
+            && (self.is_pending(op) || self.timeline.due(op).is_some())
         {
             self.streams.get_mut(stream)?.waits.push(op);
         }
@@ -131,7 +131,7 @@ impl Call {
             );
         }
         for op in ops {
-            self.run_until(op);
+            self.wait_until(op);
         }
         self.healthy(context)
     }
@@ -264,7 +264,11 @@ exports! {
             call.run_stream(stream)?;
             return Err(CUresult::NOT_READY);
         }
-        Ok(())
+        let last = call.streams.get(stream)?.last;
+        match last.and_then(|op| call.timeline.due(op)) {
+            Some(_) => Err(CUresult::NOT_READY),
+            None => Ok(()),
+        }
     }
     fn cuStreamSynchronize [cuStreamSynchronize_ptsz] (call, stream: CUstream) {
         let stream = call.stream(stream)?;
@@ -336,14 +340,17 @@ exports! {
             call.healthy(context)?;
             return Err(CUresult::NOT_READY);
         }
-        Ok(())
+        match recorded.and_then(|op| call.timeline.due(op)) {
+            Some(_) => Err(CUresult::NOT_READY),
+            None => Ok(()),
+        }
     }
     fn cuEventSynchronize(call, event: CUevent) {
         call.forbid_captured(event)?;
         let found = call.event(event)?;
         let (context, recorded) = (found.context, found.recorded);
         if let Some(op) = recorded {
-            call.run_until(op);
+            call.wait_until(op);
         }
         call.healthy(context)
     }
@@ -365,7 +372,7 @@ exports! {
     fn cuCtxWaitEvent(call, context: CUcontext, event: CUevent) {
         call.contexts.get(context)?;
         if let Some(op) = call.event(event)?.recorded {
-            call.run_until(op);
+            call.wait_until(op);
         }
         call.healthy(context)
     }

@@ -28,6 +28,10 @@ pub struct Pending {
     pub stream: u64,
     pub context: Handle<Context>,
     pub after: Vec<OpId>,
+    /// When what it comes after is over, of what was performed before.
+    pub ready: Option<Instant>,
+    /// Whether it may take time by itself: a graph does as a whole.
+    pub alone: bool,
     pub work: Work,
 }
 
@@ -195,9 +199,6 @@ impl Copy {
             // SAFETY: host addresses of copies are the program's, which vouches for them until the copy is done.
             unsafe { self.run_row(driver, from, to, packed, bytes) }?;
         }
-        if let Some(delay) = driver.faults.copy_delay(self.bytes() as u64) {
-            std::thread::sleep(delay);
-        }
         Ok(())
     }
 
@@ -325,6 +326,9 @@ impl Driver {
             after.extend(self.streams.get(legacy)?.last);
         }
         let op = self.add_op((context, id), after, work);
+        if let Some(pending) = self.pending.get_mut(&op) {
+            pending.alone = true;
+        }
         self.streams.get_mut(handle)?.last = Some(op);
         Ok(op)
     }
@@ -336,6 +340,7 @@ impl Driver {
         mut after: Vec<OpId>,
         work: Work,
     ) -> OpId {
+        let ready = self.timeline.latest(&after);
         after.retain(|op| self.is_pending(*op));
         let op = self.next_op;
         self.next_op += 1;
@@ -345,6 +350,8 @@ impl Driver {
                 stream,
                 context,
                 after,
+                ready,
+                alone: false,
                 work,
             },
         );
@@ -379,6 +386,9 @@ impl Driver {
             .map_err(|error| (error, "the context is gone".to_owned()))?
             .device;
         let work = &pending.work;
+        let now = Instant::now();
+        let before = self.timeline.latest(&pending.after).max(pending.ready);
+        let ready = before.map_or(now, |before| before.max(now));
         if !matches!(work, Work::Kernel(_)) {
             self.devices[device].machine.order_stream(pending.stream);
         }
@@ -405,7 +415,7 @@ impl Driver {
                     && event.recorded.is_none_or(|last| last <= op)
                 {
                     event.recorded = Some(op);
-                    event.time = Some(Instant::now());
+                    event.time = Some(ready);
                 }
             }
             Work::Wait(_) => {}
@@ -416,6 +426,14 @@ impl Driver {
                 }
             }
         }
+        let length = match work {
+            _ if !pending.alone => None,
+            Work::Copy(copy) => self.faults.copy_delay(copy.bytes() as u64),
+            // A graph's start stands for the whole.
+            Work::Kernel(_) | Work::Order(_) => self.faults.slow_launches,
+            _ => None,
+        };
+        self.timeline.add(op, work, ready, length);
         Ok(())
     }
 }
@@ -460,7 +478,20 @@ impl Call {
         }
     }
 
-    /// All work of a context.
+    /// Waits until `op` is over.
+    pub fn wait_until(&mut self, op: OpId) {
+        self.run_until(op);
+        self.sleep_until(self.timeline.due(op));
+    }
+
+    fn sleep_until(&mut self, end: Option<Instant>) {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        if let Some(left) = left.filter(|left| !left.is_zero()) {
+            self.unlocked(|| std::thread::sleep(left));
+        }
+    }
+
+    /// Waits until all work of a context is over. (Where work has a length: of all contexts.)
     pub fn run_context(&mut self, context: Handle<Context>) {
         while let Some(op) = self.last_op(context) {
             self.run_until(op);
@@ -468,6 +499,7 @@ impl Call {
         while !self.running.is_empty() {
             self.wait_for_others();
         }
+        self.sleep_until(self.timeline.end());
     }
 
     fn last_op(&self, context: Handle<Context>) -> Option<OpId> {
@@ -527,7 +559,7 @@ impl Call {
     pub fn submit_and_wait(&mut self, stream: Handle<Stream>, work: Work) -> Answer {
         let context = self.streams.get(stream)?.context;
         if let Some(op) = self.submit(stream, work)? {
-            self.run_until(op);
+            self.wait_until(op);
         }
         self.healthy(context)
     }

@@ -443,6 +443,20 @@ impl DeviceMemory {
         self.total = bytes.min(self.arena.len() as u64);
     }
 
+    /// Takes memory off the device that no allocation stands for; false where there is not so much.
+    pub fn reserve(&mut self, bytes: u64) -> bool {
+        let fits = bytes <= self.usage().0;
+        if fits {
+            self.used += bytes;
+        }
+        fits
+    }
+
+    /// Gives back what [`reserve`](Self::reserve) took.
+    pub fn unreserve(&mut self, bytes: u64) {
+        self.used -= bytes;
+    }
+
     /// Live allocations in order of address.
     pub fn live(&self) -> impl Iterator<Item = &Allocation> {
         self.live.iter().map(|(allocation, _)| &**allocation)

@@ -19,7 +19,7 @@ fn parameter(row: &Row, name: &str) -> u64 {
 
 /// For people: the head, and a line for each combination, sorted by tokens.
 pub fn table(report: &Report) -> String {
-    report.head() + "\n" + &lines(&report.rows)
+    report.head() + "\n" + &lines(report.rows())
 }
 
 pub(super) fn lines(rows: &[Row]) -> String {

@@ -18,6 +18,7 @@ mod startup;
 mod table;
 mod texts;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
@@ -33,12 +34,17 @@ use ropeway::inspect::{CallTimes, MemoryProbe, time_call};
 use ropeway::{Engine, Numerics, Request};
 
 /// Whole calls of an engine on a GPU that computes in the default numerics class: throughput, latency, documents,
-/// memory. `probe` was made before the engine was opened.
+/// memory. `probe` was made before the engine was opened. With `file`, the report is there as JSON after each row.
 ///
 /// # Errors
 /// An engine on the CPU; a call that failed.
-pub fn encoder(engine: &Engine, effort: Effort, probe: Option<&MemoryProbe>) -> Result<Report> {
-    let mut report = Report::new(engine, "encoder")?;
+pub fn encoder(
+    engine: &Engine,
+    effort: Effort,
+    probe: Option<&MemoryProbe>,
+    file: Option<&Path>,
+) -> Result<Report> {
+    let mut report = Report::new(engine, "encoder", file)?;
     let opened = probe.map(MemoryProbe::taken).transpose()?;
     calls::throughput(engine, effort, &mut report)?;
     calls::documents(engine, effort, &mut report)?;

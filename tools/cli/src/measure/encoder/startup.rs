@@ -68,7 +68,7 @@ pub fn startup(report: &mut Report, effort: Effort, child: &mut dyn FnMut() -> C
     starts.sort_by(|a, b| a.micros.total_cmp(&b.micros));
     let all = starts.iter().map(|start| start.micros).collect();
     let middle = starts.swap_remove((runs - 1) / 2);
-    report.rows.push(Row {
+    report.push(Row {
         group: "startup",
         case: "process start to first vector".into(),
         shape: format!("one short input, {} in", middle.input),
@@ -78,8 +78,7 @@ pub fn startup(report: &mut Report, effort: Effort, child: &mut dyn FnMut() -> C
             "parts in s; the checkpoint is in the page cache, and this process has the driver running".into(),
         ),
         ..Row::default()
-    });
-    Ok(())
+    })
 }
 
 /// One process's start.

@@ -8,7 +8,7 @@ use crate::measure::report::{Report, Row, markdown};
 pub fn encoder_table(report: &Report) -> String {
     let mut text = report.head();
     for (group, title, columns) in GROUPS {
-        let rows: Vec<&Row> = report.rows.iter().filter(|row| row.group == group).collect();
+        let rows: Vec<&Row> = report.rows().iter().filter(|row| row.group == group).collect();
         if rows.is_empty() {
             continue;
         }
