@@ -32,6 +32,7 @@ pub mod result;
 pub mod state;
 mod stream;
 mod stubs;
+mod tensor_map;
 pub mod timeline;
 pub mod types;
 pub mod work;
@@ -396,6 +397,7 @@ static FUNCTIONS: LazyLock<HashMap<&'static str, &'static Address>> = LazyLock::
         proc_address::EXPORTS,
         stream::EXPORTS,
         stubs::EXPORTS,
+        tensor_map::EXPORTS,
     ]
     .into_iter()
     .flat_map(|table| table.iter().copied().flatten())

@@ -275,7 +275,6 @@ stubs! {
     cuSurfRefSetArray
     cuTensorMapEncodeIm2col
     cuTensorMapEncodeIm2colWide
-    cuTensorMapEncodeTiled
     cuTensorMapReplaceAddress
     cuTexObjectCreate
     cuTexObjectDestroy

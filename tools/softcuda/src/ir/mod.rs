@@ -5,11 +5,13 @@
 //! * An [`Inst`] has one [`Op`]: a pure function over the lanes ([`Alu`]), or plain data that the executor interprets.
 //! * [`regs`] says how registers lie in memory, [`windows`] how the state spaces lie in the generic address space.
 
+mod hopper;
 mod ops;
 mod program;
 pub mod regs;
 pub mod windows;
 
+pub use hopper::{Bulk, Multiply, WarpGroup};
 pub use ops::{
     Access, Alu, Async, Atomic, AtomicOp, BarrierKind, Builtin, Call, FenceOrder, LaneMask, MatrixCopy, Op,
     Order, Place, RESERVED_SHARED, Redux, Scope, Shuffle, Special, Sync, Target, Vote,

@@ -1,5 +1,6 @@
 //! What instructions do: [`Op`] and the data that each kind carries.
 
+use super::hopper::{Bulk, WarpGroup};
 use super::regs::{Regs, Slot, Width};
 use crate::ptx::ast::{Space, Type};
 
@@ -40,6 +41,10 @@ pub enum Op {
     Async(Box<Async>),
     /// ldmatrix and stmatrix.
     Matrix(Box<MatrixCopy>),
+    /// `cp.async.bulk`
+    Bulk(Box<Bulk>),
+    /// `wgmma` and `setmaxnreg`.
+    WarpGroup(Box<WarpGroup>),
 }
 
 /// A special register, or another value that depends on the thread's position.
@@ -322,6 +327,8 @@ pub enum FenceOrder {
     Sc,
     /// `fence.mbarrier_init`, `fence.proxy.…`: between this thread's accesses of different kinds.
     Proxy,
+    /// The same where the other kind is that of bulk copies and wgmma in shared memory: `fence.proxy.async`.
+    AsyncProxy,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

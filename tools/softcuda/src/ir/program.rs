@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::hopper::WarpGroup;
 use super::ops::{Alu, Op, Sync};
 use super::regs::Slot;
 use crate::ptx::ast::{Limits, Loc, Type};
@@ -40,7 +41,12 @@ impl Code {
         matches!(&self.op, Op::Sync(sync) if **sync == Sync::GridDependencyWait)
     }
 
-    /// The same, for an instruction that every lane of the warp must execute together (`.sync.aligned`).
+    /// Whether this is a `wgmma`, which goes on reading and writing registers after it was executed.
+    pub fn is_wgmma(&self) -> bool {
+        matches!(&self.op, Op::WarpGroup(what) if matches!(**what, WarpGroup::Multiply(_)))
+    }
+
+    /// For an instruction that every lane of the warp must execute together (`.sync.aligned`).
     pub fn aligned(mut self) -> Self {
         self.converge = Converge::Warp;
         self
@@ -182,4 +188,6 @@ pub struct Kernel {
     pub limits: Limits,
     /// Whether any instruction waits for the launch before it in the stream.
     pub uses_grid_dependency: bool,
+    /// Whether any instruction is a `wgmma`, whose registers are watched.
+    pub uses_wgmma: bool,
 }

@@ -212,6 +212,7 @@ pub fn kernel(placed: &Placed<'_>, entry: u32) -> Result<Kernel, Refused> {
         dynamic_base: dynamic_base as u32,
         limits: module.functions[entry as usize].limits.clone(),
         uses_grid_dependency: false,
+        uses_wgmma: false,
     };
     let mut constants = Constants::default();
     for &f in &list {
@@ -413,7 +414,8 @@ impl<'a> FunctionLowering<'a> {
         note_unread(&mut drafts, virtuals.len());
         let blocks = blocks(&drafts);
         let meets = flow::post_dominators(&blocks);
-        let effects: Vec<Effects> = drafts.iter().map(effects).collect();
+        let mut effects: Vec<Effects> = drafts.iter().map(effects).collect();
+        pin(&drafts, &mut effects);
         let widths: Vec<Width> = virtuals.iter().map(|v| v.width).collect();
         let (slots, window) = slots::assign(&widths, &effects, &blocks, self.areas_end);
 
@@ -446,6 +448,7 @@ impl<'a> FunctionLowering<'a> {
                 draft.code.dst.iter().all(|r| matches!(r, Ref::Reg(_))),
                 "constants are never written"
             );
+            kernel.uses_wgmma |= draft.code.is_wgmma();
             kernel.uses_grid_dependency |= draft.code.needs_grid_dependency();
             let operands = kernel.operands.len() as u32;
             kernel
@@ -554,6 +557,20 @@ fn effects(draft: &Draft) -> Effects {
         reads.extend(&writes);
     }
     Effects { reads, writes }
+}
+
+/// Registers of a `wgmma` are read and written after it was executed: they keep their slots through the whole function.
+fn pin(drafts: &[Draft], effects: &mut [Effects]) {
+    for draft in drafts.iter().filter(|draft| draft.code.is_wgmma()) {
+        // All but B's descriptor and the predicate, which are read at once.
+        let kept = draft.code.src.len() - 2;
+        for operand in &draft.code.src[..kept] {
+            if let Ref::Reg(register) = *operand {
+                effects[0].writes.push(register);
+                effects[drafts.len() - 1].reads.push(register);
+            }
+        }
+    }
 }
 
 fn blocks(drafts: &[Draft]) -> Vec<flow::Block> {

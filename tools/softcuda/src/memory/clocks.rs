@@ -638,6 +638,12 @@ impl BlockClocks {
         }
     }
 
+    /// Ends the warp's present clock and gives it: what the warp did so far has this clock or a smaller one, what follows
+    /// a greater one (as long as clocks go on).
+    pub fn close(&mut self, warp: usize) -> u32 {
+        self.warps[warp].close()
+    }
+
     /// `fence.acq_rel`, `fence.sc`, `membar` by the lanes of `mask`.
     pub fn fence(&mut self, warp: usize, mask: u32, scope: Scope) {
         let block = self.block;

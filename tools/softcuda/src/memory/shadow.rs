@@ -354,6 +354,25 @@ impl Shadow {
         self.initialise(offset, bytes);
     }
 
+    /// The first thread (not an asynchronous agent) that was the last to write one of these bytes of shared memory and
+    /// for which `fenced` (given the thread and its clock then) is false, with its instruction.
+    pub fn unfenced_writer(
+        &self,
+        offset: u64,
+        bytes: u64,
+        who: &Who<'_>,
+        fenced: impl Fn(Thread, u32) -> bool,
+    ) -> Option<(Thread, Option<u32>)> {
+        (offset / 4..(offset + bytes).div_ceil(4)).find_map(|word| {
+            let written = self.writes[word as usize].load(Relaxed);
+            let direct = (written >> stamp::EPOCH) as u32;
+            let thread = thread_of(who.block, direct, written);
+            let clock = clock_of(direct);
+            let counts = written != 0 && clock > who.base && (thread.warp as usize) < WARPS;
+            (counts && !fenced(thread, clock)).then(|| (thread, pc_of(written)))
+        })
+    }
+
     /// The first byte that was never written, without regard to races.
     pub fn first_uninitialised(&self, offset: u64, bytes: u64) -> Option<u64> {
         if self.initialised {

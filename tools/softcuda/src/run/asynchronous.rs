@@ -15,15 +15,17 @@ use crate::ptx::ast::Space;
 /// An mbarrier object as it lies in shared memory, in 64 bits: phase, arrivals still expected in this phase, arrivals
 /// expected in each phase, bytes of transactions still expected. The ISA leaves the layout open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mbarrier {
+pub(super) struct Mbarrier {
     phase: bool,
     pending: u32,
     expected: u32,
-    transactions: i32,
+    pub(super) transactions: i32,
 }
 
 /// Largest count (PTX ISA: 2^20 − 1).
 const MOST_ARRIVALS: u32 = (1 << 20) - 1;
+/// Most bytes of transactions, expected or come too early, that are outstanding (PTX ISA: 2^20 − 1).
+const MOST_TRANSACTIONS: i32 = (1 << 20) - 1;
 
 impl Mbarrier {
     fn pack(self) -> u64 {
@@ -35,7 +37,7 @@ impl Mbarrier {
     }
 
     /// `None` for bits that no `mbarrier.init` wrote.
-    fn unpack(bits: u64) -> Option<Self> {
+    pub(super) fn unpack(bits: u64) -> Option<Self> {
         let transactions = ((bits >> 41 & 0x3f_ffff) as i32) << 10 >> 10;
         (bits >> 63 == 1 && bits != u64::MAX).then_some(Self {
             phase: bits & 1 != 0,
@@ -49,7 +51,7 @@ impl Mbarrier {
 /// What arrivals at mbarriers have released: in the current phase, and in the last complete one.
 #[derive(Default)]
 pub(super) struct Mbarriers {
-    released: HashMap<u32, (Published, Published)>,
+    pub(super) released: HashMap<u32, (Published, Published)>,
 }
 
 impl<'l> Block<'l> {
@@ -226,9 +228,14 @@ impl<'l> Block<'l> {
                     regs.get64(at.src(1))
                 };
                 let mut done = 0;
+                let mut waits_at = None;
                 for lane in each(at.mask) {
                     let offset = offsets[lane] as u32;
-                    let state = self.mbarrier(warp, at, lane, offset)?;
+                    let mut state = self.mbarrier(warp, at, lane, offset)?;
+                    if state.phase == (phase[lane] & 1 != 0) && self.land(offset)? {
+                        // What was on its way to here is there now.
+                        state = self.mbarrier(warp, at, lane, offset)?;
+                    }
                     if state.phase != (phase[lane] & 1 != 0) {
                         done |= 1 << lane;
                         if order.acquires()
@@ -236,11 +243,13 @@ impl<'l> Block<'l> {
                         {
                             self.clocks.acquire(warp.index, 1 << lane, complete);
                         }
+                    } else {
+                        waits_at = waits_at.or(Some(offset));
                     }
                 }
                 regs.set_pred(at.dst(0), done, at.mask);
                 if suspend && done != at.mask {
-                    return Ok(Next::Wait(Wait::Poll { mbarrier: true }));
+                    return Ok(Next::Wait(Wait::Poll { mbarrier: waits_at }));
                 }
             }
             Async::PendingCount => {
@@ -398,7 +407,7 @@ impl<'l> Block<'l> {
     }
 
     /// Reads the mbarrier at an offset of shared memory.
-    fn mbarrier(
+    pub(super) fn mbarrier(
         &mut self,
         warp: &Warp,
         at: &At<'_>,
@@ -457,7 +466,21 @@ impl<'l> Block<'l> {
             );
             return Err(self.finding(Check::BarrierMisuse, warp, at.pc, lane as u32, message));
         }
+        if state.transactions.abs() > MOST_TRANSACTIONS {
+            let message = format!(
+                "{} bytes of transactions would be outstanding at the mbarrier at offset {offset:#x}; {MOST_TRANSACTIONS} are \
+                 the most",
+                state.transactions
+            );
+            return Err(self.finding(Check::BarrierMisuse, warp, at.pc, lane as u32, message));
+        }
         state.pending -= count;
+        self.settle(offset, state);
+        Ok(())
+    }
+
+    /// Writes an mbarrier back, its phase complete if nothing is pending.
+    pub(super) fn settle(&mut self, offset: u32, mut state: Mbarrier) {
         if state.pending == 0 && state.transactions == 0 {
             state.phase = !state.phase;
             state.pending = state.expected;
@@ -466,7 +489,30 @@ impl<'l> Block<'l> {
         }
         self.set_mbarrier(offset, state);
         self.event();
-        Ok(())
+    }
+
+    /// The mbarrier at an offset that was checked; `None` if it is not valid any more.
+    pub(super) fn peek_mbarrier(&self, offset: u32) -> Option<Mbarrier> {
+        // SAFETY: the caller checked the place.
+        Mbarrier::unpack(unsafe { read(self.shared.ptr().wrapping_add(offset as usize), 8) })
+    }
+
+    /// An mbarrier's phase in words, for those who wait for it in vain.
+    pub(super) fn describe_mbarrier(&self, offset: u32) -> String {
+        let Some(state) = self.peek_mbarrier(offset) else {
+            return format!("the phase of an mbarrier at offset {offset:#x}, which is not valid any more");
+        };
+        let bytes = match state.transactions {
+            0 => String::new(),
+            n @ 1.. => format!(", {n} bytes of transactions are expected and have not come"),
+            n => format!(", {} bytes of transactions more than expected have come", -n),
+        };
+        format!(
+            "the phase with parity {} of the mbarrier at offset {offset:#x}: {} of {} arrivals are missing{bytes}",
+            u8::from(state.phase),
+            state.pending,
+            state.expected
+        )
     }
 }
 

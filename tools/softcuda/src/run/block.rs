@@ -3,11 +3,13 @@
 use std::sync::atomic::Ordering;
 
 use super::asynchronous::Mbarriers;
+use super::bulk::Bulks;
 use super::check::{Check, Finding, Site};
 use super::grid::{Run, mix};
 use super::meter::Meter;
 use super::sync::Barrier;
 use super::warp::{Aligned, Meet, Split, Wait, Warp};
+use super::wgmma::Groups;
 use crate::ir::{Op, Sync};
 use crate::memory::{BlockClocks, Domain, Shadow};
 
@@ -34,6 +36,9 @@ pub struct Block<'l> {
     pub clocks: BlockClocks,
     pub(super) barriers: [Barrier; BARRIERS],
     pub(super) mbarriers: Mbarriers,
+    pub(super) bulks: Bulks,
+    /// What warpgroups multiply.
+    pub(super) groups: Groups,
     pub meter: Meter,
     /// Cache of the last allocations found.
     pub(super) hints: [usize; 2],
@@ -68,6 +73,8 @@ impl<'l> Block<'l> {
             clocks: BlockClocks::new(&run.launch),
             barriers: Default::default(),
             mbarriers: Mbarriers::default(),
+            bulks: Bulks::default(),
+            groups: Groups::default(),
             meter: Meter::new(run),
             hints: [0; 2],
             executed: 0,
@@ -106,6 +113,8 @@ impl<'l> Block<'l> {
         }
         self.barriers = Default::default();
         self.mbarriers = Mbarriers::default();
+        self.bulks.clear();
+        self.groups.clear();
         self.waited_for_previous.fill(0);
         self.last_change = (run.events.load(Ordering::Relaxed), self.executed);
         self.changed = true;
@@ -115,7 +124,7 @@ impl<'l> Block<'l> {
     }
 
     /// The next random number, if the schedule is random.
-    fn random(&mut self) -> Option<u64> {
+    pub(super) fn random(&mut self) -> Option<u64> {
         if self.random == 0 {
             return None;
         }
@@ -153,11 +162,16 @@ impl<'l> Block<'l> {
                         return Slice::Done;
                     }
                 }
+                if let Err(finding) = self.land_some() {
+                    self.run.report(*finding);
+                    return Slice::Done;
+                }
                 if self.run.stopped() {
                     return Slice::Done;
                 }
             }
             if self.warps.iter().flatten().all(|w| w.live == 0) {
+                self.check_end();
                 return Slice::Done;
             }
             let asleep = match self.look_for_progress(ran) {
@@ -266,8 +280,8 @@ impl<'l> Block<'l> {
             match split.wait {
                 Wait::Ready => ready = true,
                 Wait::Poll { mbarrier } => {
-                    polls |= mbarrier;
-                    sleeps |= !mbarrier;
+                    polls |= mbarrier.is_some();
+                    sleeps |= mbarrier.is_none();
                     split.wait = Wait::Ready;
                 }
                 _ => {}
@@ -357,8 +371,14 @@ impl<'l> Block<'l> {
                             barrier.describe(&self.warps)
                         )
                     }
-                    Wait::Poll { mbarrier: true } => {
-                        format!("warp {}, {lanes}: waits for an mbarrier's phase, in", warp.index)
+                    Wait::Poll {
+                        mbarrier: Some(offset),
+                    } => {
+                        format!(
+                            "warp {}, {lanes}: waits for {}, in",
+                            warp.index,
+                            self.describe_mbarrier(offset)
+                        )
                     }
                     _ => format!("warp {}, {lanes}: is here, in", warp.index),
                 };
@@ -415,6 +435,12 @@ impl<'l> Block<'l> {
             others: sites,
             module: self.run.module.clone(),
         })
+    }
+
+    /// What is wrong once every thread has ended: copies that are still on their way, registers that do not add up.
+    fn check_end(&mut self) {
+        self.check_landed();
+        self.check_registers();
     }
 
     /// A site of this block.
@@ -505,6 +531,7 @@ impl<'l> Block<'l> {
                 ));
             }
         }
+        self.end_stores(warp.index, mask);
         warp.live &= !mask;
         self.clocks.exit(warp.index, mask);
         Self::forget_lanes(warp, None, mask);
@@ -534,6 +561,7 @@ impl<'l> Block<'l> {
                 _ => "an instruction of several lanes",
             },
             Op::Matrix(_) => "ldmatrix or stmatrix",
+            Op::WarpGroup(_) => "an instruction of wgmma or setmaxnreg",
             _ if inst.matrix.is_some() => "mma.sync",
             _ => "an instruction of several lanes",
         };

@@ -12,8 +12,12 @@ pub enum Check {
     Misaligned,
     Uninitialised,
     Race,
-    /// Data of a `cp.async` touched before its wait.
+    /// Data of an asynchronous copy, or registers of a wgmma, touched before its wait.
     AsyncPending,
+    /// Shared memory read by a bulk copy or wgmma without the writer's `fence.proxy.async`.
+    ProxyFence,
+    /// Registers of a wgmma touched without `wgmma.fence` before it.
+    WgmmaFence,
     DivergentBarrier,
     SyncMask,
     Deadlock,
@@ -31,6 +35,8 @@ impl Check {
         Check::Uninitialised,
         Check::Race,
         Check::AsyncPending,
+        Check::ProxyFence,
+        Check::WgmmaFence,
         Check::DivergentBarrier,
         Check::SyncMask,
         Check::Deadlock,
@@ -48,6 +54,8 @@ impl Check {
             Check::Uninitialised => "uninitialised",
             Check::Race => "race",
             Check::AsyncPending => "async-pending",
+            Check::ProxyFence => "proxy-fence",
+            Check::WgmmaFence => "wgmma-fence",
             Check::DivergentBarrier => "divergent-barrier",
             Check::SyncMask => "sync-mask",
             Check::Deadlock => "deadlock",
@@ -60,7 +68,10 @@ impl Check {
 
     /// Whether the kernel can go on, so that further findings come out in the same run.
     pub const fn continues(self) -> bool {
-        matches!(self, Check::Uninitialised | Check::Race | Check::AsyncPending)
+        matches!(
+            self,
+            Check::Uninitialised | Check::Race | Check::AsyncPending | Check::ProxyFence | Check::WgmmaFence
+        )
     }
 }
 

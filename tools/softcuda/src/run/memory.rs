@@ -239,7 +239,7 @@ impl<'l> Block<'l> {
     }
 
     /// A site of any thread of the grid.
-    fn other(&self, thread: crate::memory::Thread, pc: u32, what: String) -> Site {
+    pub(super) fn other(&self, thread: crate::memory::Thread, pc: u32, what: String) -> Site {
         let Some(inst) = self.run.kernel.insts.get(pc as usize) else {
             return Site {
                 block: None,

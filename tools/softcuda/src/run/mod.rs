@@ -4,7 +4,8 @@
 //! * [`block`] holds one block: its warps, shared memory and barriers. It schedules the warps.
 //! * [`warp`] holds one warp: its registers, and the *splits* into which its lanes diverge until they reconverge.
 //! * `step` executes instructions. Loads and stores, atomics, barriers and warp-level instructions, asynchronous
-//!   copies, matrix tiles and `printf` have a file each.
+//!   copies, bulk copies (`bulk`; `tensor` finds the pieces of a tensor's box), matrix tiles, `wgmma` and `printf` have a file
+//!   each.
 //! * [`check`] defines findings, [`meter`] counts, [`profile`] describes the devices, [`settings`] says how to run.
 //!
 //! `grid`, `block`, `meter` and the files of instructions name each other. That is no circle to break: a block and the
@@ -13,6 +14,7 @@
 mod asynchronous;
 mod atomics;
 pub mod block;
+mod bulk;
 pub mod check;
 pub mod grid;
 mod matrix;
@@ -23,7 +25,9 @@ pub mod profile;
 pub mod settings;
 mod step;
 mod sync;
+mod tensor;
 pub mod warp;
+mod wgmma;
 
 /// Lanes in words: `lanes 0-15, 31`.
 pub fn lanes(mask: u32) -> String {

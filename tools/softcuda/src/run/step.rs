@@ -67,6 +67,7 @@ impl<'l> Block<'l> {
         budget: u32,
     ) -> Result<u32, Box<Finding>> {
         let kernel = self.run.kernel;
+        let watched = kernel.uses_wgmma;
         let mut split = warp.splits.remove(index);
         let mut done = 0;
         let mut frame = *split.frames.last().expect("a frame");
@@ -102,6 +103,9 @@ impl<'l> Block<'l> {
             let first = inst.first as usize;
             let ops = &kernel.operands[first..first + inst.count as usize];
             done += 1;
+            if watched {
+                self.watch(warp, pc, ops, frame.window, mask);
+            }
             if let Op::Alu(run) = inst.op
                 && inst.converge == Converge::None
             {
@@ -285,6 +289,14 @@ impl<'l> Block<'l> {
                 Op::Async(what) => self.asynchronous(warp, &at, what)?,
                 Op::Matrix(copy) => {
                     self.matrix_copy(warp, &at, copy)?;
+                    Next::On
+                }
+                Op::Bulk(bulk) => {
+                    self.bulk(warp, &at, bulk)?;
+                    Next::On
+                }
+                Op::WarpGroup(what) => {
+                    self.warpgroup(warp, &at, what)?;
                     Next::On
                 }
             };

@@ -62,9 +62,11 @@ impl<'l> Block<'l> {
                 }
             }
             Sync::Fence { scope, order } => {
-                // Proxy fences order this thread's accesses of different kinds; all memory is coherent here.
-                if order != FenceOrder::Proxy {
-                    self.clocks.fence(warp.index, at.mask, scope);
+                // Other proxy fences order this thread's accesses of different kinds; all memory is coherent here.
+                match order {
+                    FenceOrder::Proxy => {}
+                    FenceOrder::AsyncProxy => self.fence_async_proxy(warp.index, at.mask),
+                    FenceOrder::AcqRel | FenceOrder::Sc => self.clocks.fence(warp.index, at.mask, scope),
                 }
             }
             Sync::Shuffle { mode, valid } => {
@@ -193,7 +195,7 @@ impl<'l> Block<'l> {
             }
             // Lanes that skip the instruction by its guard are active all the same, but not in its result.
             Sync::ActiveMask => regs.set32(at.dst(0), &[at.mask & whole; LANES], at.mask),
-            Sync::Sleep => return Ok(Next::Wait(Wait::Poll { mbarrier: false })),
+            Sync::Sleep => return Ok(Next::Wait(Wait::Poll { mbarrier: None })),
             Sync::GridDependencyWait => self.waited_for_previous[warp.index] |= at.mask,
             Sync::GridDependencyLaunch => {}
             // A cluster is one block here, so its barrier is one among the block's own threads.

@@ -2,6 +2,7 @@
 
 use std::alloc::Layout;
 
+use super::wgmma::Products;
 use crate::ir::Kernel;
 use crate::ir::regs::Regs;
 
@@ -45,7 +46,8 @@ pub enum Wait {
     /// Looked at something that others must change (an mbarrier that is not complete, a sleep): runs again after
     /// the others.
     Poll {
-        mbarrier: bool,
+        /// The mbarrier's offset.
+        mbarrier: Option<u32>,
     },
 }
 
@@ -161,6 +163,10 @@ pub struct Warp {
     /// Groups committed so far, by lane.
     pub committed: [u32; 32],
     pub copies: Vec<PendingCopy>,
+    /// Products under way (`wgmma`).
+    pub(super) products: Products,
+    /// The last `setmaxnreg`: registers per thread, and the instruction.
+    pub registers_set: Option<(u32, u32)>,
     /// Instructions since some split last waited at a meeting point while others ran on.
     pub apart: u32,
     /// Those of them since anything was changed.
@@ -183,6 +189,8 @@ impl Warp {
             tid: [[0; 32]; 3],
             committed: [0; 32],
             copies: Vec::new(),
+            products: Products::default(),
+            registers_set: None,
             apart: 0,
             idle: 0,
         }
@@ -224,6 +232,8 @@ impl Warp {
         self.meets.clear();
         self.committed = [0; 32];
         self.copies.clear();
+        self.products.clear();
+        self.registers_set = None;
         self.apart = 0;
         self.idle = 0;
     }

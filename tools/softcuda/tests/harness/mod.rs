@@ -101,7 +101,8 @@ fn compile_with(nvcc: &Path, version: &str, name: &str) -> Vec<u8> {
     let source = folder().join(name);
     let text = std::fs::read_to_string(&source).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     let arch = header(&text, "arch").unwrap_or("compute_80".into());
-    let shared = std::fs::read_to_string(folder().join("ptx_async.cuh")).expect("the kernels' header");
+    let shared = ["ptx_async.cuh", "ptx_hopper.cuh"]
+        .map(|header| std::fs::read_to_string(folder().join(header)).expect("the kernels' header"));
     // The path is part of it, for it stands in the line information.
     let mut hasher = DefaultHasher::new();
     (&text, &shared, &source, version, &arch).hash(&mut hasher);

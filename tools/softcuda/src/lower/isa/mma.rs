@@ -123,6 +123,12 @@ pub fn lower(instruction: &Instruction, builder: &mut Builder<'_>) -> Result<Opt
     Ok(Some(code))
 }
 
+/// What computes 16 rows and 8 columns over 32 bytes of k, with f32 results: the product of which `wgmma` is made.
+pub fn tile(a: Type, b: Type) -> Option<Alu> {
+    let shape = if a.size() == 2 { "m16n8k16" } else { "m16n8k32" };
+    Form::of(shape, [Type::F32, a, b, Type::F32], false, vectors()).map(|form| form.run)
+}
+
 /// The registers of a fragment: a vector, or one register without braces.
 fn elements(operand: &Operand) -> &[Operand] {
     match operand {

@@ -11,6 +11,7 @@ pub mod convert;
 pub mod float;
 pub mod form;
 pub mod half;
+mod hopper;
 pub mod ieee;
 pub mod integer;
 pub mod logic;
@@ -41,6 +42,7 @@ pub struct Covered {
 pub const FAMILIES: &[(&str, Family, &[Covered])] = &[
     ("memory", memory::lower, memory::COVERED),
     ("asynchronous", asynchronous::lower, asynchronous::COVERED),
+    ("hopper", hopper::lower, hopper::COVERED),
     ("matrix copies", matrix::lower, matrix::COVERED),
     ("synchronisation", sync::lower, sync::COVERED),
     ("integer", integer::lower, integer::COVERED),

@@ -17,7 +17,7 @@ pub const COVERED: &[Covered] = &[
     Covered {
         opcode: "fence membar",
         forms: ".acq_rel .sc at every scope; .proxy.* and .mbarrier_init",
-        notes: "all memory is coherent here; fences matter to the race checks",
+        notes: "all memory is coherent here; fences matter to the checks",
     },
     Covered {
         opcode: "shfl.sync",
@@ -231,7 +231,10 @@ fn fence(i: &Instruction) -> Result<Code, Refused> {
             _ => None,
         })
         .unwrap_or(Scope::Cta);
+    // A fence for global memory alone says nothing of shared memory.
+    let shared = i.has("proxy") && i.has("async") && !i.has("global");
     let order = match (proxy, &*i.opcode) {
+        _ if shared => FenceOrder::AsyncProxy,
         (true, _) => FenceOrder::Proxy,
         (false, "membar") => FenceOrder::Sc,
         _ if i.has("sc") => FenceOrder::Sc,

@@ -1,0 +1,54 @@
+//! Tensor copies and wgmma against plain products.
+
+mod harness;
+
+use harness::{Args, Gpu, Random, Shape};
+use softcuda::memory::{Fill, Swizzle, TensorMap};
+
+#[test]
+fn a_tile_of_wgmma_is_the_plain_product() {
+    let mut gpu = Gpu::new();
+    let Some(module) = gpu.load("hopper_gemm.cu") else {
+        return;
+    };
+    let mut random = Random(3);
+    // Small whole numbers, which bf16 and the sums hold exactly.
+    let mut numbers = || -> Vec<f32> { (0..4096).map(|_| random.below(17) as f32 - 8.0).collect() };
+    let (left, right) = (numbers(), numbers());
+    let mut map = |values: &[f32]| {
+        let bits: Vec<u16> = values.iter().map(|v| (v.to_bits() >> 16) as u16).collect();
+        let map = TensorMap {
+            address: gpu.upload(&bits),
+            rank: 2,
+            element: 2,
+            dimensions: [64, 64, 1],
+            strides: [128, 0],
+            tile: [64, 64, 1],
+            swizzle: Swizzle::B128,
+            fill: Fill::Zero,
+        };
+        map.encode()
+    };
+    let (a, b) = (map(&left), map(&right));
+    // Rows before and behind the matrix are zero.
+    for row in [0i32, -5, 40] {
+        let out = gpu.alloc(4 * 4096);
+        let args = Args::new()
+            .with_bytes(&a, 128)
+            .with_bytes(&b, 128)
+            .with(row)
+            .with(out);
+        gpu.launch(&module, "tile_product", Shape::new(1, 128), &args);
+        let want: Vec<f32> = (0..4096)
+            .map(|i| {
+                let (r, c) = (i as i32 / 64 + row, i % 64);
+                let product = |k: usize| match r {
+                    0..64 => left[64 * r as usize + k] * right[64 * c + k],
+                    _ => 0.0,
+                };
+                (0..64).map(product).sum()
+            })
+            .collect();
+        assert!(gpu.download::<f32>(out, 4096) == want, "row {row}");
+    }
+}

@@ -1,0 +1,39 @@
+//! arch: compute_90a
+//! check: race
+//! launch: grid 1, block 128
+//! args: out 2048
+// Shared memory is written again while a product may still read it.
+
+#include "../ptx_hopper.cuh"
+
+extern "C" __global__ void __launch_bounds__(128) fault_wgmma_operand_overwritten(float *out) {
+    __shared__ __align__(1024) uint8_t a[8192], b[1024];
+    for (int i = threadIdx.x; i < 2048; i += 128) ((uint32_t *)a)[i] = 0x3f803f80;
+    for (int i = threadIdx.x; i < 256; i += 128) ((uint32_t *)b)[i] = 0x3f803f80;
+    fence_async();
+    __syncthreads();
+    float d[4];
+    wgmma_fence();
+    wgmma_n8(d, descriptor(a), descriptor(b), 0); // OTHER
+    wgmma_commit();
+    if (threadIdx.x == 0) *(uint32_t *)b = 0; // FAULT
+    wgmma_wait<0>();
+    for (int i = 0; i < 4; i++) out[128 * i + threadIdx.x] = d[i];
+}
+
+extern "C" __global__ void __launch_bounds__(128) ok_wgmma_operand_overwritten(float *out) {
+    __shared__ __align__(1024) uint8_t a[8192], b[1024];
+    for (int i = threadIdx.x; i < 2048; i += 128) ((uint32_t *)a)[i] = 0x3f803f80;
+    for (int i = threadIdx.x; i < 256; i += 128) ((uint32_t *)b)[i] = 0x3f803f80;
+    fence_async();
+    __syncthreads();
+    float d[4];
+    wgmma_fence();
+    wgmma_n8(d, descriptor(a), descriptor(b), 0);
+    wgmma_commit();
+    wgmma_wait<0>();
+    __syncthreads();
+    if (threadIdx.x == 0) *(uint32_t *)b = 0;
+    wgmma_wait<0>();
+    for (int i = 0; i < 4; i++) out[128 * i + threadIdx.x] = d[i];
+}

@@ -1,0 +1,37 @@
+//! arch: compute_90a
+//! check: wgmma-fence
+//! launch: grid 1, block 128
+//! args: in 2048, out 2048
+// Registers that were just computed go into a product without wgmma.fence.
+
+#include "../ptx_hopper.cuh"
+
+extern "C" __global__ void __launch_bounds__(128) fault_wgmma_without_fence(const float *in, float *out) {
+    __shared__ __align__(1024) uint8_t a[8192], b[1024];
+    for (int i = threadIdx.x; i < 2048; i += 128) ((uint32_t *)a)[i] = 0x3f803f80;
+    for (int i = threadIdx.x; i < 256; i += 128) ((uint32_t *)b)[i] = 0x3f803f80;
+    fence_async();
+    __syncthreads();
+    float d[4];
+    wgmma_fence();
+    for (int i = 0; i < 4; i++) d[i] = in[128 * i + threadIdx.x] + 1;
+    wgmma_n8(d, descriptor(a), descriptor(b)); // FAULT
+    wgmma_commit();
+    wgmma_wait<0>();
+    for (int i = 0; i < 4; i++) out[128 * i + threadIdx.x] = d[i];
+}
+
+extern "C" __global__ void __launch_bounds__(128) ok_wgmma_without_fence(const float *in, float *out) {
+    __shared__ __align__(1024) uint8_t a[8192], b[1024];
+    for (int i = threadIdx.x; i < 2048; i += 128) ((uint32_t *)a)[i] = 0x3f803f80;
+    for (int i = threadIdx.x; i < 256; i += 128) ((uint32_t *)b)[i] = 0x3f803f80;
+    fence_async();
+    __syncthreads();
+    float d[4];
+    for (int i = 0; i < 4; i++) d[i] = in[128 * i + threadIdx.x] + 1;
+    wgmma_fence();
+    wgmma_n8(d, descriptor(a), descriptor(b));
+    wgmma_commit();
+    wgmma_wait<0>();
+    for (int i = 0; i < 4; i++) out[128 * i + threadIdx.x] = d[i];
+}
