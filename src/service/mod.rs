@@ -249,7 +249,10 @@ impl ServiceBuilder {
         };
         let speed = match self.cold {
             true => Speed::default(),
-            false => warm_up(&*engine, least)?,
+            false => {
+                engine.warm_up()?;
+                measure(&*engine, least)?
+            }
         };
         let tokenizers = self.tokenizers.unwrap_or(engine.threads().clamp(1, 4));
         Ok(Service {
@@ -259,7 +262,7 @@ impl ServiceBuilder {
 }
 
 /// Runs a short and a longer pass on every context, and measures them once they are warm.
-fn warm_up<E: Executor>(engine: &E, tokens: usize) -> Result<Speed> {
+fn measure<E: Executor>(engine: &E, tokens: usize) -> Result<Speed> {
     let mut speed = Speed::default();
     let per_sequence = engine.sequence_cost();
     for tokens in [8, tokens] {
