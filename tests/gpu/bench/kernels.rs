@@ -98,12 +98,3 @@ fn rows_are_timed_on_demand() {
         "{error}"
     );
 }
-
-/// On the CPU there is no kernel to time, and the message says what to do.
-#[test]
-fn without_a_gpu_it_says_so() {
-    let output = bench(&jina(64), "cpu").arg("kernels").output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("--device cuda"), "{error}");
-}
