@@ -443,9 +443,12 @@ impl Engine {
         if let Some(reason) = &fallback {
             tracing::info!("{reason}");
         }
-        let (default_tokens, default_precision) = match backend {
-            Backend::Cpu { .. } => (CPU_BATCH_TOKENS, Precision::F32),
-            Backend::Gpu { .. } => (GPU_BATCH_TOKENS, Precision::Bf16),
+        let (default_tokens, precision) = match backend {
+            Backend::Cpu { .. } => (CPU_BATCH_TOKENS, cpu_precision(settings.precision, None)?),
+            Backend::Gpu { .. } => {
+                let half = gpu_precision(settings.precision).map_err(Error::Device)?;
+                (GPU_BATCH_TOKENS, half.into())
+            }
         };
         Ok(Engine {
             model,
@@ -457,7 +460,7 @@ impl Engine {
             tokenizers,
             threads,
             batch_tokens: settings.batch_tokens.unwrap_or(default_tokens),
-            precision: settings.precision.unwrap_or(default_precision),
+            precision,
             truncated: AtomicU64::new(0),
             phases,
         })

@@ -136,7 +136,7 @@ impl Pooling {
 
     /// Its name, as sentence-transformers has it: `mean`, `cls`, `lasttoken`, `max`, `mean_sqrt_len_tokens`,
     /// `weightedmean`; and `none`.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Pooling::Mean => "mean",
             Pooling::Cls => "cls",

@@ -109,7 +109,7 @@ fn precision(folder: &Path, checkpoint: &Checkpoint) -> Result<Decision> {
     let file = relative(folder, file);
     Ok(Decision {
         source: Some(Source::new(&file, "dtype")),
-        note: "computed in float32 on a CPU, in bf16 or f16 on a GPU",
+        note: "computed in float32 or bf16 on a CPU, in bf16 or f16 on a GPU",
         ..Decision::new("weights", types.join(", "))
     })
 }

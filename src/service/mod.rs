@@ -114,7 +114,7 @@ const QUEUE_REQUESTS: usize = 16384;
 /// A request with what a service wants to know about it; made from a [`Request`] that owns its text.
 #[derive(Clone, Debug)]
 pub struct Submission {
-    request: Request<'static>,
+    request: Arc<Request<'static>>,
     caller: Arc<str>,
     priority: i32,
     deadline: Option<Instant>,
@@ -124,7 +124,7 @@ impl Submission {
     /// A request of nobody in particular, with priority 0 and no deadline.
     pub fn new(request: Request<'static>) -> Submission {
         Submission {
-            request,
+            request: request.into(),
             caller: "".into(),
             priority: 0,
             deadline: None,

@@ -88,7 +88,7 @@ impl<E: Executor> State<E> {
             let job = self.jobs.get_mut(&id).expect("the scheduler knows jobs alone");
             job.started.get_or_insert_with(Instant::now);
             let its = job.ready.clone().expect("a pass takes what was tokenised");
-            tokens += E::lengths(&its)[part];
+            tokens += job.lengths[part];
             ready.push(its);
         }
         Pass {
@@ -249,11 +249,11 @@ impl<E: Executor> Runtime<E> {
         };
         let slot = Arc::<Slot>::default();
         let job = Job {
-            request: Arc::new(request),
+            request,
             slot: slot.clone(),
             ready: None,
             rows: Vec::new(),
-            tokens: 0,
+            lengths: Vec::new(),
             submitted: Instant::now(),
             tokenize: Duration::ZERO,
             started: None,

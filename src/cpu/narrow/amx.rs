@@ -265,6 +265,7 @@ unsafe fn one(t: &Block, a: *const u8, b: *const u8, c: *mut f32) {
 ///
 /// # Safety
 /// [`has_bf16`] says yes.
+#[cfg(any(test, feature = "inspect"))]
 pub unsafe fn peak(_: Isa, rounds: usize) -> f64 {
     // SAFETY: the caller's word; the registers hold zeros.
     unsafe {

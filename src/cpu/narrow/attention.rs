@@ -12,6 +12,7 @@
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
+use super::super::Line;
 use super::super::attention::{Head, QUERIES};
 use super::super::isa::{Avx512, Simd};
 use super::amx::{configure, load, multiply, release, store, zero};
@@ -57,11 +58,6 @@ fn has_all() -> bool {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("fma")
 }
-
-/// A cache line of working memory.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
 
 /// The working memory of one task, in order; sizes in bytes.
 struct Layout {

@@ -87,11 +87,13 @@ unsafe fn rows<const R: usize>(t: &Block, a: *const u8, b: *const u8, c: *mut f3
 ///
 /// # Safety
 /// The processor has AVX512-BF16.
+#[cfg(any(test, feature = "inspect"))]
 pub unsafe fn peak(_: Isa, rounds: usize) -> f64 {
     // SAFETY: the caller's word.
     unsafe { peak_bf16(rounds) }
 }
 
+#[cfg(any(test, feature = "inspect"))]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn peak_bf16(rounds: usize) -> f64 {
     let ones = std::hint::black_box(_mm512_set1_epi32(0x3f80_3f80));

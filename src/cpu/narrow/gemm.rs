@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use super::super::Line;
 use super::super::team::{SendPtr, Team};
 use super::{Block, Kernel, PANEL, PackedTiles, TILE_BYTES, TILE_ROWS, Tiles};
 
@@ -18,11 +19,6 @@ thread_local! {
     /// The result of one task.
     static RESULT: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
-
-/// A cache line, so that rows of tiles start on one.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
 
 /// y[M, N] = x[M, K] · W[N, K]ᵀ; `epilogue(row, first column, segment)` changes every element once, in segments of rows
 /// that are still in the cache. Without `y` the result goes nowhere else than to the epilogue.

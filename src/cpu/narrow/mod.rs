@@ -94,7 +94,7 @@ pub struct Kernel {
     ///
     /// # Safety
     /// The processor has it.
-    #[cfg_attr(not(any(test, feature = "inspect")), allow(dead_code))]
+    #[cfg(any(test, feature = "inspect"))]
     peak: unsafe fn(Isa, usize) -> f64,
 }
 
@@ -111,6 +111,7 @@ impl Kernel {
                     fast: true,
                     isa,
                     block: amx::block,
+                    #[cfg(any(test, feature = "inspect"))]
                     peak: amx::peak,
                 });
             }
@@ -120,6 +121,7 @@ impl Kernel {
                     fast: true,
                     isa,
                     block: avx512::block,
+                    #[cfg(any(test, feature = "inspect"))]
                     peak: avx512::peak,
                 });
             }
@@ -129,6 +131,7 @@ impl Kernel {
             fast: false,
             isa,
             block: widened::block,
+            #[cfg(any(test, feature = "inspect"))]
             peak: widened::peak,
         }));
         kernels

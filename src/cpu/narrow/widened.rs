@@ -1,6 +1,8 @@
 //! The kernel for processors without instructions for bf16: numbers are widened, and multiplied in float32.
 
-use super::super::isa::{Isa, Simd, isa_fn};
+#[cfg(any(test, feature = "inspect"))]
+use super::super::isa::Isa;
+use super::super::isa::{Simd, isa_fn};
 use super::{Block, PANEL, PANEL_BLOCK, ROW_BYTES, ROW_NUMBERS, TILE_BYTES, TILE_ROWS};
 
 /// One block of k of a panel in float32: `[pair][even, odd][column]`.
@@ -137,13 +139,4 @@ unsafe fn vectors<S: Simd, const R: usize, const V: usize>(
 #[cfg(any(test, feature = "inspect"))]
 pub unsafe fn peak(isa: Isa, rounds: usize) -> f64 {
     super::super::peak::float32(isa, rounds)
-}
-
-/// Nobody asks.
-///
-/// # Safety
-/// None is needed.
-#[cfg(not(any(test, feature = "inspect")))]
-pub unsafe fn peak(_: Isa, _: usize) -> f64 {
-    0.0
 }

@@ -14,7 +14,8 @@ pub struct Job<E: Executor> {
     pub slot: Arc<Slot>,
     pub ready: Option<Arc<E::Ready>>,
     pub rows: Vec<Option<E::Rows>>,
-    pub tokens: usize,
+    /// Tokens of each sequence, once it is tokenised.
+    pub lengths: Vec<usize>,
     pub submitted: Instant,
     pub tokenize: Duration,
     pub started: Option<Instant>,

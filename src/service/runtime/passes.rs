@@ -112,7 +112,10 @@ impl<E: Executor> Shared<E> {
             let finish = || executor.finish(ready.expect("no pass holds a request that is done"), rows);
             let result =
                 catch_unwind(AssertUnwindSafe(finish)).unwrap_or_else(|panic| Err(internal(&*panic)));
-            (job.tokens, job.deliver(result.map_err(ServiceError::from)))
+            (
+                job.lengths.iter().sum(),
+                job.deliver(result.map_err(ServiceError::from)),
+            )
         });
         let finished: Vec<(usize, Delivery)> = finished.collect();
         let mut state = self.lock();

@@ -62,7 +62,7 @@ impl<E: Executor> Shared<E> {
                 if state.scheduler.tokenized(self.now(), id, group, &sequences) {
                     let job = state.jobs.get_mut(&id).expect("the scheduler knows jobs alone");
                     job.rows = sequences.iter().map(|_| None).collect();
-                    job.tokens = sequences.iter().map(|&(tokens, _)| tokens).sum();
+                    job.lengths = sequences.iter().map(|&(tokens, _)| tokens).collect();
                     job.ready = Some(Arc::new(ready));
                     job.tokenize = took;
                     self.passes.notify_one();

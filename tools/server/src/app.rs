@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -109,11 +109,8 @@ impl App {
     pub fn check_count(&self, field: &str, count: usize) -> Result<(), Failure> {
         let most = self.limits.inputs;
         match count {
-            0 => Err(Failure::new(Kind::Empty, format!("`{field}` cannot be empty"))),
-            _ if count > most => Err(Failure::new(
-                Kind::TooMany,
-                format!("`{field}` has {count} inputs; wanted at most {most} in a request"),
-            )),
+            0 => Err(Failure::empty(field)),
+            _ if count > most => Err(Failure::too_many(field, count, most)),
             _ => Ok(()),
         }
     }
@@ -349,11 +346,6 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(from_fn_with_state(app.clone(), around))
         .layer(CompressionLayer::new())
         .with_state(app)
-}
-
-/// How long something may take.
-pub const fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
 }
 
 #[cfg(test)]

@@ -157,7 +157,7 @@ pub async fn answer(
     let of_type = |number: NumberType| -> Result<Value, Failure> {
         let written = vectors.iter().map(|vector| number.write(vector));
         let written: Vec<_> = written.collect::<Result<_, _>>()?;
-        serde_json::to_value(written).map_err(|error| Failure::new(Kind::Internal, error.to_string()))
+        serde_json::to_value(written).map_err(Failure::internal)
     };
     let (embeddings, response_type) = match (&request.embedding_types, version) {
         (None, Version::V1) => (of_type(NumberType::Float)?, "embeddings_floats"),

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use hyper::server::conn::http1;
@@ -15,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::app::{App, Peer, router, seconds};
+use crate::app::{App, Peer, router};
 use crate::{Address, Limits};
 
 /// What is listened on.
@@ -119,13 +120,13 @@ pub async fn serve(listener: Listener, app: Arc<App>, end: impl Future<Output = 
             },
         };
         if accepted.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
     drop(listener);
     tokio::select! {
         () = graceful.shutdown() => {}
-        () = tokio::time::sleep(limits.drain_time.max(seconds(1))) => {}
+        () = tokio::time::sleep(limits.drain_time.max(Duration::from_secs(1))) => {}
     }
     Ok(())
 }

@@ -125,7 +125,7 @@ pub fn inputs(value: Value, field: &str, most: usize) -> Result<Vec<Text>, Failu
         let wanted = "wanted a string, an array of strings, or token ids";
         Failure::new(Kind::Malformed, format!("`{field}` {what}; {wanted}"))
     };
-    let empty = || Failure::new(Kind::Empty, format!("`{field}` cannot be empty"));
+    let empty = || Failure::empty(field);
     let ids = |values: &[Value]| -> Option<Vec<u32>> {
         let id = |value: &Value| u32::try_from(value.as_u64()?).ok();
         values.iter().map(id).collect()
@@ -148,13 +148,7 @@ pub fn inputs(value: Value, field: &str, most: usize) -> Result<Vec<Text>, Failu
     match value {
         Value::Array(values) if values.is_empty() => Err(empty()),
         Value::Array(values) if values[0].is_number() => Ok(vec![one(Value::Array(values))?]),
-        Value::Array(values) if values.len() > most => Err(Failure::new(
-            Kind::TooMany,
-            format!(
-                "`{field}` has {} inputs; wanted at most {most} in a request",
-                values.len()
-            ),
-        )),
+        Value::Array(values) if values.len() > most => Err(Failure::too_many(field, values.len(), most)),
         Value::Array(values) => {
             let count = values.len();
             let numbered = values.into_iter().enumerate();

@@ -116,6 +116,22 @@ impl Failure {
         }
     }
 
+    /// A fault of the server's own.
+    pub fn internal(error: impl std::fmt::Display) -> Failure {
+        Failure::new(Kind::Internal, error.to_string())
+    }
+
+    /// A field of inputs that has none.
+    pub fn empty(field: &str) -> Failure {
+        Failure::new(Kind::Empty, format!("`{field}` cannot be empty"))
+    }
+
+    /// A field of more inputs than a request may have.
+    pub fn too_many(field: &str, count: usize, most: usize) -> Failure {
+        let message = format!("`{field}` has {count} inputs; wanted at most {most} in a request");
+        Failure::new(Kind::TooMany, message)
+    }
+
     /// The same, told of one of several inputs.
     pub fn of_input(mut self, index: usize, count: usize) -> Failure {
         if count > 1 && matches!(self.kind, Kind::Invalid | Kind::Empty) {

@@ -38,7 +38,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
-use app::{App, seconds};
+use app::App;
 use connections::Listener;
 
 pub use app::Model;
@@ -66,9 +66,9 @@ impl Default for Limits {
             body_bytes: 25 << 20,
             inputs: 2048,
             connections: 4096,
-            head_time: seconds(30),
-            body_time: seconds(60),
-            drain_time: seconds(25),
+            head_time: Duration::from_secs(30),
+            body_time: Duration::from_secs(60),
+            drain_time: Duration::from_secs(25),
         }
     }
 }
@@ -184,7 +184,7 @@ impl Server {
             }
             app.draining.store(true, Ordering::Relaxed);
         }));
-        runtime.shutdown_timeout(seconds(1));
+        runtime.shutdown_timeout(Duration::from_secs(1));
         result
     }
 }

@@ -245,9 +245,9 @@ pub async fn answer(app: &App, caller: &Caller, bytes: &[u8]) -> Result<Response
         match late {
             false => data.push(item(index, embedding, &write)?),
             true => {
-                let chunks = embedding.into_chunks().map_err(wrong_form)?;
+                let chunks = embedding.into_chunks().map_err(Failure::internal)?;
                 for (index, chunk) in chunks.into_iter().enumerate() {
-                    let vector = write(&chunk.vector.into_f32().map_err(wrong_form)?)?;
+                    let vector = write(&chunk.vector.into_f32().map_err(Failure::internal)?)?;
                     data.push(json!({"object": "embedding", "index": index, "embedding": vector}));
                 }
             }
@@ -262,11 +262,7 @@ pub async fn answer(app: &App, caller: &Caller, bytes: &[u8]) -> Result<Response
 }
 
 fn value(numbers: &crate::vectors::Numbers) -> Result<Value, Failure> {
-    serde_json::to_value(numbers).map_err(|error| Failure::new(Kind::Internal, error.to_string()))
-}
-
-fn wrong_form(error: ropeway::Error) -> Failure {
-    Failure::new(Kind::Internal, error.to_string())
+    serde_json::to_value(numbers).map_err(Failure::internal)
 }
 
 fn item(
@@ -274,7 +270,7 @@ fn item(
     embedding: Embedding,
     write: &dyn Fn(&[f32]) -> Result<Value, Failure>,
 ) -> Result<Value, Failure> {
-    let floats = |vector: ropeway::Vector| vector.into_f32().map_err(wrong_form);
+    let floats = |vector: ropeway::Vector| vector.into_f32().map_err(Failure::internal);
     Ok(match embedding.output {
         Output::Vector(vector) => {
             json!({"object": "embedding", "index": index, "embedding": write(&floats(vector)?)?})

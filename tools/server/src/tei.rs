@@ -166,7 +166,7 @@ pub async fn embed_all(app: Arc<App>, caller: Caller, request: Body) -> Result<R
                 .map(ropeway::Vector::into_f32)
                 .collect::<ropeway::Result<Vec<_>>>()
         });
-        all.push(vectors.map_err(|error| Failure::new(Kind::Internal, error.to_string()))?);
+        all.push(vectors.map_err(Failure::internal)?);
     }
     body::json(&all)
 }
@@ -185,7 +185,7 @@ async fn compare(app: &App, caller: Caller, bytes: &[u8]) -> Result<Response<Bod
         sentences,
     } = request.inputs;
     if sentences.is_empty() {
-        return Err(Failure::new(Kind::Empty, "`sentences` cannot be empty"));
+        return Err(Failure::empty("sentences"));
     }
     app.check_count("sentences", sentences.len() + 1)?;
     let options = request.parameters.embed(model)?.normalize(true);

@@ -243,15 +243,15 @@ fn wanted_of_id(raw: &RawValue) -> &'static str {
 }
 
 /// The words for poolings, in keys and flags.
-pub const POOLINGS: &[(&str, Pooling)] = &[
-    ("mean", Pooling::Mean),
-    ("cls", Pooling::Cls),
-    ("lasttoken", Pooling::LastToken),
-    ("max", Pooling::Max),
-    ("mean_sqrt_len_tokens", Pooling::MeanSqrtLen),
-    ("weightedmean", Pooling::WeightedMean),
-    ("none", Pooling::None),
-];
+pub const POOLINGS: &[(&str, Pooling)] = &{
+    let mut words = [("", Pooling::None); Pooling::ALL.len()];
+    let mut i = 0;
+    while i < words.len() {
+        words[i] = (Pooling::ALL[i].name(), Pooling::ALL[i]);
+        i += 1;
+    }
+    words
+};
 
 /// The words for encodings, in keys and flags.
 pub const ENCODINGS: &[(&str, Encoding)] = &[

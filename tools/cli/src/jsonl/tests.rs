@@ -4,13 +4,13 @@ use serde_json::Value;
 
 use super::*;
 use ropeway::{AdapterSelection, Chunking, Embed, Encoding, Input, Pooling, Request};
+use ropeway::{Chunk, Embedding, Output, Vector};
 
 #[test]
 fn poolings_have_the_librarys_names() {
     let words: Vec<(&str, Pooling)> = Pooling::ALL.iter().map(|&mode| (mode.name(), mode)).collect();
     assert_eq!(super::POOLINGS, words);
 }
-use ropeway::{Chunk, Embedding, Output, Vector};
 
 fn request<'d>(line: &str, defaults: &'d Embed) -> Request<'d> {
     parse(line, defaults)

@@ -87,3 +87,17 @@ __device__ inline void wgmma_n64(float (&d)[32], uint64_t a, uint64_t b, int add
 }
 template <int N> __device__ inline void registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> __device__ inline void registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+
+// How most of these kernels begin: a barrier for one arrival and what it expects, known to all threads and to copies.
+__device__ inline void mbarrier_begin(uint64_t *barrier) {
+    if (threadIdx.x == 0) {
+        mbarrier_init(barrier, 1);
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+}
+
+// An operand of ones in bf16, written by a warpgroup. No fence makes it visible to wgmma yet.
+template <int N> __device__ inline void fill_with_ones(uint8_t (&operand)[N]) {
+    for (int i = threadIdx.x; i < N / 4; i += 128) ((uint32_t *)operand)[i] = 0x3f803f80;
+}

@@ -9,11 +9,7 @@
 extern "C" __global__ void __launch_bounds__(128) fault_tma_never_waited_for(const __grid_constant__ TensorMap map, float *out) {
     __shared__ __align__(1024) uint8_t tile[8192];
     __shared__ uint64_t barrier;
-    if (threadIdx.x == 0) {
-        mbarrier_init(&barrier, 1);
-        fence_mbarrier_init();
-    }
-    __syncthreads();
+    mbarrier_begin(&barrier);
     if (threadIdx.x == 0) {
         mbarrier_expect(&barrier, 8192);
         tma_load(tile, &map, 0, 0, &barrier); // FAULT
@@ -24,11 +20,7 @@ extern "C" __global__ void __launch_bounds__(128) fault_tma_never_waited_for(con
 extern "C" __global__ void __launch_bounds__(128) ok_tma_never_waited_for(const __grid_constant__ TensorMap map, float *out) {
     __shared__ __align__(1024) uint8_t tile[8192];
     __shared__ uint64_t barrier;
-    if (threadIdx.x == 0) {
-        mbarrier_init(&barrier, 1);
-        fence_mbarrier_init();
-    }
-    __syncthreads();
+    mbarrier_begin(&barrier);
     if (threadIdx.x == 0) {
         mbarrier_expect(&barrier, 8192);
         tma_load(tile, &map, 0, 0, &barrier);

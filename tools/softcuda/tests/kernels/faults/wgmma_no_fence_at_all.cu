@@ -8,8 +8,8 @@
 
 extern "C" __global__ void __launch_bounds__(128) fault_wgmma_no_fence_at_all(float *out) {
     __shared__ __align__(1024) uint8_t a[8192], b[1024];
-    for (int i = threadIdx.x; i < 2048; i += 128) ((uint32_t *)a)[i] = 0x3f803f80;
-    for (int i = threadIdx.x; i < 256; i += 128) ((uint32_t *)b)[i] = 0x3f803f80;
+    fill_with_ones(a);
+    fill_with_ones(b);
     fence_async();
     __syncthreads();
     float d[4];
@@ -21,8 +21,8 @@ extern "C" __global__ void __launch_bounds__(128) fault_wgmma_no_fence_at_all(fl
 
 extern "C" __global__ void __launch_bounds__(128) ok_wgmma_no_fence_at_all(float *out) {
     __shared__ __align__(1024) uint8_t a[8192], b[1024];
-    for (int i = threadIdx.x; i < 2048; i += 128) ((uint32_t *)a)[i] = 0x3f803f80;
-    for (int i = threadIdx.x; i < 256; i += 128) ((uint32_t *)b)[i] = 0x3f803f80;
+    fill_with_ones(a);
+    fill_with_ones(b);
     fence_async();
     __syncthreads();
     float d[4];
