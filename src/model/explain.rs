@@ -121,6 +121,7 @@ fn in_folder(decision: &mut Decision, transformer: &str) {
         .overruled
         .iter_mut()
         .map(|overruled| &mut overruled.source);
+    let sources = sources.chain(&mut decision.agreeing);
     for source in sources.chain(&mut decision.source) {
         if !source.file.contains('/') && !of_all.contains(&source.file.as_str()) {
             source.file = format!("{transformer}/{}", source.file);

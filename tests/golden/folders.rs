@@ -81,7 +81,7 @@ fn case<'a>(fixture: &'a Fixture, name: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("{name} is no folder"))
 }
 
-/// A line per decision of the name: value, source, and what was overruled.
+/// A line per decision of the name: value, source, the sources that agree, and what was overruled.
 fn explained(fixture: &Fixture, folder: &str, name: &str) -> Vec<String> {
     let folder = folder_of(fixture, case(fixture, folder));
     let explanation = ModelConfig::explain(folder.path()).unwrap();
@@ -93,11 +93,13 @@ fn explained(fixture: &Fixture, folder: &str, name: &str) -> Vec<String> {
                 .source
                 .as_ref()
                 .map_or("-".to_owned(), |source| source.to_string());
+            let agreeing = decision.agreeing.iter();
+            let agreeing: String = agreeing.map(|other| format!(" & {other}")).collect();
             let overruled = decision.overruled.iter();
             let overruled: String = overruled
                 .map(|other| format!(" | {} = {}", other.source, other.value))
                 .collect();
-            format!("{} <- {source}{overruled}", decision.value)
+            format!("{} <- {source}{agreeing}{overruled}", decision.value)
         })
         .collect()
 }
@@ -178,6 +180,30 @@ fn decisions_are_explained_by_file_and_key() {
     ] {
         assert_eq!(explained(&fixture, folder, name), [wanted], "{name} of {folder}");
     }
+}
+
+#[test]
+fn a_setting_said_twice_agrees() {
+    let fixture = Fixture::open("folders");
+    let folder = folder_of(&fixture, case(&fixture, "limit of both"));
+    let file = folder.path().join("tokenizer_config.json");
+    let mut settings: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    settings["model_max_length"] = 40.into();
+    fs::write(&file, settings.to_string()).unwrap();
+    let explanation = ModelConfig::explain(folder.path()).unwrap();
+    let limit = explanation
+        .decisions
+        .iter()
+        .find(|decision| decision.name == "longest input");
+    let limit = limit.unwrap();
+    let sources: Vec<String> = limit.agreeing.iter().map(|source| source.to_string()).collect();
+    assert_eq!(sources, ["tokenizer_config.json: model_max_length"]);
+    let overruled: Vec<&str> = limit
+        .overruled
+        .iter()
+        .map(|other| other.source.file.as_str())
+        .collect();
+    assert_eq!(overruled, ["config.json"]);
 }
 
 #[test]

@@ -34,8 +34,10 @@ pub struct Decision {
     pub source: Option<Source>,
     /// Why, where the source alone does not tell; may be empty.
     pub note: &'static str,
-    /// What else was found.
+    /// Other settings of it, with other values.
     pub overruled: Vec<Overruled>,
+    /// Other settings of it, with the same value.
+    pub agreeing: Vec<Source>,
 }
 
 impl Source {
@@ -70,9 +72,17 @@ impl Decision {
         }
     }
 
-    /// The first of the candidates that is set, in the order of their precedence: the others that are set are overruled.
-    /// `None` where none is.
-    pub(crate) fn first<T: Clone + fmt::Display>(
+    /// Notes another setting of the same, and what it is set to where that differs.
+    pub(crate) fn note_other(&mut self, source: Source, differing: Option<impl fmt::Display>) {
+        match differing {
+            Some(value) => self.overruled.push(source.with(value)),
+            None => self.agreeing.push(source),
+        }
+    }
+
+    /// The first of the candidates that is set, in the order of their precedence, which overrules those that are set
+    /// otherwise. `None` where none is.
+    pub(crate) fn first<T: Clone + fmt::Display + PartialEq>(
         name: &str,
         candidates: Vec<(Source, Option<T>)>,
     ) -> Option<(T, Decision)> {
@@ -80,11 +90,13 @@ impl Decision {
             .into_iter()
             .filter_map(|(source, value)| Some((source, value?)));
         let (source, value) = set.next()?;
-        let decision = Decision {
+        let mut decision = Decision {
             source: Some(source),
-            overruled: set.map(|(source, value)| source.with(value)).collect(),
             ..Decision::new(name, value.to_string())
         };
+        for (source, other) in set {
+            decision.note_other(source, (other != value).then_some(other));
+        }
         Some((value, decision))
     }
 }

@@ -16,16 +16,16 @@ pub(super) fn longest_input(sentence: &SentenceTransformers, rows: usize, table:
     let positions = Source::new("config.json", "max_position_embeddings");
     match Decision::first(name, sentence.limits.clone()) {
         Some((tokens, mut decision)) if tokens <= table => {
-            decision.overruled.push(positions.with(rows));
+            decision.note_other(positions, (rows != tokens).then_some(rows));
             (tokens, decision)
         }
         found => {
             // The largest of them all, as there are no more positions.
-            let (limit, mut overruled) = found.map_or((None, Vec::new()), |(tokens, decision)| {
-                let limit = decision.source.map(|source| source.with(tokens));
-                (limit, decision.overruled)
+            let overruled = found.map_or(Vec::new(), |(tokens, decision)| {
+                let limits = decision.source.into_iter().chain(decision.agreeing);
+                let limits = limits.map(|source| source.with(tokens));
+                limits.chain(decision.overruled).collect()
             });
-            overruled.splice(0..0, limit);
             let decision = Decision {
                 source: Some(positions),
                 note: if rows == table {
@@ -59,7 +59,7 @@ pub(super) fn pooling(
     if let Some(modes) = of_modules {
         let decision = decisions.iter_mut().find(|decision| decision.name == "pooling");
         if let (Some(decision), Some(pooler)) = (decision, pooler) {
-            decision.overruled.push(source.with(pooler.name()));
+            decision.note_other(source, (decision.value != pooler.name()).then_some(pooler.name()));
         }
         return Ok(modes);
     }
@@ -134,13 +134,17 @@ pub(super) fn dimensions(
         _ => None,
     });
     let of_full = last.unwrap_or_else(|| Source::new("config.json", "hidden_size"));
-    if matryoshka.is_empty() {
+    let smaller: Vec<String> = matryoshka
+        .iter()
+        .filter(|&&size| size < full)
+        .map(usize::to_string)
+        .collect();
+    if smaller.is_empty() {
         return Decision {
             source: Some(of_full),
             ..Decision::new(name, format!("{full}; it was not trained to be cut"))
         };
     }
-    let sizes: Vec<String> = matryoshka.iter().map(usize::to_string).collect();
     let in_file = config.get(listed).is_some();
     Decision {
         source: Some(if in_file {
@@ -153,6 +157,6 @@ pub(super) fn dimensions(
         } else {
             "the sizes are those of the published model"
         },
-        ..Decision::new(name, format!("{full}, or cut to {}", sizes.join(", ")))
+        ..Decision::new(name, format!("{full}, or cut to {}", smaller.join(", ")))
     }
 }

@@ -28,8 +28,9 @@ pub(super) fn tasks(
         let prefix = match instructions.and_then(|map| map.get(name)) {
             Some(Value::String(prefix)) => {
                 decision.source = Some(Source::new("config.json", "task_instructions"));
-                let overruled = prompt.map(|prompt| of_prompts.with(format!("{prompt:?}")));
-                decision.overruled.extend(overruled);
+                if let Some(prompt) = prompt {
+                    decision.note_other(of_prompts, (prompt != prefix).then(|| format!("{prompt:?}")));
+                }
                 prefix.clone()
             }
             Some(other) if !other.is_null() => {

@@ -10,6 +10,10 @@ use crate::exit::one_line;
 /// One object.
 pub fn json(explanation: &Explanation, folder: &Path) -> Value {
     let decision = |decision: &Decision| {
+        let agreeing = decision
+            .agreeing
+            .iter()
+            .map(|other| json!({"file": other.file, "key": other.key}));
         let overruled = decision
             .overruled
             .iter()
@@ -20,6 +24,7 @@ pub fn json(explanation: &Explanation, folder: &Path) -> Value {
             "file": decision.source.as_ref().map(|source| &source.file),
             "key": decision.source.as_ref().map(|source| &source.key),
             "note": decision.note,
+            "agreeing": agreeing.collect::<Vec<_>>(),
             "overruled": overruled.collect::<Vec<_>>(),
         })
     };
@@ -43,6 +48,9 @@ pub fn text(explanation: &Explanation) -> String {
         };
         lines.push((&decision.name, decision.value.clone()));
         lines.push(("", format!("  {from}")));
+        for other in &decision.agreeing {
+            lines.push(("", format!("  also: {other}")));
+        }
         for other in &decision.overruled {
             lines.push(("", format!("  overruled: {} = {}", other.source, other.value)));
         }
