@@ -2,8 +2,9 @@
 //! passes on the target triple, which `ropeway devices` prints.
 //!
 //! `ROPEWAY_CUDA` decides what happens without nvcc: `auto` (the default) warns and writes an empty table, `require`
-//! fails, `off` does not look for nvcc. Each `.cu` file becomes one fatbin. Fatbins are cached in `target/ropeway-cuda/`
-//! by a hash of all their inputs, because every profile has an `OUT_DIR` of its own.
+//! fails, `off` does not look for nvcc. `ROPEWAY_CUDA_ARCHS` names more architectures to make machine code for. Each `.cu`
+//! file becomes one fatbin. Fatbins are cached in `target/ropeway-cuda/` by a hash of all their inputs, because every
+//! profile has an `OUT_DIR` of its own.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -40,6 +41,10 @@ const ANY: Target = Target {
     architectures: &["sm_80", "sm_90", "compute_80"],
 };
 
+/// Names architectures besides those of [`ANY`], as `sm_100,sm_120`, whose drivers then compile nothing when they load a
+/// kernel. Not the default: both together double the time of a build and the size of the kernels, for users of other GPUs too.
+const MORE: &str = "ROPEWAY_CUDA_ARCHS";
+
 /// Kernels under `cuda/sm90/`, which use wgmma and TMA. This PTX runs on no other GPU.
 const SM90: Target = Target {
     gencode: "arch=compute_90a,code=[sm_90a,compute_90a]",
@@ -60,6 +65,7 @@ const FLAGS: [&str; 8] = [
 
 struct Target {
     gencode: &'static str,
+    /// In the order in which nvcc puts them into the image.
     architectures: &'static [&'static str],
 }
 
@@ -238,6 +244,37 @@ fn programs(name: &str) -> Vec<PathBuf> {
     found.filter(|path| path.is_file()).collect()
 }
 
+/// The architectures that [`MORE`] names, in ascending order.
+fn more_architectures(nvcc: &Nvcc) -> Vec<String> {
+    let Some(list) = watched(MORE) else {
+        return Vec::new();
+    };
+    let output = Command::new(&nvcc.path).arg("--list-gpu-code").output();
+    let known = output
+        .map_err(|e| e.to_string())
+        .unwrap_or_else(|e| fail(&format!("{}: {e}", nvcc.path.display())));
+    let known = String::from_utf8_lossy(&known.stdout).into_owned();
+    let mut more: Vec<(u32, String)> = Vec::new();
+    for name in list
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !ANY.architectures.contains(name))
+    {
+        let number = name.strip_prefix("sm_").and_then(|number| number.parse().ok());
+        match number.filter(|_| known.lines().any(|code| code == name)) {
+            Some(number) => more.push((number, name.to_owned())),
+            None => fail(&format!(
+                "{MORE} names `{name}`, and nvcc {} compiles for {}",
+                nvcc.version,
+                known.split_whitespace().collect::<Vec<_>>().join(", ")
+            )),
+        }
+    }
+    more.sort();
+    more.dedup();
+    more.into_iter().map(|(_, name)| name).collect()
+}
+
 // ---- Compiling ----
 
 /// The table of all kernels. Fails the build if one does not compile.
@@ -256,13 +293,14 @@ fn compile_all(nvcc: &Nvcc) -> String {
         common.push(read(&header));
     }
     let cache = target_folder().join("ropeway-cuda");
+    let more = more_architectures(nvcc);
 
     let jobs: usize = variable("NUM_JOBS").and_then(|n| n.parse().ok()).unwrap_or(1);
     let next = AtomicUsize::new(0);
     let compile_until_done = || {
         let mut results = Vec::new();
         while let Some(source) = sources.get(next.fetch_add(1, Relaxed)) {
-            results.push((source, compile(nvcc, source, &common, &cache)));
+            results.push((source, compile(nvcc, source, &more, &common, &cache)));
         }
         results
     };
@@ -281,7 +319,7 @@ fn compile_all(nvcc: &Nvcc) -> String {
     let mut failed = Vec::new();
     for (source, kernel) in results {
         match kernel {
-            Ok(kernel) => modules += &module(source, &kernel),
+            Ok(kernel) => modules += &module(source, &more, &kernel),
             Err(problem) => failed.push(problem),
         }
     }
@@ -296,10 +334,19 @@ fn compile_all(nvcc: &Nvcc) -> String {
 }
 
 /// Takes the kernel from the cache, or compiles it.
-fn compile(nvcc: &Nvcc, source: &Source, common: &[String], cache: &Path) -> Result<Kernel, String> {
+fn compile(
+    nvcc: &Nvcc,
+    source: &Source,
+    more: &[String],
+    common: &[String],
+    cache: &Path,
+) -> Result<Kernel, String> {
     let mut arguments: Vec<&OsStr> = FLAGS.iter().map(OsStr::new).collect();
     arguments.extend(nvcc.host.iter().map(OsString::as_os_str));
-    arguments.extend(["-gencode", source.target().gencode].map(OsStr::new));
+    let gencodes = source.gencodes(more);
+    for gencode in &gencodes {
+        arguments.extend(["-gencode", gencode].map(OsStr::new));
+    }
     arguments.push(source.path.as_os_str());
 
     let mut key = DefaultHasher::new();
@@ -377,7 +424,7 @@ fn spills(log: &str) -> Option<String> {
 }
 
 /// One entry of the table. Its files are copied to `OUT_DIR`, because the cache may be removed at any time.
-fn module(source: &Source, kernel: &Kernel) -> String {
+fn module(source: &Source, more: &[String], kernel: &Kernel) -> String {
     for warning in kernel.log.lines().filter(|line| line.contains("warning")) {
         println!("cargo::warning={}: {warning}", source.path.display());
     }
@@ -386,7 +433,7 @@ fn module(source: &Source, kernel: &Kernel) -> String {
     write(&out_dir().join(format!("{file}.log")), kernel.log.as_bytes());
     let mut text = String::new();
     let name = &source.name;
-    let architectures = source.target().architectures;
+    let architectures = source.architectures(more);
     writeln!(
         text,
         "        KernelModule {{\n            name: {name:?},\n            architectures: &{architectures:?},\n            \
@@ -403,11 +450,30 @@ fn empty(reason: &str) -> String {
 
 impl Source {
     fn target(&self) -> &'static Target {
-        if self.name.starts_with("sm90/") {
-            &SM90
-        } else {
-            &ANY
-        }
+        if self.for_one_gpu() { &SM90 } else { &ANY }
+    }
+
+    /// Whether more architectures are none of its business.
+    fn for_one_gpu(&self) -> bool {
+        self.name.starts_with("sm90/")
+    }
+
+    /// What nvcc compiles it for.
+    fn gencodes(&self, more: &[String]) -> Vec<String> {
+        let more = if self.for_one_gpu() { &[] } else { more };
+        let more = more
+            .iter()
+            .map(|code| format!("arch={},code={code}", code.replace("sm_", "compute_")));
+        std::iter::once(self.target().gencode.to_owned())
+            .chain(more)
+            .collect()
+    }
+
+    /// What its image then has.
+    fn architectures<'a>(&self, more: &'a [String]) -> Vec<&'a str> {
+        let more = if self.for_one_gpu() { &[] } else { more };
+        let own = self.target().architectures.iter().copied();
+        own.chain(more.iter().map(String::as_str)).collect()
     }
 }
 

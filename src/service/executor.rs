@@ -22,6 +22,8 @@ pub trait Executor: Send + Sync + 'static {
     /// Floating-point operations per token and per squared token of a sequence.
     fn sequence_cost(&self) -> (u64, u64);
 
+    /// Does once what the first passes would do.
+    fn warm_up(&self) -> Result<()>;
     /// Checks and tokenises.
     fn prepare(&self, request: &Request<'static>) -> Result<Self::Ready>;
     /// Tokens of each sequence.
@@ -82,6 +84,10 @@ impl Executor for Engine {
 
     fn sequence_cost(&self) -> (u64, u64) {
         Engine::sequence_cost(self)
+    }
+
+    fn warm_up(&self) -> Result<()> {
+        Engine::warm_up(self)
     }
 
     fn prepare(&self, request: &Request<'static>) -> Result<Ready> {

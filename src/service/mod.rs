@@ -200,7 +200,8 @@ impl ServiceBuilder {
         self
     }
 
-    /// Whether passes are run before [`start`](Self::start) returns; `true` if not set.
+    /// Whether passes are run before [`start`](Self::start) returns, and on an engine that was opened anew before requests get
+    /// to it; `true` if not set.
     pub fn warm_up(mut self, warm_up: bool) -> Self {
         self.cold = !warm_up;
         self
@@ -254,9 +255,13 @@ impl ServiceBuilder {
                 measure(&*engine, least)?
             }
         };
+        let reopen = match self.cold {
+            true => self.reopen,
+            false => self.reopen.map(runtime::warmed),
+        };
         let tokenizers = self.tokenizers.unwrap_or(engine.threads().clamp(1, 4));
         Ok(Service {
-            runtime: Runtime::start(engine, limits, speed, tokenizers, self.reopen)?,
+            runtime: Runtime::start(engine, limits, speed, tokenizers, reopen)?,
         })
     }
 }

@@ -258,6 +258,14 @@ impl Gpu {
         }
     }
 
+    /// The stack that each thread of the kernels here needs on a GPU, in bytes, where the driver's default (1 KiB) is too
+    /// small: of recursion the compiler does not know the depth. softcuda's frames have no such limit.
+    pub fn stack(&mut self, bytes: usize) {
+        if let Some(mirror) = &self.mirror {
+            mirror.set_stack(bytes);
+        }
+    }
+
     /// `None`: no nvcc.
     pub fn load(&mut self, name: &str) -> Option<Module> {
         let ptx = compile(name)?;

@@ -55,7 +55,11 @@ fn softcuda_agrees_with_itself_through_the_driver() {
         return;
     }
     let kernels = compile("transpose.cu").is_some();
-    let mut tests = vec!["parity::one_ulp", "parity::bfloat_functions"];
+    let mut tests = vec![
+        "parity::one_ulp",
+        "parity::bfloat_functions",
+        "parity::zero_products::zero_products_beside_huge_factors",
+    ];
     if kernels {
         tests.extend([
             "transposes",
