@@ -26,7 +26,7 @@ pub const COVERED: &[Covered] = &[
         opcode: "wgmma",
         forms: "mma_async m64nNk16 f32 of bf16, f16; m64nNk32 f32 of e4m3, e5m2, mixed; every N; A in shared memory or \
                 registers; both majors; every swizzle; fence, commit_group, wait_group",
-        notes: "rounds as mma.sync of the same types; not: negated operands, base offsets, tf32, integers, b1, f16 results, \
+        notes: "rounds as mma.sync of the same types, but sums of fp8 keep 13 bits of fraction; not: negated operands, base offsets, tf32, integers, b1, f16 results, \
                 sparse matrices",
     },
 ];

@@ -1,9 +1,18 @@
 //! Tensor copies and wgmma against plain products.
 
+#[path = "../harness/mod.rs"]
 mod harness;
+
+mod boxes;
+mod wgmma;
 
 use harness::{Args, Gpu, Random, Shape};
 use softcuda::memory::{Fill, Swizzle, TensorMap};
+
+/// Whether the long tests are asked for.
+fn all() -> bool {
+    std::env::var_os("ROPEWAY_TEST_ALL").is_some_and(|v| v == "1")
+}
 
 #[test]
 fn a_tile_of_wgmma_is_the_plain_product() {
