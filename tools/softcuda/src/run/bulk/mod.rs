@@ -12,8 +12,12 @@
 mod loads;
 mod stores;
 
+use loads::Request;
+
 use crate::ir::Bulk;
 use crate::ir::regs::LANES;
+use crate::ir::regs::Width;
+use crate::ir::windows::shared_place;
 use crate::memory::{Allocation, How, Swizzle, Thread};
 use crate::run::block::Block;
 use crate::run::check::{Check, Finding, Site};
@@ -128,44 +132,67 @@ impl<'l> Block<'l> {
                 map,
                 barrier,
                 rank,
+                multicast,
             } => {
                 let to = self.shared_offsets(warp, at, at.src(0), to)?;
                 let barrier = self.shared_offsets(warp, at, at.src(2), barrier)?;
                 for lane in each(at.mask) {
                     let map = self.tensor_map(warp, at, lane, map, rank)?;
-                    let coordinates = coordinates(at, lane, 3, rank);
-                    self.check_tile(warp, at, lane, &map, to[lane], Deed::Write)?;
-                    let from = stretches(&map, coordinates);
-                    let fill = map.fill_bytes();
-                    let data = (0..map.tile_bytes() as usize).map(|i| fill[i % 8]).collect();
-                    let (to, barrier) = (to[lane], barrier[lane]);
-                    self.issue_load(
-                        warp,
-                        at,
-                        lane,
-                        to as u32,
-                        barrier as u32,
-                        &from,
-                        data,
-                        map.swizzle,
-                    )?;
+                    let place = coordinates(at, lane, 3, rank);
+                    let load = Request {
+                        to: to[lane],
+                        barrier: barrier[lane],
+                        from: stretches(&map, place),
+                        fill: map.fill_bytes(),
+                        bytes: map.tile_bytes(),
+                        swizzle: map.swizzle,
+                    };
+                    self.check_tile(warp, at, lane, &map, shared_place(to[lane], 0).1, Deed::Write)?;
+                    self.issue_loads(warp, at, lane, load, multicast.then_some(3 + usize::from(rank)))?;
                 }
             }
-            Bulk::Load { to, from, barrier } => {
+            Bulk::Load {
+                to,
+                from,
+                barrier,
+                multicast,
+            } => {
                 let to = self.shared_offsets(warp, at, at.src(0), to)?;
                 let from = addresses(at.regs, at.src(1), from.base, from.offset);
                 let barrier = self.shared_offsets(warp, at, at.src(2), barrier)?;
                 let sizes = at.regs.get32(at.src(3));
                 for lane in each(at.mask) {
-                    self.check_plain(warp, at, lane, sizes[lane], to[lane], from[lane], Deed::Write)?;
-                    let stretch = Stretch {
-                        at: 0,
-                        address: from[lane],
+                    let (_, offset) = shared_place(to[lane], 0);
+                    self.check_plain(warp, at, lane, sizes[lane], offset, from[lane], Deed::Write)?;
+                    let load = Request {
+                        to: to[lane],
+                        barrier: barrier[lane],
+                        from: vec![Stretch {
+                            at: 0,
+                            address: from[lane],
+                            bytes: sizes[lane],
+                        }],
+                        fill: [0; 8],
                         bytes: sizes[lane],
+                        swizzle: Swizzle::None,
                     };
-                    let data = vec![0; sizes[lane] as usize];
-                    let (to, barrier) = (to[lane] as u32, barrier[lane] as u32);
-                    self.issue_load(warp, at, lane, to, barrier, &[stretch], data, Swizzle::None)?;
+                    self.issue_loads(warp, at, lane, load, multicast.then_some(4))?;
+                }
+            }
+            Bulk::Put {
+                to,
+                barrier,
+                elements,
+                bytes,
+            } => {
+                let to = self.shared_offsets(warp, at, at.src(0), to)?;
+                let barrier = self.shared_offsets(warp, at, at.src(1), barrier)?;
+                let width = if bytes == 8 { Width::W64 } else { Width::W32 };
+                for lane in each(at.mask) {
+                    let data = (0..elements.into()).flat_map(|e| {
+                        at.regs.lane(at.src(2 + e), width, lane).to_le_bytes()[..bytes.into()].to_vec()
+                    });
+                    self.issue_put(warp, at, lane, to[lane], barrier[lane], data.collect())?;
                 }
             }
             Bulk::TensorStore { from, map, rank } => {
