@@ -12,17 +12,17 @@ fn source(rank: usize) -> String {
         let list: Vec<String> = (first..first + rank).map(|i| format!("%r{i}")).collect();
         list.join(", ")
     };
-    let mut text = format!(
+    let mut text = String::from(
         ".version 8.4\n.target sm_90a\n.address_size 64\n.extern .shared .align 1024 .b8 smem[];\n\
          .visible .entry move(.param .align 64 .b8 from[128], .param .align 64 .b8 to[128], .param .u64 out, .param .u32 bytes,\n\
-         .param .u32 x, .param .u32 y, .param .u32 z)\n{{\n\
+         .param .u32 x, .param .u32 y, .param .u32 z)\n{\n\
          .reg .pred %p<3>;\n.reg .b32 %r<24>;\n.reg .b64 %d<8>;\n.shared .align 8 .b64 barrier;\n\
          mov.u32 %r0, %tid.x;\nmov.u32 %r1, smem;\nmov.u32 %r2, barrier;\nld.param.u32 %r3, [bytes];\n\
          ld.param.u32 %r10, [x];\nld.param.u32 %r11, [y];\nld.param.u32 %r12, [z];\n\
          mov.b64 %d0, from;\ncvta.param.u64 %d0, %d0;\nmov.b64 %d1, to;\ncvta.param.u64 %d1, %d1;\n\
          setp.ne.u32 %p0, %r0, 0;\n@%p0 bra WAIT;\n\
          mbarrier.init.shared::cta.b64 [%r2], 1;\nfence.mbarrier_init.release.cluster;\n\
-         mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], %r3;\n"
+         mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], %r3;\n",
     );
     let _ = write!(
         text,
@@ -194,7 +194,7 @@ fn boxes_are_cut_at_every_edge() {
                 // A rank and an element size each in full, the others by turns.
                 let sampled = all()
                     || rank == 2 && element == 2
-                    || (rank + element + swizzle.span() as usize / 16) % 4 == 0;
+                    || (rank + element + swizzle.span() as usize / 16).is_multiple_of(4);
                 if sampled {
                     check(&case, &corners(&case));
                 }

@@ -46,8 +46,10 @@ fn blocks_read_each_others_shared_memory() {
             for block in 0..blocks {
                 let (x, y) = (block as u32 % grid[0], block as u32 / grid[0]);
                 let rank = x % cluster[0] + cluster[0] * (y % cluster[1]);
-                let place =
-                    x / cluster[0] | (x % cluster[0]) << 8 | (grid[1] / cluster[1]) << 16 | rank << 24;
+                let place = (x / cluster[0])
+                    | ((x % cluster[0]) << 8)
+                    | ((grid[1] / cluster[1]) << 16)
+                    | (rank << 24);
                 assert_eq!(places[block], place, "block {block} of {grid:?}, {cluster:?}");
                 for i in 0..64 {
                     let want = (0..blocks)
