@@ -217,6 +217,9 @@ pub struct Shape {
     pub block: [u32; 3],
     pub shared: u32,
     pub cooperative: bool,
+    pub cluster: Option<[u32; 3]>,
+    /// It may begin before the launch before it has ended.
+    pub programmatic: bool,
 }
 
 impl Shape {
@@ -226,6 +229,8 @@ impl Shape {
             block: [block, 1, 1],
             shared: 0,
             cooperative: false,
+            cluster: None,
+            programmatic: false,
         }
     }
 }
@@ -335,8 +340,8 @@ impl Gpu {
             shared: shape.shared,
             params,
             cooperative: shape.cooperative,
-            cluster: None,
-            programmatic: false,
+            cluster: shape.cluster,
+            programmatic: shape.programmatic,
             stream: 0,
         };
         let before = self.mirror.as_ref().map(|m| m.before(&self.device.memory));
