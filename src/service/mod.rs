@@ -79,8 +79,14 @@ mod items;
 mod metrics;
 mod runtime;
 mod scheduler;
+mod slot;
 mod speed;
 mod ticket;
+
+/// The locks of [`slot`], for which its test has others.
+mod sync {
+    pub use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+}
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -22,7 +22,7 @@ pub struct Args {
     also: Vec<(String, String)>,
 
     /// Listen on this interface
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDRESS")]
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), env = "ROPEWAY_HOST", value_name = "ADDRESS")]
     host: IpAddr,
 
     /// Listen on this port; 0 takes a free one and prints it
