@@ -257,6 +257,7 @@ impl ServiceBuilder {
         let tokenizers = self.tokenizers.unwrap_or(engine.threads().clamp(1, 4));
         Ok(Service {
             runtime: Runtime::start(engine, limits, speed, tokenizers, self.reopen)?,
+            tokenizers,
         })
     }
 }
@@ -293,6 +294,7 @@ fn measure<E: Executor>(engine: &E, tokens: usize) -> Result<Speed> {
 /// finished, what waits gets [`ServiceError::Stopped`].
 pub struct Service {
     runtime: Runtime<Engine>,
+    tokenizers: usize,
 }
 
 impl Service {
@@ -323,6 +325,11 @@ impl Service {
     /// Do not keep it: a lost device can be opened anew only when nobody holds the engine that lost it.
     pub fn engine(&self) -> Option<Arc<Engine>> {
         self.runtime.executor()
+    }
+
+    /// Threads that tokenise; see [`ServiceBuilder::tokenizers`].
+    pub fn tokenizers(&self) -> usize {
+        self.tokenizers
     }
 
     /// Whether it can compute.

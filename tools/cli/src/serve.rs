@@ -13,13 +13,9 @@ use crate::options::{RunOptions, positive};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The name that requests have for --model [default: its last part]
+    /// The name that requests have for the one --model, as in --model NAME=FOLDER_OR_ID [default: its last part]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-
-    /// Serve another model too, under a name; may be repeated
-    #[arg(long, value_name = "NAME=FOLDER_OR_ID", value_parser = named_model)]
-    also: Vec<(String, String)>,
 
     /// Listen on this interface
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDRESS")]
@@ -79,10 +75,15 @@ pub struct Args {
     log: bool,
 }
 
-fn named_model(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, model)) if !name.is_empty() && !model.is_empty() => Ok((name.into(), model.into())),
-        _ => Err("wanted NAME=FOLDER_OR_ID".into()),
+/// The name of a `--model` and where the model is: `NAME=FOLDER_OR_ID`, or the latter alone. A folder with `=` in its own
+/// name is a folder.
+fn named_model(given: &str) -> Result<(String, &str), Exit> {
+    match given.split_once('=') {
+        Some((name, model)) if !Path::new(given).is_dir() => match name.is_empty() || model.is_empty() {
+            true => Err(Exit::usage(format!("--model {given}: wanted NAME=FOLDER_OR_ID"))),
+            false => Ok((name.to_owned(), model)),
+        },
+        _ => Ok((last_part(given), given)),
     }
 }
 
@@ -102,13 +103,19 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         None => Address::Tcp(SocketAddr::new(args.host, args.port)),
     };
     let api_keys = api_keys(&args)?;
-    let first = run.model()?;
-    let first = (
-        args.name.clone().unwrap_or_else(|| last_part(first)),
-        first.to_owned(),
-    );
-    let named = std::iter::once(first).chain(args.also.iter().cloned());
-    let models = named.map(|(name, model)| open(run, &args, name, model));
+    let named = run.models()?.into_iter().map(named_model);
+    let mut named: Vec<(String, &str)> = named.collect::<Result<_, _>>()?;
+    match (&args.name, &mut named[..]) {
+        (None, _) => {}
+        (Some(name), [(only, _)]) => *only = name.clone(),
+        (Some(_), _) => {
+            let message = "--name is for one model; name several with --model NAME=FOLDER_OR_ID";
+            return Err(Exit::usage(message));
+        }
+    }
+    let models = named
+        .into_iter()
+        .map(|(name, model)| open(&run.of_model(model), &args, name));
     let models: Vec<Model> = models.collect::<Result<_, _>>()?;
     let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
     let names = names.join(", ");
@@ -153,9 +160,8 @@ fn api_keys(args: &Args) -> Result<Vec<String>, Exit> {
 }
 
 /// Opens a model and starts its service, which opens it anew when its device is lost.
-fn open(run: &RunOptions, args: &Args, name: String, model: String) -> Result<Model, Exit> {
-    let mut run = run.clone();
-    run.model = Some(model);
+fn open(run: &RunOptions, args: &Args, name: String) -> Result<Model, Exit> {
+    let run = run.clone();
     let contexts = args.contexts;
     let engine = run.open_with(|builder| builder.concurrency(contexts))?;
     let mut builder = Service::builder()
@@ -182,9 +188,16 @@ mod tests {
     fn models_are_named_by_the_last_part_of_where_they_are() {
         assert_eq!(last_part("jinaai/jina-embeddings-v3"), "jina-embeddings-v3");
         assert_eq!(last_part("/no/such/folder/"), "folder");
-        assert_eq!(named_model("a=b=c"), Ok(("a".into(), "b=c".into())));
-        for bad in ["a", "=b", "a=", ""] {
-            assert!(named_model(bad).is_err(), "{bad}");
+        let named = |given| named_model(given).map_err(|exit| exit::message(&exit).to_owned());
+        assert_eq!(named("a=b=c"), Ok(("a".into(), "b=c")));
+        assert_eq!(named("owner/name"), Ok(("name".into(), "owner/name")));
+        for bad in ["=b", "a="] {
+            assert!(named(bad).unwrap_err().contains("NAME=FOLDER_OR_ID"), "{bad}");
         }
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("a=b");
+        fs::create_dir(&folder).unwrap();
+        let folder = folder.to_str().unwrap();
+        assert_eq!(named(folder), Ok(("a=b".into(), folder)));
     }
 }

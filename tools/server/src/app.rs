@@ -1,18 +1,20 @@
 //! The routes, and what goes around each of them: request ids, keys, counts, the log.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Extension, MatchedPath, Path, Request, State};
+use axum::extract::{FromRequest, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use ropeway::Engine;
 use ropeway::service::{Health, Service};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -57,14 +59,55 @@ pub struct App {
 }
 
 /// Who sends a request: callers of different names share fairly.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Caller(pub String);
+
+/// A request on its way to its handler.
+pub struct Call {
+    pub app: Arc<App>,
+    pub caller: Caller,
+    pub headers: HeaderMap,
+    body: Body,
+}
+
+impl Call {
+    /// The body's bytes, within the server's bounds.
+    pub async fn bytes(&mut self) -> Result<Bytes, Failure> {
+        let limits = &self.app.limits;
+        body::read(
+            std::mem::take(&mut self.body),
+            limits.body_bytes,
+            limits.body_time,
+        )
+        .await
+    }
+
+    /// The body, parsed.
+    pub async fn read<T: DeserializeOwned>(&mut self) -> Result<T, Failure> {
+        body::parse(&self.bytes().await?)
+    }
+}
+
+impl FromRequest<Arc<App>> for Call {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Call, Infallible> {
+        let (mut parts, body) = request.into_parts();
+        Ok(Call {
+            app: app.clone(),
+            caller: parts.extensions.remove().unwrap_or_default(),
+            headers: parts.headers,
+            body,
+        })
+    }
+}
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
 pub struct Peer(pub String);
 
-type Answer = Result<Response<Body>, Failure>;
+/// What a handler gives.
+pub type Answer = Result<Response<Body>, Failure>;
 
 impl App {
     pub fn new(models: Vec<Model>, api_keys: Vec<String>, limits: Limits, log: bool) -> App {
@@ -93,11 +136,6 @@ impl App {
             let message = format!("there is no model `{name}`; there are {}", names.join(", "));
             Failure::new(Kind::UnknownModel, message)
         })
-    }
-
-    /// Reads a request's body.
-    pub async fn read(&self, request: Body) -> Result<Bytes, Failure> {
-        body::read(request, self.limits.body_bytes, self.limits.body_time).await
     }
 
     /// An id that no other request of this process has.
@@ -246,100 +284,51 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response<Body> {
     Failure::new(Kind::Internal, "the server failed; its log says why").into_response()
 }
 
-fn health(app: &App) -> Answer {
-    match app.not_ready() {
+/// Every route: its path and what answers there.
+fn routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
+    vec![
+        ("/v1/embeddings", post(openai::embeddings)),
+        ("/embeddings", post(openai::embeddings)),
+        ("/v1/models", get(openai::models)),
+        ("/v1/models/{*name}", get(openai::model)),
+        (
+            "/v1/embed",
+            post(async |call| cohere::embed(call, Version::V1).await),
+        ),
+        (
+            "/v2/embed",
+            post(async |call| cohere::embed(call, Version::V2).await),
+        ),
+        ("/embed", post(tei::embed_route)),
+        ("/", get(health).post(tei::embed_route)),
+        ("/embed_all", post(tei::embed_all)),
+        ("/similarity", post(tei::similarity)),
+        ("/invocations", post(tei::invocations)),
+        ("/rerank", post(tei::unsupported)),
+        ("/predict", post(tei::unsupported)),
+        ("/embed_sparse", post(tei::unsupported)),
+        ("/info", get(tei::info)),
+        ("/ping", get(health).post(health)),
+        ("/health", get(health)),
+        ("/ready", get(health)),
+        ("/live", get(async || StatusCode::OK)),
+        ("/metrics", get(metrics::response)),
+    ]
+}
+
+async fn health(call: Call) -> Answer {
+    match call.app.not_ready() {
         None => Ok(Response::new(Body::empty())),
         Some(reason) => Err(Failure::new(Kind::Unavailable, reason)),
     }
 }
 
-type AppState = State<Arc<App>>;
-
-/// All routes.
+/// All routes, and what goes around them.
 pub fn router(app: Arc<App>) -> Router {
-    let ready = || get(async |State(app): AppState| health(&app));
-    let live = || get(async || StatusCode::OK);
-    let openai = || {
-        post(
-            async |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
-                openai::embeddings(app, caller, body).await
-            },
-        )
-    };
-    let embed = || {
-        post(
-            async |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
-                tei::embed_route(app, caller, body).await
-            },
-        )
-    };
-    let cohere = |version| {
-        post(
-            async move |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
-                cohere::answer(app, caller, body, version).await
-            },
-        )
-    };
-    let unsupported = || post(async || tei::unsupported());
-    Router::new()
-        .route("/v1/embeddings", openai())
-        .route("/embeddings", openai())
-        .route(
-            "/v1/models",
-            get(async |State(app): AppState| openai::models(&app)),
-        )
-        .route(
-            "/v1/models/{*name}",
-            get(async |State(app): AppState, Path(name): Path<String>| openai::model(&app, &name)),
-        )
-        .route("/v1/embed", cohere(Version::V1))
-        .route("/v2/embed", cohere(Version::V2))
-        .route("/embed", embed())
-        .route("/", embed().get(async |State(app): AppState| health(&app)))
-        .route(
-            "/embed_all",
-            post(
-                async |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
-                    tei::embed_all(app, caller, body).await
-                },
-            ),
-        )
-        .route(
-            "/similarity",
-            post(
-                async |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
-                    tei::similarity(app, caller, body).await
-                },
-            ),
-        )
-        .route(
-            "/invocations",
-            post(
-                async |State(app): AppState,
-                       Extension(caller): Extension<Caller>,
-                       headers: HeaderMap,
-                       body: Body| {
-                    if headers.contains_key("x-amzn-sagemaker-target-model") {
-                        let message =
-                            "this container serves its own models alone; name one in the body's `model`";
-                        return Err(Failure::new(Kind::Invalid, message));
-                    }
-                    tei::invocations(app, caller, body).await
-                },
-            ),
-        )
-        .route("/rerank", unsupported())
-        .route("/predict", unsupported())
-        .route("/embed_sparse", unsupported())
-        .route("/info", get(async |State(app): AppState| tei::info(&app)))
-        .route("/ping", ready().post(async |State(app): AppState| health(&app)))
-        .route("/health", ready())
-        .route("/ready", ready())
-        .route("/live", live())
-        .route(
-            "/metrics",
-            get(async |State(app): AppState| metrics::response(&app)),
-        )
+    let add = |router: Router<Arc<App>>, (path, methods)| router.route(path, methods);
+    routes()
+        .into_iter()
+        .fold(Router::new(), add)
         .fallback(async || Failure::new(Kind::NotFound, "there is no such route"))
         .layer(RequestDecompressionLayer::new())
         .layer(CatchPanicLayer::custom(panicked))

@@ -1,16 +1,12 @@
 //! `/v2/embed` and `/v1/embed`.
 
-use std::sync::Arc;
-
-use axum::body::Body;
-use axum::http::Response;
 use ropeway::{Embed, ModelConfig};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::app::{App, Caller};
+use crate::app::{Answer, Call};
 use crate::body;
-use crate::embed::{Terms, Text, embed};
+use crate::embed::{Terms, Text, embed as embed_inputs};
 use crate::failure::{Failure, Kind};
 use crate::vectors::NumberType;
 
@@ -115,14 +111,9 @@ impl EmbedRequest {
 }
 
 /// `POST /v2/embed` and `/v1/embed`.
-pub async fn answer(
-    app: Arc<App>,
-    caller: Caller,
-    request: Body,
-    version: Version,
-) -> Result<Response<Body>, Failure> {
-    let bytes = app.read(request).await?;
-    let mut request: EmbedRequest = body::parse(&bytes)?;
+pub async fn embed(mut call: Call, version: Version) -> Answer {
+    let mut request: EmbedRequest = call.read().await?;
+    let app = &call.app;
     let model = app.model(request.model.as_deref())?;
     if version == Version::V2 && request.input_type.is_none() {
         return Err(Failure::new(Kind::Invalid, "`input_type` is missing"));
@@ -142,7 +133,7 @@ pub async fn answer(
         .dimensions(request.output_dimension)
         .truncate(cuts);
     let terms = Terms {
-        caller: caller.0,
+        caller: call.caller.0,
         // Lower goes first there.
         priority: request.priority.saturating_neg(),
         deadline: None,
@@ -150,7 +141,7 @@ pub async fn answer(
     let asked = texts
         .iter()
         .map(|text| (Text::Words(text.clone()), options.clone()));
-    let embedded = embed(&model.service, asked.collect(), &terms).await?;
+    let embedded = embed_inputs(&model.service, asked.collect(), &terms).await?;
     let tokens = embedded.tokens();
     app.count_tokens(tokens);
     let vectors = embedded.vectors()?;

@@ -1,15 +1,13 @@
 //! `/v1/embeddings`: OpenAI's fields, Jina's, and ropeway's own.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
-use axum::http::Response;
+use axum::extract::Path;
 use ropeway::{AdapterSelection, Chunking, Embed, Embedding, Output, Pooling};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::app::{App, Caller};
+use crate::app::{Answer, App, Call, Caller};
 use crate::body;
 use crate::embed::{Terms, Text, embed, inputs};
 use crate::failure::{Failure, Kind};
@@ -36,7 +34,7 @@ pub struct EmbeddingsRequest {
     #[serde(default)]
     any_dimensions: bool,
     prompt: Option<String>,
-    pooling: Option<PoolingWord>,
+    pooling: Option<PoolingName>,
     chunks: Option<Chunks>,
     #[serde(default)]
     priority: i32,
@@ -60,13 +58,18 @@ enum Adapters {
     OfEach(Vec<Map<String, Value>>),
 }
 
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum PoolingWord {
-    Mean,
-    Cls,
-    LastToken,
-    None,
+/// A pooling, by the library's name for it.
+struct PoolingName(Pooling);
+
+impl<'de> Deserialize<'de> for PoolingName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<PoolingName, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        let found = Pooling::ALL.into_iter().find(|pooling| pooling.name() == word);
+        found.map(PoolingName).ok_or_else(|| {
+            let known = Pooling::ALL.map(Pooling::name).join(", ");
+            serde::de::Error::custom(format!("pooling `{word}` is unknown; known: {known}"))
+        })
+    }
 }
 
 #[derive(Clone, Deserialize)]
@@ -93,12 +96,6 @@ impl EmbeddingsRequest {
             Some(task) => AdapterSelection::Task(task.clone()),
             None => AdapterSelection::Unset,
         };
-        let pooling = self.pooling.map(|word| match word {
-            PoolingWord::Mean => Pooling::Mean,
-            PoolingWord::Cls => Pooling::Cls,
-            PoolingWord::LastToken => Pooling::LastToken,
-            PoolingWord::None => Pooling::None,
-        });
         let chunks = self.chunks.clone().map(|chunks| match chunks {
             Chunks::Word(Sentences::Sentences) => Chunking::Sentences,
             Chunks::Tokens(tokens) => Chunking::Tokens(tokens),
@@ -108,7 +105,7 @@ impl EmbeddingsRequest {
             .adapters(selection)
             .dimensions(self.dimensions)
             .any_dimensions(self.any_dimensions)
-            .pooling(pooling)
+            .pooling(self.pooling.as_ref().map(|name| name.0))
             .normalize(self.normalized)
             // Both OpenAI and Jina refuse what is too long, unless they are told to cut it.
             .truncate(self.truncate.unwrap_or(false))
@@ -199,14 +196,13 @@ fn joined(texts: Vec<Text>) -> Result<(Text, Vec<(usize, usize)>), Failure> {
 }
 
 /// `POST /v1/embeddings`.
-pub async fn embeddings(app: Arc<App>, caller: Caller, request: Body) -> Result<Response<Body>, Failure> {
-    let bytes = app.read(request).await?;
-    answer(&app, &caller, &bytes).await
+pub async fn embeddings(mut call: Call) -> Answer {
+    let request = call.read().await?;
+    answer(&call.app, &call.caller, request).await
 }
 
-/// Answers a body of this route.
-pub async fn answer(app: &App, caller: &Caller, bytes: &[u8]) -> Result<Response<Body>, Failure> {
-    let mut request: EmbeddingsRequest = body::parse(bytes)?;
+/// Answers a request of this route.
+pub async fn answer(app: &App, caller: &Caller, mut request: EmbeddingsRequest) -> Answer {
     let model = app.model(request.model.as_deref())?;
     let terms = Terms {
         caller: caller.0.clone(),
@@ -293,14 +289,15 @@ fn item(
 }
 
 /// `GET /v1/models`.
-pub fn models(app: &App) -> Result<Response<Body>, Failure> {
+pub async fn models(call: Call) -> Answer {
+    let app = &call.app;
     let data: Vec<Value> = app.models.iter().map(|model| entry(app, &model.name)).collect();
     body::json(&json!({"object": "list", "data": data}))
 }
 
 /// `GET /v1/models/{id}`.
-pub fn model(app: &App, name: &str) -> Result<Response<Body>, Failure> {
-    body::json(&entry(app, &app.model(Some(name))?.name))
+pub async fn model(Path(name): Path<String>, call: Call) -> Answer {
+    body::json(&entry(&call.app, &call.app.model(Some(&name))?.name))
 }
 
 fn entry(app: &App, name: &str) -> Value {

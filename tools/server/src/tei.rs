@@ -1,14 +1,12 @@
 //! The routes of text-embeddings-inference, and SageMaker's, whose bodies are the same.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::http::{HeaderValue, Response};
 use ropeway::{Embed, Pooling, Precision};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::app::{App, Caller, Model};
+use crate::app::{Answer, App, Call, Caller, Model};
 use crate::body;
 use crate::embed::{Embedded, Terms, Text, embed, inputs};
 use crate::failure::{Failure, Kind};
@@ -112,16 +110,16 @@ fn timed(
 }
 
 /// `POST /embed`, `/` and `/invocations`, with a body of `/embed` or `/similarity`.
-pub async fn embed_route(app: Arc<App>, caller: Caller, request: Body) -> Result<Response<Body>, Failure> {
-    let bytes = app.read(request).await?;
-    answer(&app, caller, &bytes).await
+pub async fn embed_route(mut call: Call) -> Answer {
+    let bytes = call.bytes().await?;
+    answer(&call.app, call.caller, &bytes).await
 }
 
-async fn answer(app: &App, caller: Caller, bytes: &[u8]) -> Result<Response<Body>, Failure> {
+async fn answer(app: &App, caller: Caller, bytes: &[u8]) -> Answer {
     let request: EmbedRequest = body::parse(bytes)?;
     // `/` is the route of all clients of huggingface_hub, whatever they want.
     if request.inputs.get("source_sentence").is_some() {
-        return compare(app, caller, bytes).await;
+        return compare(app, caller, body::parse(bytes)?).await;
     }
     let model = app.model(None)?;
     let texts = inputs(request.inputs, "inputs", app.limits.inputs)?;
@@ -145,9 +143,9 @@ async fn answer(app: &App, caller: Caller, bytes: &[u8]) -> Result<Response<Body
 }
 
 /// `POST /embed_all`: one vector per token.
-pub async fn embed_all(app: Arc<App>, caller: Caller, request: Body) -> Result<Response<Body>, Failure> {
-    let bytes = app.read(request).await?;
-    let request: EmbedRequest = body::parse(&bytes)?;
+pub async fn embed_all(mut call: Call) -> Answer {
+    let request: EmbedRequest = call.read().await?;
+    let Call { app, caller, .. } = call;
     let model = app.model(None)?;
     let texts = inputs(request.inputs, "inputs", app.limits.inputs)?;
     let options = request
@@ -172,13 +170,12 @@ pub async fn embed_all(app: Arc<App>, caller: Caller, request: Body) -> Result<R
 }
 
 /// `POST /similarity`: cosines of one sentence and others.
-pub async fn similarity(app: Arc<App>, caller: Caller, request: Body) -> Result<Response<Body>, Failure> {
-    let bytes = app.read(request).await?;
-    compare(&app, caller, &bytes).await
+pub async fn similarity(mut call: Call) -> Answer {
+    let request = call.read().await?;
+    compare(&call.app, call.caller, request).await
 }
 
-async fn compare(app: &App, caller: Caller, bytes: &[u8]) -> Result<Response<Body>, Failure> {
-    let request: SimilarityRequest = body::parse(bytes)?;
+async fn compare(app: &App, caller: Caller, request: SimilarityRequest) -> Answer {
     let model = app.model(None)?;
     let Similarity {
         source_sentence,
@@ -206,20 +203,25 @@ async fn compare(app: &App, caller: Caller, bytes: &[u8]) -> Result<Response<Bod
 }
 
 /// `POST /invocations`: a body of `/embed` or of `/v1/embeddings`.
-pub async fn invocations(app: Arc<App>, caller: Caller, request: Body) -> Result<Response<Body>, Failure> {
+pub async fn invocations(mut call: Call) -> Answer {
     #[derive(Deserialize)]
     struct Keys {
         input: Option<serde::de::IgnoredAny>,
     }
-    let bytes = app.read(request).await?;
+    if call.headers.contains_key("x-amzn-sagemaker-target-model") {
+        let message = "this container serves its own models alone; name one in the body's `model`";
+        return Err(Failure::new(Kind::Invalid, message));
+    }
+    let bytes = call.bytes().await?;
     match body::parse::<Keys>(&bytes)?.input {
-        Some(_) => openai::answer(&app, &caller, &bytes).await,
-        None => answer(&app, caller, &bytes).await,
+        Some(_) => openai::answer(&call.app, &call.caller, body::parse(&bytes)?).await,
+        None => answer(&call.app, call.caller, &bytes).await,
     }
 }
 
 /// `GET /info`.
-pub fn info(app: &App) -> Result<Response<Body>, Failure> {
+pub async fn info(call: Call) -> Answer {
+    let app = &call.app;
     let model = app.model(None)?;
     let engine = model.engine()?;
     let pooling = engine.config().pooling.iter().map(|pooling| match pooling {
@@ -246,7 +248,7 @@ pub fn info(app: &App) -> Result<Response<Body>, Failure> {
         "max_batch_requests": null,
         "max_client_batch_size": app.limits.inputs,
         "auto_truncate": true,
-        "tokenization_workers": engine.threads().clamp(1, 4),
+        "tokenization_workers": model.service.tokenizers(),
         "version": env!("CARGO_PKG_VERSION"),
         "sha": null,
         "docker_label": null,
@@ -254,9 +256,7 @@ pub fn info(app: &App) -> Result<Response<Body>, Failure> {
 }
 
 /// A route of other kinds of models.
-pub fn unsupported() -> Failure {
-    Failure::new(
-        Kind::Unsupported,
-        "this model embeds texts; it has no head for this route",
-    )
+pub async fn unsupported() -> Answer {
+    let message = "this model embeds texts; it has no head for this route";
+    Err(Failure::new(Kind::Unsupported, message))
 }

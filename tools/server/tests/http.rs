@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use model_maker::{Dtype, Family, ModelSpec};
 use ropeway::service::Service;
-use ropeway::{Device, Embed, Engine};
+use ropeway::{Device, Embed, Engine, Pooling};
 use ropeway_server::{Address, Handle, Limits, Model, Server, Settings};
 use serde_json::{Value, json};
 use ureq::Agent;
@@ -234,6 +234,22 @@ fn jina_gets_tasks_types_and_late_chunks() {
 }
 
 #[test]
+fn every_pooling_of_the_library_has_its_name_here() {
+    let server = start();
+    for pooling in Pooling::ALL {
+        let body = json!({"model": "tiny", "input": "a b", "pooling": pooling.name()});
+        let answer = server.good("/v1/embeddings", body);
+        if pooling != Pooling::None {
+            let wanted = alone("a b", &Embed::default().pooling(pooling));
+            assert_eq!(floats(&answer["data"][0]["embedding"]), wanted, "{pooling:?}");
+        }
+    }
+    let (status, answer) = server.post("/v1/embeddings", json!({"input": "a b", "pooling": "median"}));
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(status == 400 && message.contains("weightedmean"), "{message}");
+}
+
+#[test]
 fn cohere_gets_its_shapes() {
     let server = start();
     let texts = ["a b", "c"];
@@ -315,6 +331,8 @@ fn tei_and_sagemaker_get_bare_lists() {
         (status, &info["model_type"]["embedding"]["pooling"]),
         (200, &json!("mean"))
     );
+    let service = Service::builder().warm_up(false).start(engine()).unwrap();
+    assert_eq!(info["tokenization_workers"], service.tokenizers());
     for (path, body, status, kind) in [
         ("/embed", json!({"inputs": []}), 400, "Empty"),
         (
