@@ -1,29 +1,30 @@
 //! The routes, and what goes around each of them: request ids, keys, counts, the log.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse;
-use axum::routing::{MethodRouter, get, post};
 use ropeway::Engine;
 use ropeway::service::{Health, Service};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 
-use crate::cohere::{self, Version};
 use crate::failure::{Failure, Family, Kind};
 use crate::metrics::Counts;
-use crate::{Limits, body, metrics, openai, tei};
+use crate::routes::{Access, Route, routes};
+use crate::{Limits, body};
 
 /// A model under the name that requests have for it.
 pub struct Model {
@@ -55,6 +56,8 @@ pub struct App {
     pub draining: AtomicBool,
     pub counts: Counts,
     pub log: bool,
+    /// Turns of requests that tokenise outside of the queue.
+    pub tokenizing: Semaphore,
     next_id: AtomicU64,
 }
 
@@ -120,6 +123,7 @@ impl App {
             started_unix: started.as_secs(),
             draining: AtomicBool::new(false),
             counts: Counts::default(),
+            tokenizing: Semaphore::new(2),
             // Other runs have other ids.
             next_id: AtomicU64::new(started.as_nanos() as u64),
         }
@@ -143,22 +147,12 @@ impl App {
         format!("rw-{:016x}", self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Fails for none, or more than a request may have.
-    pub fn check_count(&self, field: &str, count: usize) -> Result<(), Failure> {
-        let most = self.limits.inputs;
-        match count {
-            0 => Err(Failure::empty(field)),
-            _ if count > most => Err(Failure::too_many(field, count, most)),
-            _ => Ok(()),
-        }
-    }
-
     pub fn count_tokens(&self, tokens: usize) {
         self.counts.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
     }
 
     /// Why requests cannot be served now. A full queue is no reason.
-    fn not_ready(&self) -> Option<String> {
+    pub fn not_ready(&self) -> Option<String> {
         if self.draining.load(Ordering::Relaxed) {
             return Some("the server ends".into());
         }
@@ -239,13 +233,9 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
     let id = given
         .filter(sound)
         .unwrap_or_else(|| HeaderValue::from_str(&app.new_id()).unwrap_or(HeaderValue::from_static("rw")));
-    let public = matches!(
-        path.as_str(),
-        "/health" | "/live" | "/ready" | "/ping" | "/metrics" | "/"
-    ) && method == axum::http::Method::GET;
-    let key = match public {
-        true => Ok(None),
-        false => app.key_of(request.headers()),
+    let key = match access_to(&method, &route) {
+        Access::Public => Ok(None),
+        Access::Key => app.key_of(request.headers()),
     };
     let mut response = match key {
         Err(failure) => failure.into_response(),
@@ -259,8 +249,12 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
             next.run(request).await
         }
     };
-    if let Some(failure) = response.extensions_mut().remove::<Failure>() {
-        response = failure.response(Family::of(&path));
+    if let Some(failure) = failure_of(&mut response) {
+        let mut told = failure.response(Family::of(&path));
+        if let Some(allowed) = response.headers_mut().remove(header::ALLOW) {
+            told.headers_mut().insert(header::ALLOW, allowed);
+        }
+        response = told;
     }
     let status = response.status().as_u16();
     app.counts
@@ -279,53 +273,43 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
     response
 }
 
+/// Who may call what: what is no route wants a key, so that nobody without one can ask for what there is.
+fn access_to(method: &Method, path: &str) -> Access {
+    static PUBLIC: LazyLock<HashSet<(Method, &str)>> = LazyLock::new(|| {
+        let public = routes()
+            .into_iter()
+            .filter(|route| route.access == Access::Public);
+        public.map(|route| (route.method, route.path)).collect()
+    });
+    match PUBLIC.contains(&(method.clone(), path)) {
+        true => Access::Public,
+        false => Access::Key,
+    }
+}
+
+/// Why there is no result: what a handler says, or what axum and its layers refuse by a status alone.
+fn failure_of(response: &mut axum::response::Response) -> Option<Failure> {
+    let told = response.extensions_mut().remove::<Failure>();
+    told.or_else(|| {
+        let kind = match response.status() {
+            StatusCode::METHOD_NOT_ALLOWED => Kind::Method,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Kind::Encoding,
+            status if status.is_client_error() => Kind::Malformed,
+            status if status.is_server_error() => Kind::Internal,
+            _ => return None,
+        };
+        Some(Failure::new(kind, kind.about()))
+    })
+}
+
 /// The answer to a handler's panic, which is a bug.
 fn panicked(_: Box<dyn std::any::Any + Send>) -> Response<Body> {
     Failure::new(Kind::Internal, "the server failed; its log says why").into_response()
 }
 
-/// Every route: its path and what answers there.
-fn routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
-    vec![
-        ("/v1/embeddings", post(openai::embeddings)),
-        ("/embeddings", post(openai::embeddings)),
-        ("/v1/models", get(openai::models)),
-        ("/v1/models/{*name}", get(openai::model)),
-        (
-            "/v1/embed",
-            post(async |call| cohere::embed(call, Version::V1).await),
-        ),
-        (
-            "/v2/embed",
-            post(async |call| cohere::embed(call, Version::V2).await),
-        ),
-        ("/embed", post(tei::embed_route)),
-        ("/", get(health).post(tei::embed_route)),
-        ("/embed_all", post(tei::embed_all)),
-        ("/similarity", post(tei::similarity)),
-        ("/invocations", post(tei::invocations)),
-        ("/rerank", post(tei::unsupported)),
-        ("/predict", post(tei::unsupported)),
-        ("/embed_sparse", post(tei::unsupported)),
-        ("/info", get(tei::info)),
-        ("/ping", get(health).post(health)),
-        ("/health", get(health)),
-        ("/ready", get(health)),
-        ("/live", get(async || StatusCode::OK)),
-        ("/metrics", get(metrics::response)),
-    ]
-}
-
-async fn health(call: Call) -> Answer {
-    match call.app.not_ready() {
-        None => Ok(Response::new(Body::empty())),
-        Some(reason) => Err(Failure::new(Kind::Unavailable, reason)),
-    }
-}
-
 /// All routes, and what goes around them.
 pub fn router(app: Arc<App>) -> Router {
-    let add = |router: Router<Arc<App>>, (path, methods)| router.route(path, methods);
+    let add = |router: Router<Arc<App>>, route: Route| router.route(route.path, route.handler);
     routes()
         .into_iter()
         .fold(Router::new(), add)

@@ -9,11 +9,12 @@
 //! | `POST /v1/embeddings`, `/embeddings` | OpenAI's and Jina's fields, and ropeway's: `adapters`, `chunks`, `pooling`, `prompt`, `any_dimensions`, `priority`, `deadline_ms` |
 //! | `GET /v1/models`, `/v1/models/{name}` | OpenAI's |
 //! | `POST /v2/embed`, `/v1/embed` | Cohere's |
-//! | `POST /embed`, `/embed_all`, `/similarity`, `GET /info` | text-embeddings-inference's |
+//! | `POST /embed`, `/embed_all`, `/similarity`, `/tokenize`, `/decode`, `GET /info` | text-embeddings-inference's |
 //! | `GET /ping`, `POST /invocations` | SageMaker's |
 //! | `GET /ready`, `/health` | 200 where requests can be served; a full queue still can, a lost GPU cannot |
 //! | `GET /live` | 200 while the process answers |
 //! | `GET /metrics` | Prometheus |
+//! | `GET /openapi.json` | all of this, for programs |
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -23,9 +24,15 @@ mod cohere;
 mod connections;
 mod embed;
 mod failure;
+mod inputs;
 mod metrics;
+mod models;
 mod openai;
+mod openapi;
+mod reply;
+mod routes;
 mod tei;
+mod tokens;
 mod vectors;
 
 use std::io;
@@ -54,7 +61,7 @@ pub struct Limits {
     pub connections: usize,
     /// Time for the head of a request, and between requests of a connection.
     pub head_time: Duration,
-    /// Time for the body of a request.
+    /// Time for the body of a request, and for a client to take some of a response.
     pub body_time: Duration,
     /// Time for the requests that are being served when the server is to end.
     pub drain_time: Duration,
