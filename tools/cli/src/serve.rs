@@ -3,10 +3,11 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ropeway::service::Service;
-use ropeway_server::{Address, Limits, Model, Server, Settings};
+use ropeway_server::{AdapterFolder, Address, Admin, Limits, Model, Server, Settings};
 
 use crate::exit::{self, Exit, note};
 use crate::options::{RunOptions, positive};
@@ -41,6 +42,18 @@ pub struct Args {
     /// Ask clients for this key; a command line can be seen by others, an environment less so
     #[arg(long, env = "ROPEWAY_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
+
+    /// Let those who have an admin key load and drop adapters of this folder, each a folder of its own
+    #[arg(long, value_name = "FOLDER")]
+    adapters_dir: Option<PathBuf>,
+
+    /// The admin keys, one per line
+    #[arg(long, value_name = "FILE", requires = "adapters_dir")]
+    admin_key_file: Option<PathBuf>,
+
+    /// An admin key; a command line can be seen by others, an environment less so
+    #[arg(long, env = "ROPEWAY_ADMIN_KEY", hide_env_values = true, value_name = "KEY")]
+    admin_key: Option<String>,
 
     /// Passes that compute at the same time. With 2 or more, one is kept from long documents
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
@@ -102,7 +115,9 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         Some(path) => Address::Unix(path.clone()),
         None => Address::Tcp(SocketAddr::new(args.host, args.port)),
     };
-    let api_keys = api_keys(&args)?;
+    let api_keys = keys(args.api_key.as_deref(), args.api_key_file.as_deref())?;
+    let admin = admin(&args)?;
+    let adapters = admin.as_ref().map(|admin| admin.adapters.clone());
     let named = run.models()?.into_iter().map(named_model);
     let mut named: Vec<(String, &str)> = named.collect::<Result<_, _>>()?;
     match (&args.name, &mut named[..]) {
@@ -115,7 +130,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     }
     let models = named
         .into_iter()
-        .map(|(name, model)| open(&run.of_model(model), &args, name));
+        .map(|(name, model)| open(&run.of_model(model), &args, name, adapters.clone()));
     let models: Vec<Model> = models.collect::<Result<_, _>>()?;
     let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
     let names = names.join(", ");
@@ -131,7 +146,10 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         },
         log: args.log,
     };
-    let server = Server::bind(settings).map_err(|e| Exit::usage(format!("cannot listen: {e}")))?;
+    let mut server = Server::bind(settings).map_err(|e| Exit::usage(format!("cannot listen: {e}")))?;
+    if let Some(admin) = admin {
+        server = server.with_admin(admin);
+    }
     if !run.quiet {
         note(&format!("serves {names} on {}", server.address()));
     }
@@ -139,14 +157,10 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
 }
 
 /// The keys of the file and of the environment; none is a mistake where a file was named.
-fn api_keys(args: &Args) -> Result<Vec<String>, Exit> {
-    let mut keys: Vec<String> = args
-        .api_key
-        .iter()
-        .filter(|key| !key.is_empty())
-        .cloned()
-        .collect();
-    if let Some(path) = &args.api_key_file {
+fn keys(key: Option<&str>, file: Option<&Path>) -> Result<Vec<String>, Exit> {
+    let given = key.into_iter().filter(|key| !key.is_empty());
+    let mut keys: Vec<String> = given.map(str::to_owned).collect();
+    if let Some(path) = file {
         let text = fs::read_to_string(path).map_err(|e| Exit::usage(format!("{}: {e}", path.display())))?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let before = keys.len();
@@ -159,16 +173,49 @@ fn api_keys(args: &Args) -> Result<Vec<String>, Exit> {
     Ok(keys)
 }
 
+/// Who may change adapters, where there is a folder of them.
+fn admin(args: &Args) -> Result<Option<Admin>, Exit> {
+    let Some(folder) = &args.adapters_dir else {
+        return Ok(None);
+    };
+    if !folder.is_dir() {
+        return Err(Exit::usage(format!("{}: is no folder", folder.display())));
+    }
+    let keys = keys(args.admin_key.as_deref(), args.admin_key_file.as_deref())?;
+    if keys.is_empty() {
+        let message =
+            "--adapters-dir wants an admin key: add --admin-key-file FILE, or set ROPEWAY_ADMIN_KEY";
+        return Err(Exit::usage(message));
+    }
+    Ok(Some(Admin {
+        keys,
+        adapters: Arc::new(AdapterFolder::new(folder)),
+    }))
+}
+
 /// Opens a model and starts its service, which opens it anew when its device is lost.
-fn open(run: &RunOptions, args: &Args, name: String) -> Result<Model, Exit> {
+fn open(
+    run: &RunOptions,
+    args: &Args,
+    name: String,
+    adapters: Option<Arc<AdapterFolder>>,
+) -> Result<Model, Exit> {
     let run = run.clone();
     let contexts = args.contexts;
     let engine = run.open_with(|builder| builder.concurrency(contexts))?;
     let mut builder = Service::builder()
         .max_wait(Duration::from_micros(args.max_wait))
-        .reopen(move || {
-            let opened = run.open_with(|builder| builder.concurrency(contexts));
-            opened.map_err(|exit| ropeway::Error::Device(exit::message(&exit).to_owned()))
+        .reopen({
+            let name = name.clone();
+            move || {
+                let opened = run.open_with(|builder| builder.concurrency(contexts));
+                let engine =
+                    opened.map_err(|exit| ropeway::Error::Device(exit::message(&exit).to_owned()))?;
+                if let Some(adapters) = &adapters {
+                    adapters.restore(&name, &engine)?;
+                }
+                Ok(engine)
+            }
         });
     if let Some(inputs) = args.queue_inputs {
         builder = builder.queue_requests(inputs);

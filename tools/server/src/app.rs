@@ -1,6 +1,6 @@
 //! The routes, and what goes around each of them: request ids, keys, counts, the log.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -21,6 +21,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 
+use crate::adapters::Admin;
 use crate::failure::{Failure, Family, Kind};
 use crate::metrics::Counts;
 use crate::routes::{Access, Route, routes};
@@ -51,6 +52,7 @@ impl Model {
 pub struct App {
     pub models: Vec<Model>,
     pub api_keys: Vec<String>,
+    pub admin: Option<Admin>,
     pub limits: Limits,
     pub started_unix: u64,
     pub draining: AtomicBool,
@@ -118,6 +120,7 @@ impl App {
         App {
             models,
             api_keys,
+            admin: None,
             limits,
             log,
             started_unix: started.as_secs(),
@@ -166,11 +169,15 @@ impl App {
         self.models.iter().find_map(lost)
     }
 
-    /// The number of the key that a request has, where keys are wanted.
-    fn key_of(&self, headers: &HeaderMap) -> Result<Option<usize>, Failure> {
-        if self.api_keys.is_empty() {
-            return Ok(None);
-        }
+    /// The number of the key that a request has, where a route wants one.
+    fn key_for(&self, access: Access, headers: &HeaderMap) -> Result<Option<usize>, Failure> {
+        let (keys, name) = match (access, &self.admin) {
+            (Access::Public, _) => return Ok(None),
+            (Access::Key, _) if self.api_keys.is_empty() => return Ok(None),
+            (Access::Key, _) => (&self.api_keys[..], "API key"),
+            (Access::Admin, Some(admin)) => (&admin.keys[..], "admin key"),
+            (Access::Admin, None) => (&[][..], "admin key, which this server has not,"),
+        };
         let header = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok());
@@ -180,17 +187,14 @@ impl App {
         });
         let found = given.and_then(|given| {
             // All are looked at, whichever it is.
-            let same = self
-                .api_keys
-                .iter()
-                .map(|key| same(key.as_bytes(), given.as_bytes()));
+            let same = keys.iter().map(|key| same(key.as_bytes(), given.as_bytes()));
             same.collect::<Vec<bool>>().iter().position(|&same| same)
         });
         match found {
             Some(number) => Ok(Some(number)),
             None => Err(Failure::new(
                 Kind::Unauthorized,
-                "the API key is missing or wrong; send it as `Authorization: Bearer KEY`",
+                format!("the {name} is missing or wrong; send it as `Authorization: Bearer KEY`"),
             )),
         }
     }
@@ -233,10 +237,7 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
     let id = given
         .filter(sound)
         .unwrap_or_else(|| HeaderValue::from_str(&app.new_id()).unwrap_or(HeaderValue::from_static("rw")));
-    let key = match access_to(&method, &route) {
-        Access::Public => Ok(None),
-        Access::Key => app.key_of(request.headers()),
-    };
+    let key = app.key_for(access_to(&method, &route), request.headers());
     let mut response = match key {
         Err(failure) => failure.into_response(),
         Ok(key) => {
@@ -275,16 +276,16 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
 
 /// Who may call what: what is no route wants a key, so that nobody without one can ask for what there is.
 fn access_to(method: &Method, path: &str) -> Access {
-    static PUBLIC: LazyLock<HashSet<(Method, &str)>> = LazyLock::new(|| {
-        let public = routes()
-            .into_iter()
-            .filter(|route| route.access == Access::Public);
-        public.map(|route| (route.method, route.path)).collect()
+    static ACCESS: LazyLock<HashMap<(Method, &str), Access>> = LazyLock::new(|| {
+        let routes = routes().into_iter();
+        routes
+            .map(|route| ((route.method, route.path), route.access))
+            .collect()
     });
-    match PUBLIC.contains(&(method.clone(), path)) {
-        true => Access::Public,
-        false => Access::Key,
-    }
+    ACCESS
+        .get(&(method.clone(), path))
+        .copied()
+        .unwrap_or(Access::Key)
 }
 
 /// Why there is no result: what a handler says, or what axum and its layers refuse by a status alone.

@@ -134,7 +134,7 @@ impl Kind {
             Kind::Encoding => of("The body has a content encoding other than gzip", 415, None),
             Kind::Unauthorized => of("The key is missing or wrong", 401, Some("invalid_api_key")),
             Kind::UnknownModel => of("There is no such model", 404, Some("model_not_found")),
-            Kind::NotFound => of("There is no such route", 404, None),
+            Kind::NotFound => of("There is no such route or adapter", 404, None),
             Kind::Method => of("The route takes another method", 405, None),
             Kind::Slow => of("The body did not arrive in time", 408, None),
             Kind::Unsupported => {

@@ -11,6 +11,7 @@
 //! | `POST /v2/embed`, `/v1/embed` | Cohere's |
 //! | `POST /embed`, `/embed_all`, `/similarity`, `/tokenize`, `/decode`, `GET /info` | text-embeddings-inference's |
 //! | `GET /ping`, `POST /invocations` | SageMaker's |
+//! | `GET /v1/adapters`, `PUT` and `DELETE /v1/adapters/{model}/{name}` | adapters, loaded and dropped by who has an admin key |
 //! | `GET /ready`, `/health` | 200 where requests can be served; a full queue still can, a lost GPU cannot |
 //! | `GET /live` | 200 while the process answers |
 //! | `GET /metrics` | Prometheus |
@@ -18,6 +19,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod app;
 mod body;
 mod cohere;
@@ -29,6 +31,7 @@ mod metrics;
 mod models;
 mod openai;
 mod openapi;
+mod page;
 mod reply;
 mod routes;
 mod tei;
@@ -48,6 +51,7 @@ use tokio::sync::Notify;
 use app::App;
 use connections::Listener;
 
+pub use adapters::{AdapterFolder, Admin};
 pub use app::Model;
 
 /// Bounds on what clients can ask for.
@@ -107,7 +111,7 @@ pub struct Settings {
 pub struct Server {
     runtime: Runtime,
     listener: Listener,
-    app: Arc<App>,
+    app: App,
     stop: Arc<Notify>,
 }
 
@@ -157,9 +161,15 @@ impl Server {
         Ok(Server {
             runtime,
             listener,
-            app: Arc::new(App::new(models, api_keys, limits, log)),
+            app: App::new(models, api_keys, limits, log),
             stop: Arc::new(Notify::new()),
         })
+    }
+
+    /// Lets those who have an admin key load and drop adapters while it serves.
+    pub fn with_admin(mut self, admin: Admin) -> Server {
+        self.app.admin = Some(admin);
+        self
     }
 
     /// Where it listens, as a URL or path.
@@ -184,6 +194,7 @@ impl Server {
             app,
             stop,
         } = self;
+        let app = Arc::new(app);
         let result = runtime.block_on(connections::serve(listener, app.clone(), async move {
             tokio::select! {
                 () = stop.notified() => {}

@@ -47,6 +47,7 @@ pub fn document(routes: &[Route]) -> Value {
             "schemas": schemas,
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "A key of the server, if it asks for keys."},
+                "admin key": {"type": "http", "scheme": "bearer", "description": "An admin key of the server, if it has any."},
             },
         },
     })
@@ -65,10 +66,18 @@ fn operation(route: &Route, takes: &mut SchemaGenerator, gives: &mut SchemaGener
     }
     let mut operation =
         json!({"summary": route.about, "operationId": operation_id(route), "responses": responses});
-    if let Some((_, name)) = route.path.split_once("{*") {
-        let name = name.trim_end_matches('}');
-        operation["parameters"] =
-            json!([{"name": name, "in": "path", "required": true, "schema": {"type": "string"}}]);
+    let names = route
+        .path
+        .split('{')
+        .skip(1)
+        .filter_map(|rest| rest.split('}').next());
+    let parameter = |name: &str| {
+        let name = name.trim_start_matches('*');
+        json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
+    };
+    let parameters: Vec<Value> = names.map(parameter).collect();
+    if !parameters.is_empty() {
+        operation["parameters"] = json!(parameters);
     }
     if !route.takes.is_empty() {
         let types: Vec<SchemaOf> = route.takes.iter().map(|(schema, _)| *schema).collect();
@@ -85,6 +94,7 @@ fn operation(route: &Route, takes: &mut SchemaGenerator, gives: &mut SchemaGener
         Access::Public => {}
         // The second: none, where the server asks for none.
         Access::Key => operation["security"] = json!([{"key": []}, {}]),
+        Access::Admin => operation["security"] = json!([{"admin key": []}]),
     }
     operation
 }
@@ -113,8 +123,10 @@ fn errors(route: &Route, gives: &mut SchemaGenerator) -> Map<String, Value> {
         Kind::UnknownModel => !route.takes.is_empty() || route.path.contains('{'),
         Kind::Unsupported => route.refused,
         Kind::Unavailable | Kind::Internal => true,
-        // No route that the document has gets these.
-        Kind::NotFound | Kind::Method => false,
+        Kind::NotFound => route.access == Access::Admin,
+        Kind::Invalid if route.access == Access::Admin => true,
+        // No route that the document has gets this.
+        Kind::Method => false,
         _ => !route.takes.is_empty(),
     };
     let mut by_status: BTreeMap<u16, Vec<&str>> = BTreeMap::new();

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Method, Response, StatusCode};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
 use crate::app::{Answer, App, Call};
 use crate::cohere::{self, Version};
 use crate::failure::{Failure, Kind};
-use crate::{metrics, models, openai, openapi, tei, tokens};
+use crate::{adapters, metrics, models, openai, openapi, page, tei, tokens};
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum Access {
     Public,
     /// Who has a key, where the server asks for keys.
     Key,
+    /// Who has an admin key; nobody, where the server has none.
+    Admin,
 }
 
 /// Makes the schema of a type.
@@ -82,6 +84,11 @@ impl Route {
         self
     }
 
+    fn admin(mut self) -> Route {
+        self.access = Access::Admin;
+        self
+    }
+
     fn takes<T: JsonSchema>(mut self, example: Value) -> Route {
         self.takes.push((SchemaGenerator::subschema_for::<T>, example));
         self
@@ -110,6 +117,9 @@ impl Route {
 }
 
 type Floats = Vec<Vec<f32>>;
+
+/// An adapter of a model.
+const ADAPTER: &str = "/v1/adapters/{model}/{name}";
 
 /// All routes.
 pub fn routes() -> Vec<Route> {
@@ -148,6 +158,27 @@ pub fn routes() -> Vec<Route> {
         openai("/embeddings"),
         Route::get("/v1/models", get(models::list), "List the models").gives::<models::ModelList>(),
         Route::get("/v1/models/{*name}", get(models::one), "Tell of a model").gives::<models::ModelItem>(),
+        Route::get(
+            "/v1/adapters",
+            get(adapters::list),
+            "List adapters that models can load",
+        )
+        .gives::<adapters::AdapterList>()
+        .admin(),
+        Route::new(
+            Method::PUT,
+            ADAPTER,
+            put(adapters::load),
+            "Load an adapter of the server's folder",
+        )
+        .admin(),
+        Route::new(
+            Method::DELETE,
+            ADAPTER,
+            delete(adapters::unload),
+            "Drop an adapter that was loaded so",
+        )
+        .admin(),
         cohere(
             "/v2/embed",
             Version::V2,
@@ -190,7 +221,13 @@ pub fn routes() -> Vec<Route> {
         Route::refused("/rerank", "Rank texts with a cross-encoder"),
         Route::refused("/predict", "Classify texts"),
         Route::refused("/embed_sparse", "Make sparse vectors"),
-        probe("/", "Tell whether requests can be served"),
+        Route::get(
+            "/",
+            get(page::show),
+            "Show the page to browsers; tell others whether requests can be served",
+        )
+        .text("text/html")
+        .public(),
         probe("/ping", "Tell whether requests can be served, for SageMaker"),
         Route::post("/ping", post(health), "The same").public(),
         probe("/health", "Tell whether requests can be served"),
@@ -213,7 +250,8 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-async fn health(call: Call) -> Answer {
+/// Whether requests can be served.
+pub async fn health(call: Call) -> Answer {
     match call.app.not_ready() {
         None => Ok(Response::new(Body::empty())),
         Some(reason) => Err(Failure::new(Kind::Unavailable, reason)),

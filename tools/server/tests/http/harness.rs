@@ -14,7 +14,7 @@ use serde_json::Value;
 use ureq::Agent;
 
 /// The folder of a small jina-embeddings-v3 model with a tokenizer.
-fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let make = || {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("server-model");
@@ -52,6 +52,10 @@ pub struct Running {
 
 impl Running {
     pub fn start(change: impl FnOnce(&mut Settings)) -> Running {
+        Running::start_with(change, |server| server)
+    }
+
+    pub fn start_with(change: impl FnOnce(&mut Settings), add: impl FnOnce(Server) -> Server) -> Running {
         let model = |name: &str| Model {
             name: name.into(),
             service: Service::builder().queue_requests(8).start(engine()).unwrap(),
@@ -68,7 +72,7 @@ impl Running {
             log: false,
         };
         change(&mut settings);
-        let server = Server::bind(settings).unwrap();
+        let server = add(Server::bind(settings).unwrap());
         Running {
             url: server.address(),
             handle: server.handle(),
