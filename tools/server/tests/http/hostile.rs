@@ -98,12 +98,28 @@ fn slow_and_broken_clients_are_let_go() {
 #[test]
 fn more_connections_than_allowed_wait() {
     let server = Running::start(|settings| {
-        settings.limits.connections = 8;
-        settings.limits.head_time = Duration::from_millis(300);
+        settings.limits.connections = 64;
+        settings.limits.head_time = Duration::from_millis(200);
     });
-    let idle: Vec<TcpStream> = (0..60).map(|_| server.connect()).collect();
+    // All that a process may usually have open.
+    let idle: Vec<TcpStream> = (0..700).map(|_| server.connect()).collect();
     server.good("/embed", json!({"inputs": "a"}));
     drop(idle);
+    server.good("/embed", json!({"inputs": "a"}));
+}
+
+#[test]
+fn a_hundred_megabytes_are_not_read() {
+    let server = start();
+    let mut stream = server.connect();
+    stream
+        .write_all(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: 104857600\r\n\r\n")
+        .unwrap();
+    let part = vec![b' '; 1 << 20];
+    let sent = (0..100).take_while(|_| stream.write_all(&part).is_ok()).count();
+    // Four times the limit of 1 MiB, and what the system holds on its way.
+    assert!(sent < 50, "{sent} MiB");
+    server.good("/embed", json!({"inputs": "a"}));
 }
 
 /// A request whose response has 40 KiB for each of so many inputs: a vector per token.
