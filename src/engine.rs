@@ -20,7 +20,7 @@ use crate::context_pool::ContextPool;
 use crate::cost::Cost;
 use crate::cpu::{self, Cpu};
 use crate::device::Device;
-use crate::error::{AdapterError, Error, Result};
+use crate::error::{AdapterError, Error, RequestError, Result};
 use crate::gpu::{self, adapters::DeviceAdapters};
 #[cfg(feature = "hub")]
 use crate::hub;
@@ -34,7 +34,7 @@ use crate::plan::{Fusion, Plan};
 use crate::precision::{Numerics, Precision};
 use crate::prepare::{Packed, Prepared, RequestPlanner, batches};
 use crate::request::{Embed, Request};
-use crate::text::TextPipeline;
+use crate::text::{TextPipeline, Token};
 use disposal::Disposal;
 use flight::Flight;
 use placement::{OnCpu, Placement, no_gpu};
@@ -479,6 +479,35 @@ impl Engine {
     pub(crate) fn head(&self) -> impl Fn(Vec<f32>) -> Vec<f32> + Sync + '_ {
         let isa = cpu::Isa::detect();
         move |pooled| cpu::head::apply(isa, &self.model.head, pooled)
+    }
+
+    /// A text's tokens, as [`embed`](Self::embed) has them before it cuts at the limit; with `special_tokens` those that go
+    /// around a text as well. A prompt is put before the text by the caller.
+    ///
+    /// # Errors
+    /// [`RequestError::NoTokenizer`] for a model that takes ids alone; a text that cannot be tokenised.
+    pub fn tokenize(&self, text: &str, special_tokens: bool) -> Result<Vec<Token>> {
+        let pipeline = self.text.as_ref().ok_or(RequestError::NoTokenizer)?;
+        pipeline.tokens(text, special_tokens)
+    }
+
+    /// A text of these token ids; `skip_special_tokens` leaves special ones out. Where the tokenizer normalises, it is not
+    /// the text that the ids came from.
+    ///
+    /// # Errors
+    /// [`RequestError::NoTokenizer`], [`RequestError::IdOutOfRange`]; ids that the tokenizer cannot make a text of.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        let pipeline = self.text.as_ref().ok_or(RequestError::NoTokenizer)?;
+        let vocabulary = self.model.config.vocab_size;
+        match ids.iter().position(|&id| id as usize >= vocabulary) {
+            None => pipeline.decode(ids, skip_special_tokens),
+            Some(position) => Err(RequestError::IdOutOfRange {
+                id: ids[position],
+                position,
+                vocabulary,
+            }
+            .into()),
+        }
     }
 
     /// Texts that were embedded since the engine was opened and cut at the model's limit

@@ -268,6 +268,7 @@ impl ServiceBuilder {
         let tokenizers = self.tokenizers.unwrap_or(engine.threads().clamp(1, 4));
         Ok(Service {
             runtime: Runtime::start(engine, limits, speed, tokenizers, reopen)?,
+            tokenizers,
         })
     }
 }
@@ -304,6 +305,7 @@ fn measure<E: Executor>(engine: &E, tokens: usize) -> Result<Speed> {
 /// finished, what waits gets [`ServiceError::Stopped`].
 pub struct Service {
     runtime: Runtime<Engine>,
+    tokenizers: usize,
 }
 
 impl Service {
@@ -334,6 +336,11 @@ impl Service {
     /// Do not keep it: a lost device can be opened anew only when nobody holds the engine that lost it.
     pub fn engine(&self) -> Option<Arc<Engine>> {
         self.runtime.executor()
+    }
+
+    /// Threads that tokenise; see [`ServiceBuilder::tokenizers`].
+    pub fn tokenizers(&self) -> usize {
+        self.tokenizers
     }
 
     /// Whether it can compute.
