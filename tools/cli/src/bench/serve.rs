@@ -56,8 +56,10 @@ fn serve_command(run: &RunOptions, threads: usize) -> Command {
     command.args(["serve", "--device", &run.device.to_string()]);
     command.args(["--numerics", &run.numerics.to_string()]);
     command.args(["--threads", &threads.to_string()]);
+    for model in &run.models {
+        command.args(["--model", model]);
+    }
     let settings = [
-        ("--model", run.model.clone()),
         (
             "--precision",
             run.precision.map(|precision| precision.to_string()),
