@@ -37,18 +37,18 @@ const LAST_MAJOR: u32 = 13;
 
 /// GPUs of compute capability 8.x and 9.0 have machine code; the driver compiles the PTX for later GPUs at load time.
 const ANY: Target = Target {
-    gencode: "arch=compute_80,code=[sm_80,sm_90,compute_80]",
-    architectures: &["sm_80", "sm_90", "compute_80"],
+    machine_code: &["sm_80", "sm_90"],
+    ptx: "compute_80",
 };
 
-/// Names architectures besides those of [`ANY`], as `sm_100,sm_120`, whose drivers then compile nothing when they load a
-/// kernel. Not the default: both together double the time of a build and the size of the kernels, for users of other GPUs too.
+/// Names architectures besides those of [`ANY`], as `sm_100`, whose drivers then compile nothing when they load a kernel. Not the
+/// default, for the time and the size that it takes. For `sm_120` lora_down spills registers, and so is refused.
 const MORE: &str = "ROPEWAY_CUDA_ARCHS";
 
 /// Kernels under `cuda/sm90/`, which use wgmma and TMA. This PTX runs on no other GPU.
 const SM90: Target = Target {
-    gencode: "arch=compute_90a,code=[sm_90a,compute_90a]",
-    architectures: &["sm_90a", "compute_90a"],
+    machine_code: &["sm_90a"],
+    ptx: "compute_90a",
 };
 
 /// Without compression, so that tests and software devices can read the PTX in place.
@@ -64,9 +64,9 @@ const FLAGS: [&str; 8] = [
 ];
 
 struct Target {
-    gencode: &'static str,
-    /// In the order in which nvcc puts them into the image.
-    architectures: &'static [&'static str],
+    machine_code: &'static [&'static str],
+    /// What the machine code is made from, too: compiled from PTX for later GPUs, some kernels spill registers there.
+    ptx: &'static str,
 }
 
 /// A usable compiler.
@@ -258,7 +258,7 @@ fn more_architectures(nvcc: &Nvcc) -> Vec<String> {
     for name in list
         .split(',')
         .map(str::trim)
-        .filter(|name| !ANY.architectures.contains(name))
+        .filter(|name| !ANY.machine_code.contains(name))
     {
         let number = name.strip_prefix("sm_").and_then(|number| number.parse().ok());
         match number.filter(|_| known.lines().any(|code| code == name)) {
@@ -343,10 +343,8 @@ fn compile(
 ) -> Result<Kernel, String> {
     let mut arguments: Vec<&OsStr> = FLAGS.iter().map(OsStr::new).collect();
     arguments.extend(nvcc.host.iter().map(OsString::as_os_str));
-    let gencodes = source.gencodes(more);
-    for gencode in &gencodes {
-        arguments.extend(["-gencode", gencode].map(OsStr::new));
-    }
+    let gencode = source.gencode(more);
+    arguments.extend(["-gencode", &gencode].map(OsStr::new));
     arguments.push(source.path.as_os_str());
 
     let mut key = DefaultHasher::new();
@@ -449,31 +447,21 @@ fn empty(reason: &str) -> String {
 }
 
 impl Source {
-    fn target(&self) -> &'static Target {
-        if self.for_one_gpu() { &SM90 } else { &ANY }
-    }
-
-    /// Whether more architectures are none of its business.
-    fn for_one_gpu(&self) -> bool {
-        self.name.starts_with("sm90/")
-    }
-
-    /// What nvcc compiles it for.
-    fn gencodes(&self, more: &[String]) -> Vec<String> {
-        let more = if self.for_one_gpu() { &[] } else { more };
-        let more = more
-            .iter()
-            .map(|code| format!("arch={},code={code}", code.replace("sm_", "compute_")));
-        std::iter::once(self.target().gencode.to_owned())
-            .chain(more)
-            .collect()
-    }
-
-    /// What its image then has.
+    /// The architectures of its image, in their order there. `more` is none of the business of a kernel for one GPU.
     fn architectures<'a>(&self, more: &'a [String]) -> Vec<&'a str> {
-        let more = if self.for_one_gpu() { &[] } else { more };
-        let own = self.target().architectures.iter().copied();
-        own.chain(more.iter().map(String::as_str)).collect()
+        let (target, more) = match self.name.starts_with("sm90/") {
+            true => (&SM90, &[][..]),
+            false => (&ANY, more),
+        };
+        let own = target.machine_code.iter().copied();
+        let all = own.chain(more.iter().map(String::as_str));
+        all.chain([target.ptx]).collect()
+    }
+
+    /// The same for nvcc.
+    fn gencode(&self, more: &[String]) -> String {
+        let codes = self.architectures(more);
+        format!("arch={},code=[{}]", codes[codes.len() - 1], codes.join(","))
     }
 }
 

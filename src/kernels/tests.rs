@@ -380,7 +380,7 @@ fn a_device_runs_the_machine_code_or_ptx_that_fits_it() {
 /// What `ROPEWAY_CUDA_ARCHS=sm_100,sm_120` adds is taken by the GPUs of these major versions alone.
 #[test]
 fn machine_code_for_later_gpus_goes_before_ptx() {
-    let more = module(&["sm_80", "sm_90", "compute_80", "sm_100", "sm_120"]);
+    let more = module(&["sm_80", "sm_90", "sm_100", "sm_120", "compute_80"]);
     for (capability, image) in [
         ((8, 9), "sm_80"),
         ((9, 0), "sm_90"),
