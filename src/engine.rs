@@ -517,9 +517,10 @@ impl Engine {
     }
 
     /// Does once what a first batch would do: on a GPU, captures the graphs of all sizes of batches, with adapters and
-    /// without, and runs each; on the CPU, runs a small batch on each of its contexts, which reads all weights. It takes some tenths of a second (with
-    /// drivers up to 550 also 64 KB of device memory for every kernel of every graph). A server calls it before it says that it
-    /// is ready: no request is slower for being the first of its size then. Calls may go on meanwhile.
+    /// without, and runs each; on the CPU, runs a small batch on each of its contexts, which reads all weights. It takes some
+    /// tenths of a second (with drivers up to 550 also 64 KB of device memory for every kernel of every graph). A server
+    /// calls it before it says that it is ready: no request is slower for being the first of its size then. Calls may go on
+    /// meanwhile.
     ///
     /// # Errors
     /// [`Error::Gpu`] and [`Error::DeviceLost`] for a device that failed, [`Error::Model`] for a file that was changed.
