@@ -12,6 +12,7 @@
 //! | `POST /embed`, `/embed_all`, `/similarity`, `/tokenize`, `/decode`, `GET /info` | text-embeddings-inference's |
 //! | `GET /ping`, `POST /invocations` | SageMaker's |
 //! | `GET /v1/adapters`, `PUT` and `DELETE /v1/adapters/{model}/{name}` | adapters, loaded and dropped by who has an admin key |
+//! | `GET /` | the page for people; for programs as `/health` |
 //! | `GET /ready`, `/health` | 200 where requests can be served; a full queue still can, a lost GPU cannot |
 //! | `GET /live` | 200 while the process answers |
 //! | `GET /metrics` | Prometheus |

@@ -59,7 +59,11 @@ fn operation(route: &Route, takes: &mut SchemaGenerator, gives: &mut SchemaGener
         let mut good = json!({"description": "Well"});
         match &route.gives {
             Content::Empty => {}
-            Content::Text(kind) => good["content"][kind]["schema"] = json!({"type": "string"}),
+            Content::Text(kinds) => {
+                for kind in kinds {
+                    good["content"][kind]["schema"] = json!({"type": "string"});
+                }
+            }
             Content::Json(types) => good["content"]["application/json"]["schema"] = one_of(types, gives),
         }
         responses.insert("200".into(), good);

@@ -39,7 +39,10 @@ pub async fn show(call: Call) -> Answer {
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok());
     if !accepted.is_some_and(|accept| accept.contains("text/html")) {
-        return health(call).await;
+        let mut health = health(call).await?;
+        let plain = HeaderValue::from_static("text/plain");
+        health.headers_mut().insert(header::CONTENT_TYPE, plain);
+        return Ok(health);
     }
     let mut response = Response::new(Body::from(PAGE));
     let headers = response.headers_mut();

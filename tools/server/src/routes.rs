@@ -32,8 +32,8 @@ pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 pub enum Content {
     /// Nothing but its status.
     Empty,
-    /// Text of this type.
-    Text(&'static str),
+    /// Text of one of these types.
+    Text(Vec<&'static str>),
     /// JSON of one of these types.
     Json(Vec<SchemaOf>),
 }
@@ -103,8 +103,8 @@ impl Route {
         self
     }
 
-    fn text(mut self, kind: &'static str) -> Route {
-        self.gives = Content::Text(kind);
+    fn text(mut self, kinds: &[&'static str]) -> Route {
+        self.gives = Content::Text(kinds.to_vec());
         self
     }
 
@@ -226,7 +226,7 @@ pub fn routes() -> Vec<Route> {
             get(page::show),
             "Show the page to browsers; tell others whether requests can be served",
         )
-        .text("text/html")
+        .text(&["text/html", "text/plain"])
         .public(),
         probe("/ping", "Tell whether requests can be served, for SageMaker"),
         Route::post("/ping", post(health), "The same").public(),
@@ -242,7 +242,7 @@ pub fn routes() -> Vec<Route> {
         )
         .public(),
         Route::get("/metrics", get(metrics::response), "Numbers for Prometheus")
-            .text("text/plain")
+            .text(&["text/plain"])
             .public(),
         Route::get("/openapi.json", get(openapi::response), "This document")
             .gives::<Value>()
