@@ -3,14 +3,25 @@
 
 #include "ptx_hopper.cuh"
 
+// The rank of the block whose shared memory has this address.
+__device__ inline uint32_t rank_of_address(uint32_t address) {
+    uint32_t rank;
+    asm volatile("getctarank.shared::cluster.u32 %0, %1;" : "=r"(rank) : "r"(address));
+    return rank;
+}
+
 // Each block adds up what all blocks of its cluster have in shared memory; out[block] = sum, and its place in the cluster.
+// An address that is said to be another block's spoils the sum.
 extern "C" __global__ void sum_over_cluster(const uint32_t *in, uint32_t *out, uint32_t *places) {
     __shared__ uint32_t cells[64];
     cells[threadIdx.x] = in[64 * (blockIdx.x + gridDim.x * blockIdx.y) + threadIdx.x];
     cluster_barrier();
     uint32_t size, sum = 0;
     asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-    for (uint32_t rank = 0; rank < size; rank++) sum += load_of_cluster(map_to_rank(&cells[threadIdx.x], rank));
+    for (uint32_t rank = 0; rank < size; rank++) {
+        uint32_t there = map_to_rank(&cells[threadIdx.x], rank);
+        sum += load_of_cluster(there) + 0x10001 * (rank_of_address(there) - rank);
+    }
     cluster_barrier();
     uint32_t block = blockIdx.x + gridDim.x * blockIdx.y;
     out[64 * block + threadIdx.x] = sum;
