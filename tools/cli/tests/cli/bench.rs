@@ -1,6 +1,7 @@
 //! `ropeway bench` on the CPU.
 
 use std::io::{BufRead as _, BufReader};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -11,10 +12,9 @@ const INPUTS: &[u8] = br#"{"text": "a warm coat"}
 {"text": "a cold beer", "task": "retrieval.query"}
 "#;
 
-#[test]
-fn a_contestant_runs_its_inputs_when_it_is_told_to() {
-    let place = InputLocation::new(&[("inputs.jsonl", INPUTS)]);
-    let mut contestant = command(&[
+/// A contestant with the inputs of a place's `inputs.jsonl`.
+fn contestant(place: &InputLocation) -> Command {
+    let mut command = command(&[
         "bench",
         "contestant",
         "--device",
@@ -22,8 +22,14 @@ fn a_contestant_runs_its_inputs_when_it_is_told_to() {
         "--inputs",
         "inputs.jsonl",
     ]);
-    contestant.current_dir(place.0.path());
-    let said = finish(contestant, b"2\nvectors\n0\n").lines();
+    command.current_dir(place.0.path());
+    command
+}
+
+#[test]
+fn a_contestant_runs_its_inputs_when_it_is_told_to() {
+    let place = InputLocation::new(&[("inputs.jsonl", INPUTS)]);
+    let said = finish(contestant(&place), b"2\nvectors\n0\n").lines();
     let embedded = place.run(&["embed", "--device", "cpu", "inputs.jsonl"]).lines();
     let [ready, runs, vectors, none] = &said[..] else {
         panic!("{said:?}")
@@ -67,16 +73,7 @@ fn a_contestant_names_what_it_cannot_serve() {
             .run(&["bench", "contestant", "--device", "cpu", "--inputs", file])
             .fails(2, parts);
     }
-    let mut contestant = command(&[
-        "bench",
-        "contestant",
-        "--device",
-        "cpu",
-        "--inputs",
-        "inputs.jsonl",
-    ]);
-    contestant.current_dir(place.0.path());
-    finish(contestant, b"many\n").fails(2, &["`many`", "vectors"]);
+    finish(contestant(&place), b"many\n").fails(2, &["`many`", "vectors"]);
 }
 
 #[test]
