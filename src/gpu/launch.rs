@@ -472,7 +472,10 @@ mod tests {
                 numerics: Numerics::Invariant,
                 fusion,
                 attention,
-                multiprocessors: 132,
+                multiprocessors: crate::tile::Multiprocessors {
+                capability: (9, 0),
+                count: 132,
+            },
             };
             let plan = Plan::gpu(&config, shape, columns, gpu);
             let weights = WeightLayout::new(&config, Half::Bf16, WEIGHTS);
