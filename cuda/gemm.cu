@@ -42,8 +42,8 @@ template <class T, class Tile> __device__ __forceinline__ void gemm_fragments(co
     FragmentEpilogue<T, Tile>(p, columns, tokens)(acc);
 }
 
-/// For narrower warps. With at most one row per thread, and registers to spare, the epilogue's operands are loaded before
-/// the main loop, so that their latency is hidden.
+/// For narrower warps. With at most one row per thread, and registers to spare, the epilogue's operands are loaded
+/// before the main loop, so that their latency is hidden.
 template <class T, class Tile> __device__ __forceinline__ void gemm_rows(const GemmParams &p) {
     const uint32_t tokens = *p.tokens;
     const uint32_t first_row = blockIdx.y * Tile::BLOCK_M;
