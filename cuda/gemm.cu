@@ -13,7 +13,7 @@
 // gates large: instructions per mma <= 1.95, mma per ldsm >= 4
 // gates medium: instructions per mma <= 2.9, mma per ldsm >= 2
 // gates small64: instructions per mma <= 6.5, mma per ldsm >= 1
-// gates small16: instructions per mma <= 12.6, mma per ldsm >= 0.5
+// gates small16: instructions per mma <= 12.8, mma per ldsm >= 0.5
 // gates small64 sm_89: blocks >= 1
 // gates small16 sm_89: blocks >= 1
 #include "epilogue.cuh"
