@@ -1,8 +1,9 @@
-// The GEMM epilogue of warps with 32 columns or more: bias, residual, GELU and RoPE in the accumulators' own layout, then
-// one rounding.
+// The GEMM epilogue of warps with 32 columns or more: bias, residual, GELU and RoPE in the accumulators' own layout,
+// then one rounding.
 //
-// Only the rounded elements pass through shared memory, so that it holds no more than the pipeline did, and every access
-// to out is of 16 bytes. A thread has both sides of its pairs (ColumnMap), so that rotation needs no other thread.
+// Only the rounded elements pass through shared memory, so that it holds no more than the pipeline did, and every
+// access to out is of 16 bytes. A thread has both sides of its pairs (ColumnMap), so that rotation needs no other
+// thread.
 #pragma once
 
 #include "gelu.cuh"

@@ -13,7 +13,7 @@
 // gates large: instructions per mma <= 1.95, mma per ldsm >= 4
 // gates medium: instructions per mma <= 2.9, mma per ldsm >= 2
 // gates small64: instructions per mma <= 6.5, mma per ldsm >= 1
-// gates small16: instructions per mma <= 12.6, mma per ldsm >= 0.5
+// gates small16: instructions per mma <= 12.8, mma per ldsm >= 0.5
 // gates small64 sm_89: blocks >= 1
 // gates small16 sm_89: blocks >= 1
 #include "epilogue.cuh"
@@ -42,8 +42,8 @@ template <class T, class Tile> __device__ __forceinline__ void gemm_fragments(co
     FragmentEpilogue<T, Tile>(p, columns, tokens)(acc);
 }
 
-/// For narrower warps. With at most one row per thread, and registers to spare, the epilogue's operands are loaded before
-/// the main loop, so that their latency is hidden.
+/// For narrower warps. With at most one row per thread, and registers to spare, the epilogue's operands are loaded
+/// before the main loop, so that their latency is hidden.
 template <class T, class Tile> __device__ __forceinline__ void gemm_rows(const GemmParams &p) {
     const uint32_t tokens = *p.tokens;
     const uint32_t first_row = blockIdx.y * Tile::BLOCK_M;
