@@ -59,8 +59,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The type of weights and of what products read: f32 or bf16 on the CPU, bf16 or f16 on a GPU. If not set, f32 on
-    /// the CPU and bf16 on a GPU. [`Device::Auto`] takes the CPU for f32.
+    /// The type of weights and of what products read: f32, bf16 or int8 on the CPU, bf16 or f16 on a GPU. If not set, f32
+    /// on the CPU and bf16 on a GPU. [`Device::Auto`] takes the CPU for f32 and int8.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = Some(precision);
         self
@@ -230,9 +230,9 @@ fn cpu_precision(precision: Option<Precision>, fallback: Option<&str>) -> Result
     if Cpu::PRECISIONS.contains(&precision) {
         return Ok(precision);
     }
-    let names = Cpu::PRECISIONS
-        .map(|precision| precision.to_string())
-        .join(" or ");
+    let names = Cpu::PRECISIONS.map(|precision| precision.to_string());
+    let [first @ .., last] = &names;
+    let names = format!("{} or {last}", first.join(", "));
     let why = fallback.map_or(String::new(), |reason| format!(" ({reason})"));
     Err(Error::Device(format!(
         "the CPU computes in {names}, not in {precision}{why}"

@@ -3,8 +3,9 @@
 use std::cell::RefCell;
 
 use super::super::Line;
+use super::super::isa::isa_fn;
 use super::super::team::{SendPtr, Team};
-use super::{Block, Kernel, PANEL, PackedTiles, TILE_BYTES, TILE_ROWS, Tiles};
+use super::{Block, Kernel, Number, PANEL, PackedTiles, TILE_BYTES, TILE_ROWS, Tiles};
 
 /// Blocks of k that a task takes at a time: its part of a panel is 32 KB then, which stays in the first level cache while
 /// all rows of the task go over it.
@@ -20,6 +21,15 @@ thread_local! {
     static RESULT: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
+isa_fn! {
+    /// Sums of products of int8 numbers, as the bits of `i32`, become y: float32(sum) · (the row's scale · the column's).
+    fn scale<S>(_s, y: &mut [f32], row: f32, columns: &[f32]) {
+        for (y, &column) in y.iter_mut().zip(columns) {
+            *y = (y.to_bits() as i32) as f32 * (row * column);
+        }
+    }
+}
+
 /// y[M, N] = x[M, K] · W[N, K]ᵀ; `epilogue(row, first column, segment)` changes every element once, in segments of rows
 /// that are still in the cache. Without `y` the result goes nowhere else than to the epilogue.
 pub fn gemm(
@@ -32,6 +42,10 @@ pub fn gemm(
 ) {
     let (m, n, k_blocks) = (x.rows(), w.n(), x.k_blocks());
     assert!(x.k() == w.k(), "operands of other lengths");
+    assert!(
+        [x.number(), w.number()] == [kernel.number; 2],
+        "operands of other numbers"
+    );
     assert!(y.as_ref().is_none_or(|y| y.len() == m * n), "y of another size");
     if m == 0 {
         return;
@@ -75,6 +89,9 @@ pub fn gemm(
             for (i, row) in rows.enumerate() {
                 // SAFETY: row i of the result, of which nothing else is borrowed.
                 let segment = unsafe { std::slice::from_raw_parts_mut(c.add(i * c_row), width) };
+                if kernel.number == Number::Int8 {
+                    scale(kernel.isa, segment, x.scale(row), w.scales(first));
+                }
                 epilogue(row, first, segment);
                 if let Some(y) = y {
                     // SAFETY: the length of y was checked above, and no two tasks have an element of it in common.
