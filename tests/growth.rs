@@ -273,4 +273,20 @@ fn every_input_costs_its_size() {
         Request::text("a", default.clone().adapters(name))
     };
     grows("a long name", (&jina, VALIDATE), 1 << 20, (1, 10), named, refused);
+
+    // Adapters that are loaded: the last costs what the first does.
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bert/user");
+    let loaded = |count: usize| {
+        let engine = engine("bert");
+        cost(|| (0..count).for_each(|number| engine.add_adapter(&number.to_string(), &folder).unwrap()))
+    };
+    let rounds = (0..3).map(|_| [100, 400].map(loaded));
+    let linear = |[some, more]: [Cost; 2]| {
+        println!("100 adapters: {some:?}, 400: {more:?}");
+        more.seconds <= 6.0 * some.seconds + 0.2 && more.memory <= 5 * some.memory
+    };
+    assert!(
+        rounds.into_iter().any(linear),
+        "400 adapters cost more than four times as much as 100"
+    );
 }
