@@ -2,8 +2,9 @@
 //! passes on the target triple, which `ropeway devices` prints.
 //!
 //! `ROPEWAY_CUDA` decides what happens without nvcc: `auto` (the default) warns and writes an empty table, `require`
-//! fails, `off` does not look for nvcc. Each `.cu` file becomes one fatbin. Fatbins are cached in `target/ropeway-cuda/`
-//! by a hash of all their inputs, because every profile has an `OUT_DIR` of its own.
+//! fails, `off` does not look for nvcc. `ROPEWAY_CUDA_ARCHS` names more architectures to make machine code for. Each `.cu`
+//! file becomes one fatbin. Fatbins are cached in `target/ropeway-cuda/` by a hash of all their inputs, because every
+//! profile has an `OUT_DIR` of its own.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -36,14 +37,18 @@ const LAST_MAJOR: u32 = 13;
 
 /// GPUs of compute capability 8.x and 9.0 have machine code; the driver compiles the PTX for later GPUs at load time.
 const ANY: Target = Target {
-    gencode: "arch=compute_80,code=[sm_80,sm_90,compute_80]",
-    architectures: &["sm_80", "sm_90", "compute_80"],
+    machine_code: &["sm_80", "sm_90"],
+    ptx: "compute_80",
 };
+
+/// Names architectures besides those of [`ANY`], as `sm_100`, whose drivers then compile nothing when they load a kernel. Not the
+/// default, for the time and the size that it takes. For `sm_120` lora_down spills registers, and so is refused.
+const MORE: &str = "ROPEWAY_CUDA_ARCHS";
 
 /// Kernels under `cuda/sm90/`, which use wgmma and TMA. This PTX runs on no other GPU.
 const SM90: Target = Target {
-    gencode: "arch=compute_90a,code=[sm_90a,compute_90a]",
-    architectures: &["sm_90a", "compute_90a"],
+    machine_code: &["sm_90a"],
+    ptx: "compute_90a",
 };
 
 /// Without compression, so that tests and software devices can read the PTX in place.
@@ -59,8 +64,9 @@ const FLAGS: [&str; 8] = [
 ];
 
 struct Target {
-    gencode: &'static str,
-    architectures: &'static [&'static str],
+    machine_code: &'static [&'static str],
+    /// What the machine code is made from, too: compiled from PTX for later GPUs, some kernels spill registers there.
+    ptx: &'static str,
 }
 
 /// A usable compiler.
@@ -238,6 +244,37 @@ fn programs(name: &str) -> Vec<PathBuf> {
     found.filter(|path| path.is_file()).collect()
 }
 
+/// The architectures that [`MORE`] names, in ascending order.
+fn more_architectures(nvcc: &Nvcc) -> Vec<String> {
+    let Some(list) = watched(MORE) else {
+        return Vec::new();
+    };
+    let output = Command::new(&nvcc.path).arg("--list-gpu-code").output();
+    let known = output
+        .map_err(|e| e.to_string())
+        .unwrap_or_else(|e| fail(&format!("{}: {e}", nvcc.path.display())));
+    let known = String::from_utf8_lossy(&known.stdout).into_owned();
+    let mut more: Vec<(u32, String)> = Vec::new();
+    for name in list
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !ANY.machine_code.contains(name))
+    {
+        let number = name.strip_prefix("sm_").and_then(|number| number.parse().ok());
+        match number.filter(|_| known.lines().any(|code| code == name)) {
+            Some(number) => more.push((number, name.to_owned())),
+            None => fail(&format!(
+                "{MORE} names `{name}`, and nvcc {} compiles for {}",
+                nvcc.version,
+                known.split_whitespace().collect::<Vec<_>>().join(", ")
+            )),
+        }
+    }
+    more.sort();
+    more.dedup();
+    more.into_iter().map(|(_, name)| name).collect()
+}
+
 // ---- Compiling ----
 
 /// The table of all kernels. Fails the build if one does not compile.
@@ -256,13 +293,14 @@ fn compile_all(nvcc: &Nvcc) -> String {
         common.push(read(&header));
     }
     let cache = target_folder().join("ropeway-cuda");
+    let more = more_architectures(nvcc);
 
     let jobs: usize = variable("NUM_JOBS").and_then(|n| n.parse().ok()).unwrap_or(1);
     let next = AtomicUsize::new(0);
     let compile_until_done = || {
         let mut results = Vec::new();
         while let Some(source) = sources.get(next.fetch_add(1, Relaxed)) {
-            results.push((source, compile(nvcc, source, &common, &cache)));
+            results.push((source, compile(nvcc, source, &more, &common, &cache)));
         }
         results
     };
@@ -281,7 +319,7 @@ fn compile_all(nvcc: &Nvcc) -> String {
     let mut failed = Vec::new();
     for (source, kernel) in results {
         match kernel {
-            Ok(kernel) => modules += &module(source, &kernel),
+            Ok(kernel) => modules += &module(source, &more, &kernel),
             Err(problem) => failed.push(problem),
         }
     }
@@ -296,10 +334,17 @@ fn compile_all(nvcc: &Nvcc) -> String {
 }
 
 /// Takes the kernel from the cache, or compiles it.
-fn compile(nvcc: &Nvcc, source: &Source, common: &[String], cache: &Path) -> Result<Kernel, String> {
+fn compile(
+    nvcc: &Nvcc,
+    source: &Source,
+    more: &[String],
+    common: &[String],
+    cache: &Path,
+) -> Result<Kernel, String> {
     let mut arguments: Vec<&OsStr> = FLAGS.iter().map(OsStr::new).collect();
     arguments.extend(nvcc.host.iter().map(OsString::as_os_str));
-    arguments.extend(["-gencode", source.target().gencode].map(OsStr::new));
+    let gencode = source.gencode(more);
+    arguments.extend(["-gencode", &gencode].map(OsStr::new));
     arguments.push(source.path.as_os_str());
 
     let mut key = DefaultHasher::new();
@@ -377,7 +422,7 @@ fn spills(log: &str) -> Option<String> {
 }
 
 /// One entry of the table. Its files are copied to `OUT_DIR`, because the cache may be removed at any time.
-fn module(source: &Source, kernel: &Kernel) -> String {
+fn module(source: &Source, more: &[String], kernel: &Kernel) -> String {
     for warning in kernel.log.lines().filter(|line| line.contains("warning")) {
         println!("cargo::warning={}: {warning}", source.path.display());
     }
@@ -386,7 +431,7 @@ fn module(source: &Source, kernel: &Kernel) -> String {
     write(&out_dir().join(format!("{file}.log")), kernel.log.as_bytes());
     let mut text = String::new();
     let name = &source.name;
-    let architectures = source.target().architectures;
+    let architectures = source.architectures(more);
     writeln!(
         text,
         "        KernelModule {{\n            name: {name:?},\n            architectures: &{architectures:?},\n            \
@@ -402,12 +447,21 @@ fn empty(reason: &str) -> String {
 }
 
 impl Source {
-    fn target(&self) -> &'static Target {
-        if self.name.starts_with("sm90/") {
-            &SM90
-        } else {
-            &ANY
-        }
+    /// The architectures of its image, in their order there. `more` is none of the business of a kernel for one GPU.
+    fn architectures<'a>(&self, more: &'a [String]) -> Vec<&'a str> {
+        let (target, more) = match self.name.starts_with("sm90/") {
+            true => (&SM90, &[][..]),
+            false => (&ANY, more),
+        };
+        let own = target.machine_code.iter().copied();
+        let all = own.chain(more.iter().map(String::as_str));
+        all.chain([target.ptx]).collect()
+    }
+
+    /// The same for nvcc.
+    fn gencode(&self, more: &[String]) -> String {
+        let codes = self.architectures(more);
+        format!("arch={},code=[{}]", codes[codes.len() - 1], codes.join(","))
     }
 }
 

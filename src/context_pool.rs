@@ -7,6 +7,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 pub struct ContextPool<C> {
     queue: Mutex<Queue<C>>,
     freed: Condvar,
+    /// Held by [`ContextPool::for_each`].
+    visiting: Mutex<()>,
     /// All contexts, in use or not.
     pub count: usize,
 }
@@ -35,6 +37,7 @@ impl<C> ContextPool<C> {
                 served: 0,
             }),
             freed: Condvar::new(),
+            visiting: Mutex::new(()),
         }
     }
 
@@ -66,6 +69,22 @@ impl<C> ContextPool<C> {
         let nobody_waits = queue.came == queue.served;
         let context = nobody_waits.then(|| queue.free.pop()).flatten()?;
         Some(self.pooled(context))
+    }
+
+    /// Runs `work` on every context, once it is free; each is held until the last one was had.
+    ///
+    /// # Errors
+    /// The first of `work`.
+    pub fn for_each<E>(&self, mut work: impl FnMut(&mut C) -> Result<(), E>) -> Result<(), E> {
+        // Two at once might wait for each other's contexts.
+        let _one_at_a_time = self.visiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = Vec::with_capacity(self.count);
+        for _ in 0..self.count {
+            let mut context = self.take();
+            work(&mut context)?;
+            held.push(context);
+        }
+        Ok(())
     }
 
     fn pooled(&self, context: C) -> PooledContext<'_, C> {
@@ -120,5 +139,23 @@ mod tests {
             waiting.join().unwrap();
         });
         assert!(pool.try_take().is_some());
+    }
+
+    #[test]
+    fn each_context_is_had_once_by_each_of_two_threads() {
+        let pool = ContextPool::new(vec![0; 3]);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    pool.for_each(|context| -> Result<(), ()> {
+                        *context += 1;
+                        Ok(())
+                    })
+                });
+            }
+        });
+        assert_eq!(pool.lock().free, [2; 3]);
+        assert_eq!(pool.for_each(|_| Err("broken")), Err("broken"));
+        assert_eq!(pool.lock().free.len(), 3);
     }
 }

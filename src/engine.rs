@@ -3,6 +3,7 @@
 mod disposal;
 mod flight;
 pub(crate) mod passes;
+mod placement;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,7 +20,7 @@ use crate::context_pool::ContextPool;
 use crate::cost::Cost;
 use crate::cpu::{self, Cpu};
 use crate::device::Device;
-use crate::error::{AdapterError, Error, Result};
+use crate::error::{AdapterError, Error, RequestError, Result};
 use crate::gpu::{self, adapters::DeviceAdapters};
 #[cfg(feature = "hub")]
 use crate::hub;
@@ -30,12 +31,13 @@ use crate::phases::PhaseTimes;
 #[cfg(feature = "inspect")]
 use crate::plan::OnBuffer;
 use crate::plan::{Fusion, Plan};
-use crate::precision::{Half, Numerics, Precision};
+use crate::precision::{Numerics, Precision};
 use crate::prepare::{Packed, Prepared, RequestPlanner, batches};
 use crate::request::{Embed, Request};
-use crate::text::TextPipeline;
+use crate::text::{TextPipeline, Token};
 use disposal::Disposal;
 use flight::Flight;
+use placement::{OnCpu, Placement, no_gpu};
 
 /// Settings of an engine; see [`Engine::builder`].
 #[derive(Clone, Debug, Default)]
@@ -59,8 +61,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The type of weights and of what products read: f32, bf16 or int8 on the CPU, bf16 or f16 on a GPU. If not set, f32
-    /// on the CPU and bf16 on a GPU. [`Device::Auto`] takes the CPU for f32 and int8.
+    /// The type of weights and of what products read: f32 or bf16 on the CPU, bf16 or f16 on a GPU. If not set, f32 on
+    /// the CPU and bf16 on a GPU. [`Device::Auto`] takes the CPU for f32.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = Some(precision);
         self
@@ -181,75 +183,10 @@ impl EngineBuilder {
             bounded("batch_tokens", tokens, 1 << 24)?;
         }
         // Before a model is fetched for it.
-        let placement = match self.device {
-            Device::Cpu => Placement::Cpu { fallback: None },
-            Device::Auto => match gpu_precision(self.precision).and_then(|_| gpu::select::find(Device::Auto))
-            {
-                Ok(index) => Placement::Gpu(index),
-                Err(reason) => Placement::Cpu {
-                    fallback: Some(no_gpu(&reason)),
-                },
-            },
-            chosen => {
-                gpu_precision(self.precision).map_err(Error::Device)?;
-                Placement::Gpu(gpu::select::find(chosen).map_err(Error::Device)?)
-            }
-        };
-        if let Placement::Cpu { fallback } = &placement {
-            cpu_precision(self.precision, fallback.as_deref())?;
-        }
+        let placement = Placement::choose(self.device, self.precision)?;
         phases.end("driver");
         let folder = find(&self)?;
         Engine::new(&folder, &self, placement, threads, concurrency, phases)
-    }
-}
-
-/// Where an engine computes, as it was decided.
-enum Placement {
-    /// On the CUDA device of this index.
-    Gpu(usize),
-    /// On the CPU; where a GPU might have been taken, with the reason why none was.
-    Cpu { fallback: Option<String> },
-}
-
-/// The type that a GPU computes with, or why it cannot.
-fn gpu_precision(precision: Option<Precision>) -> Result<Half, String> {
-    let precision = precision.unwrap_or(Precision::Bf16);
-    precision
-        .half()
-        .ok_or_else(|| format!("GPUs compute in bf16 or f16, not in {precision}, which the CPU does"))
-}
-
-/// The type that the CPU computes with.
-///
-/// # Errors
-/// One that it has not; with the reason why it is the CPU, where that was not chosen.
-fn cpu_precision(precision: Option<Precision>, fallback: Option<&str>) -> Result<Precision> {
-    let [default, ..] = Cpu::PRECISIONS;
-    let precision = precision.unwrap_or(default);
-    if Cpu::PRECISIONS.contains(&precision) {
-        return Ok(precision);
-    }
-    let names = Cpu::PRECISIONS.map(|precision| precision.to_string());
-    let [first @ .., last] = &names;
-    let names = format!("{} or {last}", first.join(", "));
-    let why = fallback.map_or(String::new(), |reason| format!(" ({reason})"));
-    Err(Error::Device(format!(
-        "the CPU computes in {names}, not in {precision}{why}"
-    )))
-}
-
-/// Why [`Device::Auto`] computes on the CPU.
-fn no_gpu(reason: &str) -> String {
-    format!("no GPU is used: {reason}")
-}
-
-/// A GPU that failed while an engine was opened on it is a reason for [`Device::Auto`] to compute on the CPU, and an
-/// error for everyone who chose it.
-fn fallback_after(error: Error, device: Device) -> Result<String> {
-    match (error, device) {
-        (error @ (Error::Gpu { .. } | Error::DeviceLost(_)), Device::Auto) => Ok(no_gpu(&error.to_string())),
-        (error, _) => Err(error),
     }
 }
 
@@ -390,16 +327,14 @@ impl Engine {
             on_device: None,
         };
         // A model that the kernels cannot run is one that `auto` runs on the CPU.
-        if let (Placement::Gpu(_), Device::Auto, Err(reason)) =
+        if let (Placement::Gpu { .. }, Device::Auto, Err(reason)) =
             (&placement, settings.device, gpu::check(&model.config))
         {
-            placement = Placement::Cpu {
-                fallback: Some(no_gpu(&reason)),
-            };
+            placement = Placement::Cpu(OnCpu::new(settings.precision, Some(no_gpu(&reason)))?);
         }
-        let mut on_gpu = |index, phases: &mut PhaseTimes| -> Result<Backend> {
+        let mut on_gpu = |index, precision, phases: &mut PhaseTimes| -> Result<Backend> {
             let options = gpu::Options {
-                precision: gpu_precision(settings.precision).map_err(Error::Device)?,
+                precision,
                 numerics: settings.numerics,
                 merged: settings.merged.clone(),
                 batch_tokens: settings.batch_tokens.unwrap_or(GPU_BATCH_TOKENS),
@@ -422,33 +357,30 @@ impl Engine {
                 disposal: OnceLock::new(),
             })
         };
-        let on_cpu = |phases: &mut PhaseTimes, fallback: Option<&str>| -> Result<Backend> {
-            let cpu = Cpu::new(&model, threads, cpu_precision(settings.precision, fallback)?)?;
+        let on_cpu = |chosen: OnCpu, phases: &mut PhaseTimes| -> Result<_> {
+            let cpu = Cpu::new(&model, threads, chosen.precision)?;
             phases.end("weights");
             let context = |_| cpu::ExecContext::new(threads / concurrency);
             let contexts = ContextPool::new((0..concurrency).map(context).collect());
             phases.end("contexts");
-            Ok(Backend::Cpu { cpu, contexts })
+            Ok((Backend::Cpu { cpu, contexts }, chosen.precision, chosen.fallback))
         };
-        let (backend, fallback) = match placement {
-            Placement::Gpu(index) => match on_gpu(index, &mut phases) {
-                Ok(backend) => (backend, None),
+        let (backend, precision, fallback) = match placement {
+            Placement::Cpu(chosen) => on_cpu(chosen, &mut phases)?,
+            Placement::Gpu { index, precision } => match on_gpu(index, precision, &mut phases) {
+                Ok(backend) => (backend, precision.into(), None),
                 Err(error) => {
-                    let reason = fallback_after(error, settings.device)?;
-                    (on_cpu(&mut phases, Some(&reason))?, Some(reason))
+                    let chosen = OnCpu::after(error, settings.device, settings.precision)?;
+                    on_cpu(chosen, &mut phases)?
                 }
             },
-            Placement::Cpu { fallback } => (on_cpu(&mut phases, fallback.as_deref())?, fallback),
         };
         if let Some(reason) = &fallback {
             tracing::info!("{reason}");
         }
-        let (default_tokens, precision) = match backend {
-            Backend::Cpu { .. } => (CPU_BATCH_TOKENS, cpu_precision(settings.precision, None)?),
-            Backend::Gpu { .. } => {
-                let half = gpu_precision(settings.precision).map_err(Error::Device)?;
-                (GPU_BATCH_TOKENS, half.into())
-            }
+        let default_tokens = match backend {
+            Backend::Cpu { .. } => CPU_BATCH_TOKENS,
+            Backend::Gpu { .. } => GPU_BATCH_TOKENS,
         };
         Ok(Engine {
             model,
@@ -549,6 +481,35 @@ impl Engine {
         move |pooled| cpu::head::apply(isa, &self.model.head, pooled)
     }
 
+    /// A text's tokens, as [`embed`](Self::embed) has them before it cuts at the limit; with `special_tokens` those that go
+    /// around a text as well. A prompt is put before the text by the caller.
+    ///
+    /// # Errors
+    /// [`RequestError::NoTokenizer`] for a model that takes ids alone; a text that cannot be tokenised.
+    pub fn tokenize(&self, text: &str, special_tokens: bool) -> Result<Vec<Token>> {
+        let pipeline = self.text.as_ref().ok_or(RequestError::NoTokenizer)?;
+        pipeline.tokens(text, special_tokens)
+    }
+
+    /// A text of these token ids; `skip_special_tokens` leaves special ones out. Where the tokenizer normalises, it is not
+    /// the text that the ids came from.
+    ///
+    /// # Errors
+    /// [`RequestError::NoTokenizer`], [`RequestError::IdOutOfRange`]; ids that the tokenizer cannot make a text of.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        let pipeline = self.text.as_ref().ok_or(RequestError::NoTokenizer)?;
+        let vocabulary = self.model.config.vocab_size;
+        match ids.iter().position(|&id| id as usize >= vocabulary) {
+            None => pipeline.decode(ids, skip_special_tokens),
+            Some(position) => Err(RequestError::IdOutOfRange {
+                id: ids[position],
+                position,
+                vocabulary,
+            }
+            .into()),
+        }
+    }
+
     /// Texts that were embedded since the engine was opened and cut at the model's limit
     /// ([`Embedding::truncated`]).
     pub fn truncated(&self) -> u64 {
@@ -556,21 +517,25 @@ impl Engine {
     }
 
     /// Does once what a first batch would do: on a GPU, captures the graphs of all sizes of batches, with adapters and
-    /// without, and runs each; on the CPU, runs a small batch, which reads all weights. It takes some tenths of a second (with
-    /// drivers up to 550 also 64 KB of device memory for every kernel of every graph). A server calls it before it says that it
-    /// is ready: no request is slower for being the first of its size then. Calls may go on meanwhile.
+    /// without, and runs each; on the CPU, runs a small batch on each of its contexts, which reads all weights. It takes some
+    /// tenths of a second (with drivers up to 550 also 64 KB of device memory for every kernel of every graph). A server
+    /// calls it before it says that it is ready: no request is slower for being the first of its size then. Calls may go on
+    /// meanwhile.
     ///
     /// # Errors
     /// [`Error::Gpu`] and [`Error::DeviceLost`] for a device that failed, [`Error::Model`] for a file that was changed.
     pub fn warm_up(&self) -> Result<()> {
         let adapters = self.adapter_snapshot();
-        let Backend::Gpu {
-            gpu, contexts, slots, ..
-        } = &self.backend
-        else {
-            let ids: Vec<u32> = vec![0; self.batch_tokens.min(self.model.config.max_tokens).min(16)];
-            let request = Request::ids(ids, Embed::default());
-            return self.embed_batch(&[request]).remove(0).map(|_| ());
+        let (gpu, contexts, slots) = match &self.backend {
+            Backend::Cpu { contexts, .. } => {
+                let ids: Vec<u32> = vec![0; self.batch_tokens.min(self.model.config.max_tokens).min(16)];
+                let (_, batch) = self.plan_of(&[Request::ids(ids, Embed::default())])?;
+                let warm = |context: &mut _| flight::guarded(|| self.compute_on(context, &batch)).map(drop);
+                return contexts.for_each(warm).map_err(Error::from);
+            }
+            Backend::Gpu {
+                gpu, contexts, slots, ..
+            } => (gpu, contexts, slots),
         };
         let on_device = adapters
             .on_device
@@ -997,13 +962,56 @@ mod tests {
     #[test]
     fn auto_goes_on_without_a_gpu_that_fails_and_nobody_else_does() {
         let lost = || Error::DeviceLost("of a cable".into());
-        let reason = fallback_after(lost(), Device::Auto).unwrap();
+        let chosen = OnCpu::after(lost(), Device::Auto, None).unwrap();
+        let reason = chosen.fallback.unwrap();
         assert!(
             reason.starts_with("no GPU is used: ") && reason.contains("of a cable"),
             "{reason}"
         );
-        assert!(fallback_after(lost(), Device::Cuda(0)).is_err());
+        assert!(OnCpu::after(lost(), Device::Cuda(0), None).is_err());
         let bad_setting = Error::adapter("x", "cannot be merged".to_owned());
-        assert!(fallback_after(bad_setting, Device::Auto).is_err());
+        assert!(OnCpu::after(bad_setting, Device::Auto, None).is_err());
+        // What the GPU would have computed in, the CPU has not.
+        let error = OnCpu::after(lost(), Device::Auto, Some(Precision::F16))
+            .err()
+            .unwrap();
+        assert!(
+            matches!(&error, Error::Device(text) if text.contains("f16") && text.contains("of a cable")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_warm_up_runs_a_batch_on_every_context() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        let spec = model_maker::ModelSpec {
+            vocab: 64,
+            hidden: 32,
+            layers: 1,
+            heads: 2,
+            ffn: 64,
+            max_positions: 40,
+            tokenizer: false,
+            ..model_maker::ModelSpec::new(model_maker::Family::Bert)
+        };
+        model_maker::write(&spec, &path).unwrap();
+        let builder = Engine::builder().device(Device::Cpu).threads(3).concurrency(3);
+        let engine = builder.open(&path).unwrap();
+        let warm = || {
+            let Backend::Cpu { contexts, .. } = &engine.backend else {
+                unreachable!("on the CPU")
+            };
+            let mut warm = 0;
+            let count = |context: &mut cpu::ExecContext| -> Result<(), ()> {
+                warm += usize::from(context.arena_len() > 0);
+                Ok(())
+            };
+            contexts.for_each(count).unwrap();
+            warm
+        };
+        assert_eq!(warm(), 0);
+        engine.warm_up().unwrap();
+        assert_eq!(warm(), 3);
     }
 }

@@ -145,3 +145,4 @@ pub use model::ModelConfig;
 pub use output::{Chunk, Embedding, Output, Vector};
 pub use precision::{Numerics, Precision};
 pub use request::{AdapterSelection, Chunking, Embed, Encoding, Input, Pooling, Request};
+pub use text::Token;

@@ -109,6 +109,12 @@ impl ExecContext {
             rounded: Rounded::default(),
         }
     }
+
+    /// Lines of the arena so far: none before the first pass.
+    #[cfg(test)]
+    pub fn arena_len(&self) -> usize {
+        self.arena.lines.len()
+    }
 }
 
 impl Cpu {

@@ -50,7 +50,9 @@ impl Engine {
     /// The same, waiting for its turn. The call has no batches on their way.
     pub(super) fn start(&self, batch: &Batch, on_device: Option<&Arc<DeviceAdapters>>) -> Flight<'_> {
         match &self.backend {
-            Backend::Cpu { .. } => Flight::Ended(guarded(|| self.compute(batch))),
+            Backend::Cpu { contexts, .. } => {
+                Flight::Ended(guarded(|| self.compute_on(&mut contexts.take(), batch)))
+            }
             Backend::Gpu { gpu, slots, .. } => start_on_device(gpu, slots.take(), batch, on_device),
         }
     }
@@ -60,9 +62,9 @@ impl Engine {
         self.start(batch, on_device).finish()
     }
 
-    /// Runs one batch on the CPU.
-    fn compute(&self, batch: &Batch) -> Vectors {
-        let Backend::Cpu { cpu, contexts } = &self.backend else {
+    /// Runs one batch on the CPU, in a context of this engine.
+    pub(super) fn compute_on(&self, context: &mut cpu::ExecContext, batch: &Batch) -> Vectors {
+        let Backend::Cpu { cpu, .. } = &self.backend else {
             unreachable!("the engine is on the CPU")
         };
         log(batch);
@@ -71,8 +73,7 @@ impl Engine {
             return Err(Failure::Changed(path.to_owned()));
         }
         let plan = self.plan(batch, batch.shape());
-        let mut context = contexts.take();
-        let output = cpu.run(&self.model, &plan, batch, &mut context, cpu::Watch::Nothing);
+        let output = cpu.run(&self.model, &plan, batch, context, cpu::Watch::Nothing);
         let mut rows = output.chunks(self.model.config.hidden_size);
         let vectors = batch.pools.iter().flat_map(|pool| {
             let rows: Vec<&[f32]> = rows.by_ref().take(pool.rows()).collect();
@@ -114,7 +115,7 @@ fn log(batch: &Batch) {
 }
 
 /// Does a batch's work. A panic is a bug; it is reported and the engine goes on.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|panic| Err(Failure::Panic(panic_message(&*panic).to_owned())))
 }

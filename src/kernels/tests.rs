@@ -377,6 +377,24 @@ fn a_device_runs_the_machine_code_or_ptx_that_fits_it() {
     assert_eq!(module(&["compute_90a"]).fit((10, 0)), None);
 }
 
+/// What `ROPEWAY_CUDA_ARCHS=sm_100,sm_120` adds is taken by the GPUs of these major versions alone.
+#[test]
+fn machine_code_for_later_gpus_goes_before_ptx() {
+    let more = module(&["sm_80", "sm_90", "sm_100", "sm_120", "compute_80"]);
+    for (capability, image) in [
+        ((8, 9), "sm_80"),
+        ((9, 0), "sm_90"),
+        ((10, 0), "sm_100"),
+        ((10, 3), "sm_100"),
+        ((11, 0), "compute_80"),
+        ((12, 0), "sm_120"),
+        ((12, 1), "sm_120"),
+        ((13, 0), "compute_80"),
+    ] {
+        assert_eq!(more.fit(capability), Some(image), "{capability:?}");
+    }
+}
+
 #[test]
 fn a_device_is_served_by_all_modules_that_are_not_for_another_alone() {
     static MODULES: [KernelModule; 2] = [

@@ -6,6 +6,12 @@ use crate::error::{Error, Result};
 use crate::output::Embedding;
 use crate::request::Request;
 
+/// Fewer tokens in a pass waste a GPU, which is as soon done with these.
+const FULL_SPEED_TOKENS_GPU: usize = 512;
+
+/// The same for CPU cores: past some 64 tokens each token costs as much as the next.
+const FULL_SPEED_TOKENS_CPU: usize = 128;
+
 /// Prepares requests, and runs their sequences in passes.
 pub trait Executor: Send + Sync + 'static {
     /// A request, understood and tokenised.
@@ -17,11 +23,15 @@ pub trait Executor: Send + Sync + 'static {
     fn contexts(&self) -> usize;
     /// Tokens of the largest pass.
     fn pass_tokens(&self) -> usize;
+    /// A pass of so many tokens is taken to be short, whatever its time: fewer would waste the machine.
+    fn full_speed_tokens(&self) -> usize;
     /// The most tokens that a text is cut to.
     fn max_tokens(&self) -> usize;
     /// Floating-point operations per token and per squared token of a sequence.
     fn sequence_cost(&self) -> (u64, u64);
 
+    /// Does once what the first passes would do.
+    fn warm_up(&self) -> Result<()>;
     /// Checks and tokenises.
     fn prepare(&self, request: &Request<'static>) -> Result<Self::Ready>;
     /// Tokens of each sequence.
@@ -76,12 +86,23 @@ impl Executor for Engine {
         self.batch_tokens()
     }
 
+    fn full_speed_tokens(&self) -> usize {
+        match self.on_gpu() {
+            true => FULL_SPEED_TOKENS_GPU,
+            false => FULL_SPEED_TOKENS_CPU,
+        }
+    }
+
     fn max_tokens(&self) -> usize {
         self.config().max_tokens
     }
 
     fn sequence_cost(&self) -> (u64, u64) {
         Engine::sequence_cost(self)
+    }
+
+    fn warm_up(&self) -> Result<()> {
+        Engine::warm_up(self)
     }
 
     fn prepare(&self, request: &Request<'static>) -> Result<Ready> {

@@ -79,8 +79,14 @@ mod items;
 mod metrics;
 mod runtime;
 mod scheduler;
+mod slot;
 mod speed;
 mod ticket;
+
+/// The locks of [`slot`], for which its test has others.
+mod sync {
+    pub use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+}
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -101,9 +107,6 @@ use speed::Speed;
 
 /// Passes of this predicted time keep a query's wait short where a pass of so many tokens is no slower.
 const PASS_TIME: Duration = Duration::from_millis(50);
-
-/// Fewer tokens waste a machine: a pass of as many is taken to be short, whatever its time.
-const LEAST_PASS_TOKENS: usize = 512;
 
 /// The queue's default bound, in passes of the engine's size.
 const QUEUE_PASSES: usize = 32;
@@ -182,7 +185,8 @@ impl ServiceBuilder {
         self
     }
 
-    /// The predicted time up to which a pass is filled; if not set, 50 ms or what 512 tokens take, whichever is more.
+    /// The predicted time up to which a pass is filled; if not set, 50 ms or what 128 tokens take
+    /// (512 on a GPU), whichever is more.
     pub fn pass_time(mut self, time: Duration) -> Self {
         self.pass_time = Some(time);
         self
@@ -200,7 +204,8 @@ impl ServiceBuilder {
         self
     }
 
-    /// Whether passes are run before [`start`](Self::start) returns; `true` if not set.
+    /// Whether passes are run before [`start`](Self::start) returns, and on an engine that was opened anew before requests get
+    /// to it; `true` if not set.
     pub fn warm_up(mut self, warm_up: bool) -> Self {
         self.cold = !warm_up;
         self
@@ -234,7 +239,7 @@ impl ServiceBuilder {
             });
         }
         let pass_tokens = Executor::pass_tokens(&*engine);
-        let least = LEAST_PASS_TOKENS.min(pass_tokens);
+        let least = engine.full_speed_tokens().min(pass_tokens);
         let limits = Limits {
             contexts: Executor::contexts(&*engine),
             queue_requests: self.queue_requests.unwrap_or(QUEUE_REQUESTS),
@@ -254,9 +259,14 @@ impl ServiceBuilder {
                 measure(&*engine, least)?
             }
         };
+        let reopen = match self.cold {
+            true => self.reopen,
+            false => self.reopen.map(runtime::warmed),
+        };
         let tokenizers = self.tokenizers.unwrap_or(engine.threads().clamp(1, 4));
         Ok(Service {
-            runtime: Runtime::start(engine, limits, speed, tokenizers, self.reopen)?,
+            runtime: Runtime::start(engine, limits, speed, tokenizers, reopen)?,
+            tokenizers,
         })
     }
 }
@@ -293,6 +303,7 @@ fn measure<E: Executor>(engine: &E, tokens: usize) -> Result<Speed> {
 /// finished, what waits gets [`ServiceError::Stopped`].
 pub struct Service {
     runtime: Runtime<Engine>,
+    tokenizers: usize,
 }
 
 impl Service {
@@ -323,6 +334,11 @@ impl Service {
     /// Do not keep it: a lost device can be opened anew only when nobody holds the engine that lost it.
     pub fn engine(&self) -> Option<Arc<Engine>> {
         self.runtime.executor()
+    }
+
+    /// Threads that tokenise; see [`ServiceBuilder::tokenizers`].
+    pub fn tokenizers(&self) -> usize {
+        self.tokenizers
     }
 
     /// Whether it can compute.

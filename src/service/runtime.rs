@@ -21,7 +21,7 @@ use super::speed::Speed;
 use super::ticket::{Cancel, Slot, Ticket};
 use crate::error::{Error, Result, panic_message};
 
-pub use recovery::{Health, Reopen};
+pub use recovery::{Health, Reopen, warmed};
 
 use job::{Delivery, Job, Pass, flush};
 

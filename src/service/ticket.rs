@@ -1,9 +1,9 @@
 //! The caller's side of a request: a future, that a thread can wait for as well.
 
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::error::ServiceError;
 use super::items::Id;
@@ -27,42 +27,8 @@ pub struct Timing {
     pub total: Duration,
 }
 
-/// Where a result is put down and picked up.
-#[derive(Debug, Default)]
-pub struct Slot {
-    state: Mutex<SlotState>,
-    filled: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct SlotState {
-    result: Option<Served>,
-    timing: Timing,
-    /// A result was put down, whether or not it was picked up.
-    done: bool,
-    waker: Option<Waker>,
-}
-
-impl Slot {
-    fn lock(&self) -> MutexGuard<'_, SlotState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts the result down; the first one stays.
-    pub fn fill(&self, result: Served, timing: Timing) {
-        let mut state = self.lock();
-        if state.done {
-            return;
-        }
-        (state.result, state.timing, state.done) = (Some(result), timing, true);
-        let waker = state.waker.take();
-        drop(state);
-        self.filled.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
+/// Where the result of a request and its times come to.
+pub type Slot = super::slot::Slot<Served, Timing>;
 
 /// Whom a ticket tells that nobody waits any more.
 pub trait Cancel: Send + Sync {
@@ -87,15 +53,7 @@ impl Ticket {
     /// # Errors
     /// [`ServiceError`]; after the result was taken by polling, [`Error::Internal`].
     pub fn wait(self) -> Served {
-        let mut state = self.slot.lock();
-        while !state.done {
-            state = self
-                .slot
-                .filled
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        take(&mut state)
+        taken(self.slot.wait())
     }
 
     /// Waits for the result for so long; else gives the ticket back, to wait on or to drop.
@@ -103,52 +61,34 @@ impl Ticket {
     /// # Errors
     /// The ticket, if there is no result yet.
     pub fn wait_timeout(self, timeout: Duration) -> Result<Served, Ticket> {
-        let start = Instant::now();
-        let mut state = self.slot.lock();
-        while !state.done {
-            let Some(left) = timeout
-                .checked_sub(start.elapsed())
-                .filter(|left| !left.is_zero())
-            else {
-                drop(state);
-                return Err(self);
-            };
-            let waited = self.slot.filled.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        match self.slot.wait_timeout(timeout) {
+            true => Ok(self.wait()),
+            false => Err(self),
         }
-        Ok(take(&mut state))
     }
 
     /// Whether the result is there.
     pub fn is_done(&self) -> bool {
-        self.slot.lock().done
+        self.slot.note().is_some()
     }
 
     /// The times that the request took, once its result is there and was computed.
     pub fn timing(&self) -> Option<Timing> {
-        let state = self.slot.lock();
-        state.done.then_some(state.timing)
+        self.slot.note()
     }
 }
 
-fn take(state: &mut SlotState) -> Served {
-    let taken = || Err(Error::Internal("the result of a ticket was taken twice".into()).into());
-    state.result.take().unwrap_or_else(taken)
+/// A result, or that it was taken before.
+fn taken(result: Option<Served>) -> Served {
+    let twice = || Err(Error::Internal("the result of a ticket was taken twice".into()).into());
+    result.unwrap_or_else(twice)
 }
 
 impl Future for Ticket {
     type Output = Served;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Served> {
-        let mut state = self.slot.lock();
-        if state.done {
-            return Poll::Ready(take(&mut state));
-        }
-        match &mut state.waker {
-            Some(waker) => waker.clone_from(context.waker()),
-            none => *none = Some(context.waker().clone()),
-        }
-        Poll::Pending
+        self.slot.poll(context).map(taken)
     }
 }
 

@@ -61,6 +61,18 @@ pub struct Tokens {
     pub offsets: Vec<Option<(usize, usize)>>,
 }
 
+/// A token of a text: see [`Engine::tokenize`](crate::Engine::tokenize).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// The code points `[start, end)` of the text that it stands for, without leading white space; `None` for special tokens.
+    pub span: Option<(usize, usize)>,
+    /// The name of a special token, such as `[CLS]`.
+    pub name: Option<String>,
+}
+
 impl TextPipeline {
     /// Opens a folder's `tokenizer.json`; `None` where there is none (such a model takes ids). With `lower_case`, texts are
     /// put into lower case first; special tokens, which are found before that, keep their case.
@@ -179,6 +191,32 @@ impl TextPipeline {
         }
         append_specials(&mut tokens, &self.trailing);
         Ok(tokens)
+    }
+
+    /// A text's tokens one by one, for people; `specials`: with the special tokens around it.
+    pub fn tokens(&self, text: &str, specials: bool) -> Result<Vec<Token>> {
+        let tokens = self.tokenize("", text, true, None)?;
+        let kept = match specials {
+            true => 0..tokens.ids.len(),
+            false => self.leading.len()..tokens.ids.len() - self.trailing.len(),
+        };
+        let kept = tokens.ids[kept.clone()].iter().zip(&tokens.offsets[kept]);
+        let token = |(&id, &span): (&u32, &Option<(usize, usize)>)| Token {
+            id,
+            span,
+            name: span.is_none().then(|| self.tokenizer.id_to_token(id)).flatten(),
+        };
+        Ok(kept.map(token).collect())
+    }
+
+    /// A text of these tokens, without the special ones or with them.
+    pub fn decode(&self, ids: &[u32], without_specials: bool) -> Result<String> {
+        let decode = || {
+            self.tokenizer
+                .decode(ids, without_specials)
+                .map_err(|e| e.to_string())
+        };
+        Ok(fenced(decode).map_err(RequestError::Text)?)
     }
 
     /// Tokens of a prompt alone, with the special tokens before it but not those after it, of which sentence-transformers

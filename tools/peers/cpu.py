@@ -46,7 +46,7 @@ def parse(arguments):
     parser.add_argument("--precision", choices=["f32", "narrow"], default="f32", help="default: f32")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument(
-        "--ropeway", metavar="COMMAND", help="what serves; default: `ropeway bench serve --device cpu`, built now"
+        "--ropeway", metavar="COMMAND", help="what serves; default: `ropeway bench contestant --device cpu`, built now"
     )
     parser.add_argument("--peers-only", action="store_true", help="leave ropeway out")
     parser.add_argument("--minilm", type=Path, default=REPOSITORY / "models" / "all-MiniLM-L6-v2", metavar="FOLDER")
@@ -93,7 +93,7 @@ def build_ropeway(precision):
         message = json.loads(line) if line.startswith("{") else {}
         if message.get("executable") and message.get("target", {}).get("name") == "ropeway":
             ours = "bf16" if precision == "narrow" else "f32"
-            return shlex.join([message["executable"], "bench", "serve", "--device", "cpu", "--precision", ours])
+            return shlex.join([message["executable"], "bench", "contestant", "--device", "cpu", "--precision", ours])
     raise Problem("cargo built no program `ropeway`. Name a command that serves with --ropeway COMMAND.")
 
 

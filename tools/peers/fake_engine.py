@@ -1,4 +1,4 @@
-"""A made-up engine for the self-tests: speaks the protocols of `ropeway bench serve` and of `ropeway bench kernels
+"""A made-up engine for the self-tests: speaks the protocols of `ropeway bench contestant` and of `ropeway bench kernels
 --serve`.
 
 A word in the name of the model decides how it misbehaves: dies, babbles, short, wrong.
@@ -56,7 +56,7 @@ def arguments():
     parser = argparse.ArgumentParser()
     if sys.argv[1:2] == ["bench"]:
         parser.add_argument("bench", choices=["bench"])
-        parser.add_argument("what", choices=["serve", "kernels"])
+        parser.add_argument("what", choices=["contestant", "kernels"])
         parser.add_argument("-m", "--model", required=True)
         parser.add_argument("--device", required=True)
         parser.add_argument("--serve", action="store_true")

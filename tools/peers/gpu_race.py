@@ -72,7 +72,7 @@ class Ropeway:
         with tempfile.TemporaryDirectory() as scratch:
             inputs = Path(scratch) / "inputs.jsonl"
             inputs.write_text("".join(json.dumps(row) + "\n" for row in case.inputs), encoding="utf-8")
-            engine = self._start("serve", "-m", self.model, "--device", self.device, "--inputs", inputs)
+            engine = self._start("contestant", "-m", self.model, "--device", self.device, "--inputs", inputs)
             try:
                 yield engine
             finally:

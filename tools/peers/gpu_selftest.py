@@ -15,7 +15,7 @@ import gpu
 import gpu_race
 import gpu_report
 from fake_engine import vector_of
-from race import Contestant, Unavailable, timed
+from race import Contestant, Unavailable, timed, timed_on_device
 
 COMMAND = shlex.join([sys.executable, str(Path(__file__).with_name("fake_engine.py"))])
 
@@ -98,6 +98,34 @@ def run(model, *arguments, budget=None):
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = made.all()
         return status, json.loads(file.read_text()), out.getvalue(), err.getvalue()
+
+
+class Queue:
+    """A stream: the host takes 8 ms to launch a graph that the device runs in 20 ms."""
+
+    def __init__(self):
+        self.host = self.device = 0.0
+
+    def launch(self):
+        self.host += 8.0
+        self.device = max(self.host, self.device) + 20.0
+
+    def synchronize(self):
+        self.host = max(self.host, self.device)
+
+    def event(self):
+        return Event(self)
+
+
+class Event:
+    def __init__(self, queue):
+        self.queue, self.at = queue, None
+
+    def record(self):
+        self.at = max(self.queue.host, self.queue.device)
+
+    def elapsed_time(self, end):
+        return end.at - self.at
 
 
 class Looks:
@@ -186,6 +214,11 @@ def main():
         del sys.modules["torch"]
     else:
         sys.modules["torch"] = had
+
+    # A graph is timed without the time that its launch takes.
+    queue = Queue()
+    times = timed_on_device(queue.launch, queue.event(), queue.event(), queue.synchronize)(3)
+    assert all(math.isclose(seconds, 0.020) for seconds in times) and len(times) == 3, times
 
     # The cases of a real run, on a model that is short of the longest.
     full = cases.on_gpu(250002, 8192, Stack.tasks, quick=False)

@@ -6,6 +6,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from race import timed_on_device
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch_stack import refusal
 
@@ -211,15 +212,8 @@ class Kernel:
         if not self.cuda:
             return self._on_cpu(count)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        seconds = []
-        self.graph.replay()
-        for _ in range(count):
-            start.record()
-            self.graph.replay()
-            end.record()
-            torch.cuda.synchronize()
-            seconds.append(start.elapsed_time(end) / 1e3 / len(self.turns))
-        return seconds
+        graphs = timed_on_device(self.graph.replay, start, end, torch.cuda.synchronize)
+        return [seconds / len(self.turns) for seconds in graphs(count)]
 
     @torch.no_grad()
     def _on_cpu(self, count):

@@ -11,6 +11,16 @@ use crate::service::executor::Executor;
 /// Opens an engine in place of one that was lost.
 pub type Reopen<E> = Box<dyn Fn() -> Result<E> + Send + Sync>;
 
+/// The same, and warms the engine up: it is not there before its first passes would be as fast as all others. One that fails
+/// then has not been opened.
+pub fn warmed<E: Executor>(open: Reopen<E>) -> Reopen<E> {
+    Box::new(move || {
+        let engine = open()?;
+        engine.warm_up()?;
+        Ok(engine)
+    })
+}
+
 /// The pause after a first failed attempt to open an engine anew; each further one is twice as long, up to
 /// [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

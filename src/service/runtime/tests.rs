@@ -15,6 +15,8 @@ const PANICS_IN_PASS: u32 = 1001;
 const PANICS_IN_TOKENIZER: u32 = 1002;
 const LOSES_DEVICE: u32 = 1003;
 const IS_REFUSED: u32 = 1004;
+/// What a warm-up computes.
+const WARM_UP: u32 = 1005;
 
 /// Longer than anything here takes, where it works.
 const LONG: Duration = Duration::from_secs(60);
@@ -71,6 +73,10 @@ impl Executor for Fake {
         64
     }
 
+    fn full_speed_tokens(&self) -> usize {
+        64
+    }
+
     fn max_tokens(&self) -> usize {
         64
     }
@@ -88,6 +94,11 @@ impl Executor for Fake {
             IS_REFUSED => Err(crate::error::RequestError::NoIds.into()),
             _ => Ok(ids.to_vec()),
         }
+    }
+
+    fn warm_up(&self) -> Result<()> {
+        self.computed.lock().unwrap().push(WARM_UP);
+        Ok(())
     }
 
     fn lengths(ready: &Vec<u32>) -> Vec<usize> {
@@ -161,7 +172,7 @@ fn start_with(limits: Limits, reopen: bool) -> Setting {
         }
     };
     let fake = open().unwrap();
-    let reopen: Option<Reopen<Fake>> = reopen.then(|| Box::new(open) as _);
+    let reopen: Option<Reopen<Fake>> = reopen.then(|| warmed(Box::new(open)));
     Setting {
         runtime: Runtime::start(fake.into(), limits, Speed::default(), 2, reopen).unwrap(),
         gate,
@@ -316,6 +327,8 @@ fn a_lost_device_fails_what_it_held_and_the_rest_goes_on_anew() {
         );
     }
     assert_eq!(numbers(behind.wait()), [8.0]);
+    // The new engine was warm before a request got to it.
+    assert_eq!(setting.computed.lock().unwrap()[..], [1, WARM_UP, 8]);
     assert_eq!(setting.runtime.health(), Health::Ready);
     assert_eq!(setting.runtime.snapshot().reopened, 1);
 }

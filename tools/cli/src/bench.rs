@@ -1,5 +1,6 @@
 //! `ropeway bench`: measuring this machine.
 
+mod contestant;
 mod encoder;
 mod serve;
 
@@ -25,7 +26,9 @@ Examples:
   ropeway bench adapters --device cuda              rank by rank, up to 16 adapters mixed
   tools/softcuda/run ropeway bench count            without a GPU: what each kernel does, counted
   ropeway bench encoder --device cuda               whole calls: throughput, latency, start-up, memory
-  ropeway bench encoder --device cpu";
+  ropeway bench encoder --device cpu
+  ropeway bench serve --device cpu                  a server under load, about six minutes
+  ropeway bench serve --against infinity=http://127.0.0.1:7997";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -45,8 +48,11 @@ enum What {
     /// Time whole calls: throughput, latency and its parts, start-up, memory. On a GPU in both numerics classes, with
     /// the first task's weights merged, or those of --merge
     Encoder(encoder::Args),
-    /// For tools/peers: run one set of inputs N times for each line `N` of standard input
+    /// Put servers under load: closed loops of clients, arrivals at up to twice the capacity, queries beside long documents,
+    /// memory, cold start; each bar beside what was measured
     Serve(serve::Args),
+    /// For tools/peers: run one set of inputs N times for each line `N` of standard input
+    Contestant(contestant::Args),
 }
 
 /// Flags of every bench.
@@ -124,6 +130,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         }
         What::Encoder(args) => encoder::run(run, args),
         What::Serve(args) => serve::run(run, args),
+        What::Contestant(args) => contestant::run(run, args),
     }
 }
 

@@ -158,9 +158,11 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         .iter()
         .any(|on| on.device() != Device::Cpu);
     let open = |model: Option<&String>, on: On| {
-        let mut run = run.clone();
+        let mut run = match model {
+            Some(model) => run.of_model(model),
+            None => run.clone(),
+        };
         run.device = on.device();
-        run.model = model.cloned().or(run.model);
         // Beside a GPU, and as float64, the CPU is the reference.
         if on == On::Naive || on == On::Device(Device::Cpu) && gpu {
             run.precision = None;

@@ -162,7 +162,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     let sink: Box<dyn Sink> = match (target, dtype) {
         (None, _) => Box::new(JsonlSink::new(Out::Stdout(io::stdout()))),
         (Some(target), Some(dtype)) if args.format == Format::Safetensors => {
-            let model = run.model.as_deref().unwrap_or_default();
+            let model = run.model().unwrap_or_default();
             Box::new(SafetensorsSink::new(target, dtype, columns, model).map_err(output_failed)?)
         }
         (Some(mut target), dtype) => {

@@ -17,15 +17,17 @@ use super::terminal::Progress;
 #[derive(clap::Args, Clone)]
 #[command(next_help_heading = "Run options")]
 pub struct RunOptions {
-    /// The model: a folder, or a hub id (owner/name)
+    /// The model: a folder, or a hub id (owner/name). `serve` takes several, each as NAME=FOLDER_OR_ID
     #[arg(
+        id = "model",
         long,
         short = 'm',
         global = true,
         env = "ROPEWAY_MODEL",
-        value_name = "FOLDER_OR_ID"
+        value_name = "FOLDER_OR_ID",
+        action = ArgAction::Append
     )]
-    pub model: Option<String>,
+    pub models: Vec<String>,
 
     /// Device to compute on: auto, cpu, cuda or cuda:N; CUDA_VISIBLE_DEVICES selects GPUs by UUID
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
@@ -70,15 +72,34 @@ pub struct RunOptions {
 impl RunOptions {
     /// The model's name, or how to get one.
     pub fn model(&self) -> Result<&str, Exit> {
-        self.model
-            .as_deref()
-            .filter(|model| !model.is_empty())
-            .ok_or_else(|| {
-                Exit::usage(
-                    "no model is given: add --model FOLDER or --model OWNER/NAME, or set ROPEWAY_MODEL; \
+        match self.models()?[..] {
+            [model] => Ok(model),
+            ref several => Err(Exit::usage(format!(
+                "--model is given {} times; `ropeway serve` alone takes several models",
+                several.len()
+            ))),
+        }
+    }
+
+    /// The names of all models, at least one.
+    pub fn models(&self) -> Result<Vec<&str>, Exit> {
+        let given = self.models.iter().map(String::as_str);
+        let given: Vec<&str> = given.filter(|model| !model.is_empty()).collect();
+        if given.is_empty() {
+            return Err(Exit::usage(
+                "no model is given: add --model FOLDER or --model OWNER/NAME, or set ROPEWAY_MODEL; \
                  `tools/fetch-model minilm` gets a small one into models/all-MiniLM-L6-v2",
-                )
-            })
+            ));
+        }
+        Ok(given)
+    }
+
+    /// The same flags, for this model alone.
+    pub fn of_model(&self, model: &str) -> RunOptions {
+        RunOptions {
+            models: vec![model.to_owned()],
+            ..self.clone()
+        }
     }
 
     /// Opens the engine and adds the adapters.

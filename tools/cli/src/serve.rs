@@ -3,26 +3,27 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ropeway::service::Service;
-use ropeway_server::{Address, Limits, Model, Server, Settings};
+use ropeway_server::{AdapterFolder, Address, Admin, Limits, Model, Server, Settings};
 
 use crate::exit::{self, Exit, note};
 use crate::options::{RunOptions, positive};
 
+/// Of the threads that compute. Where a core talks to clients too, and both want it, this leaves a quarter of it to the former.
+#[cfg(target_os = "linux")]
+const COMPUTE_NICENESS: i32 = 5;
+
 #[derive(clap::Args)]
 pub struct Args {
-    /// The name that requests have for --model [default: its last part]
+    /// The name that requests have for the one --model, as in --model NAME=FOLDER_OR_ID [default: its last part]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
-    /// Serve another model too, under a name; may be repeated
-    #[arg(long, value_name = "NAME=FOLDER_OR_ID", value_parser = named_model)]
-    also: Vec<(String, String)>,
-
     /// Listen on this interface
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDRESS")]
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), env = "ROPEWAY_HOST", value_name = "ADDRESS")]
     host: IpAddr,
 
     /// Listen on this port; 0 takes a free one and prints it
@@ -45,6 +46,18 @@ pub struct Args {
     /// Ask clients for this key; a command line can be seen by others, an environment less so
     #[arg(long, env = "ROPEWAY_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
+
+    /// Let those who have an admin key load and drop adapters of this folder, each a folder of its own
+    #[arg(long, value_name = "FOLDER")]
+    adapters_dir: Option<PathBuf>,
+
+    /// The admin keys, one per line
+    #[arg(long, value_name = "FILE", requires = "adapters_dir")]
+    admin_key_file: Option<PathBuf>,
+
+    /// An admin key; a command line can be seen by others, an environment less so
+    #[arg(long, env = "ROPEWAY_ADMIN_KEY", hide_env_values = true, value_name = "KEY")]
+    admin_key: Option<String>,
 
     /// Passes that compute at the same time. With 2 or more, one is kept from long documents
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
@@ -79,10 +92,15 @@ pub struct Args {
     log: bool,
 }
 
-fn named_model(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, model)) if !name.is_empty() && !model.is_empty() => Ok((name.into(), model.into())),
-        _ => Err("wanted NAME=FOLDER_OR_ID".into()),
+/// The name of a `--model` and where the model is: `NAME=FOLDER_OR_ID`, or the latter alone. A folder with `=` in its own
+/// name is a folder.
+fn named_model(given: &str) -> Result<(String, &str), Exit> {
+    match given.split_once('=') {
+        Some((name, model)) if !Path::new(given).is_dir() => match name.is_empty() || model.is_empty() {
+            true => Err(Exit::usage(format!("--model {given}: wanted NAME=FOLDER_OR_ID"))),
+            false => Ok((name.to_owned(), model)),
+        },
+        _ => Ok((last_part(given), given)),
     }
 }
 
@@ -101,15 +119,24 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         Some(path) => Address::Unix(path.clone()),
         None => Address::Tcp(SocketAddr::new(args.host, args.port)),
     };
-    let api_keys = api_keys(&args)?;
-    let first = run.model()?;
-    let first = (
-        args.name.clone().unwrap_or_else(|| last_part(first)),
-        first.to_owned(),
-    );
-    let named = std::iter::once(first).chain(args.also.iter().cloned());
-    let models = named.map(|(name, model)| open(run, &args, name, model));
-    let models: Vec<Model> = models.collect::<Result<_, _>>()?;
+    let api_keys = keys(args.api_key.as_deref(), args.api_key_file.as_deref())?;
+    let admin = admin(&args)?;
+    let adapters = admin.as_ref().map(|admin| admin.adapters.clone());
+    let named = run.models()?.into_iter().map(named_model);
+    let mut named: Vec<(String, &str)> = named.collect::<Result<_, _>>()?;
+    match (&args.name, &mut named[..]) {
+        (None, _) => {}
+        (Some(name), [(only, _)]) => *only = name.clone(),
+        (Some(_), _) => {
+            let message = "--name is for one model; name several with --model NAME=FOLDER_OR_ID";
+            return Err(Exit::usage(message));
+        }
+    }
+    let models = giving_way(|| -> Result<Vec<Model>, Exit> {
+        let models = named.into_iter();
+        let models = models.map(|(name, model)| open(&run.of_model(model), &args, name, adapters.clone()));
+        models.collect()
+    })?;
     let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
     let names = names.join(", ");
     let settings = Settings {
@@ -124,7 +151,10 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         },
         log: args.log,
     };
-    let server = Server::bind(settings).map_err(|e| Exit::usage(format!("cannot listen: {e}")))?;
+    let mut server = Server::bind(settings).map_err(|e| Exit::usage(format!("cannot listen: {e}")))?;
+    if let Some(admin) = admin {
+        server = server.with_admin(admin);
+    }
     if !run.quiet {
         note(&format!("serves {names} on {}", server.address()));
     }
@@ -132,14 +162,10 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
 }
 
 /// The keys of the file and of the environment; none is a mistake where a file was named.
-fn api_keys(args: &Args) -> Result<Vec<String>, Exit> {
-    let mut keys: Vec<String> = args
-        .api_key
-        .iter()
-        .filter(|key| !key.is_empty())
-        .cloned()
-        .collect();
-    if let Some(path) = &args.api_key_file {
+fn keys(key: Option<&str>, file: Option<&Path>) -> Result<Vec<String>, Exit> {
+    let given = key.into_iter().filter(|key| !key.is_empty());
+    let mut keys: Vec<String> = given.map(str::to_owned).collect();
+    if let Some(path) = file {
         let text = fs::read_to_string(path).map_err(|e| Exit::usage(format!("{}: {e}", path.display())))?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let before = keys.len();
@@ -152,17 +178,68 @@ fn api_keys(args: &Args) -> Result<Vec<String>, Exit> {
     Ok(keys)
 }
 
+/// Who may change adapters, where there is a folder of them.
+fn admin(args: &Args) -> Result<Option<Admin>, Exit> {
+    let Some(folder) = &args.adapters_dir else {
+        return Ok(None);
+    };
+    if !folder.is_dir() {
+        return Err(Exit::usage(format!("{}: is no folder", folder.display())));
+    }
+    let keys = keys(args.admin_key.as_deref(), args.admin_key_file.as_deref())?;
+    if keys.is_empty() {
+        let message =
+            "--adapters-dir wants an admin key: add --admin-key-file FILE, or set ROPEWAY_ADMIN_KEY";
+        return Err(Exit::usage(message));
+    }
+    Ok(Some(Admin {
+        keys,
+        adapters: Arc::new(AdapterFolder::new(folder)),
+    }))
+}
+
+/// Calls a function whose threads give way to the rest of the process: those that compute, to those that talk to clients. A
+/// refusal is told within milliseconds then, however much there is to compute. Threads have the priority of the thread that
+/// starts them.
+fn giving_way<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // SAFETY: no memory is touched. On Linux a priority belongs to a thread, and 0 is the calling one.
+            #[cfg(target_os = "linux")]
+            unsafe {
+                libc::setpriority(libc::PRIO_PROCESS, 0, COMPUTE_NICENESS);
+            }
+            f()
+        });
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// Opens a model and starts its service, which opens it anew when its device is lost.
-fn open(run: &RunOptions, args: &Args, name: String, model: String) -> Result<Model, Exit> {
-    let mut run = run.clone();
-    run.model = Some(model);
+fn open(
+    run: &RunOptions,
+    args: &Args,
+    name: String,
+    adapters: Option<Arc<AdapterFolder>>,
+) -> Result<Model, Exit> {
+    let run = run.clone();
     let contexts = args.contexts;
     let engine = run.open_with(|builder| builder.concurrency(contexts))?;
     let mut builder = Service::builder()
         .max_wait(Duration::from_micros(args.max_wait))
-        .reopen(move || {
-            let opened = run.open_with(|builder| builder.concurrency(contexts));
-            opened.map_err(|exit| ropeway::Error::Device(exit::message(&exit).to_owned()))
+        .reopen({
+            let name = name.clone();
+            move || {
+                let opened = run.open_with(|builder| builder.concurrency(contexts));
+                let engine =
+                    opened.map_err(|exit| ropeway::Error::Device(exit::message(&exit).to_owned()))?;
+                if let Some(adapters) = &adapters {
+                    adapters.restore(&name, &engine)?;
+                }
+                Ok(engine)
+            }
         });
     if let Some(inputs) = args.queue_inputs {
         builder = builder.queue_requests(inputs);
@@ -182,9 +259,16 @@ mod tests {
     fn models_are_named_by_the_last_part_of_where_they_are() {
         assert_eq!(last_part("jinaai/jina-embeddings-v3"), "jina-embeddings-v3");
         assert_eq!(last_part("/no/such/folder/"), "folder");
-        assert_eq!(named_model("a=b=c"), Ok(("a".into(), "b=c".into())));
-        for bad in ["a", "=b", "a=", ""] {
-            assert!(named_model(bad).is_err(), "{bad}");
+        let named = |given| named_model(given).map_err(|exit| exit::message(&exit).to_owned());
+        assert_eq!(named("a=b=c"), Ok(("a".into(), "b=c")));
+        assert_eq!(named("owner/name"), Ok(("name".into(), "owner/name")));
+        for bad in ["=b", "a="] {
+            assert!(named(bad).unwrap_err().contains("NAME=FOLDER_OR_ID"), "{bad}");
         }
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("a=b");
+        fs::create_dir(&folder).unwrap();
+        let folder = folder.to_str().unwrap();
+        assert_eq!(named(folder), Ok(("a=b".into(), folder)));
     }
 }

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import facts, marks, packed, process, rehearsal, report
+from . import facts, packed, process, rehearsal, report, targets
 from .packed import Unusable
 from .stages import QUICK_MODEL, STAGES, interrupted
 
@@ -236,8 +236,8 @@ def write(out, made):
     if made["simulated"]:
         shown = rehearsal.without_times(made)
     else:
-        # The marks are about the model at full size.
-        shown = {**made, "marks": marks.judge({} if made["quick"] else made["stages"])}
+        # The targets are about the model at full size.
+        shown = {**made, "targets": targets.judge({} if made["quick"] else made["stages"])}
     for name, text in (
         ("report.json", json.dumps(shown, indent=1, ensure_ascii=False) + "\n"),
         ("report.md", report.markdown(shown)),

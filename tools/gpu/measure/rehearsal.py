@@ -4,7 +4,7 @@ from .stages import ROWS
 
 STATEMENT = (
     "This is a rehearsal: the device is softcuda, which runs the kernels on the CPU. Nothing was measured; times, and"
-    " what follows from them, are left out, and no mark is judged."
+    " what follows from them, are left out, and no target is judged."
 )
 # What is left of a stage, and of a row: what was run, and nothing of how long it took.
 STAGE = ("outcome", "note", "counts", "tests", "tools", "skipped", "failures")

@@ -49,19 +49,19 @@ def commit(pack):
 
 
 def first_marks(report):
-    if not report.get("marks"):
+    if not report.get("targets"):
         return None
     rows = []
-    for mark in report["marks"]:
+    for target in report["targets"]:
         measured = "–"
-        if mark["measured"] is not None:
-            measured = f"{mark['measured']:.4g} {mark['unit']} ({mark['of']})"
-        verdict = mark["verdict"] if mark["verdict"] == "met" else f"**{mark['verdict']}**"
-        rows.append((mark["mark"], mark["wanted"], measured, verdict))
-    text = "## First marks\n\n"
+        if target["measured"] is not None:
+            measured = f"{target['measured']:.4g} {target['unit']} ({target['of']})"
+        verdict = target["verdict"] if target["verdict"] == "met" else f"**{target['verdict']}**"
+        rows.append((target["target"], target["wanted"], measured, verdict))
+    text = "## Targets\n\n"
     if report["quick"]:
-        text += "A small model was measured, which the marks are not about. "
-    return text + "Of several rows the worst counts.\n\n" + table(("mark", "wanted", "measured", ""), rows)
+        text += "A small model was measured, which the targets are not about. "
+    return text + "Of several rows the worst counts.\n\n" + table(("target", "wanted", "measured", ""), rows)
 
 
 def what_ran(report):

@@ -6,7 +6,7 @@ import os
 import unittest
 from pathlib import Path
 
-from measure import marks, rehearsal, report
+from measure import rehearsal, report, targets
 
 HERE = Path(__file__).parent
 
@@ -20,7 +20,7 @@ class Markdown(unittest.TestCase):
 
     def test_the_whole_report(self):
         """A failing test, a stage that was cut, one that did not end in its time, and one that lacks something."""
-        text = report.markdown({**made(), "marks": marks.judge(made()["stages"])})
+        text = report.markdown({**made(), "targets": targets.judge(made()["stages"])})
         if os.environ.get("UPDATE"):
             (HERE / "report.md").write_text(text)
         self.assertEqual(text, (HERE / "report.md").read_text())
@@ -29,7 +29,7 @@ class Markdown(unittest.TestCase):
         full = made()
         text = json.dumps(rehearsal.without_times(full)) + report.markdown(rehearsal.without_times(full))
         self.assertIn("This is a rehearsal", text)
-        self.assertNotIn("First marks", text)
+        self.assertNotIn("## Targets", text)
         # Figures of the rows and the seconds of the stages; what was run stays.
         for figure in ("61.2", "700.1", "0.71", "812345", "61.5", "1830 MHz", "31 °C"):
             self.assertIn(figure, json.dumps(full, ensure_ascii=False))
@@ -40,9 +40,9 @@ class Markdown(unittest.TestCase):
         self.assertEqual(report.table(("a",), [("x|y\nz",)]), "| a |\n| --- |\n| x\\|y z |")
 
 
-class Marks(unittest.TestCase):
+class Targets(unittest.TestCase):
     def verdicts(self, stages):
-        return {mark["mark"]: (mark["measured"], mark["verdict"]) for mark in marks.judge(stages)}
+        return {of["target"]: (of["measured"], of["verdict"]) for of in targets.judge(stages)}
 
     def test_nothing_measured_is_nothing_met(self):
         self.assertEqual({verdict for _, verdict in self.verdicts({}).values()}, {"not measured"})

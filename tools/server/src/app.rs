@@ -1,27 +1,31 @@
 //! The routes, and what goes around each of them: request ids, keys, counts, the log.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Extension, MatchedPath, Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::extract::{FromRequest, MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
 use ropeway::Engine;
 use ropeway::service::{Health, Service};
+use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 
-use crate::cohere::{self, Version};
+use crate::adapters::Admin;
 use crate::failure::{Failure, Family, Kind};
 use crate::metrics::Counts;
-use crate::{Limits, body, metrics, openai, tei};
+use crate::routes::{Access, Route, routes};
+use crate::{Limits, body};
 
 /// A model under the name that requests have for it.
 pub struct Model {
@@ -48,23 +52,67 @@ impl Model {
 pub struct App {
     pub models: Vec<Model>,
     pub api_keys: Vec<String>,
+    pub admin: Option<Admin>,
     pub limits: Limits,
     pub started_unix: u64,
     pub draining: AtomicBool,
     pub counts: Counts,
     pub log: bool,
+    /// Turns of requests that tokenise outside of the queue.
+    pub tokenizing: Semaphore,
     next_id: AtomicU64,
 }
 
 /// Who sends a request: callers of different names share fairly.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Caller(pub String);
+
+/// A request on its way to its handler.
+pub struct Call {
+    pub app: Arc<App>,
+    pub caller: Caller,
+    pub headers: HeaderMap,
+    body: Body,
+}
+
+impl Call {
+    /// The body's bytes, within the server's bounds.
+    pub async fn bytes(&mut self) -> Result<Bytes, Failure> {
+        let limits = &self.app.limits;
+        body::read(
+            std::mem::take(&mut self.body),
+            limits.body_bytes,
+            limits.body_time,
+        )
+        .await
+    }
+
+    /// The body, parsed.
+    pub async fn read<T: DeserializeOwned>(&mut self) -> Result<T, Failure> {
+        body::parse(&self.bytes().await?)
+    }
+}
+
+impl FromRequest<Arc<App>> for Call {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Call, Infallible> {
+        let (mut parts, body) = request.into_parts();
+        Ok(Call {
+            app: app.clone(),
+            caller: parts.extensions.remove().unwrap_or_default(),
+            headers: parts.headers,
+            body,
+        })
+    }
+}
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
 pub struct Peer(pub String);
 
-type Answer = Result<Response<Body>, Failure>;
+/// What a handler gives.
+pub type Answer = Result<Response<Body>, Failure>;
 
 impl App {
     pub fn new(models: Vec<Model>, api_keys: Vec<String>, limits: Limits, log: bool) -> App {
@@ -72,11 +120,13 @@ impl App {
         App {
             models,
             api_keys,
+            admin: None,
             limits,
             log,
             started_unix: started.as_secs(),
             draining: AtomicBool::new(false),
             counts: Counts::default(),
+            tokenizing: Semaphore::new(2),
             // Other runs have other ids.
             next_id: AtomicU64::new(started.as_nanos() as u64),
         }
@@ -95,24 +145,9 @@ impl App {
         })
     }
 
-    /// Reads a request's body.
-    pub async fn read(&self, request: Body) -> Result<Bytes, Failure> {
-        body::read(request, self.limits.body_bytes, self.limits.body_time).await
-    }
-
     /// An id that no other request of this process has.
     pub fn new_id(&self) -> String {
         format!("rw-{:016x}", self.next_id.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// Fails for none, or more than a request may have.
-    pub fn check_count(&self, field: &str, count: usize) -> Result<(), Failure> {
-        let most = self.limits.inputs;
-        match count {
-            0 => Err(Failure::empty(field)),
-            _ if count > most => Err(Failure::too_many(field, count, most)),
-            _ => Ok(()),
-        }
     }
 
     pub fn count_tokens(&self, tokens: usize) {
@@ -120,7 +155,7 @@ impl App {
     }
 
     /// Why requests cannot be served now. A full queue is no reason.
-    fn not_ready(&self) -> Option<String> {
+    pub fn not_ready(&self) -> Option<String> {
         if self.draining.load(Ordering::Relaxed) {
             return Some("the server ends".into());
         }
@@ -134,11 +169,15 @@ impl App {
         self.models.iter().find_map(lost)
     }
 
-    /// The number of the key that a request has, where keys are wanted.
-    fn key_of(&self, headers: &HeaderMap) -> Result<Option<usize>, Failure> {
-        if self.api_keys.is_empty() {
-            return Ok(None);
-        }
+    /// The number of the key that a request has, where a route wants one.
+    fn key_for(&self, access: Access, headers: &HeaderMap) -> Result<Option<usize>, Failure> {
+        let (keys, name) = match (access, &self.admin) {
+            (Access::Public, _) => return Ok(None),
+            (Access::Key, _) if self.api_keys.is_empty() => return Ok(None),
+            (Access::Key, _) => (&self.api_keys[..], "API key"),
+            (Access::Admin, Some(admin)) => (&admin.keys[..], "admin key"),
+            (Access::Admin, None) => (&[][..], "admin key, which this server has not,"),
+        };
         let header = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok());
@@ -148,17 +187,14 @@ impl App {
         });
         let found = given.and_then(|given| {
             // All are looked at, whichever it is.
-            let same = self
-                .api_keys
-                .iter()
-                .map(|key| same(key.as_bytes(), given.as_bytes()));
+            let same = keys.iter().map(|key| same(key.as_bytes(), given.as_bytes()));
             same.collect::<Vec<bool>>().iter().position(|&same| same)
         });
         match found {
             Some(number) => Ok(Some(number)),
             None => Err(Failure::new(
                 Kind::Unauthorized,
-                "the API key is missing or wrong; send it as `Authorization: Bearer KEY`",
+                format!("the {name} is missing or wrong; send it as `Authorization: Bearer KEY`"),
             )),
         }
     }
@@ -201,14 +237,7 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
     let id = given
         .filter(sound)
         .unwrap_or_else(|| HeaderValue::from_str(&app.new_id()).unwrap_or(HeaderValue::from_static("rw")));
-    let public = matches!(
-        path.as_str(),
-        "/health" | "/live" | "/ready" | "/ping" | "/metrics" | "/"
-    ) && method == axum::http::Method::GET;
-    let key = match public {
-        true => Ok(None),
-        false => app.key_of(request.headers()),
-    };
+    let key = app.key_for(access_to(&method, &route), request.headers());
     let mut response = match key {
         Err(failure) => failure.into_response(),
         Ok(key) => {
@@ -221,8 +250,12 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
             next.run(request).await
         }
     };
-    if let Some(failure) = response.extensions_mut().remove::<Failure>() {
-        response = failure.response(Family::of(&path));
+    if let Some(failure) = failure_of(&mut response) {
+        let mut told = failure.response(Family::of(&path));
+        if let Some(allowed) = response.headers_mut().remove(header::ALLOW) {
+            told.headers_mut().insert(header::ALLOW, allowed);
+        }
+        response = told;
     }
     let status = response.status().as_u16();
     app.counts
@@ -241,105 +274,46 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
     response
 }
 
+/// Who may call what: what is no route wants a key, so that nobody without one can ask for what there is.
+fn access_to(method: &Method, path: &str) -> Access {
+    static ACCESS: LazyLock<HashMap<(Method, &str), Access>> = LazyLock::new(|| {
+        let routes = routes().into_iter();
+        routes
+            .map(|route| ((route.method, route.path), route.access))
+            .collect()
+    });
+    ACCESS
+        .get(&(method.clone(), path))
+        .copied()
+        .unwrap_or(Access::Key)
+}
+
+/// Why there is no result: what a handler says, or what axum and its layers refuse by a status alone.
+fn failure_of(response: &mut axum::response::Response) -> Option<Failure> {
+    let told = response.extensions_mut().remove::<Failure>();
+    told.or_else(|| {
+        let kind = match response.status() {
+            StatusCode::METHOD_NOT_ALLOWED => Kind::Method,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Kind::Encoding,
+            status if status.is_client_error() => Kind::Malformed,
+            status if status.is_server_error() => Kind::Internal,
+            _ => return None,
+        };
+        Some(Failure::new(kind, kind.about()))
+    })
+}
+
 /// The answer to a handler's panic, which is a bug.
 fn panicked(_: Box<dyn std::any::Any + Send>) -> Response<Body> {
     Failure::new(Kind::Internal, "the server failed; its log says why").into_response()
 }
 
-fn health(app: &App) -> Answer {
-    match app.not_ready() {
-        None => Ok(Response::new(Body::empty())),
-        Some(reason) => Err(Failure::new(Kind::Unavailable, reason)),
-    }
-}
-
-type AppState = State<Arc<App>>;
-
-/// All routes.
+/// All routes, and what goes around them.
 pub fn router(app: Arc<App>) -> Router {
-    let ready = || get(async |State(app): AppState| health(&app));
-    let live = || get(async || StatusCode::OK);
-    let openai = || {
-        post(
-            async |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
-                openai::embeddings(app, caller, body).await
-            },
-        )
-    };
-    let embed = || {
-        post(
-            async |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
-                tei::embed_route(app, caller, body).await
-            },
-        )
-    };
-    let cohere = |version| {
-        post(
-            async move |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
-                cohere::answer(app, caller, body, version).await
-            },
-        )
-    };
-    let unsupported = || post(async || tei::unsupported());
-    Router::new()
-        .route("/v1/embeddings", openai())
-        .route("/embeddings", openai())
-        .route(
-            "/v1/models",
-            get(async |State(app): AppState| openai::models(&app)),
-        )
-        .route(
-            "/v1/models/{*name}",
-            get(async |State(app): AppState, Path(name): Path<String>| openai::model(&app, &name)),
-        )
-        .route("/v1/embed", cohere(Version::V1))
-        .route("/v2/embed", cohere(Version::V2))
-        .route("/embed", embed())
-        .route("/", embed().get(async |State(app): AppState| health(&app)))
-        .route(
-            "/embed_all",
-            post(
-                async |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
-                    tei::embed_all(app, caller, body).await
-                },
-            ),
-        )
-        .route(
-            "/similarity",
-            post(
-                async |State(app): AppState, Extension(caller): Extension<Caller>, body: Body| {
-                    tei::similarity(app, caller, body).await
-                },
-            ),
-        )
-        .route(
-            "/invocations",
-            post(
-                async |State(app): AppState,
-                       Extension(caller): Extension<Caller>,
-                       headers: HeaderMap,
-                       body: Body| {
-                    if headers.contains_key("x-amzn-sagemaker-target-model") {
-                        let message =
-                            "this container serves its own models alone; name one in the body's `model`";
-                        return Err(Failure::new(Kind::Invalid, message));
-                    }
-                    tei::invocations(app, caller, body).await
-                },
-            ),
-        )
-        .route("/rerank", unsupported())
-        .route("/predict", unsupported())
-        .route("/embed_sparse", unsupported())
-        .route("/info", get(async |State(app): AppState| tei::info(&app)))
-        .route("/ping", ready().post(async |State(app): AppState| health(&app)))
-        .route("/health", ready())
-        .route("/ready", ready())
-        .route("/live", live())
-        .route(
-            "/metrics",
-            get(async |State(app): AppState| metrics::response(&app)),
-        )
+    let add = |router: Router<Arc<App>>, route: Route| router.route(route.path, route.handler);
+    routes()
+        .into_iter()
+        .fold(Router::new(), add)
         .fallback(async || Failure::new(Kind::NotFound, "there is no such route"))
         .layer(RequestDecompressionLayer::new())
         .layer(CatchPanicLayer::custom(panicked))

@@ -1,11 +1,9 @@
-//! Reading request bodies, within bounds, and writing JSON.
+//! Reading request bodies, within bounds.
 
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderValue, Response, header};
 use http_body_util::BodyExt as _;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::failure::{Failure, Kind};
@@ -64,15 +62,4 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
             format!("the body is not the JSON that this route takes: {error}"),
         )
     })
-}
-
-/// A response of JSON.
-pub fn json(value: &impl Serialize) -> Result<Response<Body>, Failure> {
-    let bytes = serde_json::to_vec(value)
-        .map_err(|error| Failure::new(Kind::Internal, format!("the response cannot be written: {error}")))?;
-    let mut response = Response::new(Body::from(bytes));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
 }

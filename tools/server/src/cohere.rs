@@ -1,17 +1,20 @@
 //! `/v2/embed` and `/v1/embed`.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::http::Response;
 use ropeway::{Embed, ModelConfig};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
-use crate::app::{App, Caller};
-use crate::body;
-use crate::embed::{Terms, Text, embed};
+use crate::app::{Answer, Call};
+use crate::embed::{Terms, embed as embed_inputs};
 use crate::failure::{Failure, Kind};
+use crate::inputs::{Text, check_count};
+use crate::openai::each_once;
+use crate::reply::{Slot, Vectors};
 use crate::vectors::NumberType;
 
 /// The version of the interface.
@@ -21,22 +24,52 @@ pub enum Version {
     V2,
 }
 
-#[derive(Deserialize)]
-struct EmbedRequest {
+/// What to embed, as `texts` or `inputs`. Unknown fields are ignored.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "CohereRequest")]
+pub struct EmbedRequest {
+    /// The name of a model; the first one if it is missing.
     model: Option<String>,
+    /// What the vectors are for: the model's task or prompt of that meaning, if it has one. `/v2/embed` wants it.
     input_type: Option<InputType>,
+    #[schemars(length(min = 1))]
     texts: Option<Vec<String>>,
+    #[schemars(length(min = 1))]
     inputs: Option<Vec<Input>>,
-    images: Option<Value>,
+    #[schemars(skip)]
+    images: Option<IgnoredAny>,
+    /// The types that each vector is written in: floats if it is missing.
     embedding_types: Option<Vec<NumberType>>,
+    /// Whether texts that are too long are cut; `END` if it is missing. None is cut at its start.
     truncate: Option<Truncate>,
+    /// Keep the first so many dimensions.
+    #[schemars(range(min = 1))]
     output_dimension: Option<usize>,
+    #[schemars(skip)]
     max_tokens: Option<usize>,
+    /// Lower goes first.
     #[serde(default)]
     priority: i32,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+/// The schema of what `/v2/embed` takes: an [`EmbedRequest`] that says what the vectors are for.
+pub struct EmbedRequestV2;
+
+impl JsonSchema for EmbedRequestV2 {
+    fn schema_name() -> Cow<'static, str> {
+        "CohereV2Request".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "allOf": [generator.subschema_for::<EmbedRequest>()],
+            "properties": {"input_type": generator.subschema_for::<InputType>()},
+            "required": ["input_type"],
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum InputType {
     SearchDocument,
@@ -46,7 +79,7 @@ enum InputType {
     Image,
 }
 
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 enum Truncate {
     None,
@@ -54,19 +87,64 @@ enum Truncate {
     End,
 }
 
-#[derive(Deserialize)]
+/// Parts of one input; a line end goes between two.
+#[derive(Deserialize, JsonSchema)]
 struct Input {
     content: Vec<Content>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Content {
     Text {
         text: String,
     },
     #[serde(other)]
+    #[schemars(skip)]
     Other,
+}
+
+/// The vectors, in the order of the texts.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "CohereResponse")]
+pub struct EmbedResponse {
+    id: String,
+    embeddings: Embeddings,
+    texts: Vec<String>,
+    meta: Meta,
+    response_type: ResponseType,
+}
+
+/// A vector per text, or, by the types that were asked for, one per text of each.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+enum Embeddings {
+    Floats(Vec<Slot>),
+    ByType(BTreeMap<NumberType, Vec<Slot>>),
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum ResponseType {
+    EmbeddingsFloats,
+    EmbeddingsByType,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Meta {
+    api_version: ApiVersion,
+    billed_units: BilledUnits,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ApiVersion {
+    version: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct BilledUnits {
+    /// Tokens that went through the model.
+    input_tokens: usize,
 }
 
 /// The tasks that an input type may mean, the best first; a model has one of them or none.
@@ -115,14 +193,9 @@ impl EmbedRequest {
 }
 
 /// `POST /v2/embed` and `/v1/embed`.
-pub async fn answer(
-    app: Arc<App>,
-    caller: Caller,
-    request: Body,
-    version: Version,
-) -> Result<Response<Body>, Failure> {
-    let bytes = app.read(request).await?;
-    let mut request: EmbedRequest = body::parse(&bytes)?;
+pub async fn embed(mut call: Call, version: Version) -> Answer {
+    let mut request: EmbedRequest = call.read().await?;
+    let app = &call.app;
     let model = app.model(request.model.as_deref())?;
     if version == Version::V2 && request.input_type.is_none() {
         return Err(Failure::new(Kind::Invalid, "`input_type` is missing"));
@@ -132,7 +205,7 @@ pub async fn answer(
         return Err(Failure::new(Kind::Invalid, message));
     }
     let texts = request.texts()?;
-    app.check_count("texts", texts.len())?;
+    check_count("texts", texts.len(), app.limits.inputs)?;
     let cuts = match request.truncate.unwrap_or(Truncate::End) {
         Truncate::End => true,
         // What fits needs no cut; what does not cannot be cut at its start.
@@ -142,7 +215,7 @@ pub async fn answer(
         .dimensions(request.output_dimension)
         .truncate(cuts);
     let terms = Terms {
-        caller: caller.0,
+        caller: call.caller.0,
         // Lower goes first there.
         priority: request.priority.saturating_neg(),
         deadline: None,
@@ -150,35 +223,43 @@ pub async fn answer(
     let asked = texts
         .iter()
         .map(|text| (Text::Words(text.clone()), options.clone()));
-    let embedded = embed(&model.service, asked.collect(), &terms).await?;
+    let embedded = embed_inputs(&model.service, asked.collect(), &terms).await?;
     let tokens = embedded.tokens();
     app.count_tokens(tokens);
-    let vectors = embedded.vectors()?;
-    let of_type = |number: NumberType| -> Result<Value, Failure> {
-        let written = vectors.iter().map(|vector| number.write(vector));
-        let written: Vec<_> = written.collect::<Result<_, _>>()?;
-        serde_json::to_value(written).map_err(Failure::internal)
+    let found: Vec<Arc<[f32]>> = embedded.vectors()?.into_iter().map(Arc::from).collect();
+    let mut vectors = Vectors::default();
+    let mut of_type = |number: NumberType| -> Result<Vec<Slot>, Failure> {
+        let slots = found.iter().map(|vector| vectors.slot(vector.clone(), number));
+        slots.collect()
     };
     let (embeddings, response_type) = match (&request.embedding_types, version) {
-        (None, Version::V1) => (of_type(NumberType::Float)?, "embeddings_floats"),
+        (None, Version::V1) => (
+            Embeddings::Floats(of_type(NumberType::Float)?),
+            ResponseType::EmbeddingsFloats,
+        ),
         (types, _) => {
-            let types = types.as_deref().unwrap_or(&[NumberType::Float]);
-            let mut by_type = Map::new();
-            for number in types {
-                by_type.insert(number.name().into(), of_type(*number)?);
-            }
-            (Value::Object(by_type), "embeddings_by_type")
+            let types = each_once(types.as_deref().unwrap_or(&[NumberType::Float]));
+            let by_type = types.into_iter().map(|number| Ok((number, of_type(number)?)));
+            (
+                Embeddings::ByType(by_type.collect::<Result<_, Failure>>()?),
+                ResponseType::EmbeddingsByType,
+            )
         }
     };
-    let number = match version {
+    let version = match version {
         Version::V1 => "1",
         Version::V2 => "2",
     };
-    body::json(&json!({
-        "id": app.new_id(),
-        "embeddings": embeddings,
-        "texts": texts,
-        "meta": {"api_version": {"version": number}, "billed_units": {"input_tokens": tokens}},
-        "response_type": response_type,
-    }))
+    vectors.response(&EmbedResponse {
+        id: app.new_id(),
+        embeddings,
+        texts,
+        meta: Meta {
+            api_version: ApiVersion {
+                version: version.into(),
+            },
+            billed_units: BilledUnits { input_tokens: tokens },
+        },
+        response_type,
+    })
 }

@@ -4,42 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ropeway::service::{Service, ServiceError, Submission, Ticket, Timing};
-use ropeway::{Embed, Embedding, Request};
-use serde_json::Value;
+use ropeway::{Embed, Embedding};
 
 use crate::failure::{Failure, Kind};
-
-/// One input.
-#[derive(Clone, Debug)]
-pub enum Text {
-    Words(String),
-    Ids(Vec<u32>),
-}
-
-impl Text {
-    /// Whether there is nothing in it.
-    pub fn is_empty(&self) -> bool {
-        match self {
-            Text::Words(text) => text.is_empty(),
-            Text::Ids(ids) => ids.is_empty(),
-        }
-    }
-
-    /// Code points of a text, ids of ids.
-    pub fn characters(&self) -> usize {
-        match self {
-            Text::Words(text) => text.chars().count(),
-            Text::Ids(ids) => ids.len(),
-        }
-    }
-
-    fn request(self, options: Embed) -> Request<'static> {
-        match self {
-            Text::Words(text) => Request::text(text, options),
-            Text::Ids(ids) => Request::ids(ids, options),
-        }
-    }
-}
+use crate::inputs::Text;
 
 /// Who asks, and how much it hurries.
 #[derive(Clone, Debug)]
@@ -114,86 +82,4 @@ pub async fn embed(
         }
     }
     Ok(Embedded { embeddings, timing })
-}
-
-/// Inputs as JSON has them: a string, ids, or an array of these; with Jina's `{"text": …}` for a string.
-///
-/// # Errors
-/// Anything else, nothing, something empty, or more than `most`.
-pub fn inputs(value: Value, field: &str, most: usize) -> Result<Vec<Text>, Failure> {
-    let wrong = |what: &str| {
-        let wanted = "wanted a string, an array of strings, or token ids";
-        Failure::new(Kind::Malformed, format!("`{field}` {what}; {wanted}"))
-    };
-    let empty = || Failure::empty(field);
-    let ids = |values: &[Value]| -> Option<Vec<u32>> {
-        let id = |value: &Value| u32::try_from(value.as_u64()?).ok();
-        values.iter().map(id).collect()
-    };
-    let one = |value: Value| -> Result<Text, Failure> {
-        let text = match value {
-            Value::String(text) => Text::Words(text),
-            Value::Array(values) => Text::Ids(ids(&values).ok_or_else(|| wrong("holds something else"))?),
-            Value::Object(mut object) => match object.remove("text") {
-                Some(Value::String(text)) => Text::Words(text),
-                _ => return Err(wrong("holds an object without `text`")),
-            },
-            _ => return Err(wrong("holds something else")),
-        };
-        if text.is_empty() {
-            return Err(empty());
-        }
-        Ok(text)
-    };
-    match value {
-        Value::Array(values) if values.is_empty() => Err(empty()),
-        Value::Array(values) if values[0].is_number() => Ok(vec![one(Value::Array(values))?]),
-        Value::Array(values) if values.len() > most => Err(Failure::too_many(field, values.len(), most)),
-        Value::Array(values) => {
-            let count = values.len();
-            let numbered = values.into_iter().enumerate();
-            numbered
-                .map(|(index, value)| one(value).map_err(|failure| failure.of_input(index, count)))
-                .collect()
-        }
-        Value::Null => Err(wrong("is missing")),
-        value => Ok(vec![one(value)?]),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn inputs_are_told_apart() {
-        let read = |value| inputs(value, "input", 3);
-        let shape = |value| -> Vec<String> {
-            let name = |text: &Text| match text {
-                Text::Words(words) => words.clone(),
-                Text::Ids(ids) => format!("{ids:?}"),
-            };
-            read(value).unwrap().iter().map(name).collect()
-        };
-        assert_eq!(shape(json!("a")), ["a"]);
-        assert_eq!(shape(json!(["a", {"text": "b"}])), ["a", "b"]);
-        assert_eq!(shape(json!([1, 2, 3, 4])), ["[1, 2, 3, 4]"]);
-        assert_eq!(shape(json!([[1], "b", [2, 3]])), ["[1]", "b", "[2, 3]"]);
-        let kind = |value| read(value).unwrap_err().kind;
-        for nothing in [json!(""), json!([]), json!(["a", ""]), json!([[]])] {
-            assert_eq!(kind(nothing), Kind::Empty);
-        }
-        for wrong in [
-            json!(null),
-            json!(1),
-            json!([1, -1]),
-            json!([[1.5]]),
-            json!([true]),
-            json!({"url": "a"}),
-        ] {
-            assert_eq!(kind(wrong), Kind::Malformed);
-        }
-        assert_eq!(kind(json!(["a", "b", "c", "d"])), Kind::TooMany);
-    }
 }

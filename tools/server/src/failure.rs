@@ -6,7 +6,10 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use ropeway::service::ServiceError;
 use ropeway::{Error, RequestError};
-use serde_json::{Value, json};
+use schemars::{JsonSchema, SchemaGenerator};
+use serde::Serialize;
+
+use crate::routes::SchemaOf;
 
 /// The interface that a route belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,17 @@ impl Family {
     }
 }
 
+impl Family {
+    /// The schema of its errors.
+    pub fn schema(self) -> SchemaOf {
+        match self {
+            Family::OpenAi => SchemaGenerator::subschema_for::<OpenAiError>,
+            Family::Cohere => SchemaGenerator::subschema_for::<CohereError>,
+            Family::Tei => SchemaGenerator::subschema_for::<TeiError>,
+        }
+    }
+}
+
 /// Why there is no result.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -39,59 +53,123 @@ pub struct Failure {
 /// Kinds of failures, as far as interfaces tell them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The body is not what the route takes.
     Malformed,
-    /// No input, or an empty one.
     Empty,
-    /// Options or inputs that this model cannot serve.
     Invalid,
-    /// More inputs than one request may have.
     TooMany,
-    /// More bytes than one request may have.
     TooLarge,
+    Encoding,
     Unauthorized,
     UnknownModel,
     NotFound,
-    /// The sender takes too long.
+    Method,
     Slow,
-    /// This kind of model does not do that.
     Unsupported,
     Overloaded,
-    /// The deadline that the request came with cannot be met.
     Late,
-    /// The device is lost, or the server ends.
     Unavailable,
     Internal,
 }
 
-/// Of each kind: OpenAI's status, type and code; Cohere's status; TEI's status and type.
-type Row = (u16, &'static str, Option<&'static str>, u16, u16, &'static str);
+/// What interfaces make of a kind.
+struct Row {
+    about: &'static str,
+    /// OpenAI's status, type and code.
+    openai: (u16, &'static str, Option<&'static str>),
+    cohere: u16,
+    /// TEI's status and type.
+    tei: (u16, &'static str),
+}
 
 impl Kind {
+    pub const ALL: [Kind; 16] = [
+        Kind::Malformed,
+        Kind::Empty,
+        Kind::Invalid,
+        Kind::TooMany,
+        Kind::TooLarge,
+        Kind::Encoding,
+        Kind::Unauthorized,
+        Kind::UnknownModel,
+        Kind::NotFound,
+        Kind::Method,
+        Kind::Slow,
+        Kind::Unsupported,
+        Kind::Overloaded,
+        Kind::Late,
+        Kind::Unavailable,
+        Kind::Internal,
+    ];
+
     fn row(self) -> Row {
         const INVALID: &str = "invalid_request_error";
+        const SERVER: &str = "server_error";
+        let row = |about, openai, cohere, tei| Row {
+            about,
+            openai,
+            cohere,
+            tei,
+        };
+        let of = |about, status, code| row(about, (status, INVALID, code), status, (status, "Validation"));
         match self {
-            Kind::Malformed => (400, INVALID, None, 400, 400, "Validation"),
-            Kind::Empty => (400, INVALID, None, 400, 400, "Empty"),
-            Kind::Invalid => (400, INVALID, None, 400, 422, "Validation"),
-            Kind::TooMany => (400, INVALID, None, 400, 422, "Validation"),
-            Kind::TooLarge => (413, INVALID, Some("request_too_large"), 413, 413, "Validation"),
-            Kind::Unauthorized => (401, INVALID, Some("invalid_api_key"), 401, 401, "Validation"),
-            Kind::UnknownModel => (404, INVALID, Some("model_not_found"), 404, 404, "Validation"),
-            Kind::NotFound => (404, INVALID, None, 404, 404, "Validation"),
-            Kind::Slow => (408, INVALID, None, 408, 408, "Validation"),
-            Kind::Unsupported => (404, INVALID, None, 404, 424, "Backend"),
-            Kind::Overloaded => (
-                429,
-                "rate_limit_error",
-                Some("overloaded"),
-                429,
-                429,
-                "Overloaded",
+            Kind::Malformed => of("The body is not what the route takes", 400, None),
+            Kind::Empty => row(
+                "No input, or an empty one",
+                (400, INVALID, None),
+                400,
+                (400, "Empty"),
             ),
-            Kind::Late => (504, "server_error", Some("deadline"), 504, 504, "Overloaded"),
-            Kind::Unavailable => (503, "server_error", None, 503, 503, "Unhealthy"),
-            Kind::Internal => (500, "server_error", None, 500, 424, "Backend"),
+            Kind::Invalid => {
+                let about = "Options or inputs that this model cannot serve";
+                row(about, (400, INVALID, None), 400, (422, "Validation"))
+            }
+            Kind::TooMany => {
+                let about = "More inputs than one request may have";
+                row(about, (400, INVALID, None), 400, (422, "Validation"))
+            }
+            Kind::TooLarge => {
+                let about = "More bytes than one request may have";
+                of(about, 413, Some("request_too_large"))
+            }
+            Kind::Encoding => of("The body has a content encoding other than gzip", 415, None),
+            Kind::Unauthorized => of("The key is missing or wrong", 401, Some("invalid_api_key")),
+            Kind::UnknownModel => of("There is no such model", 404, Some("model_not_found")),
+            Kind::NotFound => of("There is no such route or adapter", 404, None),
+            Kind::Method => of("The route takes another method", 405, None),
+            Kind::Slow => of("The body did not arrive in time", 408, None),
+            Kind::Unsupported => {
+                let about = "This kind of model does not do that";
+                row(about, (404, INVALID, None), 404, (424, "Backend"))
+            }
+            Kind::Overloaded => {
+                let about = "The queue is full; Retry-After says when to come back";
+                let openai = (429, "rate_limit_error", Some("overloaded"));
+                row(about, openai, 429, (429, "Overloaded"))
+            }
+            Kind::Late => {
+                let about = "The deadline that the request came with cannot be met";
+                row(about, (504, SERVER, Some("deadline")), 504, (504, "Overloaded"))
+            }
+            Kind::Unavailable => {
+                let about = "The device is lost, or the server ends";
+                row(about, (503, SERVER, None), 503, (503, "Unhealthy"))
+            }
+            Kind::Internal => row("The server failed", (500, SERVER, None), 500, (424, "Backend")),
+        }
+    }
+
+    /// What it means, for people.
+    pub fn about(self) -> &'static str {
+        self.row().about
+    }
+
+    /// Its status in this interface.
+    pub fn status(self, family: Family) -> u16 {
+        let row = self.row();
+        match family {
+            Family::OpenAi => row.openai.0,
+            Family::Cohere => row.cohere,
+            Family::Tei => row.tei.0,
         }
     }
 
@@ -105,6 +183,33 @@ impl Kind {
             _ => "validation",
         }
     }
+}
+
+#[derive(Serialize, JsonSchema)]
+struct OpenAiError {
+    error: OpenAiProblem,
+    /// The message again, where Jina's clients look.
+    detail: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct OpenAiProblem {
+    message: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<String>,
+    code: Option<&'static str>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct CohereError {
+    message: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct TeiError {
+    error: String,
+    error_type: &'static str,
 }
 
 impl Failure {
@@ -140,27 +245,32 @@ impl Failure {
         self
     }
 
-    fn body(&self, family: Family) -> (u16, Value) {
-        let (openai, openai_type, code, cohere, tei, tei_type) = self.kind.row();
-        let message = &self.message;
+    fn body(&self, family: Family) -> serde_json::Result<Vec<u8>> {
+        let row = self.kind.row();
+        let message = self.message.clone();
         match family {
-            // `detail` is where Jina's clients look.
-            Family::OpenAi => (
-                openai,
-                json!({
-                    "error": {"message": message, "type": openai_type, "param": null, "code": code},
-                    "detail": message,
-                }),
-            ),
-            Family::Cohere => (cohere, json!({"message": message})),
-            Family::Tei => (tei, json!({"error": message, "error_type": tei_type})),
+            Family::OpenAi => serde_json::to_vec(&OpenAiError {
+                error: OpenAiProblem {
+                    message: message.clone(),
+                    kind: row.openai.1,
+                    param: None,
+                    code: row.openai.2,
+                },
+                detail: message,
+            }),
+            Family::Cohere => serde_json::to_vec(&CohereError { message }),
+            Family::Tei => serde_json::to_vec(&TeiError {
+                error: message,
+                error_type: row.tei.1,
+            }),
         }
     }
 
     /// The response of a route of this interface.
     pub fn response(&self, family: Family) -> Response<Body> {
-        let (status, body) = self.body(family);
-        let mut response = Response::new(Body::from(body.to_string()));
+        let body = self.body(family).expect("text can be written to memory");
+        let status = self.kind.status(family);
+        let mut response = Response::new(Body::from(body));
         *response.status_mut() = StatusCode::from_u16(status).expect("a status of the table");
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -207,25 +317,34 @@ impl From<ServiceError> for Failure {
     }
 }
 
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        ServiceError::Engine(error).into()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
     #[test]
     fn each_interface_has_its_own_shape() {
         let failure = Failure::new(Kind::Invalid, "why").of_input(3, 5);
+        let body_of = |path| {
+            let family = Family::of(path);
+            let body: Value = serde_json::from_slice(&failure.body(family).unwrap()).unwrap();
+            (failure.kind.status(family), body)
+        };
         let error =
             json!({"message": "input 3: why", "type": "invalid_request_error", "param": null, "code": null});
         assert_eq!(
-            failure.body(Family::of("/v1/embeddings")),
+            body_of("/v1/embeddings"),
             (400, json!({"error": error, "detail": "input 3: why"}))
         );
+        assert_eq!(body_of("/v2/embed"), (400, json!({"message": "input 3: why"})));
         assert_eq!(
-            failure.body(Family::of("/v2/embed")),
-            (400, json!({"message": "input 3: why"}))
-        );
-        assert_eq!(
-            failure.body(Family::of("/embed")),
+            body_of("/embed"),
             (422, json!({"error": "input 3: why", "error_type": "Validation"}))
         );
     }

@@ -9,23 +9,34 @@
 //! | `POST /v1/embeddings`, `/embeddings` | OpenAI's and Jina's fields, and ropeway's: `adapters`, `chunks`, `pooling`, `prompt`, `any_dimensions`, `priority`, `deadline_ms` |
 //! | `GET /v1/models`, `/v1/models/{name}` | OpenAI's |
 //! | `POST /v2/embed`, `/v1/embed` | Cohere's |
-//! | `POST /embed`, `/embed_all`, `/similarity`, `GET /info` | text-embeddings-inference's |
+//! | `POST /embed`, `/embed_all`, `/similarity`, `/tokenize`, `/decode`, `GET /info` | text-embeddings-inference's |
 //! | `GET /ping`, `POST /invocations` | SageMaker's |
+//! | `GET /v1/adapters`, `PUT` and `DELETE /v1/adapters/{model}/{name}` | adapters, loaded and dropped by who has an admin key |
+//! | `GET /` | the page for people; for programs as `/health` |
 //! | `GET /ready`, `/health` | 200 where requests can be served; a full queue still can, a lost GPU cannot |
 //! | `GET /live` | 200 while the process answers |
 //! | `GET /metrics` | Prometheus |
+//! | `GET /openapi.json` | all of this, for programs |
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod app;
 mod body;
 mod cohere;
 mod connections;
 mod embed;
 mod failure;
+mod inputs;
 mod metrics;
+mod models;
 mod openai;
+mod openapi;
+mod page;
+mod reply;
+mod routes;
 mod tei;
+mod tokens;
 mod vectors;
 
 use std::io;
@@ -41,6 +52,7 @@ use tokio::sync::Notify;
 use app::App;
 use connections::Listener;
 
+pub use adapters::{AdapterFolder, Admin};
 pub use app::Model;
 
 /// Bounds on what clients can ask for.
@@ -54,7 +66,7 @@ pub struct Limits {
     pub connections: usize,
     /// Time for the head of a request, and between requests of a connection.
     pub head_time: Duration,
-    /// Time for the body of a request.
+    /// Time for the body of a request, and for a client to take some of a response.
     pub body_time: Duration,
     /// Time for the requests that are being served when the server is to end.
     pub drain_time: Duration,
@@ -100,7 +112,7 @@ pub struct Settings {
 pub struct Server {
     runtime: Runtime,
     listener: Listener,
-    app: Arc<App>,
+    app: App,
     stop: Arc<Notify>,
 }
 
@@ -150,9 +162,15 @@ impl Server {
         Ok(Server {
             runtime,
             listener,
-            app: Arc::new(App::new(models, api_keys, limits, log)),
+            app: App::new(models, api_keys, limits, log),
             stop: Arc::new(Notify::new()),
         })
+    }
+
+    /// Lets those who have an admin key load and drop adapters while it serves.
+    pub fn with_admin(mut self, admin: Admin) -> Server {
+        self.app.admin = Some(admin);
+        self
     }
 
     /// Where it listens, as a URL or path.
@@ -177,6 +195,7 @@ impl Server {
             app,
             stop,
         } = self;
+        let app = Arc::new(app);
         let result = runtime.block_on(connections::serve(listener, app.clone(), async move {
             tokio::select! {
                 () = stop.notified() => {}

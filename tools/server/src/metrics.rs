@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, header};
 use ropeway::service::{Histogram, Snapshot};
 
-use crate::app::{App, Model};
+use crate::app::{Answer, App, Call, Model};
 use crate::failure::Kind;
 
 /// What the server counts itself.
@@ -228,9 +228,9 @@ pub fn text(app: &App) -> String {
 }
 
 /// `GET /metrics`.
-pub fn response(app: &App) -> Response<Body> {
-    let mut response = Response::new(Body::from(text(app)));
+pub async fn response(call: Call) -> Answer {
+    let mut response = Response::new(Body::from(text(&call.app)));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
+    Ok(response)
 }

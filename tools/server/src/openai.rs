@@ -1,75 +1,108 @@
 //! `/v1/embeddings`: OpenAI's fields, Jina's, and ropeway's own.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
-use axum::http::Response;
-use ropeway::{AdapterSelection, Chunking, Embed, Embedding, Output, Pooling};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use ropeway::{AdapterSelection, Chunking, Embed, Embedding, Output, Pooling, Vector};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
 
-use crate::app::{App, Caller};
-use crate::body;
-use crate::embed::{Terms, Text, embed, inputs};
+use crate::app::{Answer, App, Call, Caller};
+use crate::embed::{Terms, embed};
 use crate::failure::{Failure, Kind};
+use crate::inputs::{Inputs, Text, required};
+use crate::reply::{Slot, Vectors};
 use crate::vectors::NumberType;
 
-/// The fields that are known; others are ignored, as clients add some.
-#[derive(Deserialize)]
+/// What to embed, and how. Unknown fields are ignored.
+#[derive(Deserialize, JsonSchema)]
 pub struct EmbeddingsRequest {
-    #[serde(default)]
-    input: Value,
+    #[schemars(required, with = "Inputs")]
+    input: Option<Inputs>,
+    /// The name of a model; the first one if it is missing.
     model: Option<String>,
+    /// Keep the first so many dimensions: a size that the model was trained to be cut to.
+    #[schemars(range(min = 1))]
     dimensions: Option<usize>,
+    /// How vectors are written.
     encoding_format: Option<NumberType>,
-    // Jina's.
+    /// A task of the model, or an adapter (as Jina has it).
     task: Option<String>,
+    /// Join all inputs to one text, and give the vectors of their parts of it (as Jina has it).
     late_chunking: Option<bool>,
+    /// Cut what is longer than the model takes, in place of refusing it (as Jina has it).
     truncate: Option<bool>,
+    /// Divide vectors by their norm (as Jina has it).
     normalized: Option<bool>,
+    /// How vectors are written; several types give an object by type (as Jina has it).
     #[serde(alias = "encoding_type")]
     embedding_type: Option<OneOrMore>,
-    // Ropeway's.
-    #[serde(default)]
+    /// A mixture of adapters, `{"name": weight}`, for all inputs, or one for each.
     adapters: Option<Adapters>,
+    /// Accept `dimensions` that the model was not trained to be cut to.
     #[serde(default)]
     any_dimensions: bool,
+    /// Put before each text, in place of the task's.
     prompt: Option<String>,
-    pooling: Option<PoolingWord>,
+    /// How vectors of tokens become one; `none` gives one per token.
+    pooling: Option<PoolingName>,
+    /// Late chunking of each input.
     chunks: Option<Chunks>,
+    /// Higher goes first.
     #[serde(default)]
     priority: i32,
+    /// Refuse the request at once if it cannot be answered within so many milliseconds.
     deadline_ms: Option<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "embedding_type is a word or an array of words")]
 enum OneOrMore {
     One(NumberType),
-    More(Vec<NumberType>),
+    More(#[schemars(length(min = 1))] Vec<NumberType>),
 }
 
-#[derive(Clone, Deserialize)]
+/// Weights by name of an adapter.
+type Mixture = BTreeMap<String, f32>;
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "adapters is an object of weights by name, or one such object per input"
 )]
 enum Adapters {
-    OfAll(Map<String, Value>),
-    OfEach(Vec<Map<String, Value>>),
+    OfAll(Mixture),
+    OfEach(Vec<Mixture>),
 }
 
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum PoolingWord {
-    Mean,
-    Cls,
-    LastToken,
-    None,
+/// A pooling, by the library's name for it.
+struct PoolingName(Pooling);
+
+impl<'de> Deserialize<'de> for PoolingName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<PoolingName, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        let found = Pooling::ALL.into_iter().find(|pooling| pooling.name() == word);
+        found.map(PoolingName).ok_or_else(|| {
+            let known = Pooling::ALL.map(Pooling::name).join(", ");
+            serde::de::Error::custom(format!("pooling `{word}` is unknown; known: {known}"))
+        })
+    }
 }
 
-#[derive(Clone, Deserialize)]
+impl JsonSchema for PoolingName {
+    fn schema_name() -> Cow<'static, str> {
+        "Pooling".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "enum": Pooling::ALL.map(Pooling::name)})
+    }
+}
+
+/// Sentences, chunks of so many tokens, or spans `[start, end)` in code points of the text.
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "chunks is \"sentences\", a number of tokens, or an array of spans [start, end]"
@@ -80,10 +113,111 @@ enum Chunks {
     Spans(Vec<(usize, usize)>),
 }
 
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Sentences {
     Sentences,
+}
+
+/// The vectors, in the order of the inputs.
+#[derive(Serialize, JsonSchema)]
+pub struct EmbeddingsResponse {
+    object: ListObject,
+    data: Vec<Item>,
+    /// The name of the model.
+    model: String,
+    usage: Usage,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ListObject {
+    List,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Usage {
+    /// Tokens that went through the model.
+    prompt_tokens: usize,
+    total_tokens: usize,
+}
+
+/// What one input gets: a vector, one per token, or one per chunk.
+#[derive(Serialize, JsonSchema)]
+#[serde(tag = "object")]
+enum Item {
+    #[serde(rename = "embedding")]
+    Embedding { index: usize, embedding: Written },
+    #[serde(rename = "embeddings")]
+    Tokens { index: usize, embeddings: Vec<Written> },
+    #[serde(rename = "embedding.chunks")]
+    Chunks { index: usize, chunks: Vec<ChunkItem> },
+}
+
+/// A chunk of an input: code points `[start, end)`.
+#[derive(Serialize, JsonSchema)]
+struct ChunkItem {
+    start: usize,
+    end: usize,
+    embedding: Written,
+}
+
+/// A vector, or the same vector in each type that was asked for.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+enum Written {
+    One(Slot),
+    ByType(BTreeMap<NumberType, Slot>),
+}
+
+/// The types that vectors are written in.
+struct Writer {
+    types: Vec<NumberType>,
+    by_type: bool,
+    vectors: Vectors,
+}
+
+impl Writer {
+    fn write(&mut self, vector: Vector) -> Result<Written, Failure> {
+        let vector: Arc<[f32]> = vector.into_f32().map_err(Failure::internal)?.into();
+        if !self.by_type {
+            return Ok(Written::One(self.vectors.slot(vector, self.types[0])?));
+        }
+        let slot = |&number: &NumberType| Ok((number, self.vectors.slot(vector.clone(), number)?));
+        Ok(Written::ByType(
+            self.types.iter().map(slot).collect::<Result<_, Failure>>()?,
+        ))
+    }
+
+    fn item(&mut self, index: usize, embedding: Embedding) -> Result<Item, Failure> {
+        Ok(match embedding.output {
+            Output::Vector(vector) => Item::Embedding {
+                index,
+                embedding: self.write(vector)?,
+            },
+            Output::Tokens(vectors) => Item::Tokens {
+                index,
+                embeddings: vectors
+                    .into_iter()
+                    .map(|vector| self.write(vector))
+                    .collect::<Result<_, _>>()?,
+            },
+            Output::Chunks(chunks) => {
+                let chunk = |chunk: ropeway::Chunk| {
+                    Ok(ChunkItem {
+                        start: chunk.start,
+                        end: chunk.end,
+                        embedding: self.write(chunk.vector)?,
+                    })
+                };
+                Item::Chunks {
+                    index,
+                    chunks: chunks.into_iter().map(chunk).collect::<Result<_, Failure>>()?,
+                }
+            }
+            _ => return Err(Failure::new(Kind::Internal, "an embedding has an unknown form")),
+        })
+    }
 }
 
 impl EmbeddingsRequest {
@@ -93,12 +227,6 @@ impl EmbeddingsRequest {
             Some(task) => AdapterSelection::Task(task.clone()),
             None => AdapterSelection::Unset,
         };
-        let pooling = self.pooling.map(|word| match word {
-            PoolingWord::Mean => Pooling::Mean,
-            PoolingWord::Cls => Pooling::Cls,
-            PoolingWord::LastToken => Pooling::LastToken,
-            PoolingWord::None => Pooling::None,
-        });
         let chunks = self.chunks.clone().map(|chunks| match chunks {
             Chunks::Word(Sentences::Sentences) => Chunking::Sentences,
             Chunks::Tokens(tokens) => Chunking::Tokens(tokens),
@@ -108,7 +236,7 @@ impl EmbeddingsRequest {
             .adapters(selection)
             .dimensions(self.dimensions)
             .any_dimensions(self.any_dimensions)
-            .pooling(pooling)
+            .pooling(self.pooling.as_ref().map(|name| name.0))
             .normalize(self.normalized)
             // Both OpenAI and Jina refuse what is too long, unless they are told to cut it.
             .truncate(self.truncate.unwrap_or(false))
@@ -121,17 +249,23 @@ impl EmbeddingsRequest {
 
     /// The inputs, each with its options.
     fn inputs(&mut self, most: usize) -> Result<Vec<(Text, Embed)>, Failure> {
-        let texts = inputs(self.input.take(), "input", most)?;
+        let texts = required(self.input.take(), "input", most)?;
         let options = self.options();
         if self.task.is_some() && self.adapters.is_some() {
             let both = "`task` and `adapters` are both given; take one of them";
             return Err(Failure::new(Kind::Invalid, both));
         }
-        let mixtures: Vec<Option<&Map<String, Value>>> = match &self.adapters {
-            None => vec![None; texts.len()],
-            Some(Adapters::OfAll(mixture)) => vec![Some(mixture); texts.len()],
+        let with = |mixture: &Mixture| {
+            let parts = mixture.iter().map(|(name, weight)| (name.clone(), *weight));
+            options
+                .clone()
+                .adapters(AdapterSelection::Mixture(parts.collect()))
+        };
+        let each: Vec<Embed> = match &self.adapters {
+            None => vec![options; texts.len()],
+            Some(Adapters::OfAll(mixture)) => vec![with(mixture); texts.len()],
             Some(Adapters::OfEach(mixtures)) if mixtures.len() == texts.len() => {
-                mixtures.iter().map(Some).collect()
+                mixtures.iter().map(with).collect()
             }
             Some(Adapters::OfEach(mixtures)) => {
                 let (found, wanted) = (mixtures.len(), texts.len());
@@ -141,36 +275,33 @@ impl EmbeddingsRequest {
                 return Err(Failure::new(Kind::Invalid, message));
             }
         };
-        let with = |(text, mixture): (Text, Option<&Map<String, Value>>)| match mixture {
-            None => Ok((text, options.clone())),
-            Some(mixture) => Ok((text, options.clone().adapters(selection(mixture)?))),
-        };
-        texts.into_iter().zip(mixtures).map(with).collect()
+        Ok(texts.into_iter().zip(each).collect())
     }
 
-    fn types(&self) -> Result<(Vec<NumberType>, bool), Failure> {
-        match (&self.embedding_type, self.encoding_format) {
-            (Some(OneOrMore::One(number)), _) => Ok((vec![*number], false)),
-            (Some(OneOrMore::More(numbers)), _) if numbers.is_empty() => Err(Failure::new(
-                Kind::Invalid,
-                "`embedding_type` is an empty array; name a type",
-            )),
-            (Some(OneOrMore::More(numbers)), _) => Ok((numbers.clone(), true)),
-            (None, format) => Ok((vec![format.unwrap_or(NumberType::Float)], false)),
-        }
+    fn writer(&self) -> Result<Writer, Failure> {
+        let (types, by_type) = match (&self.embedding_type, self.encoding_format) {
+            (Some(OneOrMore::One(number)), _) => (vec![*number], false),
+            (Some(OneOrMore::More(numbers)), _) if numbers.is_empty() => {
+                let message = "`embedding_type` is an empty array; name a type";
+                return Err(Failure::new(Kind::Invalid, message));
+            }
+            (Some(OneOrMore::More(numbers)), _) => (each_once(numbers), true),
+            (None, format) => (vec![format.unwrap_or(NumberType::Float)], false),
+        };
+        Ok(Writer {
+            types,
+            by_type,
+            vectors: Vectors::default(),
+        })
     }
 }
 
-fn selection(mixture: &Map<String, Value>) -> Result<AdapterSelection, Failure> {
-    let weight = |(name, value): (&String, &Value)| match value.as_f64() {
-        Some(weight) => Ok((name.clone(), weight as f32)),
-        None => Err(Failure::new(
-            Kind::Invalid,
-            format!("the weight of adapter `{name}` is not a number"),
-        )),
-    };
-    let parts = mixture.iter().map(weight).collect::<Result<_, _>>()?;
-    Ok(AdapterSelection::Mixture(parts))
+/// The same types without repetitions, which would be written again and again.
+pub fn each_once(numbers: &[NumberType]) -> Vec<NumberType> {
+    let mut numbers = numbers.to_vec();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
 }
 
 /// All inputs as one text, and the span of each in it: late chunking in Jina's way. A space goes between two inputs where
@@ -199,14 +330,13 @@ fn joined(texts: Vec<Text>) -> Result<(Text, Vec<(usize, usize)>), Failure> {
 }
 
 /// `POST /v1/embeddings`.
-pub async fn embeddings(app: Arc<App>, caller: Caller, request: Body) -> Result<Response<Body>, Failure> {
-    let bytes = app.read(request).await?;
-    answer(&app, &caller, &bytes).await
+pub async fn embeddings(mut call: Call) -> Answer {
+    let request = call.read().await?;
+    answer(&call.app, &call.caller, request).await
 }
 
-/// Answers a body of this route.
-pub async fn answer(app: &App, caller: &Caller, bytes: &[u8]) -> Result<Response<Body>, Failure> {
-    let mut request: EmbeddingsRequest = body::parse(bytes)?;
+/// Answers a request of this route.
+pub async fn answer(app: &App, caller: &Caller, mut request: EmbeddingsRequest) -> Answer {
     let model = app.model(request.model.as_deref())?;
     let terms = Terms {
         caller: caller.0.clone(),
@@ -215,7 +345,7 @@ pub async fn answer(app: &App, caller: &Caller, bytes: &[u8]) -> Result<Response
             .deadline_ms
             .and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms))),
     };
-    let (types, by_type) = request.types()?;
+    let mut writer = request.writer()?;
     let mut asked = request.inputs(app.limits.inputs)?;
     let late = request.late_chunking == Some(true);
     if late {
@@ -230,81 +360,28 @@ pub async fn answer(app: &App, caller: &Caller, bytes: &[u8]) -> Result<Response
     let embedded = embed(&model.service, asked, &terms).await?;
     let tokens = embedded.tokens();
     app.count_tokens(tokens);
-    let write = |vector: &[f32]| -> Result<Value, Failure> {
-        if !by_type {
-            return value(&types[0].write(vector)?);
-        }
-        let mut object = Map::new();
-        for number in &types {
-            object.insert(number.name().into(), value(&number.write(vector)?)?);
-        }
-        Ok(Value::Object(object))
-    };
     let mut data = Vec::new();
     for (index, embedding) in embedded.embeddings.into_iter().enumerate() {
         match late {
-            false => data.push(item(index, embedding, &write)?),
+            false => data.push(writer.item(index, embedding)?),
             true => {
                 let chunks = embedding.into_chunks().map_err(Failure::internal)?;
                 for (index, chunk) in chunks.into_iter().enumerate() {
-                    let vector = write(&chunk.vector.into_f32().map_err(Failure::internal)?)?;
-                    data.push(json!({"object": "embedding", "index": index, "embedding": vector}));
+                    let embedding = writer.write(chunk.vector)?;
+                    data.push(Item::Embedding { index, embedding });
                 }
             }
         }
     }
-    body::json(&json!({
-        "object": "list",
-        "data": data,
-        "model": model.name,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }))
-}
-
-fn value(numbers: &crate::vectors::Numbers) -> Result<Value, Failure> {
-    serde_json::to_value(numbers).map_err(Failure::internal)
-}
-
-fn item(
-    index: usize,
-    embedding: Embedding,
-    write: &dyn Fn(&[f32]) -> Result<Value, Failure>,
-) -> Result<Value, Failure> {
-    let floats = |vector: ropeway::Vector| vector.into_f32().map_err(Failure::internal);
-    Ok(match embedding.output {
-        Output::Vector(vector) => {
-            json!({"object": "embedding", "index": index, "embedding": write(&floats(vector)?)?})
-        }
-        Output::Tokens(vectors) => {
-            let vectors = vectors.into_iter().map(|vector| write(&floats(vector)?));
-            let vectors: Vec<Value> = vectors.collect::<Result<_, _>>()?;
-            json!({"object": "embeddings", "index": index, "embeddings": vectors})
-        }
-        Output::Chunks(chunks) => {
-            let chunk = |chunk: ropeway::Chunk| -> Result<Value, Failure> {
-                let vector = write(&floats(chunk.vector)?)?;
-                Ok(json!({"start": chunk.start, "end": chunk.end, "embedding": vector}))
-            };
-            let chunks: Vec<Value> = chunks.into_iter().map(chunk).collect::<Result<_, _>>()?;
-            json!({"object": "embedding.chunks", "index": index, "chunks": chunks})
-        }
-        _ => return Err(Failure::new(Kind::Internal, "an embedding has an unknown form")),
+    writer.vectors.response(&EmbeddingsResponse {
+        object: ListObject::List,
+        data,
+        model: model.name.clone(),
+        usage: Usage {
+            prompt_tokens: tokens,
+            total_tokens: tokens,
+        },
     })
-}
-
-/// `GET /v1/models`.
-pub fn models(app: &App) -> Result<Response<Body>, Failure> {
-    let data: Vec<Value> = app.models.iter().map(|model| entry(app, &model.name)).collect();
-    body::json(&json!({"object": "list", "data": data}))
-}
-
-/// `GET /v1/models/{id}`.
-pub fn model(app: &App, name: &str) -> Result<Response<Body>, Failure> {
-    body::json(&entry(app, &app.model(Some(name))?.name))
-}
-
-fn entry(app: &App, name: &str) -> Value {
-    json!({"id": name, "object": "model", "created": app.started_unix, "owned_by": "ropeway"})
 }
 
 #[cfg(test)]
@@ -315,7 +392,7 @@ mod tests {
     fn late_chunks_are_spans_of_the_joined_text() {
         let words = |text: &str| Text::Words(text.into());
         let (text, spans) = joined(vec![words("Über"), words("uns. "), words("Hier")]).unwrap();
-        assert!(matches!(text, Text::Words(text) if text == "Über uns. Hier"));
+        assert_eq!(text, words("Über uns. Hier"));
         assert_eq!(spans, [(0, 4), (5, 10), (10, 14)]);
         assert!(joined(vec![Text::Ids(vec![1])]).is_err());
     }

@@ -4,24 +4,32 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response};
+use ropeway::service::Timing;
 use ropeway::{Embed, Pooling, Precision};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
-use crate::app::{App, Caller, Model};
+use crate::app::{Answer, App, Call, Caller, Model};
 use crate::body;
-use crate::embed::{Embedded, Terms, Text, embed, inputs};
+use crate::embed::{Terms, embed};
 use crate::failure::{Failure, Kind};
+use crate::inputs::{Inputs, Text, check_count, required};
 use crate::openai;
+use crate::reply::{self, Slot, Vectors};
+use crate::vectors::NumberType;
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 struct Options {
+    /// Cut what is longer than the model takes, in place of refusing it; true if it is missing.
     truncate: Option<bool>,
+    /// Where texts are cut. With `left`, what would have to be cut is refused.
     truncation_direction: Option<Direction>,
+    /// A task or prompt of the model.
     prompt_name: Option<String>,
 }
 
-#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Deserialize, JsonSchema, PartialEq, Eq)]
 enum Direction {
     #[serde(alias = "Right", rename = "right")]
     Right,
@@ -29,27 +37,50 @@ enum Direction {
     Left,
 }
 
-#[derive(Deserialize)]
-struct EmbedRequest {
-    #[serde(default)]
-    inputs: Value,
+/// What to embed with the first model. Unknown fields are ignored.
+#[derive(Deserialize, JsonSchema)]
+pub struct EmbedRequest {
+    #[schemars(required, with = "Inputs")]
+    inputs: Option<Inputs>,
     #[serde(flatten)]
     options: Options,
+    /// Divide vectors by their norm; true if it is missing.
     normalize: Option<bool>,
+    /// Keep the first so many dimensions.
+    #[schemars(range(min = 1))]
     dimensions: Option<usize>,
 }
 
-#[derive(Deserialize)]
-struct SimilarityRequest {
+/// One sentence, and others that it is compared with.
+#[derive(Deserialize, JsonSchema)]
+pub struct SimilarityRequest {
     inputs: Similarity,
     #[serde(default)]
     parameters: Options,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct Similarity {
     source_sentence: String,
+    #[schemars(length(min = 1))]
     sentences: Vec<String>,
+}
+
+/// Whose body it is, of the routes that take several.
+#[derive(Deserialize)]
+struct Sort {
+    input: Option<IgnoredAny>,
+    inputs: Option<Source>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Source {
+    Sentences {
+        #[serde(rename = "source_sentence")]
+        _source: IgnoredAny,
+    },
+    Other(IgnoredAny),
 }
 
 impl Options {
@@ -57,17 +88,7 @@ impl Options {
         let options = match &self.prompt_name {
             None => Embed::default(),
             Some(name) => {
-                let engine = model.engine()?;
-                if !engine.config().tasks.iter().any(|task| task.name == *name) {
-                    let names: Vec<&str> = engine
-                        .config()
-                        .tasks
-                        .iter()
-                        .map(|task| task.name.as_str())
-                        .collect();
-                    let message = format!("there is no prompt `{name}`; there are {}", names.join(", "));
-                    return Err(Failure::new(Kind::Invalid, message));
-                }
+                check_prompt(model, name)?;
                 Embed::task(name)
             }
         };
@@ -75,6 +96,18 @@ impl Options {
         let left = self.truncation_direction == Some(Direction::Left);
         Ok(options.truncate(self.truncate.unwrap_or(true) && !left))
     }
+}
+
+/// Fails for a name that is no task or prompt of the model; else gives what it puts before a text.
+pub fn check_prompt(model: &Model, name: &str) -> Result<String, Failure> {
+    let engine = model.engine()?;
+    let tasks = &engine.config().tasks;
+    let found = tasks.iter().find(|task| task.name == name);
+    found.map(|task| task.prefix.clone()).ok_or_else(|| {
+        let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
+        let message = format!("there is no prompt `{name}`; there are {}", names.join(", "));
+        Failure::new(Kind::Invalid, message)
+    })
 }
 
 fn terms(caller: Caller) -> Terms {
@@ -85,46 +118,65 @@ fn terms(caller: Caller) -> Terms {
     }
 }
 
-/// A response with what TEI says of its times, in milliseconds.
-fn timed(
-    mut response: Response<Body>,
+/// What TEI's headers say of a response.
+struct Timed {
     kind: &'static str,
-    embedded: &Embedded,
+    timing: Timing,
+    tokens: usize,
     characters: usize,
-) -> Response<Body> {
-    let timing = embedded.timing;
-    let milliseconds = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let numbers = [
-        ("x-compute-time", milliseconds(timing.total)),
-        ("x-compute-characters", characters as u64),
-        ("x-compute-tokens", embedded.tokens() as u64),
-        ("x-total-time", milliseconds(timing.total)),
-        ("x-tokenization-time", milliseconds(timing.tokenize)),
-        ("x-queue-time", milliseconds(timing.queue)),
-        ("x-inference-time", milliseconds(timing.compute)),
-    ];
-    let headers = response.headers_mut();
-    for (name, number) in numbers {
-        headers.insert(name, HeaderValue::from(number));
-    }
-    headers.insert("x-compute-type", HeaderValue::from_static(kind));
-    response
 }
 
-/// `POST /embed`, `/` and `/invocations`, with a body of `/embed` or `/similarity`.
-pub async fn embed_route(app: Arc<App>, caller: Caller, request: Body) -> Result<Response<Body>, Failure> {
-    let bytes = app.read(request).await?;
-    answer(&app, caller, &bytes).await
+impl Timed {
+    /// Adds them to a response; times are in milliseconds.
+    fn headers_of(self, mut response: Response<Body>) -> Response<Body> {
+        let timing = self.timing;
+        let milliseconds = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let numbers = [
+            ("x-compute-time", milliseconds(timing.total)),
+            ("x-compute-characters", self.characters as u64),
+            ("x-compute-tokens", self.tokens as u64),
+            ("x-total-time", milliseconds(timing.total)),
+            ("x-tokenization-time", milliseconds(timing.tokenize)),
+            ("x-queue-time", milliseconds(timing.queue)),
+            ("x-inference-time", milliseconds(timing.compute)),
+        ];
+        let headers = response.headers_mut();
+        for (name, number) in numbers {
+            headers.insert(name, HeaderValue::from(number));
+        }
+        headers.insert("x-compute-type", HeaderValue::from_static(self.kind));
+        response
+    }
 }
 
-async fn answer(app: &App, caller: Caller, bytes: &[u8]) -> Result<Response<Body>, Failure> {
-    let request: EmbedRequest = body::parse(bytes)?;
-    // `/` is the route of all clients of huggingface_hub, whatever they want.
-    if request.inputs.get("source_sentence").is_some() {
-        return compare(app, caller, bytes).await;
+/// `POST /embed`.
+pub async fn embed_route(mut call: Call) -> Answer {
+    let request = call.read().await?;
+    answer(&call.app, call.caller, request).await
+}
+
+/// `POST /` and `/invocations`: a body of `/embed`, `/similarity` or `/v1/embeddings`. Clients of huggingface_hub send all
+/// they want to `/`.
+pub async fn any(mut call: Call) -> Answer {
+    if call.headers.contains_key("x-amzn-sagemaker-target-model") {
+        let message = "this container serves its own models alone; name one in the body's `model`";
+        return Err(Failure::new(Kind::Invalid, message));
     }
+    let bytes = call.bytes().await?;
+    let Call { app, caller, .. } = call;
+    match body::parse(&bytes)? {
+        Sort { input: Some(_), .. } => openai::answer(&app, &caller, body::parse(&bytes)?).await,
+        Sort {
+            inputs: Some(Source::Sentences { .. }),
+            ..
+        } => compare(&app, caller, body::parse(&bytes)?).await,
+        _ => answer(&app, caller, body::parse(&bytes)?).await,
+    }
+}
+
+async fn answer(app: &App, caller: Caller, request: EmbedRequest) -> Answer {
     let model = app.model(None)?;
-    let texts = inputs(request.inputs, "inputs", app.limits.inputs)?;
+    let texts = required(request.inputs, "inputs", app.limits.inputs)?;
     let options = request
         .options
         .embed(model)?
@@ -132,24 +184,37 @@ async fn answer(app: &App, caller: Caller, bytes: &[u8]) -> Result<Response<Body
         .dimensions(request.dimensions);
     let characters = texts.iter().map(Text::characters).sum();
     let asked = texts.into_iter().map(|text| (text, options.clone()));
-    let mut embedded = embed(&model.service, asked.collect(), &terms(caller)).await?;
-    app.count_tokens(embedded.tokens());
-    let vectors: Vec<_> = embedded.embeddings.iter_mut().map(|one| one.as_f32()).collect();
-    let response = body::json(&vectors)?;
+    let embedded = embed(&model.service, asked.collect(), &terms(caller)).await?;
+    let tokens = embedded.tokens();
+    app.count_tokens(tokens);
     let kind = if model.engine().is_ok_and(|engine| engine.on_gpu()) {
         "gpu"
     } else {
         "cpu"
     };
-    Ok(timed(response, kind, &embedded, characters))
+    let timing = Timed {
+        kind,
+        timing: embedded.timing,
+        tokens,
+        characters,
+    };
+    let mut vectors = Vectors::default();
+    let slots = embedded.embeddings.into_iter();
+    let slots = slots.map(|one| vectors.slot(floats(one.into_f32())?, NumberType::Float));
+    let slots: Vec<Slot> = slots.collect::<Result<_, _>>()?;
+    Ok(timing.headers_of(vectors.response(&slots)?))
+}
+
+fn floats(vector: ropeway::Result<Vec<f32>>) -> Result<Arc<[f32]>, Failure> {
+    Ok(vector.map_err(Failure::internal)?.into())
 }
 
 /// `POST /embed_all`: one vector per token.
-pub async fn embed_all(app: Arc<App>, caller: Caller, request: Body) -> Result<Response<Body>, Failure> {
-    let bytes = app.read(request).await?;
-    let request: EmbedRequest = body::parse(&bytes)?;
+pub async fn embed_all(mut call: Call) -> Answer {
+    let request: EmbedRequest = call.read().await?;
+    let Call { app, caller, .. } = call;
     let model = app.model(None)?;
-    let texts = inputs(request.inputs, "inputs", app.limits.inputs)?;
+    let texts = required(request.inputs, "inputs", app.limits.inputs)?;
     let options = request
         .options
         .embed(model)?
@@ -158,27 +223,23 @@ pub async fn embed_all(app: Arc<App>, caller: Caller, request: Body) -> Result<R
     let asked = texts.into_iter().map(|text| (text, options.clone()));
     let embedded = embed(&model.service, asked.collect(), &terms(caller)).await?;
     app.count_tokens(embedded.tokens());
-    let mut all = Vec::new();
+    let mut vectors = Vectors::default();
+    let mut all: Vec<Vec<Slot>> = Vec::new();
     for embedding in embedded.embeddings {
-        let vectors = embedding.into_tokens().and_then(|vectors| {
-            vectors
-                .into_iter()
-                .map(ropeway::Vector::into_f32)
-                .collect::<ropeway::Result<Vec<_>>>()
-        });
-        all.push(vectors.map_err(Failure::internal)?);
+        let tokens = embedding.into_tokens().map_err(Failure::internal)?.into_iter();
+        let slots = tokens.map(|vector| vectors.slot(floats(vector.into_f32())?, NumberType::Float));
+        all.push(slots.collect::<Result<_, _>>()?);
     }
-    body::json(&all)
+    vectors.response(&all)
 }
 
 /// `POST /similarity`: cosines of one sentence and others.
-pub async fn similarity(app: Arc<App>, caller: Caller, request: Body) -> Result<Response<Body>, Failure> {
-    let bytes = app.read(request).await?;
-    compare(&app, caller, &bytes).await
+pub async fn similarity(mut call: Call) -> Answer {
+    let request = call.read().await?;
+    compare(&call.app, call.caller, request).await
 }
 
-async fn compare(app: &App, caller: Caller, bytes: &[u8]) -> Result<Response<Body>, Failure> {
-    let request: SimilarityRequest = body::parse(bytes)?;
+async fn compare(app: &App, caller: Caller, request: SimilarityRequest) -> Answer {
     let model = app.model(None)?;
     let Similarity {
         source_sentence,
@@ -187,7 +248,7 @@ async fn compare(app: &App, caller: Caller, bytes: &[u8]) -> Result<Response<Bod
     if sentences.is_empty() {
         return Err(Failure::empty("sentences"));
     }
-    app.check_count("sentences", sentences.len() + 1)?;
+    check_count("sentences", sentences.len() + 1, app.limits.inputs)?;
     let options = request.parameters.embed(model)?.normalize(true);
     let texts = std::iter::once(source_sentence).chain(sentences);
     let asked = texts.map(|text| (Text::Words(text), options.clone()));
@@ -202,24 +263,12 @@ async fn compare(app: &App, caller: Caller, bytes: &[u8]) -> Result<Response<Bod
             .map(|(a, b)| f64::from(*a) * f64::from(*b));
         products.sum()
     };
-    body::json(&others.iter().map(|other| dot(other) as f32).collect::<Vec<f32>>())
-}
-
-/// `POST /invocations`: a body of `/embed` or of `/v1/embeddings`.
-pub async fn invocations(app: Arc<App>, caller: Caller, request: Body) -> Result<Response<Body>, Failure> {
-    #[derive(Deserialize)]
-    struct Keys {
-        input: Option<serde::de::IgnoredAny>,
-    }
-    let bytes = app.read(request).await?;
-    match body::parse::<Keys>(&bytes)?.input {
-        Some(_) => openai::answer(&app, &caller, &bytes).await,
-        None => answer(&app, caller, &bytes).await,
-    }
+    reply::json(&others.iter().map(|other| dot(other) as f32).collect::<Vec<f32>>())
 }
 
 /// `GET /info`.
-pub fn info(app: &App) -> Result<Response<Body>, Failure> {
+pub async fn info(call: Call) -> Answer {
+    let app = &call.app;
     let model = app.model(None)?;
     let engine = model.engine()?;
     let pooling = engine.config().pooling.iter().map(|pooling| match pooling {
@@ -234,29 +283,56 @@ pub fn info(app: &App) -> Result<Response<Body>, Failure> {
         Precision::Bf16 => "bfloat16".into(),
         other => other.to_string(),
     };
-    body::json(&json!({
-        "model_id": model.name,
-        "model_sha": null,
-        "model_dtype": dtype,
-        "served_model_name": model.name,
-        "model_type": {"embedding": {"pooling": pooling}},
-        "max_concurrent_requests": app.limits.connections,
-        "max_input_length": engine.config().max_tokens,
-        "max_batch_tokens": engine.batch_tokens(),
-        "max_batch_requests": null,
-        "max_client_batch_size": app.limits.inputs,
-        "auto_truncate": true,
-        "tokenization_workers": engine.threads().clamp(1, 4),
-        "version": env!("CARGO_PKG_VERSION"),
-        "sha": null,
-        "docker_label": null,
-    }))
+    reply::json(&Info {
+        model_id: model.name.clone(),
+        model_sha: None,
+        model_dtype: dtype,
+        served_model_name: model.name.clone(),
+        model_type: ModelType::Embedding { pooling },
+        max_concurrent_requests: app.limits.connections,
+        max_input_length: engine.config().max_tokens,
+        max_batch_tokens: engine.batch_tokens(),
+        max_batch_requests: None,
+        max_client_batch_size: app.limits.inputs,
+        auto_truncate: true,
+        tokenization_workers: model.service.tokenizers(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        sha: None,
+        docker_label: None,
+    })
+}
+
+/// The first model, and the server's limits.
+#[derive(Serialize, JsonSchema)]
+pub struct Info {
+    model_id: String,
+    model_sha: Option<String>,
+    model_dtype: String,
+    served_model_name: String,
+    model_type: ModelType,
+    /// Connections at a time.
+    max_concurrent_requests: usize,
+    /// Tokens of the longest input.
+    max_input_length: usize,
+    max_batch_tokens: usize,
+    max_batch_requests: Option<usize>,
+    /// Inputs of a request.
+    max_client_batch_size: usize,
+    auto_truncate: bool,
+    tokenization_workers: usize,
+    version: String,
+    sha: Option<String>,
+    docker_label: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum ModelType {
+    Embedding { pooling: String },
 }
 
 /// A route of other kinds of models.
-pub fn unsupported() -> Failure {
-    Failure::new(
-        Kind::Unsupported,
-        "this model embeds texts; it has no head for this route",
-    )
+pub async fn unsupported() -> Answer {
+    let message = "this model embeds texts; it has no head for this route";
+    Err(Failure::new(Kind::Unsupported, message))
 }

@@ -66,6 +66,27 @@ fn structures_have_the_layout_of_the_header() {
     assert_eq!(stdout(&output), own.trim_end());
 }
 
+/// Each argument out of its limits is refused, and said which one; none within them is.
+#[test]
+fn arguments_of_tensor_maps_are_checked() {
+    let Some(toolkit) = toolkit() else { return };
+    let program = compile(&toolkit, &folder("tensor_map"), "tensor_map", &[]);
+    let output = softcuda(&program).output().unwrap();
+    let said = stderr(&output);
+    assert!(output.status.success(), "{}{said}", stdout(&output));
+    for (case, word) in [
+        ("now.rank = 4", "a rank of 4"),
+        ("now.strides[0] = 216", "globalStrides[0] is 216"),
+        ("now.box[1] = 257", "boxDim[1] is 257"),
+        ("now.box[0] = 128", "the swizzle spans 128"),
+        ("now.interleave", "interleaved"),
+    ] {
+        let mut lines = said.lines().skip_while(|line| !line.contains(case));
+        let reason = lines.nth(1).unwrap_or_default();
+        assert!(reason.contains(word), "{case}: {reason}");
+    }
+}
+
 /// Runs one of `small.c`'s programs.
 fn small(name: &str, environment: &[(&str, &str)]) -> Option<Output> {
     let toolkit = toolkit()?;

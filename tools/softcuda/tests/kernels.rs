@@ -542,9 +542,13 @@ fn lanes_of_a_warp_fight_for_a_lock() {
 
 // --- Calls, control flow, memory spaces -----------------------------------------------------------------
 
+/// Bytes of stack that each thread of `recursion` gets on a GPU: on an H100 1.0 GiB in all.
+const RECURSION_STACK: usize = 4 << 10;
+
 #[test]
 fn recursion_and_function_pointers() {
     let (mut gpu, module) = load!("functions.cu");
+    gpu.stack(RECURSION_STACK);
     let (out, sums, depths) = (gpu.alloc(256), gpu.alloc(512), gpu.alloc(256));
     let args = Args::new().with(out).with(sums).with(depths);
     gpu.launch(&module, "recursion", Shape::new(1, 64), &args);
@@ -569,6 +573,35 @@ fn recursion_and_function_pointers() {
         })
         .collect();
     assert_eq!(gpu.download::<i32>(out, 64), want);
+}
+
+/// The deepest call of 64 threads is 65 frames of `triangle`, or 12 of `fibonacci`.
+#[test]
+fn the_stack_for_recursion_holds_its_frames() {
+    let Some(ptx) = harness::compile("functions.cu") else {
+        return;
+    };
+    let Some(toolkit) = support::toolkit() else { return };
+    let folder = support::folder("stack");
+    std::fs::write(folder.join("functions.ptx"), &*ptx).unwrap();
+    for architecture in ["sm_80", "sm_89", "sm_90"] {
+        let output = std::process::Command::new(toolkit.join("bin/ptxas"))
+            .args(["-v", "-o", "/dev/null", "-arch", architecture])
+            .arg(folder.join("functions.ptx"))
+            .output()
+            .expect("ptxas");
+        let log = support::stderr(&output) + &support::stdout(&output);
+        let frames: Vec<usize> = log
+            .lines()
+            .filter_map(|line| line.trim().split_once(" bytes stack frame")?.0.parse().ok())
+            .collect();
+        assert!(frames.len() >= 4, "{log}");
+        let deepest = 65 * frames.iter().max().unwrap();
+        assert!(deepest > 0, "{architecture}: {log}");
+        // As much again is for what the calling convention adds.
+        assert!(2 * deepest <= RECURSION_STACK, "{architecture}: {deepest} bytes");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]

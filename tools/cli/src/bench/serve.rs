@@ -1,37 +1,81 @@
-//! `ropeway bench serve`: the engine's side of `tools/peers`.
+//! `ropeway bench serve`: a server under load.
 
-use std::io::BufRead as _;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::process::Command;
 
-use crate::measure::Serving;
-use ropeway::Embed;
+use crate::measure::{self, Serve};
 
-use super::say;
+use super::Common;
 use crate::exit::Exit;
 use crate::options::RunOptions;
-use crate::source::{self, Source};
+use crate::terminal;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// What to embed: JSON lines as `ropeway embed` reads them
-    #[arg(long, value_name = "FILE")]
-    inputs: PathBuf,
+    #[command(flatten)]
+    common: Common,
+
+    /// Measure the server at this URL of this machine, instead of some that are started
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+
+    /// Let another server take turns with it: one of /v1/embeddings and /v1/models, on this machine, with the same
+    /// model; may be repeated
+    #[arg(long, value_name = "NAME=URL", value_parser = named_url)]
+    against: Vec<(String, String)>,
+}
+
+fn named_url(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, url)) if !name.is_empty() && url.starts_with("http://") => Ok((name.into(), url.into())),
+        _ => Err("wanted NAME=http://HOST:PORT".into()),
+    }
 }
 
 pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
-    let path = args.inputs.display().to_string();
-    let lines = source::read_document(&Source::File(args.inputs))?;
-    let start = Instant::now();
-    let engine = run.open()?;
-    let load_seconds = start.elapsed().as_secs_f64();
-    let defaults = Embed::default();
-    let serving =
-        Serving::new(&engine, &lines, &defaults).map_err(|e| Exit::usage(format!("{path}: {e}")))?;
-    say(serving.ready(load_seconds))?;
-    for line in std::io::stdin().lock().lines() {
-        let line = line.map_err(|e| Exit::usage(format!("standard input: {e}")))?;
-        say(serving.answer(&line)?)?;
+    let serve = Serve {
+        engine: run.open()?,
+        command: &|threads| serve_command(run, threads),
+        url: args.url,
+        against: args.against,
+        effort: args.common.effort(),
+    };
+    let mut printed = Ok(());
+    let report = measure::load(serve, &mut |line| {
+        if printed.is_ok() {
+            printed = terminal::print(format!("{line}\n").as_bytes());
+        }
+    })?;
+    printed?;
+    args.common.write(&report.json())
+}
+
+/// `ropeway serve` with this run's options, on so many threads.
+fn serve_command(run: &RunOptions, threads: usize) -> Command {
+    let program = std::env::current_exe().unwrap_or_else(|_| "ropeway".into());
+    let mut command = Command::new(program);
+    command.args(["serve", "--device", &run.device.to_string()]);
+    command.args(["--numerics", &run.numerics.to_string()]);
+    command.args(["--threads", &threads.to_string()]);
+    for model in &run.models {
+        command.args(["--model", model]);
     }
-    Ok(())
+    let settings = [
+        (
+            "--precision",
+            run.precision.map(|precision| precision.to_string()),
+        ),
+        (
+            "--batch-tokens",
+            run.batch_tokens.map(|tokens| tokens.to_string()),
+        ),
+    ];
+    for (flag, value) in settings {
+        if let Some(value) = value {
+            command.args([flag, &value]);
+        }
+    }
+    if run.offline {
+        command.arg("--offline");
+    }
+    command
 }

@@ -7,7 +7,8 @@
 //! | [`count`](count()) | what each kernel does, counted under softcuda: no times |
 //! | [`adapters`] | what adapters cost: K-extended and separate products over merged weights |
 //! | [`encoder`] | whole calls: throughput, latency by its parts, start-up, memory |
-//! | [`Serving`] | one set of inputs, run whenever it is told to: for `tools/peers` |
+//! | [`load`] | a server under load, beside its peers and the engine without HTTP |
+//! | [`Contestant`] | one set of inputs, run whenever it is told to: for `tools/peers` |
 //! | `report` | rows with their ceiling: as a table and as JSON |
 //! | `ceiling` | what the device can do at most: its matrix units at the highest clock, and a copy that is measured |
 //!
@@ -18,22 +19,24 @@
 mod adapters;
 mod batches;
 mod ceiling;
+mod contestant;
 mod count;
 mod encoder;
 mod host;
 mod kernels;
 mod kernels_cpu;
+mod load;
 mod report;
-mod serve;
 
 pub use adapters::{adapters, table as adapters_table};
 pub use ceiling::Ceilings;
+pub use contestant::Contestant;
 pub use count::{COUNTERS, count};
 pub use encoder::{encoder, encoder_fastest, encoder_on_cpu, encoder_table, first_vector, startup};
 pub use kernels::{KernelBench, kernels};
 pub use kernels_cpu::kernels_on_cpu;
+pub use load::{Serve, load};
 pub use report::Report;
-pub use serve::Serving;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

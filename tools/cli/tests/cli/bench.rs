@@ -1,5 +1,8 @@
 //! `ropeway bench` on the CPU.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Command;
+
 use serde_json::Value;
 
 use crate::harness::{InputLocation, command, finish, floats};
@@ -9,12 +12,24 @@ const INPUTS: &[u8] = br#"{"text": "a warm coat"}
 {"text": "a cold beer", "task": "retrieval.query"}
 "#;
 
+/// A contestant with the inputs of a place's `inputs.jsonl`.
+fn contestant(place: &InputLocation) -> Command {
+    let mut command = command(&[
+        "bench",
+        "contestant",
+        "--device",
+        "cpu",
+        "--inputs",
+        "inputs.jsonl",
+    ]);
+    command.current_dir(place.0.path());
+    command
+}
+
 #[test]
-fn serve_runs_its_inputs_when_it_is_told_to() {
+fn a_contestant_runs_its_inputs_when_it_is_told_to() {
     let place = InputLocation::new(&[("inputs.jsonl", INPUTS)]);
-    let mut serve = command(&["bench", "serve", "--device", "cpu", "--inputs", "inputs.jsonl"]);
-    serve.current_dir(place.0.path());
-    let said = finish(serve, b"2\nvectors\n0\n").lines();
+    let said = finish(contestant(&place), b"2\nvectors\n0\n").lines();
     let embedded = place.run(&["embed", "--device", "cpu", "inputs.jsonl"]).lines();
     let [ready, runs, vectors, none] = &said[..] else {
         panic!("{said:?}")
@@ -38,7 +53,7 @@ fn serve_runs_its_inputs_when_it_is_told_to() {
 }
 
 #[test]
-fn serve_names_what_it_cannot_serve() {
+fn a_contestant_names_what_it_cannot_serve() {
     let place = InputLocation::new(&[
         ("inputs.jsonl", INPUTS),
         (
@@ -55,12 +70,10 @@ fn serve_names_what_it_cannot_serve() {
         ("none.jsonl", &["none.jsonl"]),
     ] {
         place
-            .run(&["bench", "serve", "--device", "cpu", "--inputs", file])
+            .run(&["bench", "contestant", "--device", "cpu", "--inputs", file])
             .fails(2, parts);
     }
-    let mut serve = command(&["bench", "serve", "--device", "cpu", "--inputs", "inputs.jsonl"]);
-    serve.current_dir(place.0.path());
-    finish(serve, b"many\n").fails(2, &["`many`", "vectors"]);
+    finish(contestant(&place), b"many\n").fails(2, &["`many`", "vectors"]);
 }
 
 #[test]
@@ -137,4 +150,80 @@ fn the_steps_of_a_pass_are_measured_on_the_cpu() {
             assert!(row["fraction_of_bound"].as_f64().unwrap() > 0.0, "{row}");
         }
     }
+}
+
+/// Whatever is measured of a server is there, and every bar has its value; a server that runs already takes turns with it.
+#[test]
+fn servers_are_put_under_load() {
+    let place = InputLocation::new(&[]);
+    let mut peer = command(&["serve", "--device", "cpu", "--port", "0"])
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut stderr = BufReader::new(peer.stderr.take().unwrap());
+    stderr.read_line(&mut said).unwrap();
+    let url = said.trim().split_once(" on ").unwrap().1;
+    let flags = [
+        "bench",
+        "serve",
+        "--device",
+        "cpu",
+        "--quick",
+        "--json",
+        "report.json",
+    ];
+    let run = place.run(&[&flags[..], &["--against", &format!("peer={url}")]].concat());
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{}", run.out);
+    let report: Value = serde_json::from_slice(&place.read("report.json")).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    let of = |case: &str, server: &str| {
+        let found = rows
+            .iter()
+            .find(|row| row["case"] == case && row["server"] == server);
+        found.unwrap_or_else(|| panic!("no {case} of {server}: {report}"))
+    };
+    for (case, server) in [
+        ("1 client", "ropeway"),
+        ("1 client", "peer"),
+        ("8 clients", "peer"),
+        ("1 caller", "Service, in process"),
+        ("0.5 × capacity", "ropeway"),
+        ("queries beside documents", "ropeway"),
+        ("documents beside queries", "ropeway"),
+    ] {
+        let row = of(case, server);
+        assert!(row["answered"].as_u64().unwrap() > 0, "{row}");
+        assert!(row["p50_ms"].as_f64().unwrap() > 0.0 && row["p50_ms"].as_f64() <= row["p99_ms"].as_f64());
+        assert_eq!(
+            (&row["failed"], &row["failure"]),
+            (&0.into(), &Value::Null),
+            "{row}"
+        );
+    }
+    let bars = report["bars"].as_array().unwrap();
+    assert_eq!(bars.len(), 10, "{bars:#?}");
+    for bar in bars {
+        let what = bar["what"].as_str().unwrap();
+        // A load that was light after all has no refusal.
+        assert!(bar["value"].is_f64() || what.contains("refusal"), "{what}: {bar}");
+        assert!(run.out.contains(what), "{}", run.out);
+        if what.contains("lost") {
+            assert_eq!(bar["met"], true, "{report}");
+        }
+    }
+    peer.kill().unwrap();
+    peer.wait().unwrap();
+    place
+        .run(&[
+            "bench",
+            "serve",
+            "--device",
+            "cpu",
+            "--url",
+            "http://192.0.2.1:80",
+        ])
+        .fails(2, &["192.0.2.1", "loopback"]);
+    place
+        .run(&["bench", "serve", "--device", "cpu", "--quick", "--url", url])
+        .fails(2, &["cannot connect"]);
 }

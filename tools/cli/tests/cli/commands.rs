@@ -335,7 +335,7 @@ fn decisions_are_explained_with_their_files() {
     let explained = ropeway(&["models", "explain"], b"").out;
     for words in [
         "longest input",
-        "overruled: ",
+        "also: config.json: max_position_embeddings",
         "task retrieval.query",
         "task_instructions",
     ] {

@@ -69,8 +69,11 @@ fn what_cannot_be_served_ends_the_run_in_one_line() {
     let folder = InputLocation::new(&[("none", b"\n")]);
     let flags = |more: &[&str]| folder.run(&[&["serve", "--device", "cpu", "--port", "0"], more].concat());
     flags(&["--api-key-file", "none"]).fails(2, &["none", "holds no key"]);
-    flags(&["--also", "x"]).fails(2, &["NAME=FOLDER_OR_ID"]);
-    flags(&["--also", "x=/nonexistent"]).fails(2, &["/nonexistent"]);
+    flags(&["--model", "x="]).fails(2, &["NAME=FOLDER_OR_ID"]);
+    flags(&["--model", "x=/nonexistent"]).fails(2, &["/nonexistent"]);
+    flags(&["--model", "a=b", "--model", "c=d", "--name", "e"]).fails(2, &["--name is for one model"]);
+    flags(&["--adapters-dir", "."]).fails(2, &["--adapters-dir wants an admin key"]);
+    flags(&["--adapters-dir", "nowhere", "--admin-key", "a"]).fails(2, &["nowhere", "no folder"]);
     flags(&["--contexts", "9"]).fails(2, &["concurrency is 9", "1 to 2"]);
     flags(&["--host", "192.0.2.1"]).fails(2, &["cannot listen"]);
 }

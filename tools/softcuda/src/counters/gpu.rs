@@ -142,7 +142,7 @@ pub static GPUS: [Gpu; 6] = [
     Gpu {
         key: "h100",
         name: "NVIDIA H100 SXM",
-        profile: &profile::SM_90,
+        profile: &profile::SM_90_H100,
         multiprocessors: 132,
         clock_hz: 1.83e9,
         dram: sheet(3.35e12),

@@ -94,6 +94,7 @@ fn result_of(error: &LaunchError) -> CUresult {
             Invalid::Value | Invalid::Directive => CUresult::INVALID_VALUE,
             Invalid::Resources => CUresult::LAUNCH_OUT_OF_RESOURCES,
             Invalid::CooperativeTooLarge => CUresult::COOPERATIVE_LAUNCH_TOO_LARGE,
+            Invalid::Cluster => CUresult::INVALID_CLUSTER_SIZE,
             Invalid::NotSupported => CUresult::NOT_SUPPORTED,
         },
         // The first finding that ended the kernel; else one that a device would not have seen.

@@ -80,6 +80,14 @@ fn available(profile: &Profile, demand: &Demand, blocks: u32) -> u32 {
         .saturating_sub(demand.static_shared)
 }
 
+/// Clusters of `size` blocks that run at once, with room for `blocks` blocks on a multiprocessor.
+fn clusters(profile: &Profile, blocks: u32, size: u32) -> u32 {
+    let parts = profile.graphics_clusters.iter();
+    parts
+        .map(|multiprocessors| multiprocessors * blocks / size.max(1))
+        .sum()
+}
+
 /// Blocks in a cluster of this launch, by attribute or by the kernel's own declaration.
 fn cluster_size(call: &Call, function: &Function, config: &CUlaunchConfig) -> Answer<u32> {
     // SAFETY: the configuration is the caller's, with its list of attributes.
@@ -212,7 +220,7 @@ exports! {
         let size = cluster_size(call, function, config)?;
         let threads = config.block.iter().product();
         let blocks = blocks(profile, &function.into(), threads, config.shared);
-        put_if(number, (blocks * profile.multiprocessors / size.max(1)) as c_int);
+        put_if(number, clusters(profile, blocks, size) as c_int);
         Ok(())
     }
 }
@@ -220,7 +228,7 @@ exports! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::profile::{SM_80, SM_89, SM_90};
+    use crate::run::profile::{SM_80, SM_89, SM_90, SM_90_H100};
 
     fn function(registers: u32, static_shared: u32) -> Demand {
         Demand {
@@ -249,6 +257,19 @@ mod tests {
         // A block that has too many registers.
         assert_eq!(blocks(&SM_90, &function(128, 0), 1024, 0), 0);
         assert_eq!(most_threads(&SM_90, &function(128, 0)), 512);
+    }
+
+    #[test]
+    fn clusters_lie_within_a_part_of_the_device() {
+        let sizes = [1, 2, 4, 8, 16];
+        assert_eq!(sizes.map(|size| clusters(&SM_90, 1, size)), [132, 66, 31, 15, 7]);
+        assert_eq!(clusters(&SM_90, 2, 8), 31);
+        for profile in [&SM_90, &SM_90_H100] {
+            assert_eq!(
+                profile.graphics_clusters.iter().sum::<u32>(),
+                profile.multiprocessors
+            );
+        }
     }
 
     #[test]

@@ -43,6 +43,9 @@ exports! {
             say(&format!("cuTensorMapEncodeTiled: {what}"));
             Err(CUresult::INVALID_VALUE)
         };
+        if !map.addr().is_multiple_of(64) {
+            return refuse(format!("the map's own place {map:?} is not a multiple of 64"));
+        }
         let Some(&(element, float)) = usize::try_from(data_type).ok().and_then(|ty| TYPES.get(ty)) else {
             return refuse(format!("the data type {data_type} is not supported"));
         };

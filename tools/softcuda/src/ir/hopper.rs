@@ -5,17 +5,31 @@ use super::ops::{Alu, Place};
 /// One `cp.async.bulk` with its operands. Coordinates are 32-bit registers, dimension 0 first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bulk {
-    /// `.tensor`, global to shared: src destination, map, mbarrier, then `rank` coordinates.
+    /// `.tensor`, global to shared: src destination, map, mbarrier, then `rank` coordinates, then the blocks of the
+    /// cluster that a multicast goes to.
     TensorLoad {
         to: Place,
         map: Place,
         barrier: Place,
         rank: u8,
+        multicast: bool,
     },
     /// `.tensor`, shared to global: src source, map, then `rank` coordinates.
     TensorStore { from: Place, map: Place, rank: u8 },
-    /// Global to shared: src destination, source, mbarrier, bytes.
-    Load { to: Place, from: Place, barrier: Place },
+    /// Global to shared: src destination, source, mbarrier, bytes, blocks of a multicast.
+    Load {
+        to: Place,
+        from: Place,
+        barrier: Place,
+        multicast: bool,
+    },
+    /// `st.async`: src destination, mbarrier, then `elements` values of `bytes` bytes.
+    Put {
+        to: Place,
+        barrier: Place,
+        elements: u8,
+        bytes: u8,
+    },
     /// Shared to global: src source, destination, bytes.
     Store { from: Place, to: Place },
     /// `.commit_group`

@@ -31,6 +31,21 @@ pub fn no_better_aligned(offset: u64, align: u64) -> u64 {
     }
 }
 
+/// Where the first byte of a block's shared memory lies on sm_90: behind 1024 bytes of the system's. Triton declares an
+/// alignment of 16 and lays swizzled boxes at multiples of 1024 from there, so kernels with bulk copies or `wgmma` and no
+/// static shared memory find their dynamic part aligned as it is there.
+const BLOCK_START: u64 = 1024;
+
+/// Whether a function has bulk copies or `wgmma`.
+fn is_asynchronous(module: &ast::Module, function: u32) -> bool {
+    let body = module.functions[function as usize].body.as_ref();
+    body.is_some_and(|b| {
+        b.instructions
+            .iter()
+            .any(|i| &*i.opcode == "wgmma" || &*i.opcode == "cp" && i.has("bulk"))
+    })
+}
+
 /// Addresses inside one function of one kernel.
 struct Layout<'a> {
     placed: &'a Placed<'a>,
@@ -189,7 +204,12 @@ pub fn kernel(placed: &Placed<'_>, entry: u32) -> Result<Kernel, Refused> {
             dense = dense.next_multiple_of(variable.align as u64) + variable.size as u64;
         }
     }
-    let dynamic_base = no_better_aligned(at, dynamic_align.max(16));
+    let least = if at == u64::from(reserved_shared) && list.iter().any(|&f| is_asynchronous(module, f)) {
+        BLOCK_START
+    } else {
+        16
+    };
+    let dynamic_base = no_better_aligned(at, dynamic_align.max(least));
     shared_module.extend(dynamic_module.iter().map(|&i| (i, dynamic_base)));
     shared_local.extend(dynamic_local.iter().map(|&i| (i, dynamic_base)));
 

@@ -51,6 +51,8 @@ pub enum Invalid {
     CooperativeTooLarge,
     /// Not what the kernel's directives say.
     Directive,
+    /// A cluster that is too large, or of which the grid is not made.
+    Cluster,
     NotSupported,
 }
 
@@ -134,6 +136,7 @@ pub fn launch(
         launch: number,
         grid: config.grid,
         block: config.block,
+        cluster: cluster(kernel, config),
         dynamic_shared: config.shared,
         shared_bytes: static_end,
         params: Aligned::from_bytes(&config.params),
@@ -166,6 +169,14 @@ pub fn launch(
             dropped,
         })
     }
+}
+
+/// Blocks of a cluster in each dimension.
+fn cluster(kernel: &Kernel, config: &Launch) -> [u32; 3] {
+    config
+        .cluster
+        .or(kernel.limits.required_cluster)
+        .unwrap_or([1; 3])
 }
 
 /// Checks a launch against the device's limits and the kernel's directives; [`launch`] does so before anything runs.
@@ -244,13 +255,32 @@ pub fn check(profile: &Profile, kernel: &Kernel, config: &Launch) -> Result<(), 
             ),
         );
     }
-    if let Some(cluster) = config.cluster.or(limits.required_cluster)
-        && cluster != [1, 1, 1]
-    {
-        return refuse(
-            Invalid::NotSupported,
-            format!("clusters of {cluster:?} blocks are not supported yet"),
-        );
+    let cluster = cluster(kernel, config);
+    let size = cluster.iter().map(|&n| u64::from(n)).product::<u64>();
+    if size != 1 {
+        if size > u64::from(profile.largest_cluster) || size == 0 {
+            let most = profile.largest_cluster;
+            return refuse(
+                Invalid::Cluster,
+                format!(
+                    "a cluster of {cluster:?} blocks, where {} allows {most}",
+                    profile.key
+                ),
+            );
+        }
+        if (0..3).any(|axis| !config.grid[axis].is_multiple_of(cluster[axis])) {
+            return refuse(
+                Invalid::Cluster,
+                format!(
+                    "a grid of {:?} blocks is not made of clusters of {cluster:?}",
+                    config.grid
+                ),
+            );
+        }
+        if config.cooperative {
+            let message = "a cooperative launch of clusters is not supported".to_owned();
+            return refuse(Invalid::NotSupported, message);
+        }
     }
     if config.cooperative {
         let by_threads = profile.threads_per_multiprocessor / threads.next_multiple_of(32) as u32;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::ir::{Order, Scope};
 use crate::memory::launch::{self, Launch};
-use crate::memory::shadow::{Domain, Shadow};
+use crate::memory::shadow::{Domain, Shadow, Thread};
 
 /// Most warps of a block.
 pub(super) const WARPS: usize = 32;
@@ -191,6 +191,11 @@ impl Published {
                 self.own = Some(clocks.clone());
             }
         }
+    }
+
+    /// The publisher's clock.
+    pub fn clock(&self) -> u32 {
+        self.clock
     }
 
     /// Nothing was published.
@@ -489,6 +494,18 @@ impl Who<'_> {
                 .as_ref()
                 .is_some_and(|remote| remote.knows(block, agent, clock))
         }
+    }
+}
+
+impl Who<'_> {
+    /// Whether the access is by this thread itself.
+    pub fn is_of(&self, thread: Thread, lane: usize) -> bool {
+        (self.block, self.agent, lane as u32) == (thread.block, thread.warp, thread.lane)
+    }
+
+    /// Whether the lane's next access is ordered after what a warp of its block did up to a clock.
+    pub fn is_after(&self, lane: usize, warp: u32, clock: u32) -> bool {
+        self.knows(lane, self.block, warp, clock)
     }
 }
 
@@ -821,6 +838,11 @@ impl BlockClocks {
     /// Of several operations under way each is taken to know what the others know.
     pub fn async_begin(&mut self, agent: usize, warp: usize, lane: usize) {
         let published = self.release(warp, 1 << lane);
+        self.async_begin_for(agent, &published);
+    }
+
+    /// The same for a thread of any block, by what it has released.
+    pub fn async_begin_for(&mut self, agent: usize, published: &Published) {
         let (block, base) = (self.block, self.base);
         let agent = &mut self.agents[agent - WARPS];
         if agent.idle {
@@ -828,12 +850,20 @@ impl BlockClocks {
             agent.warp.view = View::new(base);
             agent.warp.known.set(0);
         }
-        agent.warp.acquire(u32::MAX, block, &published);
+        agent.warp.acquire(u32::MAX, block, published);
     }
 
     /// For the accesses of the agent's operation; the lane is that of the thread that started it.
     pub fn who_async(&self, agent: usize) -> Who<'_> {
         self.who_is(&self.agents[agent - WARPS].warp, agent as u32)
+    }
+
+    /// Whether any thread of the block, at its end, knew of what an agent did up to a clock.
+    pub fn is_known(&self, agent: usize, clock: u32) -> bool {
+        self.warps.iter().any(|warp| {
+            let own = warp.own.iter().flatten().map(|view| view.local[agent]);
+            own.chain([warp.view.local[agent]]).any(|known| known >= clock)
+        })
     }
 
     /// The agent's operations are complete: what is known to who waits for them.

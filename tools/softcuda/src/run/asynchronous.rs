@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use super::block::Block;
 use super::check::{Check, Finding};
-use super::memory::{Addresses, Deed, addresses, generic, name, read};
+use super::memory::{Addresses, Deed, addresses, name, read};
 use super::step::{At, Next, each};
 use super::warp::{PendingCopy, Wait, Warp};
 use crate::ir::regs::{LANES, Slot};
+use crate::ir::windows::shared_place;
 use crate::ir::{Async, Place, Scope};
-use crate::memory::{How, Published};
+use crate::memory::{How, Published, Thread};
 use crate::ptx::ast::Space;
 
 /// An mbarrier object as it lies in shared memory, in 64 bits: phase, arrivals still expected in this phase, arrivals
@@ -48,10 +49,28 @@ impl Mbarrier {
     }
 }
 
+/// Arrivals by one lane: how many, bytes of transactions to expect, and whether later phases expect them no more.
+#[derive(Clone, Copy)]
+struct Arrival {
+    count: u32,
+    bytes: i32,
+    drop: bool,
+}
+
 /// What arrivals at mbarriers have released: in the current phase, and in the last complete one.
 #[derive(Default)]
 pub(super) struct Mbarriers {
     pub(super) released: HashMap<u32, (Published, Published)>,
+    /// Who has initialised each.
+    begun: HashMap<u32, Begun>,
+}
+
+/// The `mbarrier.init` of an mbarrier: by whom, until which clock, where.
+#[derive(Clone, Copy)]
+struct Begun {
+    thread: Thread,
+    clock: u32,
+    pc: u32,
 }
 
 impl<'l> Block<'l> {
@@ -147,6 +166,16 @@ impl<'l> Block<'l> {
                         },
                     );
                     self.mbarriers.released.remove(&(offset as u32));
+                    let begun = Begun {
+                        thread: Thread {
+                            block: self.linear as u32,
+                            warp: warp.index as u32,
+                            lane: lane as u32,
+                        },
+                        clock: self.clocks.close(warp.index),
+                        pc: at.pc,
+                    };
+                    self.mbarriers.begun.insert(offset as u32, begun);
                 }
                 self.event();
             }
@@ -172,46 +201,67 @@ impl<'l> Block<'l> {
                 let offsets = self.shared_offsets(warp, at, at.src(0), place)?;
                 let number = (counted || expect).then(|| regs.get32(at.src(1)));
                 for lane in each(at.mask) {
-                    let offset = offsets[lane] as u32;
-                    let mut state = self.mbarrier(warp, at, lane, offset)?;
-                    if order.releases() {
-                        let published = self.clocks.release(warp.index, 1 << lane);
-                        self.mbarriers
-                            .released
-                            .entry(offset)
-                            .or_default()
-                            .0
-                            .join(&published);
-                    }
-                    if wants_state {
-                        regs.set_lane64(at.dst(0), lane, state.pack());
-                    }
-                    let count = match number {
-                        Some(bytes) if expect => {
-                            state.transactions += bytes[lane] as i32;
-                            1
-                        }
-                        Some(count) => count[lane],
-                        None => 1,
+                    let (count, bytes) = match number {
+                        Some(bytes) if expect => (1, bytes[lane] as i32),
+                        Some(count) => (count[lane], 0),
+                        None => (1, 0),
                     };
-                    if drop {
-                        state.expected = state.expected.saturating_sub(count);
+                    let arrival = Arrival { count, bytes, drop };
+                    let Some(rank) = self.far(offsets[lane]) else {
+                        let offset = offsets[lane] as u32;
+                        let state = self.mbarrier(warp, at, lane, offset)?;
+                        if order.releases() {
+                            let published = self.clocks.release(warp.index, 1 << lane);
+                            self.release_at(offset, &published);
+                        }
+                        if wants_state {
+                            regs.set_lane64(at.dst(0), lane, state.pack());
+                        }
+                        self.arrive_with(warp, at, lane, offset, state, arrival)?;
+                        continue;
+                    };
+                    if wants_state {
+                        let message =
+                            "an arrival at another block's mbarrier has no state: write `_`".to_owned();
+                        return Err(self.finding(Check::Illegal, warp, at.pc, lane as u32, message));
                     }
-                    self.arrived(warp, at, lane, offset, state, count)?;
+                    let (_, offset) = shared_place(offsets[lane], 0);
+                    self.with_peer(warp, at, 1 << lane, rank, |peer| {
+                        let offset = offset as u32;
+                        let state = peer.mbarrier(warp, at, lane, offset)?;
+                        if order.releases() {
+                            let published = peer.release_visitor();
+                            peer.release_at(offset, &published);
+                        }
+                        peer.arrive_with(warp, at, lane, offset, state, arrival)
+                    })?;
                 }
             }
             Async::Transaction { place, complete } => {
                 let offsets = self.shared_offsets(warp, at, at.src(0), place)?;
-                let bytes = regs.get32(at.src(1));
+                let numbers = regs.get32(at.src(1));
                 for lane in each(at.mask) {
-                    let offset = offsets[lane] as u32;
-                    let mut state = self.mbarrier(warp, at, lane, offset)?;
-                    state.transactions += if complete {
-                        -(bytes[lane] as i32)
+                    let bytes = if complete {
+                        -(numbers[lane] as i32)
                     } else {
-                        bytes[lane] as i32
+                        numbers[lane] as i32
                     };
-                    self.arrived(warp, at, lane, offset, state, 0)?;
+                    let arrival = Arrival {
+                        count: 0,
+                        bytes,
+                        drop: false,
+                    };
+                    let (_, offset) = shared_place(offsets[lane], 0);
+                    let act = |block: &mut Self| {
+                        let state = block.mbarrier(warp, at, lane, offset as u32)?;
+                        block.arrive_with(warp, at, lane, offset as u32, state, arrival)
+                    };
+                    match self.far(offsets[lane]) {
+                        Some(rank) => self.with_peer(warp, at, 1 << lane, rank, act)?,
+                        None if offsets[lane] == offset => act(self)?,
+                        // In no block: the place is refused.
+                        None => self.check_place(warp, at, lane, offsets[lane])?,
+                    }
                 }
             }
             Async::TestWait {
@@ -272,13 +322,15 @@ impl<'l> Block<'l> {
         let mut offsets = addresses(at.regs, slot, place.base, place.offset);
         if place.generic {
             for lane in each(at.mask) {
-                let (space, offset) = generic(offsets[lane]);
+                let (space, offset) = self.generic(offsets[lane]);
                 if space != Space::Shared {
                     let message = format!("the address {:#x} is not one of shared memory", offsets[lane]);
                     return Err(self.finding(Check::Illegal, warp, at.pc, lane as u32, message));
                 }
                 offsets[lane] = offset;
             }
+        } else if self.member.is_clustered() {
+            each(at.mask).for_each(|lane| offsets[lane] = self.own_shared(offsets[lane]));
         }
         Ok(offsets)
     }
@@ -422,7 +474,10 @@ impl<'l> Block<'l> {
                 format!("there is no mbarrier at offset {offset:#x} of shared memory: mbarrier.init first");
             return Err(self.finding(Check::BarrierMisuse, warp, at.pc, lane as u32, message));
         };
-        let who = self.clocks.who(warp.index);
+        let who = match self.member.visitor() {
+            Some(visitor) => self.clocks.who_async(visitor.agent),
+            None => self.clocks.who(warp.index),
+        };
         let scope = Scope::Cta;
         if let Err(hazard) = self.shadow.atomic(offset.into(), 8, &who, lane, scope, at.pc) {
             self.hazard(
@@ -435,6 +490,19 @@ impl<'l> Block<'l> {
                 offset.into(),
                 hazard,
             );
+        } else if let Some(begun) = self.mbarriers.begun.get(&offset) {
+            // The shadow keeps the last access only, which is an atomic one of whoever used the object before.
+            let own = who.is_of(begun.thread, lane);
+            if !own && !who.is_after(lane, begun.thread.warp, begun.clock) {
+                let message = format!(
+                    "an operation on the mbarrier at offset {offset:#x} is not ordered after its mbarrier.init"
+                );
+                let mut finding = self.at_address(Check::Race, warp, at, lane, offset.into(), message);
+                finding
+                    .others
+                    .push(self.other(begun.thread, begun.pc, "it was initialised in".to_owned()));
+                self.run.report(*finding);
+            }
         }
         Ok(state)
     }
@@ -447,6 +515,32 @@ impl<'l> Block<'l> {
     fn overflow(&self, warp: &Warp, at: &At<'_>, lane: usize) -> Box<Finding> {
         let message = format!("an mbarrier would wait for more than {MOST_ARRIVALS} arrivals");
         self.finding(Check::BarrierMisuse, warp, at.pc, lane as u32, message)
+    }
+
+    /// What is released with an arrival.
+    fn release_at(&mut self, offset: u32, published: &Published) {
+        self.mbarriers
+            .released
+            .entry(offset)
+            .or_default()
+            .0
+            .join(published);
+    }
+
+    fn arrive_with(
+        &mut self,
+        warp: &Warp,
+        at: &At<'_>,
+        lane: usize,
+        offset: u32,
+        mut state: Mbarrier,
+        arrival: Arrival,
+    ) -> Result<(), Box<Finding>> {
+        state.transactions += arrival.bytes;
+        if arrival.drop {
+            state.expected = state.expected.saturating_sub(arrival.count);
+        }
+        self.arrived(warp, at, lane, offset, state, arrival.count)
     }
 
     /// `count` arrivals; completes the phase when nothing is pending.

@@ -26,7 +26,7 @@ impl<'l> Block<'l> {
         let regs = at.regs;
         let mut addresses = addresses(regs, at.src(0), atomic.base, atomic.offset);
         let mut changed = false;
-        for (space, mask) in Self::spaces(atomic.space, at.mask, &mut addresses) {
+        for (space, mask) in self.spaces(atomic.space, at.mask, &mut addresses) {
             if mask == 0 {
                 continue;
             }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use super::asynchronous::Mbarriers;
 use super::bulk::Bulks;
 use super::check::{Check, Finding, Site};
+use super::cluster::Member;
 use super::grid::{Run, mix};
 use super::meter::Meter;
 use super::sync::Barrier;
@@ -39,6 +40,7 @@ pub struct Block<'l> {
     pub(super) bulks: Bulks,
     /// What warpgroups multiply.
     pub(super) groups: Groups,
+    pub(super) member: Member<'l>,
     pub meter: Meter,
     /// Cache of the last allocations found.
     pub(super) hints: [usize; 2],
@@ -53,6 +55,8 @@ pub struct Block<'l> {
     changed: bool,
     /// Rounds in which no warp did more than poll an mbarrier.
     idle_rounds: u32,
+    /// The last slice ended because all wait for mbarriers or the cluster's barrier.
+    parked: bool,
     /// The kernel's dependence on the launch before it has been waited for, by warp (lanes).
     pub(super) waited_for_previous: Vec<u32>,
     random: u64,
@@ -75,6 +79,7 @@ impl<'l> Block<'l> {
             mbarriers: Mbarriers::default(),
             bulks: Bulks::default(),
             groups: Groups::default(),
+            member: Member::default(),
             meter: Meter::new(run),
             hints: [0; 2],
             executed: 0,
@@ -83,6 +88,7 @@ impl<'l> Block<'l> {
             changes: 0,
             changed: true,
             idle_rounds: 0,
+            parked: false,
             waited_for_previous: vec![0; warps],
             random: 0,
         }
@@ -115,6 +121,7 @@ impl<'l> Block<'l> {
         self.mbarriers = Mbarriers::default();
         self.bulks.clear();
         self.groups.clear();
+        self.member = Member::default();
         self.waited_for_previous.fill(0);
         self.last_change = (run.events.load(Ordering::Relaxed), self.executed);
         self.changed = true;
@@ -143,13 +150,20 @@ impl<'l> Block<'l> {
         !self.changed
     }
 
+    /// Whether the last slice changed nothing, and other blocks of the cluster alone can set the block going.
+    pub fn is_parked(&self) -> bool {
+        self.parked && !self.changed
+    }
+
     /// Lets warps run, in turn, for about `budget` warp instructions.
     pub fn advance(&mut self, budget: u64) -> Slice {
         self.changed = false;
+        self.parked = false;
         let until = self.executed.saturating_add(budget);
         let count = self.warps.len();
         loop {
             let mut ran = false;
+            self.wake();
             let first = self.random().map_or(0, |r| r as usize % count);
             for i in 0..count {
                 let w = (first + i) % count;
@@ -266,7 +280,7 @@ impl<'l> Block<'l> {
         any
     }
 
-    /// After a round: wakes those that poll, frees lanes that wait for each other, and says so if nothing can go on.
+    /// After a round: frees lanes that wait for each other, and says so if nothing can go on.
     /// Whether all that could go on sleep.
     fn look_for_progress(&mut self, ran: bool) -> Result<bool, Box<Finding>> {
         let events = self.run.events.load(Ordering::Relaxed);
@@ -276,16 +290,21 @@ impl<'l> Block<'l> {
             self.second_chance = false;
         }
         let (mut ready, mut polls, mut sleeps) = (false, false, false);
-        for split in self.warps.iter_mut().flatten().flat_map(|w| &mut w.splits) {
+        for split in self.warps.iter().flatten().flat_map(|w| &w.splits) {
             match split.wait {
                 Wait::Ready => ready = true,
+                Wait::Cluster => polls = true,
                 Wait::Poll { mbarrier } => {
                     polls |= mbarrier.is_some();
                     sleeps |= mbarrier.is_none();
-                    split.wait = Wait::Ready;
                 }
                 _ => {}
             }
+        }
+        if !ready && !sleeps && polls && self.member.is_clustered() {
+            // Other blocks may set it going; who runs the cluster sees when none does.
+            self.parked = !self.release_some();
+            return Ok(true);
         }
         if !ready && !sleeps {
             // Only this block's own threads can complete its barriers.
@@ -318,6 +337,24 @@ impl<'l> Block<'l> {
         Ok(asleep)
     }
 
+    /// Before a round: those that poll look again, and those whose phase of the cluster's barrier is complete go on.
+    fn wake(&mut self) {
+        for warp in self.warps.iter_mut().flatten() {
+            for split in &mut warp.splits {
+                match split.wait {
+                    Wait::Poll { .. } => split.wait = Wait::Ready,
+                    Wait::Cluster => {
+                        if let Some(complete) = self.member.is_complete(warp.index) {
+                            self.clocks.acquire(warp.index, split.mask, &complete);
+                            split.wait = Wait::Ready;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// Releases lanes that wait at meeting points, in all warps; whether there were any.
     fn release_some(&mut self) -> bool {
         let mut any = false;
@@ -330,7 +367,7 @@ impl<'l> Block<'l> {
     }
 
     /// Nothing can go on: which lanes wait for whom.
-    fn stuck(&self, spinning: Option<u64>) -> Box<Finding> {
+    pub(super) fn stuck(&self, spinning: Option<u64>) -> Box<Finding> {
         let mut sites: Vec<(Wait, Site)> = Vec::new();
         let mut apart = None;
         for warp in self.warps.iter().flatten() {
@@ -343,7 +380,7 @@ impl<'l> Block<'l> {
             for split in waiting {
                 let inst_pc = match split.wait {
                     // It goes on behind the instruction that it waits in.
-                    Wait::Barrier(_) | Wait::Poll { .. } => split.pc.saturating_sub(1),
+                    Wait::Barrier(_) | Wait::Cluster | Wait::Poll { .. } => split.pc.saturating_sub(1),
                     _ => split.pc,
                 };
                 let lanes = super::lanes(split.mask);
@@ -369,6 +406,13 @@ impl<'l> Block<'l> {
                             "warp {}, {lanes}: waits at barrier {id} ({}), in",
                             warp.index,
                             barrier.describe(&self.warps)
+                        )
+                    }
+                    Wait::Cluster => {
+                        let barrier = self.member.describe();
+                        format!(
+                            "warp {}, {lanes}: waits at the cluster's barrier ({barrier}), in",
+                            warp.index
                         )
                     }
                     Wait::Poll {
@@ -441,6 +485,7 @@ impl<'l> Block<'l> {
     fn check_end(&mut self) {
         self.check_landed();
         self.check_registers();
+        self.end_in_cluster();
     }
 
     /// A site of this block.
@@ -448,7 +493,7 @@ impl<'l> Block<'l> {
         let inst = &self.run.kernel.insts[pc as usize];
         let lane = lane.min(31) as usize;
         Site {
-            block: Some(self.id),
+            block: Some(self.member.visitor().map_or(self.id, |visitor| visitor.id)),
             thread: Some([warp.tid[0][lane], warp.tid[1][lane], warp.tid[2][lane]]),
             pc,
             line: inst.line,
@@ -534,6 +579,7 @@ impl<'l> Block<'l> {
         self.end_stores(warp.index, mask);
         warp.live &= !mask;
         self.clocks.exit(warp.index, mask);
+        self.exit_cluster(warp.index, mask);
         Self::forget_lanes(warp, None, mask);
         Self::join_waiting(warp);
         self.event();

@@ -5,12 +5,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::block::{Block, Slice};
-use super::check::{Check, Finding};
+use super::check::{Check, Finding, Site};
+use super::cluster;
 use super::meter::{Meter, Touched};
 use super::profile::Profile;
 use super::settings::Settings;
 use super::warp::Aligned;
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Op, Sync};
 use crate::memory::{Allocation, DeviceMemory, Launch as MemoryLaunch};
 use crate::ptx::ast::Module;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub struct Run<'l> {
     pub launch: MemoryLaunch,
     pub grid: [u32; 3],
     pub block: [u32; 3],
+    /// Blocks of a cluster in each dimension; the grid is made of whole clusters.
+    pub cluster: [u32; 3],
     /// Bytes of dynamic shared memory, and of all shared memory as laid out.
     pub dynamic_shared: u32,
     pub shared_bytes: u32,
@@ -50,7 +53,7 @@ pub struct Run<'l> {
 }
 
 // SAFETY: `constants` and `params` are only read during a run.
-unsafe impl Sync for Run<'_> {}
+unsafe impl std::marker::Sync for Run<'_> {}
 
 /// Findings so far, each place once.
 #[derive(Default)]
@@ -102,6 +105,11 @@ impl Run<'_> {
         self.grid.iter().map(|&n| u64::from(n)).product()
     }
 
+    /// Blocks of a cluster.
+    pub fn cluster_blocks(&self) -> u32 {
+        self.cluster.iter().product()
+    }
+
     /// Coordinates of block number `linear`.
     pub fn block_id(&self, linear: u64) -> [u32; 3] {
         let [x, y, _] = self.grid.map(u64::from);
@@ -119,11 +127,101 @@ const TURN: u64 = 20_000;
 /// The same for a block that changed nothing in its last turn: most likely it waits for another block.
 const GLANCE: u64 = 500;
 
+/// Rounds in which no block of a cluster has changed anything, and all wait for each other.
+const PARKED: u32 = 64;
+
 /// Blocks among which a seed shuffles the order.
 const GROUP: u64 = 64;
 
+/// Runs clusters one after the other, the blocks of each in turn.
+fn run_clusters(run: &Run<'_>, next: &AtomicU64, order: &Order, meter: &Mutex<Meter>) {
+    let turn = TURN.min(run.settings.spin_limit / 4).max(1);
+    let mut blocks: Vec<Box<Block>> = (0..run.cluster_blocks())
+        .map(|_| Box::new(Block::new(run)))
+        .collect();
+    while !run.stopped() {
+        let i = next.fetch_add(1, Ordering::Relaxed);
+        if i >= order.blocks {
+            break;
+        }
+        cluster::begin(run, &mut blocks, order.at(i));
+        let mut running: Vec<usize> = (0..blocks.len()).collect();
+        let mut parked = 0;
+        while !running.is_empty() && !run.stopped() {
+            running.retain(|&rank| blocks[rank].advance(turn) == Slice::More);
+            parked = match running.iter().all(|&rank| blocks[rank].is_parked()) {
+                true => parked + 1,
+                false => 0,
+            };
+            if let Some(&first) = running.first()
+                && parked > PARKED
+            {
+                run.report(*blocks[first].stuck(None));
+            }
+        }
+    }
+    let mut meter = meter.lock().unwrap_or_else(|e| e.into_inner());
+    blocks.iter().for_each(|block| meter.add(&block.meter));
+}
+
+/// A dependent launch whose threads all exit before `griddepcontrol.wait` may end before the launch before it does, and then
+/// the launch after it, which waits for this one alone, begins too early. One thread that waits is enough.
+fn check_dependency(run: &Run<'_>, meter: &Meter) {
+    if run.previous.is_none() || run.stopped() {
+        return;
+    }
+    let waits = || {
+        (0u32..)
+            .zip(&run.kernel.insts)
+            .filter(|(_, inst)| is_dependency_wait(&inst.op))
+    };
+    if waits().any(|(pc, _)| meter.counts[pc as usize].lanes != 0) {
+        return;
+    }
+    let Some((pc, inst)) = waits().next() else { return };
+    run.report(Finding {
+        check: Check::Race,
+        kernel: run.kernel.name.clone(),
+        message: "no thread of the launch has executed griddepcontrol.wait: its end says nothing of the launch before it, on \
+                  which the next one may rely; let threads wait before they exit"
+            .to_owned(),
+        address: None,
+        site: Site {
+            block: None,
+            thread: None,
+            pc,
+            line: inst.line,
+            loc: inst.loc,
+            what: String::new(),
+        },
+        others: Vec::new(),
+        module: run.module.clone(),
+    });
+}
+
+fn is_dependency_wait(op: &Op) -> bool {
+    matches!(op, Op::Sync(sync) if **sync == Sync::GridDependencyWait)
+}
+
 /// Runs every block and returns what was counted.
 pub fn run(run: &Run<'_>, cooperative: bool) -> Meter {
+    let meter = run_blocks(run, cooperative);
+    check_dependency(run, &meter);
+    meter
+}
+
+fn run_blocks(run: &Run<'_>, cooperative: bool) -> Meter {
+    if run.cluster_blocks() > 1 {
+        let clusters = run.blocks() / u64::from(run.cluster_blocks());
+        let order = Order::new(clusters, run.settings.seed);
+        let (next, meter) = (AtomicU64::new(0), Mutex::new(Meter::new(run)));
+        std::thread::scope(|scope| {
+            for _ in 0..run.settings.threads.min(clusters as usize).max(1) {
+                scope.spawn(|| run_clusters(run, &next, &order, &meter));
+            }
+        });
+        return meter.into_inner().unwrap_or_else(|e| e.into_inner());
+    }
     let blocks = run.blocks();
     let workers = run.settings.threads.min(blocks as usize).max(1);
     let order = Order::new(blocks, run.settings.seed);

@@ -8,7 +8,7 @@ use super::check::{Check, Finding, Site};
 use super::step::{At, each};
 use super::warp::Warp;
 use crate::ir::regs::{LANES, Regs, Slot, Width};
-use crate::ir::windows::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
+use crate::ir::windows::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES, generic_to_shared};
 use crate::ir::{Access, Order};
 use crate::memory::{Allocation, Hazard, How, Kind, RaceKind, Var};
 use crate::ptx::ast::Space;
@@ -109,6 +109,14 @@ fn whole(at: *const u8) -> MutexGuard<'static, ()> {
 }
 
 impl<'l> Block<'l> {
+    /// The space that a generic address lies in, and the address there.
+    pub(super) fn generic(&self, address: u64) -> (Space, u64) {
+        match generic(address) {
+            (Space::Shared, _) => (Space::Shared, generic_to_shared(address, self.member.rank)),
+            other => other,
+        }
+    }
+
     /// A finding with an address.
     pub(super) fn at_address(
         &self,
@@ -200,7 +208,9 @@ impl<'l> Block<'l> {
                          {theirs} of them"
                     ),
                 );
-                let who = if race.other_async {
+                let who = if race.other_async && self.member.is_clustered() {
+                    "an asynchronous operation or another block's thread"
+                } else if race.other_async {
                     "an asynchronous copy"
                 } else {
                     "the other thread"
@@ -297,6 +307,13 @@ impl<'l> Block<'l> {
         if offset.saturating_add(bytes as u64) <= size {
             return Ok(());
         }
+        if let Some(rank) = self.far(offset) {
+            let message = format!(
+                "{} of the shared memory of the cluster's block {rank}, which this instruction does not reach",
+                deed.name()
+            );
+            return Err(self.at_address(Check::Illegal, warp, at, lane, offset, message));
+        }
         let what = if size == 0 {
             "the block has no shared memory".to_owned()
         } else {
@@ -324,7 +341,11 @@ impl<'l> Block<'l> {
         deed: Deed,
     ) {
         let Some(previous) = self.run.previous else { return };
-        if self.waited_for_previous[warp.index] >> lane & 1 != 0 {
+        let waited = match self.member.visitor() {
+            Some(visitor) => visitor.waited_for_previous,
+            None => self.waited_for_previous[warp.index],
+        };
+        if waited >> lane & 1 != 0 {
             return;
         }
         let touch = allocation.shadow().touched_by_launch(
@@ -456,6 +477,18 @@ impl<'l> Block<'l> {
         alike: impl Fn(usize, usize) -> bool,
         mut visit: impl FnMut(usize, *mut u8),
     ) -> Result<(), Box<Finding>> {
+        let far = match self.member.is_clustered() {
+            true => each(mask)
+                .filter(|&lane| self.far(offsets[lane]).is_some())
+                .fold(0, |lanes, lane| lanes | 1 << lane),
+            false => 0,
+        };
+        if far != 0 {
+            self.far_lanes(
+                warp, at, far, offsets, bytes, align, wanted, deed, how, &same, &mut visit,
+            )?;
+        }
+        let mask = mask & !far;
         self.meter.shared(at.pc, mask, offsets, bytes);
         let memory = self.shared.ptr();
         let mut same_value = repeated;
@@ -533,7 +566,12 @@ impl<'l> Block<'l> {
     }
 
     /// Splits lanes by the space that their generic addresses lie in.
-    pub(super) fn spaces(space: Option<Space>, mask: u32, addresses: &mut Addresses) -> [(Space, u32); 4] {
+    pub(super) fn spaces(
+        &self,
+        space: Option<Space>,
+        mask: u32,
+        addresses: &mut Addresses,
+    ) -> [(Space, u32); 4] {
         let mut lanes = [
             (Space::Global, 0),
             (Space::Shared, 0),
@@ -544,13 +582,15 @@ impl<'l> Block<'l> {
             Some(Space::Global | Space::Const) => lanes[0].1 = mask,
             Some(Space::Shared) => {
                 lanes[1].1 = mask;
-                // A shared address may have come through a generic pointer's low half; nothing to do.
+                if self.member.is_clustered() {
+                    each(mask).for_each(|lane| addresses[lane] = self.own_shared(addresses[lane]));
+                }
             }
             Some(Space::Local) => lanes[2].1 = mask,
             Some(Space::Param) => lanes[3].1 = mask,
             None => {
                 for lane in each(mask) {
-                    let (space, address) = generic(addresses[lane]);
+                    let (space, address) = self.generic(addresses[lane]);
                     addresses[lane] = address;
                     let index = match space {
                         Space::Shared => 1,
@@ -621,7 +661,7 @@ impl<'l> Block<'l> {
             _ => How::Strong(access.scope),
         };
         let strong = access.order != Order::Weak;
-        for (space, mask) in Self::spaces(access.space, at.mask, &mut addresses) {
+        for (space, mask) in self.spaces(access.space, at.mask, &mut addresses) {
             if mask == 0 {
                 continue;
             }
@@ -823,7 +863,7 @@ impl<'l> Block<'l> {
                 }
             }
         };
-        for (space, mask) in Self::spaces(access.space, at.mask, &mut addresses) {
+        for (space, mask) in self.spaces(access.space, at.mask, &mut addresses) {
             if mask == 0 {
                 continue;
             }

@@ -5,7 +5,7 @@
 //! * [`warp`] holds one warp: its registers, and the *splits* into which its lanes diverge until they reconverge.
 //! * `step` executes instructions. Loads and stores, atomics, barriers and warp-level instructions, asynchronous
 //!   copies, bulk copies (`bulk`; `tensor` finds the pieces of a tensor's box), matrix tiles, `wgmma` and `printf` have a file
-//!   each.
+//!   each; `cluster` has what blocks of a cluster do together.
 //! * [`check`] defines findings, [`meter`] counts, [`profile`] describes the devices, [`settings`] says how to run.
 //!
 //! `grid`, `block`, `meter` and the files of instructions name each other. That is no circle to break: a block and the
@@ -16,6 +16,7 @@ mod atomics;
 pub mod block;
 mod bulk;
 pub mod check;
+mod cluster;
 pub mod grid;
 mod matrix;
 mod memory;

@@ -38,6 +38,9 @@ pub struct Profile {
     pub double_ratio: u32,
     pub ecc: bool,
     pub pci_device: u32,
+    /// Multiprocessors of each graphics processing cluster, within one of which the blocks of a cluster lie. What is sold
+    /// differs from one device to the next; these add up, and hold as many clusters as have been seen.
+    pub graphics_clusters: &'static [u32],
     /// Thread block clusters, bulk copies, tensor maps.
     pub hopper: bool,
     /// Blocks per cluster that every device of the kind can place.
@@ -77,6 +80,7 @@ pub static SM_80: Profile = Profile {
     double_ratio: 2,
     ecc: true,
     pci_device: 0x20B2,
+    graphics_clusters: &[],
     hopper: false,
     portable_cluster: 1,
     largest_cluster: 1,
@@ -109,6 +113,7 @@ pub static SM_89: Profile = Profile {
     double_ratio: 64,
     ecc: true,
     pci_device: 0x26B9,
+    graphics_clusters: &[],
     hopper: false,
     portable_cluster: 1,
     largest_cluster: 1,
@@ -141,12 +146,46 @@ pub static SM_90: Profile = Profile {
     double_ratio: 2,
     ecc: true,
     pci_device: 0x2335,
+    graphics_clusters: &[18, 18, 18, 16, 16, 16, 16, 14],
     hopper: true,
     portable_cluster: 8,
     largest_cluster: 16,
 };
 
-static ALL: [&Profile; 3] = [&SM_80, &SM_89, &SM_90];
+/// H100 SXM.
+pub static SM_90_H100: Profile = Profile {
+    key: "sm_90-h100",
+    name: "softcuda sm_90 (as NVIDIA H100 80GB HBM3)",
+    major: 9,
+    minor: 0,
+    multiprocessors: 132,
+    memory: 85_029_158_912,
+    l2_bytes: 50 << 20,
+    shared_per_block: 48 << 10,
+    shared_per_block_optin: 227 << 10,
+    shared_per_multiprocessor: 228 << 10,
+    shared_reserved: 1 << 10,
+    threads_per_block: 1024,
+    threads_per_multiprocessor: 2048,
+    blocks_per_multiprocessor: 32,
+    registers_per_block: 65536,
+    registers_per_multiprocessor: 65536,
+    constant_bytes: 65536,
+    clock_khz: 1_980_000,
+    memory_clock_khz: 2_619_000,
+    memory_bus_bits: 5120,
+    async_engines: 3,
+    persisting_l2_bytes: 30 << 20,
+    double_ratio: 2,
+    ecc: true,
+    pci_device: 0x2330,
+    graphics_clusters: &[18, 18, 18, 16, 16, 16, 16, 14],
+    hopper: true,
+    portable_cluster: 8,
+    largest_cluster: 16,
+};
+
+static ALL: [&Profile; 4] = [&SM_80, &SM_89, &SM_90, &SM_90_H100];
 
 /// The devices that a list such as `sm_80,sm_90` asks for, in its order.
 pub fn select(list: &str) -> Result<Vec<&'static Profile>, String> {

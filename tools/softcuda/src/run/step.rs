@@ -579,12 +579,16 @@ impl<'l> Block<'l> {
             Special::DynamicSharedSize => run.dynamic_shared.into(),
             Special::TotalSharedSize | Special::AggregateSharedSize => run.shared_bytes.into(),
             Special::ReservedShared(offset) => offset.into(),
-            // Every block is a cluster of its own until clusters come.
-            Special::ClusterId(axis) => self.id[axis as usize].into(),
-            Special::NumClusters(axis) => run.grid[axis as usize].into(),
-            Special::ClusterCtaId(_) | Special::ClusterCtaRank => 0,
-            Special::IsExplicitCluster => return at.regs.set_pred(at.dst(0), 0, at.mask),
-            Special::ClusterNumCtas(_) | Special::ClusterNumCtaRank => 1,
+            Special::ClusterId(axis) => (self.id[axis as usize] / run.cluster[axis as usize]).into(),
+            Special::NumClusters(axis) => (run.grid[axis as usize] / run.cluster[axis as usize]).into(),
+            Special::ClusterCtaId(axis) => (self.id[axis as usize] % run.cluster[axis as usize]).into(),
+            Special::ClusterCtaRank => self.member.rank.into(),
+            Special::IsExplicitCluster => {
+                let explicit = if run.cluster_blocks() > 1 { u32::MAX } else { 0 };
+                return at.regs.set_pred(at.dst(0), explicit, at.mask);
+            }
+            Special::ClusterNumCtas(axis) => run.cluster[axis as usize].into(),
+            Special::ClusterNumCtaRank => run.cluster_blocks().into(),
             Special::ActiveMask => at.mask.into(),
             Special::LocalFrame { offset, .. } => u64::from(at.local + offset),
             Special::Workspace { high: true } => run.workspace >> 32,

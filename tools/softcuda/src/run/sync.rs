@@ -198,7 +198,11 @@ impl<'l> Block<'l> {
             Sync::Sleep => return Ok(Next::Wait(Wait::Poll { mbarrier: None })),
             Sync::GridDependencyWait => self.waited_for_previous[warp.index] |= at.mask,
             Sync::GridDependencyLaunch => {}
-            // A cluster is one block here, so its barrier is one among the block's own threads.
+            Sync::ClusterArrive { order, .. } if self.member.is_clustered() => {
+                self.arrive_at_cluster(warp, at, order)?;
+            }
+            Sync::ClusterWait { .. } if self.member.is_clustered() => return self.wait_at_cluster(warp, at),
+            // A cluster of one block: its barrier is one among the block's own threads.
             Sync::ClusterArrive { .. } => {
                 return self.arrive_at(warp, at, CLUSTER, BarrierKind::Arrive, true, None, None);
             }

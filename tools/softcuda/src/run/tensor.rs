@@ -1,6 +1,14 @@
-//! Which bytes of global memory a tensor copy moves, and where in shared memory they lie.
+//! Tensor maps in a kernel: where they lie, which bytes of global memory a copy moves, and where in shared memory those lie.
 
-use crate::memory::{Swizzle, TensorMap};
+use super::block::Block;
+use super::bulk::take;
+use super::check::{Check, Finding};
+use super::memory::{Deed, addresses, generic};
+use super::step::At;
+use super::warp::Warp;
+use crate::ir::Place;
+use crate::memory::{Swizzle, TENSOR_MAP_BYTES, TensorMap};
+use crate::ptx::ast::Space;
 
 /// Bytes that lie one after the other in global memory and, but for the swizzle, in shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +55,85 @@ pub(super) fn stretches(map: &TensorMap, coordinates: [i32; 3]) -> Vec<Stretch> 
 /// Whether it is known how the box lies in shared memory: a swizzle's rows are as long as its span.
 pub(super) fn is_laid_out(map: &TensorMap) -> bool {
     map.swizzle == Swizzle::None || map.row_bytes() == map.swizzle.span() || map.tile[1] * map.tile[2] == 1
+}
+
+impl<'l> Block<'l> {
+    /// Reads the map that an operand points to.
+    pub(super) fn tensor_map(
+        &mut self,
+        warp: &Warp,
+        at: &At<'_>,
+        lane: usize,
+        place: Place,
+        rank: u8,
+    ) -> Result<TensorMap, Box<Finding>> {
+        let address = addresses(at.regs, at.src(1), place.base, place.offset)[lane];
+        let mut bytes = [0; TENSOR_MAP_BYTES];
+        if !address.is_multiple_of(64) {
+            let message = format!("a tensor map at {address:#x}, which is not a multiple of 64");
+            return Err(self.finding(Check::Misaligned, warp, at.pc, lane as u32, message));
+        }
+        match generic(address) {
+            (Space::Param, offset) => {
+                let end = offset as usize + TENSOR_MAP_BYTES;
+                if end > self.run.param_bytes as usize {
+                    let message =
+                        format!("a tensor map of 128 bytes at offset {offset:#x} of the parameters");
+                    return Err(self.at_address(Check::OutOfBounds, warp, at, lane, address, message));
+                }
+                bytes.copy_from_slice(&self.run.params.as_ref()[offset as usize..end]);
+            }
+            (Space::Global, _) => {
+                let allocation = self.global(warp, at, lane, address, TENSOR_MAP_BYTES, Deed::Read)?;
+                take(allocation, address, &mut bytes);
+            }
+            _ => {
+                let message =
+                    "a tensor map lies in a parameter (__grid_constant__), in constant or in global memory";
+                return Err(self.illegal(warp, at, lane, message.to_owned()));
+            }
+        }
+        let Some(map) = TensorMap::decode(&bytes) else {
+            let message =
+                format!("the 128 bytes at {address:#x} are no map that cuTensorMapEncodeTiled wrote");
+            return Err(self.illegal(warp, at, lane, message));
+        };
+        if map.rank != usize::from(rank) {
+            let message = format!(
+                "a copy with {rank} coordinates by a tensor map of {} dimensions",
+                map.rank
+            );
+            return Err(self.illegal(warp, at, lane, message));
+        }
+        Ok(map)
+    }
+
+    /// Checks where a box lies in shared memory.
+    pub(super) fn check_tile(
+        &self,
+        warp: &Warp,
+        at: &At<'_>,
+        lane: usize,
+        map: &TensorMap,
+        offset: u64,
+        deed: Deed,
+    ) -> Result<(), Box<Finding>> {
+        if !is_laid_out(map) {
+            let message = format!(
+                "rows of {} bytes in a swizzle of {}: how they lie in shared memory is not documented",
+                map.row_bytes(),
+                map.swizzle.span()
+            );
+            return Err(self.illegal(warp, at, lane, message));
+        }
+        if !offset.is_multiple_of(128) {
+            let message = format!(
+                "a tensor's box at offset {offset:#x} of shared memory, which is not a multiple of 128"
+            );
+            return Err(self.at_address(Check::Misaligned, warp, at, lane, offset, message));
+        }
+        self.shared_bounds(warp, at, lane, offset, map.tile_bytes() as usize, deed)
+    }
 }
 
 #[cfg(test)]

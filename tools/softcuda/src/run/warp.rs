@@ -43,6 +43,8 @@ pub enum Wait {
     },
     /// At a barrier of the block, with this number.
     Barrier(u32),
+    /// At the cluster's barrier.
+    Cluster,
     /// Looked at something that others must change (an mbarrier that is not complete, a sleep): runs again after
     /// the others.
     Poll {

@@ -13,6 +13,7 @@ mod groups;
 mod libcu;
 mod regressions;
 mod triton;
+mod triton_sm_90;
 
 use harness::{Gpu, Random, Scalar};
 use softcuda::machine::Module;

@@ -8,22 +8,27 @@ use super::harness::{Args, Ended, Gpu, Random, Shape};
 use super::{all, randoms, seeds};
 
 /// Half a unit in the last place, relative to the number.
-const HALF_F32: f64 = 1.0 / (1u32 << 24) as f64;
-const HALF_F16: f64 = 1.0 / (1u32 << 11) as f64;
-const HALF_BF16: f64 = 1.0 / (1u32 << 8) as f64;
+pub const HALF_F32: f64 = 1.0 / (1u32 << 24) as f64;
+pub const HALF_F16: f64 = 1.0 / (1u32 << 11) as f64;
+pub const HALF_BF16: f64 = 1.0 / (1u32 << 8) as f64;
 
-struct Kernel {
+pub struct Kernel {
     module: Module,
     name: String,
     threads: u32,
     shared: u32,
 }
 
-/// Loads a fixture; its head says how it is launched.
-fn load(gpu: &mut Gpu, name: &str) -> Kernel {
+/// The text of a fixture.
+pub fn text(name: &str) -> String {
     let path =
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/foreign/triton/{name}.ptx"));
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Loads a fixture; its head says how it is launched.
+pub fn load(gpu: &mut Gpu, name: &str) -> Kernel {
+    let text = text(name);
     let head = text
         .lines()
         .find_map(|l| l.strip_prefix("// launch: "))
@@ -44,7 +49,7 @@ fn load(gpu: &mut Gpu, name: &str) -> Kernel {
 
 impl Kernel {
     #[track_caller]
-    fn launch(&self, gpu: &mut Gpu, grid: [u32; 3], args: Args) {
+    pub fn launch(&self, gpu: &mut Gpu, grid: [u32; 3], args: Args) {
         let shape = Shape {
             grid,
             shared: self.shared,
@@ -64,7 +69,7 @@ impl Kernel {
 }
 
 #[track_caller]
-fn near(got: f64, want: f64, allowed: f64, what: impl FnOnce() -> String) {
+pub fn near(got: f64, want: f64, allowed: f64, what: impl FnOnce() -> String) {
     assert!(
         (got - want).abs() <= allowed,
         "{}: {got:e} and not {want:e}, {allowed:e} allowed",
@@ -72,7 +77,7 @@ fn near(got: f64, want: f64, allowed: f64, what: impl FnOnce() -> String) {
     );
 }
 
-fn units(random: &mut Random, count: usize) -> Vec<f32> {
+pub fn units(random: &mut Random, count: usize) -> Vec<f32> {
     (0..count).map(|_| random.unit()).collect()
 }
 

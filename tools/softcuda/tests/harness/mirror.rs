@@ -116,8 +116,6 @@ impl Mirror {
                     "cuDevicePrimaryCtxRetain",
                 )?;
                 check(sys::cuCtxSetCurrent(context), "cuCtxSetCurrent")?;
-                // Recursion is deeper than the default allows. A driver that cannot set it says so by a failing launch.
-                let _ = sys::cuCtxSetLimit(CUlimit::CU_LIMIT_STACK_SIZE, 64 << 10);
             }
             // SAFETY: the driver ends the name with a NUL.
             let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy();
@@ -128,6 +126,13 @@ impl Mirror {
         };
         record(&describe().unwrap_or_else(|e| panic!("no device to compare with: {e}")));
         Some(Self::default())
+    }
+
+    /// Sets the stack of each thread, in bytes. The driver reserves it for every thread that can be resident on the device.
+    pub fn set_stack(&self, bytes: usize) {
+        // SAFETY: a plain call; the context is current since `start`.
+        let set = unsafe { sys::cuCtxSetLimit(CUlimit::CU_LIMIT_STACK_SIZE, bytes) };
+        check(set, "cuCtxSetLimit").unwrap_or_else(|e| panic!("a stack of {bytes} bytes: {e}"));
     }
 
     /// States how the bytes from `address` are compared. Later rules go before earlier ones.

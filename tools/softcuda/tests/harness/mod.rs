@@ -217,6 +217,9 @@ pub struct Shape {
     pub block: [u32; 3],
     pub shared: u32,
     pub cooperative: bool,
+    pub cluster: Option<[u32; 3]>,
+    /// It may begin before the launch before it has ended.
+    pub programmatic: bool,
 }
 
 impl Shape {
@@ -226,6 +229,8 @@ impl Shape {
             block: [block, 1, 1],
             shared: 0,
             cooperative: false,
+            cluster: None,
+            programmatic: false,
         }
     }
 }
@@ -255,6 +260,14 @@ impl Gpu {
         Self {
             device: Device::new(&profile::SM_90, settings),
             mirror: Mirror::start(),
+        }
+    }
+
+    /// The stack that each thread of the kernels here needs on a GPU, in bytes, where the driver's default (1 KiB) is too
+    /// small: of recursion the compiler does not know the depth. softcuda's frames have no such limit.
+    pub fn stack(&mut self, bytes: usize) {
+        if let Some(mirror) = &self.mirror {
+            mirror.set_stack(bytes);
         }
     }
 
@@ -327,8 +340,8 @@ impl Gpu {
             shared: shape.shared,
             params,
             cooperative: shape.cooperative,
-            cluster: None,
-            programmatic: false,
+            cluster: shape.cluster,
+            programmatic: shape.programmatic,
             stream: 0,
         };
         let before = self.mirror.as_ref().map(|m| m.before(&self.device.memory));

@@ -3,6 +3,7 @@
 
 mod forms;
 mod rehearsal;
+mod zero_products;
 
 use std::fmt::Write;
 

@@ -55,7 +55,11 @@ fn softcuda_agrees_with_itself_through_the_driver() {
         return;
     }
     let kernels = compile("transpose.cu").is_some();
-    let mut tests = vec!["parity::one_ulp", "parity::bfloat_functions"];
+    let mut tests = vec![
+        "parity::one_ulp",
+        "parity::bfloat_functions",
+        "parity::zero_products::zero_products_beside_huge_factors",
+    ];
     if kernels {
         tests.extend([
             "transposes",
@@ -78,14 +82,20 @@ fn softcuda_agrees_with_itself_through_the_driver() {
         for name in [
             "transpose.cu: transpose_padded",
             "functions.cu: function_pointers",
-            "histogram.cu: atomics",
         ] {
             assert_eq!(verdict(name), Some("exact"), "{name}: {text}");
         }
     }
-    assert_eq!(
-        programs.iter().filter(|p| p["verdict"] != "exact").count(),
-        0,
+    // Blocks run side by side, so that their atomics may come in another order.
+    let ordered = |program: &&Value| program["program"] != "histogram.cu: atomics";
+    assert!(
+        programs.iter().filter(ordered).all(|p| p["verdict"] == "exact"),
+        "{text}"
+    );
+    let atomics = verdict("histogram.cu: atomics");
+    assert_eq!(kernels, atomics.is_some(), "{text}");
+    assert!(
+        atomics.is_none_or(|verdict| ["exact", "within"].contains(&verdict)),
         "{text}"
     );
     assert!(text.contains("| agree in every bit |"), "{text}");

@@ -16,7 +16,7 @@ mod latency;
 mod memory;
 mod startup;
 mod table;
-mod texts;
+pub(super) mod texts;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

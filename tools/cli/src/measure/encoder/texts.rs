@@ -36,6 +36,14 @@ pub fn of_tokens(tokens: usize, count: impl Fn(&str) -> Option<usize>) -> Option
     (found == tokens).then_some(text)
 }
 
+/// So many random words.
+pub fn words(random: &mut Random, count: usize) -> String {
+    let words: Vec<&str> = (0..count)
+        .map(|_| WORDS[random.bits() as usize % WORDS.len()])
+        .collect();
+    words.join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

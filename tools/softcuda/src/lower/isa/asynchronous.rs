@@ -209,8 +209,8 @@ fn mbarrier(i: &Instruction, b: &mut Builder<'_>) -> Result<Code, Refused> {
         }
         "arrive" | "arrive_drop" => {
             // `.expect_tx` is a form of arrive; the state may be missing or `_`.
-            let state = !matches!(operand(i, 0)?, Operand::Address(_));
-            let first = usize::from(state);
+            let first = usize::from(!matches!(operand(i, 0)?, Operand::Address(_)));
+            let state = first == 1 && !matches!(operand(i, 0)?, Operand::Sink);
             let (base, place) = at(i, b, first, generic)?;
             let dst = if state {
                 vec![b.dst(operand(i, 0)?, Type::B64)?]

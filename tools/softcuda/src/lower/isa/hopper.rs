@@ -12,10 +12,9 @@ use crate::ptx::ast::{Address, Instruction, Operand, Type};
 pub const COVERED: &[Covered] = &[
     Covered {
         opcode: "cp.async.bulk",
-        forms: "global to shared with mbarrier, shared to global with bulk_group; .tensor.1d .2d .3d, tile mode; commit_group, \
-                wait_group(.read); L2 hints; prefetch has no effect",
-        notes: "data arrives when somebody waits for it, as late as allowed; not: multicast, im2col, 4d, 5d, shared to shared, \
-                cp.reduce",
+        forms: "global to shared with mbarrier, shared to global with bulk_group; .tensor.1d .2d .3d, tile mode; \
+                .multicast::cluster; commit_group, wait_group(.read); L2 hints; prefetch has no effect",
+        notes: "data arrives when somebody waits for it, as late as allowed; not: im2col, 4d, 5d, shared to shared, cp.reduce",
     },
     Covered {
         opcode: "setmaxnreg",
@@ -23,10 +22,15 @@ pub const COVERED: &[Covered] = &[
         notes: "the sum over a block's warps is checked at its end; nobody waits",
     },
     Covered {
+        opcode: "st.async",
+        forms: ".weak, .shared::cluster, .mbarrier::complete_tx::bytes; 4 and 8 bytes, v2, v4",
+        notes: "",
+    },
+    Covered {
         opcode: "wgmma",
         forms: "mma_async m64nNk16 f32 of bf16, f16; m64nNk32 f32 of e4m3, e5m2, mixed; every N; A in shared memory or \
                 registers; both majors; every swizzle; fence, commit_group, wait_group",
-        notes: "rounds as mma.sync of the same types; not: negated operands, base offsets, tf32, integers, b1, f16 results, \
+        notes: "rounds as mma.sync of the same types, but sums of fp8 keep 13 bits of fraction; not: negated operands, base offsets, tf32, integers, b1, f16 results, \
                 sparse matrices",
     },
 ];
@@ -34,6 +38,7 @@ pub const COVERED: &[Covered] = &[
 pub fn lower(i: &Instruction, b: &mut Builder<'_>) -> Result<Option<Code>, Refused> {
     Ok(Some(match &*i.opcode {
         "cp" if i.has("async") && i.has("bulk") && !i.has("reduce") => bulk(i, b)?,
+        "st" if i.has("async") => put(i, b)?,
         "wgmma" => warpgroup(i, b)?,
         "setmaxnreg" => registers(i)?,
         _ => return Ok(None),
@@ -115,13 +120,20 @@ fn bulk(i: &Instruction, b: &mut Builder<'_>) -> Result<Code, Refused> {
             } else {
                 "bulk_group"
             },
+            if load {
+                "multicast::cluster"
+            } else {
+                "L2::cache_hint"
+            },
             "L2::cache_hint",
         ],
     )?;
-    // [destination], [source], then the size or the mbarrier.
+    // [destination], [source], then the size or the mbarrier, then the blocks of a multicast.
     let (own, other) = if load { (0, 1) } else { (1, 0) };
+    let multicast = i.has("multicast::cluster");
+    let extra = usize::from(multicast);
     if !tensor {
-        operands(i, if load { 4 } else { 3 })?;
+        operands(i, if load { 4 + extra } else { 3 })?;
         let (shared, shared_place) = at(i, b, own, false)?;
         let (global, global_place) = at(i, b, other, false)?;
         let size = b.src(operand(i, 2)?, Type::U32)?;
@@ -137,10 +149,15 @@ fn bulk(i: &Instruction, b: &mut Builder<'_>) -> Result<Code, Refused> {
             to: shared_place,
             from: global_place,
             barrier,
+            multicast,
         };
-        return code(load, vec![shared, global, base, size]);
+        let mut src = vec![shared, global, base, size];
+        if multicast {
+            src.push(b.src(operand(i, 4)?, Type::B16)?);
+        }
+        return code(load, src);
     }
-    operands(i, if load { 3 } else { 2 })?;
+    operands(i, if load { 3 + extra } else { 2 })?;
     let rank = match (i.has("1d"), i.has("2d"), i.has("3d")) {
         (true, false, false) => 1,
         (false, true, false) => 2,
@@ -163,6 +180,7 @@ fn bulk(i: &Instruction, b: &mut Builder<'_>) -> Result<Code, Refused> {
             map,
             barrier,
             rank,
+            multicast,
         };
     }
     let Operand::Address(Address { more, .. }) = operand(i, other)? else {
@@ -175,7 +193,51 @@ fn bulk(i: &Instruction, b: &mut Builder<'_>) -> Result<Code, Refused> {
     for coordinate in coordinates {
         src.push(b.src(coordinate, Type::S32)?);
     }
+    if multicast {
+        src.push(b.src(operand(i, 3)?, Type::B16)?);
+    }
     code(what, src)
+}
+
+/// `st.async`: a store that completes at an mbarrier of the block that it goes to.
+fn put(i: &Instruction, b: &mut Builder<'_>) -> Result<Code, Refused> {
+    const WORDS: &[&str] = &[
+        "async",
+        "weak",
+        "shared::cluster",
+        "mbarrier::complete_tx::bytes",
+        "v2",
+        "v4",
+    ];
+    let Some((ty, words)) = i.modifiers.split_last() else {
+        return Err(Refused::unsupported(i, "a type is missing"));
+    };
+    let ty = Type::parse(ty).filter(|ty| matches!(ty.size(), 4 | 8) && !i.has("v4") || ty.size() == 4);
+    let (Some(ty), true) = (ty, words.iter().all(|word| WORDS.contains(&&**word))) else {
+        return Err(Refused::unsupported(i, "this form is not supported"));
+    };
+    let values = elements(operand(i, 1)?);
+    let wanted = if i.has("v4") {
+        4
+    } else {
+        1 + usize::from(i.has("v2"))
+    };
+    if values.len() != wanted || !i.has("shared::cluster") || !i.has("mbarrier::complete_tx::bytes") {
+        return Err(Refused::unsupported(i, "this form is not supported"));
+    }
+    let (to_base, to) = at(i, b, 0, false)?;
+    let (barrier_base, barrier) = at(i, b, 2, false)?;
+    let mut src = vec![to_base, barrier_base];
+    for value in values {
+        src.push(b.src(value, ty)?);
+    }
+    let what = Bulk::Put {
+        to,
+        barrier,
+        elements: wanted as u8,
+        bytes: ty.size() as u8,
+    };
+    Ok(Code::new(Op::Bulk(Box::new(what)), Class::AsyncCopy, vec![], src))
 }
 
 fn registers(i: &Instruction) -> Result<Code, Refused> {

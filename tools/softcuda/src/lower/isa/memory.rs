@@ -170,7 +170,7 @@ pub fn elements(operand: &Operand) -> &[Operand] {
 pub fn lower(instruction: &Instruction, builder: &mut Builder<'_>) -> Result<Option<Code>, Refused> {
     Ok(Some(match &*instruction.opcode {
         "ld" | "ldu" => access(instruction, builder, true)?,
-        "st" => access(instruction, builder, false)?,
+        "st" if !instruction.has("async") => access(instruction, builder, false)?,
         "atom" | "red" if !instruction.has("async") => atomic(instruction, builder)?,
         "prefetch" | "prefetchu" | "applypriority" | "discard" => {
             Code::new(Op::Nop, Class::Other, vec![], vec![])

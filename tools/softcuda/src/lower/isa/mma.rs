@@ -51,7 +51,7 @@ use crate::ir::{Alu, Class, Code, MatrixWork, Ref};
 use crate::lower::builder::{Builder, Refused};
 use crate::ptx::ast::{Instruction, Operand, Type};
 
-use super::Covered;
+use super::{Covered, fp8_sums};
 
 /// The family's part of the coverage table.
 pub const COVERED: &[Covered] = &[Covered {
@@ -125,8 +125,12 @@ pub fn lower(instruction: &Instruction, builder: &mut Builder<'_>) -> Result<Opt
 
 /// What computes 16 rows and 8 columns over 32 bytes of k, with f32 results: the product of which `wgmma` is made.
 pub fn tile(a: Type, b: Type) -> Option<Alu> {
-    let shape = if a.size() == 2 { "m16n8k16" } else { "m16n8k32" };
-    Form::of(shape, [Type::F32, a, b, Type::F32], false, vectors()).map(|form| form.run)
+    match fp8_sums::tile(a, b) {
+        None if a.size() == 2 => {
+            Form::of("m16n8k16", [Type::F32, a, b, Type::F32], false, vectors()).map(|form| form.run)
+        }
+        narrow => narrow,
+    }
 }
 
 /// The registers of a fragment: a vector, or one register without braces.
@@ -257,7 +261,7 @@ fn doubles<const M: usize, const K: usize>() -> Form {
 }
 
 /// How the elements of A or B lie in a 32-bit register.
-trait Element {
+pub(super) trait Element {
     type Value: Copy + Default;
     const PER_WORD: usize;
     /// The element at this place of the word, exactly.
@@ -276,8 +280,8 @@ trait Element {
 struct Half;
 struct Brain;
 struct Tf32;
-struct Fp8E4;
-struct Fp8E5;
+pub(super) struct Fp8E4;
+pub(super) struct Fp8E5;
 struct Signed;
 struct Unsigned;
 
@@ -420,10 +424,10 @@ fn half_values<const FAST: bool>(halves: &[u16; LANES], to: &mut [f64; LANES]) {
 
 /// C and D while the sum is formed, as f32 registers have them: by half (rows 0-7, 8-15) and then even and odd
 /// columns, lane by lane.
-type Tile<T> = [[T; LANES]; 4];
+pub(super) type Tile<T> = [[T; LANES]; 4];
 
 /// Type of C and D.
-trait Sums {
+pub(super) trait Sums {
     const REGISTERS: usize;
     const REGISTER: Type;
     fn load<const FAST: bool>(regs: Regs, slots: &[Slot]) -> Tile<f64>;
@@ -431,7 +435,7 @@ trait Sums {
 }
 
 /// f32, a register for the even columns and one for the odd ones.
-struct Single;
+pub(super) struct Single;
 /// f16, an even column and its neighbour in one register.
 struct Packed;
 
@@ -550,7 +554,7 @@ fn round_half(sum: f64) -> u32 {
 
 /// A, by quad of k (four that lie in the same place of the words of a group's lanes), by half, lane by lane.
 #[inline(always)]
-fn rows_of_a<E: Element, const HALVES: usize, const QUADS: usize, const FAST: bool>(
+pub(super) fn rows_of_a<E: Element, const HALVES: usize, const QUADS: usize, const FAST: bool>(
     regs: Regs,
     slots: &[Slot],
 ) -> [[[E::Value; LANES]; HALVES]; QUADS] {
@@ -567,7 +571,7 @@ fn rows_of_a<E: Element, const HALVES: usize, const QUADS: usize, const FAST: bo
 
 /// B, by quad of k, its four rows one after the other: columns 0, 2, 4, 6, 1, 3, 5, 7.
 #[inline(always)]
-fn rows_of_b<E: Element, const QUADS: usize, const FAST: bool>(
+pub(super) fn rows_of_b<E: Element, const QUADS: usize, const FAST: bool>(
     regs: Regs,
     slots: &[Slot],
 ) -> [[E::Value; LANES]; QUADS] {

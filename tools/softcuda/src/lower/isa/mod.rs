@@ -10,6 +10,7 @@ pub mod compare;
 pub mod convert;
 pub mod float;
 pub mod form;
+mod fp8_sums;
 pub mod half;
 mod hopper;
 pub mod ieee;

@@ -38,6 +38,11 @@ pub const COVERED: &[Covered] = &[
         forms: ".global .shared .shared::cta .shared::cluster .local .param .param::entry",
         notes: "not .const: constants lie in global memory",
     },
+    Covered {
+        opcode: "mapa getctarank",
+        forms: ".shared::cluster and generic: u32 u64",
+        notes: "",
+    },
 ];
 
 /// Lowers a move; `None` for another opcode.
@@ -49,6 +54,8 @@ pub fn lower(instruction: &Instruction, builder: &mut Builder<'_>) -> Result<Opt
         "slct" => select_by_sign(form, builder)?,
         "cvta" => convert_address(form, builder)?,
         "isspacep" => is_space(form, builder)?,
+        "mapa" => map_address(form, builder)?,
+        "getctarank" => rank_of_address(form, builder)?,
         _ => return Ok(None),
     }))
 }
@@ -308,6 +315,54 @@ fn convert_address(mut form: Form<'_>, builder: &mut Builder<'_>) -> Result<Code
         }
     };
     let dst = vec![builder.dst(d, ty)?];
+    Ok(Code::alu(run, Class::Move, dst, src))
+}
+
+/// `mapa`: the address in another block's shared memory that corresponds to one in a block's own.
+fn map_address(mut form: Form<'_>, builder: &mut Builder<'_>) -> Result<Code, Refused> {
+    let shared = form.take("shared::cluster");
+    let ty = form.ty()?;
+    let [d, a, rank] = form.operands()?;
+    let run = match (shared, ty) {
+        (true, Type::U32) => {
+            alu!(|a: u32, rank: u32| -> u32 { windows::shared_of_rank(a.into(), rank) as u32 })
+        }
+        (true, Type::U64) => alu!(|a: u64, rank: u32| -> u64 { windows::shared_of_rank(a, rank) }),
+        (false, Type::U64) => alu!(|a: u64, rank: u32| -> u64 {
+            windows::shared_to_generic(windows::shared_of_rank(a, rank), rank)
+        }),
+        _ => return Err(form.wrong_type(ty)),
+    };
+    let src = vec![builder.src(a, ty)?, builder.src(rank, Type::U32)?];
+    let dst = vec![builder.dst(d, ty)?];
+    Ok(Code::alu(run, Class::Move, dst, src))
+}
+
+/// `getctarank`: the rank of the block in whose shared memory an address lies.
+fn rank_of_address(mut form: Form<'_>, builder: &mut Builder<'_>) -> Result<Code, Refused> {
+    let shared = form.take("shared::cluster");
+    let ty = form.ty()?;
+    let [d, a] = form.operands()?;
+    let mut src = vec![builder.src(a, ty)?];
+    let run = match (shared, ty) {
+        (true, Type::U32) => {
+            src.push(own_rank(builder));
+            alu!(|a: u32, rank: u32| -> u32 { windows::shared_place(a.into(), rank).0 as u32 })
+        }
+        (true, Type::U64) => {
+            src.push(own_rank(builder));
+            alu!(|a: u64, rank: u32| -> u32 { windows::shared_place(a, rank).0 as u32 })
+        }
+        (false, Type::U64) => alu!(|a: u64| -> u32 {
+            if windows::in_window(a, SHARED_WINDOW) {
+                windows::generic_place(a).0 as u32
+            } else {
+                u32::MAX
+            }
+        }),
+        _ => return Err(form.wrong_type(ty)),
+    };
+    let dst = vec![builder.dst(d, Type::U32)?];
     Ok(Code::alu(run, Class::Move, dst, src))
 }
 

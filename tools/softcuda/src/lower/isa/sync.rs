@@ -11,7 +11,7 @@ use crate::ptx::ast::{Instruction, Operand, Type};
 pub const COVERED: &[Covered] = &[
     Covered {
         opcode: "bar barrier",
-        forms: ".sync .arrive .red.popc .red.and .red.or; .aligned and not; named barriers with counts; bar.warp.sync; barrier.cluster for clusters of one block",
+        forms: ".sync .arrive .red.popc .red.and .red.or; .aligned and not; named barriers with counts; bar.warp.sync; barrier.cluster",
         notes: "",
     },
     Covered {

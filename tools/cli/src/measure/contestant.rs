@@ -13,7 +13,7 @@ use ropeway::Engine;
 use ropeway::{Embed, Request};
 
 /// An engine with the inputs that it is to run.
-pub struct Serving<'e> {
+pub struct Contestant<'e> {
     engine: &'e Engine,
     requests: Vec<Request<'e>>,
 }
@@ -41,12 +41,12 @@ impl FromStr for Ask {
     }
 }
 
-impl<'e> Serving<'e> {
+impl<'e> Contestant<'e> {
     /// Takes inputs as `ropeway embed` does, one JSON object per line; `defaults` is what a line does not say.
     ///
     /// # Errors
     /// The first line that is none, or that the model cannot serve.
-    pub fn new(engine: &'e Engine, lines: &str, defaults: &'e Embed) -> Result<Serving<'e>> {
+    pub fn new(engine: &'e Engine, lines: &str, defaults: &'e Embed) -> Result<Contestant<'e>> {
         let mut requests = Vec::new();
         for (index, line) in lines.lines().enumerate() {
             let request =
@@ -57,7 +57,7 @@ impl<'e> Serving<'e> {
         if requests.is_empty() {
             bail!("there are no inputs");
         }
-        Ok(Serving { engine, requests })
+        Ok(Contestant { engine, requests })
     }
 
     /// What is said first: the engine took so long to open.

@@ -1,9 +1,9 @@
-"""The first marks: what the GPU engine must reach before anything is made faster."""
+"""The targets: what the GPU engine must reach before anything is made faster."""
 
 from collections import namedtuple
 
-# `measure` gives (value, of what) for each row that the mark is about; the worst counts.
-Mark = namedtuple("Mark", "name at_least bound unit measure")
+# `measure` gives (value, of what) for each row that the target is about; the worst counts.
+Target = namedtuple("Target", "name at_least bound unit measure")
 
 
 def rows(stages, stage, group):
@@ -60,33 +60,33 @@ def start(stages):
         yield row["micros"]["median"] / 1e6, label(row)
 
 
-MARKS = (
-    Mark("GEMM beside cuBLASLt", True, 0.5, "×", beside_cublaslt),
-    Mark("attention at 4096 tokens", True, 250, "TFLOP/s", long_attention),
-    Mark("end to end beside PyTorch eager, padded, mixed lengths", True, 1.3, "×", beside_eager),
-    Mark("one query of 16 tokens, text in to vector out", False, 1.0, "ms", shortest_query),
-    Mark("adapters mixed, beside merged", False, 1.08, "×", mixed_adapters),
-    Mark("process start to first vector", False, 1.0, "s", start),
+TARGETS = (
+    Target("GEMM beside cuBLASLt", True, 0.5, "×", beside_cublaslt),
+    Target("attention at 4096 tokens", True, 250, "TFLOP/s", long_attention),
+    Target("end to end beside PyTorch eager, padded, mixed lengths", True, 1.3, "×", beside_eager),
+    Target("one query of 16 tokens, text in to vector out", False, 1.0, "ms", shortest_query),
+    Target("adapters mixed, beside merged", False, 1.08, "×", mixed_adapters),
+    Target("process start to first vector", False, 1.0, "s", start),
 )
 
 
 def judge(stages):
-    """Each mark with what was measured, or None, and "met", "not met" or "not measured"."""
+    """Each target with what was measured, or None, and "met", "not met" or "not measured"."""
     judged = []
-    for mark in MARKS:
-        found = list(mark.measure(stages))
-        value, of = (min if mark.at_least else max)(found) if found else (None, None)
+    for target in TARGETS:
+        found = list(target.measure(stages))
+        value, of = (min if target.at_least else max)(found) if found else (None, None)
         if value is None:
             verdict = "not measured"
         else:
-            verdict = "met" if (value >= mark.bound if mark.at_least else value <= mark.bound) else "not met"
-        sign = "≥" if mark.at_least else "≤"
+            verdict = "met" if (value >= target.bound if target.at_least else value <= target.bound) else "not met"
+        sign = "≥" if target.at_least else "≤"
         judged.append(
             {
-                "mark": mark.name,
-                "wanted": f"{sign} {mark.bound:g} {mark.unit}",
+                "target": target.name,
+                "wanted": f"{sign} {target.bound:g} {target.unit}",
                 "measured": value,
-                "unit": mark.unit,
+                "unit": target.unit,
                 "of": of,
                 "verdict": verdict,
             }

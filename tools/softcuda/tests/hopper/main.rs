@@ -1,9 +1,20 @@
 //! Tensor copies and wgmma against plain products.
 
+#[path = "../harness/mod.rs"]
 mod harness;
 
-use harness::{Args, Gpu, Random, Shape};
+mod boxes;
+mod clusters;
+mod pipelines;
+mod wgmma;
+
+use harness::{Args, Ended, Gpu, Random, Shape};
 use softcuda::memory::{Fill, Swizzle, TensorMap};
+
+/// Whether the long tests are asked for.
+fn all() -> bool {
+    std::env::var_os("ROPEWAY_TEST_ALL").is_some_and(|v| v == "1")
+}
 
 #[test]
 fn a_tile_of_wgmma_is_the_plain_product() {
@@ -50,5 +61,32 @@ fn a_tile_of_wgmma_is_the_plain_product() {
             })
             .collect();
         assert!(gpu.download::<f32>(out, 4096) == want, "row {row}");
+    }
+}
+
+/// Dependent launches wait for the launch before them, in one thread at least: else the launch after them begins too early.
+#[test]
+fn a_launch_in_which_nobody_waits_is_reported() {
+    let source = ".version 8.4\n.target sm_90\n.address_size 64\n.visible .entry step(.param .u32 waiting)\n{\n\
+                  .reg .pred %p;\n.reg .b32 %r<3>;\nmov.u32 %r0, %ctaid.x;\nld.param.u32 %r1, [waiting];\n\
+                  setp.ge.u32 %p, %r0, %r1;\n@%p ret;\ngriddepcontrol.wait;\nret;\n}\n";
+    let mut gpu = Gpu::new();
+    let module = gpu.load_text("step", source.as_bytes());
+    let mut launch = |waiting: u32, programmatic: bool| {
+        let shape = Shape {
+            programmatic,
+            ..Shape::new(3, 32)
+        };
+        gpu.try_launch(&module, "step", shape, &Args::new().with(waiting))
+    };
+    assert!(matches!(launch(0, false), Ended::Well), "nothing to wait for");
+    assert!(matches!(launch(1, true), Ended::Well), "one block waits");
+    match launch(0, true) {
+        Ended::Found(findings) => assert!(
+            findings[0].message.contains("griddepcontrol.wait"),
+            "{}",
+            findings[0]
+        ),
+        other => panic!("nobody waits: {other:?}"),
     }
 }

@@ -1,0 +1,194 @@
+//! Adapters that are loaded and dropped while the server runs: from one folder, by their names in it, by who has an admin
+//! key.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Component, Path as FilePath, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::body::Body;
+use axum::extract::Path;
+use axum::http::Response;
+use ropeway::Engine;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::app::{Answer, App, Call};
+use crate::failure::{Failure, Kind};
+use crate::reply;
+
+/// A folder of adapters, each a folder of its own, and which of them models have.
+#[derive(Debug)]
+pub struct AdapterFolder {
+    path: PathBuf,
+    /// Model and adapter.
+    loaded: Mutex<BTreeSet<(String, String)>>,
+}
+
+impl AdapterFolder {
+    /// Adapters are taken from this folder.
+    pub fn new(path: impl Into<PathBuf>) -> AdapterFolder {
+        AdapterFolder {
+            path: path.into(),
+            loaded: Mutex::default(),
+        }
+    }
+
+    /// Adds to an engine what this model had loaded: for one that is opened anew after its device was lost.
+    ///
+    /// # Errors
+    /// The first adapter's that cannot be added.
+    pub fn restore(&self, model: &str, engine: &Engine) -> ropeway::Result<()> {
+        let loaded = self.loaded().clone();
+        let mut names = loaded.iter().filter(|(of, _)| of == model);
+        names.try_for_each(|(_, name)| engine.add_adapter(name, self.path.join(name)))
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The names of the folder's adapters.
+    fn available(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let name = |entry: fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            self.find(&name).map(|_| name)
+        };
+        let mut names: Vec<String> = entries.filter_map(name).collect();
+        names.sort();
+        names
+    }
+
+    /// The folder of an adapter: a name that is nothing but a name, of a folder that is there.
+    fn find(&self, name: &str) -> Option<PathBuf> {
+        let mut parts = FilePath::new(name).components();
+        let plain = matches!(
+            (parts.next(), parts.next()),
+            (Some(Component::Normal(part)), None) if part.to_str() == Some(name)
+        );
+        let path = self.path.join(name);
+        (plain && !name.starts_with('.') && path.is_dir()).then_some(path)
+    }
+
+    fn load(&self, model: &str, name: &str, engine: &Engine) -> Result<(), Failure> {
+        let path = self.find(name).ok_or_else(|| {
+            let known = self.available().join(", ");
+            let message = format!("the server's folder has no adapter `{name}`; it has: {known}");
+            Failure::new(Kind::NotFound, message)
+        })?;
+        let mut loaded = self.loaded();
+        engine.add_adapter(name, path).map_err(|error| {
+            // Where the folder is, is the server's affair.
+            let folder = self.path.display().to_string();
+            Failure::new(Kind::Invalid, error.to_string().replace(&folder, "…"))
+        })?;
+        loaded.insert((model.to_owned(), name.to_owned()));
+        Ok(())
+    }
+
+    fn unload(&self, model: &str, name: &str, engine: &Engine) -> Result<(), Failure> {
+        let mut loaded = self.loaded();
+        if !loaded.remove(&(model.to_owned(), name.to_owned())) {
+            let message = format!("model {model} has loaded no adapter `{name}` from the server's folder");
+            return Err(Failure::new(Kind::NotFound, message));
+        }
+        Ok(engine.remove_adapter(name)?)
+    }
+}
+
+/// Who may change adapters, and which there are.
+pub struct Admin {
+    /// Keys, of which a request has one. They are not those of [`Settings::api_keys`](crate::Settings::api_keys).
+    pub keys: Vec<String>,
+    /// Where adapters are taken from.
+    pub adapters: Arc<AdapterFolder>,
+}
+
+/// The adapters that there are, and which of them models have loaded.
+#[derive(Serialize, JsonSchema)]
+pub struct AdapterList {
+    /// Names that can be loaded.
+    available: Vec<String>,
+    loaded: Vec<LoadedAdapter>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct LoadedAdapter {
+    model: String,
+    name: String,
+}
+
+fn folder(app: &App) -> Result<Arc<AdapterFolder>, Failure> {
+    let admin = app.admin.as_ref().map(|admin| admin.adapters.clone());
+    admin.ok_or_else(|| Failure::new(Kind::NotFound, "this server has no folder of adapters"))
+}
+
+/// `GET /v1/adapters`.
+pub async fn list(call: Call) -> Answer {
+    let folder = folder(&call.app)?;
+    let loaded = folder.loaded().clone().into_iter();
+    reply::json(&AdapterList {
+        available: folder.available(),
+        loaded: loaded
+            .map(|(model, name)| LoadedAdapter { model, name })
+            .collect(),
+    })
+}
+
+type Change = fn(&AdapterFolder, &str, &str, &Engine) -> Result<(), Failure>;
+
+/// Changes a model's adapters, on a thread that may take its time.
+async fn change(app: &App, model: String, name: String, change: Change) -> Answer {
+    let folder = folder(app)?;
+    let engine = app.model(Some(&model))?.engine()?;
+    let work = move || change(&folder, &model, &name, &engine);
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Failure::internal)??;
+    Ok(Response::new(Body::empty()))
+}
+
+/// `PUT /v1/adapters/{model}/{name}`.
+pub async fn load(Path((model, name)): Path<(String, String)>, call: Call) -> Answer {
+    change(&call.app, model, name, AdapterFolder::load).await
+}
+
+/// `DELETE /v1/adapters/{model}/{name}`.
+pub async fn unload(Path((model, name)): Path<(String, String)>, call: Call) -> Answer {
+    change(&call.app, model, name, AdapterFolder::unload).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_the_folder_are_found() {
+        let scratch = tempfile::tempdir().unwrap();
+        let inside = scratch.path().join("inside");
+        for folder in ["inside/legal", "inside/.hidden", "outside"] {
+            fs::create_dir_all(scratch.path().join(folder)).unwrap();
+        }
+        fs::write(inside.join("file"), "").unwrap();
+        let adapters = AdapterFolder::new(&inside);
+        assert_eq!(adapters.available(), ["legal"]);
+        assert!(adapters.find("legal").is_some());
+        let outside = scratch.path().join("outside");
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../outside",
+            "legal/",
+            "legal/..",
+            ".hidden",
+            "file",
+            "none",
+            "a\0b",
+            outside.to_str().unwrap(),
+        ] {
+            assert!(adapters.find(bad).is_none(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Responses of JSON, whose vectors are written while they are sent.
+//!
+//! A vector takes three times as much room in JSON as in memory. So a response is first written with a [`Slot`] in place of
+//! each vector, which is short; the numbers follow in frames of some size, each made when the connection has room for it.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, Response, header};
+use hyper::body::Frame;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Serialize, Serializer};
+use serde_json::ser::{Formatter, Serializer as JsonSerializer};
+
+use crate::failure::Failure;
+use crate::vectors::NumberType;
+
+/// A frame is sent when it has so many bytes, or is the last: a system call for each costs little, and many clients' frames
+/// take little memory.
+const FRAME: usize = 64 << 10;
+
+/// Stands before a slot's number. JSON has no such byte: in strings it is escaped.
+const MARK: u8 = 1;
+
+/// Bytes of a slot's number.
+const NUMBER: usize = size_of::<u64>();
+
+/// Stands for a vector in a response that is being written.
+#[derive(Debug)]
+pub struct Slot(u64);
+
+impl Serialize for Slot {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0.to_le_bytes())
+    }
+}
+
+impl JsonSchema for Slot {
+    fn schema_name() -> Cow<'static, str> {
+        "Vector".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A vector, in the type that was asked for: numbers, or base64 of little-endian float32.",
+            "anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string"}],
+        })
+    }
+}
+
+/// JSON without white space, and marks for slots, the only bytes that responses hold.
+struct Marks;
+
+impl Formatter for Marks {
+    fn write_byte_array<W: ?Sized + io::Write>(&mut self, writer: &mut W, number: &[u8]) -> io::Result<()> {
+        writer.write_all(&[MARK])?;
+        writer.write_all(number)
+    }
+}
+
+/// The vectors of a response.
+#[derive(Default)]
+pub struct Vectors(Vec<(Arc<[f32]>, NumberType)>);
+
+impl Vectors {
+    /// Takes a vector, to be written in this type where the slot is.
+    ///
+    /// # Errors
+    /// A type that cannot hold a vector of so many dimensions.
+    pub fn slot(&mut self, vector: Arc<[f32]>, number: NumberType) -> Result<Slot, Failure> {
+        number.check(vector.len())?;
+        self.0.push((vector, number));
+        Ok(Slot(self.0.len() as u64 - 1))
+    }
+
+    /// The response: this value, with the vectors in their slots. A small one goes out whole, with its length.
+    pub fn response(self, value: &impl Serialize) -> Result<Response<Body>, Failure> {
+        let mut written = Written::new(self, value).map_err(Failure::internal)?;
+        let first = written.next().unwrap_or_default();
+        let body = match written.is_done() {
+            true => Body::from(first),
+            false => Body::new(Frames {
+                first: Some(first),
+                rest: written,
+            }),
+        };
+        let mut response = Response::new(body);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(response)
+    }
+}
+
+/// A response of JSON that holds no vectors.
+pub fn json(value: &impl Serialize) -> Result<Response<Body>, Failure> {
+    Vectors::default().response(value)
+}
+
+/// A response that is made frame by frame.
+struct Written {
+    /// The JSON, with marks.
+    text: Vec<u8>,
+    /// How much of it has been written.
+    at: usize,
+    vectors: Vectors,
+}
+
+impl Written {
+    fn new(vectors: Vectors, value: &impl Serialize) -> serde_json::Result<Written> {
+        let mut text = Vec::new();
+        value.serialize(&mut JsonSerializer::with_formatter(&mut text, Marks))?;
+        Ok(Written { text, at: 0, vectors })
+    }
+
+    fn is_done(&self) -> bool {
+        self.at == self.text.len()
+    }
+}
+
+impl Iterator for Written {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let mut frame = Vec::new();
+        while !self.is_done() && frame.len() < FRAME {
+            let rest = &self.text[self.at..];
+            let near = &rest[..rest.len().min(FRAME)];
+            let plain = near.iter().position(|&byte| byte == MARK);
+            frame.extend_from_slice(&near[..plain.unwrap_or(near.len())]);
+            self.at += plain.unwrap_or(near.len());
+            if let Some(plain) = plain {
+                let number = rest[plain + 1..]
+                    .first_chunk()
+                    .map(|bytes| u64::from_le_bytes(*bytes));
+                self.at += 1 + NUMBER;
+                let slot = number.and_then(|number| self.vectors.0.get(usize::try_from(number).ok()?));
+                let (vector, number) = slot.expect("slots are those of the vectors");
+                number.write(vector, &mut frame);
+            }
+        }
+        (!frame.is_empty()).then_some(frame)
+    }
+}
+
+/// A [`Written`] as a body, its first frame made already.
+struct Frames {
+    first: Option<Vec<u8>>,
+    rest: Written,
+}
+
+impl hyper::body::Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = self.first.take().or_else(|| self.rest.next());
+        Poll::Ready(frame.map(|frame| Ok(Frame::data(frame.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_done()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Kind;
+    use serde_json::{Value, json};
+
+    fn written(count: usize, vector: &[f32]) -> Written {
+        let vector: Arc<[f32]> = vector.into();
+        let mut vectors = Vectors::default();
+        let slots: Vec<Slot> = (0..count)
+            .map(|_| vectors.slot(vector.clone(), NumberType::Float).unwrap())
+            .collect();
+        Written::new(vectors, &slots).unwrap()
+    }
+
+    #[test]
+    fn vectors_stand_in_their_slots_whatever_the_text_is() {
+        let mut vectors = Vectors::default();
+        let one = vectors.slot([1.0, -2.0].into(), NumberType::Base64).unwrap();
+        let two = vectors.slot([0.5, 1.0].into(), NumberType::Float).unwrap();
+        let value = json!({"text": "\u{1}01234567\u{0}\"", "long": "x".repeat(2 * FRAME)});
+        let all: Vec<u8> = Written::new(vectors, &(two, &value, one))
+            .unwrap()
+            .flatten()
+            .collect();
+        let read: Value = serde_json::from_slice(&all).unwrap();
+        assert_eq!(read, json!([[0.5, 1.0], value, "AACAPwAAAMA="]));
+        assert_eq!(written(0, &[]).flatten().collect::<Vec<u8>>(), b"[]");
+    }
+
+    #[test]
+    fn what_is_held_does_not_grow_with_the_numbers() {
+        let vector = vec![-0.123_456_79; 1024];
+        let of_one = written(1, &vector).flatten().count();
+        let mut whole = 0;
+        let mut response = written(4000, &vector);
+        // A slot in place of 12 KiB of numbers.
+        assert!(
+            response.text.len() <= 4000 * (NUMBER + 2) + 2,
+            "{}",
+            response.text.len()
+        );
+        for frame in &mut response {
+            assert!(frame.len() <= FRAME + of_one, "{}", frame.len());
+            whole += frame.len();
+        }
+        assert!(response.is_done() && whole > 40 << 20, "{whole}");
+    }
+
+    #[test]
+    fn a_type_that_cannot_hold_a_vector_is_told_before_anything_is_sent() {
+        let failure = Vectors::default().slot([1.0; 7].into(), NumberType::Binary);
+        assert_eq!(failure.unwrap_err().kind, Kind::Invalid);
+    }
+}

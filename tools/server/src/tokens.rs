@@ -1,0 +1,157 @@
+//! `/tokenize` and `/decode` of text-embeddings-inference.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::app::{Answer, App, Call};
+use crate::failure::{Failure, Kind};
+use crate::inputs::{Inputs, Text};
+use crate::reply;
+use crate::tei::check_prompt;
+
+/// Bytes of all texts of a request to `/tokenize`, and token ids of one to `/decode`: the answer is held while it is sent,
+/// and takes up to some hundred bytes for each.
+const LIMIT: usize = 1 << 20;
+
+/// What to tokenise with the first model's tokenizer. Unknown fields are ignored.
+#[derive(Deserialize, JsonSchema)]
+pub struct TokenizeRequest {
+    #[schemars(with = "Texts")]
+    inputs: Inputs,
+    /// Whether the model's special tokens go around each text; true if it is missing.
+    #[serde(default = "yes")]
+    add_special_tokens: bool,
+    /// A task or prompt of the model, put before each text.
+    prompt_name: Option<String>,
+}
+
+/// A text, or several.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "the shape of those `Inputs` that are taken here")]
+enum Texts {
+    One(#[schemars(length(min = 1))] String),
+    More(#[schemars(length(min = 1))] Vec<String>),
+}
+
+/// Ids of the first model's tokens. Unknown fields are ignored.
+#[derive(Deserialize, JsonSchema)]
+pub struct DecodeRequest {
+    #[schemars(with = "Ids")]
+    ids: Inputs,
+    /// Whether special tokens are left out; true if it is missing.
+    #[serde(default = "yes")]
+    skip_special_tokens: bool,
+}
+
+/// The ids of a text, or of several.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "the shape of those `Inputs` that are taken here")]
+enum Ids {
+    One(#[schemars(length(min = 1))] Vec<u32>),
+    More(#[schemars(length(min = 1))] Vec<Vec<u32>>),
+}
+
+/// A token of a text.
+#[derive(Serialize, JsonSchema)]
+pub struct Token {
+    id: u32,
+    /// The part of the text that it stands for; of a special token, its name.
+    text: String,
+    special: bool,
+    /// Bytes `[start, stop)` of prompt and text; null for special tokens.
+    start: Option<usize>,
+    stop: Option<usize>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn check_size(field: &str, size: usize, what: &str) -> Result<(), Failure> {
+    match size > LIMIT {
+        false => Ok(()),
+        true => Err(Failure::new(
+            Kind::TooLarge,
+            format!("`{field}` has {size} {what}; wanted at most {LIMIT} in a request"),
+        )),
+    }
+}
+
+/// Runs on a thread that may take its time. Two at a time: what passes need of the processor is theirs.
+async fn aside<T: Send + 'static>(
+    app: &App,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let _turn = app.tokenizing.acquire().await.map_err(Failure::internal)?;
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Failure::internal)?
+}
+
+/// `POST /tokenize`.
+pub async fn tokenize(mut call: Call) -> Answer {
+    let request: TokenizeRequest = call.read().await?;
+    let app = &call.app;
+    let model = app.model(None)?;
+    let words = |text| match text {
+        Text::Words(text) => Ok(text),
+        Text::Ids(_) => Err(Failure::new(
+            Kind::Invalid,
+            "`inputs` holds token ids; wanted texts",
+        )),
+    };
+    let texts = request.inputs.take("inputs", app.limits.inputs)?.into_iter();
+    let texts: Vec<String> = texts.map(words).collect::<Result<_, _>>()?;
+    check_size("inputs", texts.iter().map(String::len).sum(), "bytes")?;
+    let prompt = match &request.prompt_name {
+        Some(name) => check_prompt(model, name)?,
+        None => String::new(),
+    };
+    let engine = model.engine()?;
+    let tokens = aside(app, move || {
+        let of_text = |text: &String| -> Result<Vec<Token>, Failure> {
+            let whole = [prompt.as_str(), text].concat();
+            let tokens = engine.tokenize(&whole, request.add_special_tokens)?;
+            // Where each code point starts in bytes.
+            let bytes = whole.char_indices().map(|(at, _)| at).chain([whole.len()]);
+            let bytes: Vec<usize> = bytes.collect();
+            let token = |token: ropeway::Token| {
+                let span = token.span.map(|(start, end)| (bytes[start], bytes[end]));
+                Token {
+                    id: token.id,
+                    text: match span {
+                        Some((start, stop)) => whole[start..stop].to_owned(),
+                        None => token.name.unwrap_or_default(),
+                    },
+                    special: span.is_none(),
+                    start: span.map(|span| span.0),
+                    stop: span.map(|span| span.1),
+                }
+            };
+            Ok(tokens.into_iter().map(token).collect())
+        };
+        texts.iter().map(of_text).collect::<Result<Vec<_>, _>>()
+    });
+    reply::json(&tokens.await?)
+}
+
+/// `POST /decode`.
+pub async fn decode(mut call: Call) -> Answer {
+    let request: DecodeRequest = call.read().await?;
+    let app = &call.app;
+    let ids = |ids| match ids {
+        Text::Ids(ids) => Ok(ids),
+        Text::Words(_) => Err(Failure::new(Kind::Invalid, "`ids` holds texts; wanted token ids")),
+    };
+    let all = request.ids.take("ids", app.limits.inputs)?.into_iter();
+    let all: Vec<Vec<u32>> = all.map(ids).collect::<Result<_, _>>()?;
+    check_size("ids", all.iter().map(Vec::len).sum(), "token ids")?;
+    let engine = app.model(None)?.engine()?;
+    let texts = aside(app, move || {
+        let of_ids = |ids: &Vec<u32>| Ok(engine.decode(ids, request.skip_special_tokens)?);
+        all.iter().map(of_ids).collect::<Result<Vec<String>, Failure>>()
+    });
+    reply::json(&texts.await?)
+}

@@ -1,0 +1,172 @@
+//! Clients that are broken, slow, or mean harm.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{Running, start};
+
+#[test]
+fn bad_requests_get_typed_errors_and_hurt_nobody() {
+    let server = start();
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let deep = format!("{{\"model\":\"tiny\",\"input\":{deep}}}");
+    let bodies: &[(&[u8], u16)] = &[
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 400),
+        (b"{\"model\":\"tiny\"}", 400),
+        (b"{\"model\":\"tiny\",\"input\":\"\xff\"}", 400),
+        (b"{\"model\":\"tiny\",\"input\":3}", 400),
+        (b"{\"model\":\"tiny\",\"input\":[]}", 400),
+        (b"{\"model\":\"tiny\",\"input\":[\"a\",\"\"]}", 400),
+        (b"{\"model\":\"tiny\",\"input\":\"a\",\"dimensions\":65}", 400),
+        (b"{\"model\":\"tiny\",\"input\":\"a\",\"dimensions\":\"x\"}", 400),
+        (b"{\"model\":\"tiny\",\"input\":\"a\",\"task\":\"none\"}", 400),
+        (b"{\"model\":\"tiny\",\"input\":[600]}", 400),
+        (b"{\"model\":\"none\",\"input\":\"a\"}", 404),
+        (b"{\"model\":\"tiny\",\"input\":\"a\",\"deadline_ms\":0}", 504),
+        (deep.as_bytes(), 400),
+    ];
+    for (body, wanted) in bodies {
+        let (status, answer) = server.send("/v1/embeddings", body, &[]);
+        let shown = String::from_utf8_lossy(&body[..body.len().min(80)]);
+        assert_eq!(status, *wanted, "{shown}: {answer}");
+        assert!(answer["error"]["message"].is_string() && answer["error"].get("code").is_some());
+    }
+    let long = "a ".repeat(200);
+    let (status, answer) = server.post("/v1/embeddings", json!({"model": "tiny", "input": long}));
+    assert_eq!(status, 400, "{answer}");
+    server.good(
+        "/v1/embeddings",
+        json!({"model": "tiny", "input": long, "truncate": true}),
+    );
+    let (status, answer) = server.send("/v1/embeddings", &vec![b' '; 2 << 20], &[]);
+    assert_eq!(
+        (status, &answer["error"]["code"]),
+        (413, &json!("request_too_large"))
+    );
+    assert_eq!(server.get("/none").0, 404);
+    assert_eq!(server.get("/v1/embeddings").0, 405);
+    // The queue has fewer places than a request may have inputs.
+    let (status, _) = server.post("/v1/embeddings", json!({"model": "tiny", "input": vec!["a"; 51]}));
+    assert_eq!(status, 400);
+    server.good("/v1/embeddings", json!({"model": "tiny", "input": vec!["a"; 50]}));
+}
+
+#[test]
+fn slow_and_broken_clients_are_let_go() {
+    let server = Running::start(|settings| {
+        settings.limits.head_time = Duration::from_millis(300);
+        settings.limits.body_time = Duration::from_millis(300);
+    });
+    let answer_to = |bytes: &[u8]| -> String {
+        let mut stream = server.connect();
+        stream.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    // Half a head, half a body, and no HTTP at all: each ends, and is never served.
+    for bytes in [
+        &b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\n"[..],
+        b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    ] {
+        let answer = answer_to(bytes);
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    // Gone without waiting for the answer.
+    for _ in 0..20 {
+        let body = r#"{"model":"tiny","input":["a b","c"]}"#;
+        let head = format!(
+            "POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        server.connect().write_all((head + body).as_bytes()).unwrap();
+    }
+    // They fill the queue; what they asked for is cancelled or done soon.
+    let since = Instant::now();
+    while server.post("/embed", json!({"inputs": "a"})).0 == 429 {
+        assert!(since.elapsed() < Duration::from_secs(60));
+    }
+    server.good("/embed", json!({"inputs": "a"}));
+}
+
+#[test]
+fn more_connections_than_allowed_wait() {
+    let server = Running::start(|settings| {
+        settings.limits.connections = 64;
+        settings.limits.head_time = Duration::from_millis(200);
+    });
+    // All that a process may usually have open.
+    let idle: Vec<TcpStream> = (0..700).map(|_| server.connect()).collect();
+    server.good("/embed", json!({"inputs": "a"}));
+    drop(idle);
+    server.good("/embed", json!({"inputs": "a"}));
+}
+
+#[test]
+fn a_hundred_megabytes_are_not_read() {
+    let server = start();
+    let mut stream = server.connect();
+    stream
+        .write_all(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: 104857600\r\n\r\n")
+        .unwrap();
+    let part = vec![b' '; 1 << 20];
+    let sent = (0..100).take_while(|_| stream.write_all(&part).is_ok()).count();
+    // Four times the limit of 1 MiB, and what the system holds on its way.
+    assert!(sent < 50, "{sent} MiB");
+    server.good("/embed", json!({"inputs": "a"}));
+}
+
+/// A request whose response has 40 KiB for each of so many inputs: a vector per token.
+fn large(inputs: usize) -> String {
+    let body = json!({"inputs": vec![vec![7; 60]; inputs]}).to_string();
+    format!(
+        "POST /embed_all HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_a_response_is_let_go() {
+    let server = Running::start(|settings| {
+        settings.limits.inputs = 800;
+        settings.limits.connections = 1;
+        settings.limits.body_time = Duration::from_millis(500);
+    });
+    let mut client = server.connect();
+    // More than the system's buffers hold.
+    client.write_all(large(800).as_bytes()).unwrap();
+    // The response has begun.
+    client.read_exact(&mut [0; 12]).unwrap();
+    // The only place is taken, until the server has waited for long enough.
+    server.good("/embed", json!({"inputs": "a"}));
+    let mut rest = Vec::new();
+    let _ = client.read_to_end(&mut rest);
+    // What ends a chunked response in good order does not come.
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "{} bytes", rest.len());
+}
+
+#[test]
+fn a_client_that_goes_away_in_the_middle_of_a_response_hurts_nobody() {
+    let server = Running::start(|settings| {
+        settings.limits.inputs = 100;
+        settings.limits.connections = 1;
+    });
+    for _ in 0..3 {
+        let mut client = server.connect();
+        client.write_all(large(100).as_bytes()).unwrap();
+        client.read_exact(&mut [0; 4096]).unwrap();
+    }
+    let mut client = server.connect();
+    client.write_all(large(100).as_bytes()).unwrap();
+    let mut all = Vec::new();
+    client.read_to_end(&mut all).unwrap();
+    // 6000 vectors of 64 numbers, in chunks.
+    let size = all.len();
+    assert!(size > 2 << 20 && all.ends_with(b"0\r\n\r\n"), "{size} bytes");
+}
