@@ -16,9 +16,9 @@ pub enum Precision {
     Bf16,
     /// float16: 11 bits of precision, numbers up to 65504. On a GPU only.
     F16,
-    /// Whole numbers of -127..=127 with a float32 scale: one for each output channel of a weight, one for each row of
-    /// activations, found as they come (W8A8, symmetric, no calibration). On a CPU only. Attention is as in
-    /// [`Precision::Bf16`].
+    /// Whole numbers of -127..=127 with a float32 scale for each 64 in a row, of weights as of activations, found as they
+    /// come (W8A8, symmetric, no calibration); each row's largest activation stays float32. On a CPU only. Attention is as
+    /// in [`Precision::Bf16`].
     Int8,
 }
 
@@ -33,7 +33,7 @@ impl Precision {
     }
 
     /// Bits of the significand, the implicit one included: a rounding errs by up to `2^-bits` of a number; of int8, of the
-    /// largest number of its row.
+    /// largest number of its block.
     pub const fn significand_bits(self) -> u32 {
         match self {
             Precision::F32 => 24,

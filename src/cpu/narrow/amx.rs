@@ -9,7 +9,7 @@ use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use std::sync::OnceLock;
 
 use super::super::isa::Isa;
-use super::{Block, PANEL, PANEL_BLOCK, ROW_BYTES, TILE_BYTES, TILE_ROWS};
+use super::{Block, PANEL, PANEL_BLOCK, ROW_BYTES, TILE_BYTES, TILE_ROWS, grouped};
 
 /// AMX-TILE, AMX-BF16 and AMX-INT8 in register EDX of CPUID's leaf 7.
 const TILE: u32 = 1 << 24;
@@ -211,11 +211,36 @@ unsafe fn multiply<const INT8: bool, const C: u8, const A: u8, const B: u8>() {
 /// See [`Block`].
 ///
 /// # Safety
-/// [`has_bf16`] or [`has_int8`] says yes; everything that the block points to is there.
-pub unsafe fn block<const INT8: bool>(_: Isa, t: &Block) {
+/// [`has_bf16`] says yes; everything that the block points to is there.
+pub unsafe fn block_bf16(isa: Isa, t: &Block) {
     // SAFETY: the caller's word.
     unsafe {
         configure();
+        panels::<false>(isa, t);
+        release();
+    }
+}
+
+/// The same of int8 numbers.
+///
+/// # Safety
+/// [`has_int8`] says yes; everything that the block points to is there.
+pub unsafe fn block_int8(isa: Isa, t: &Block) {
+    // SAFETY: the caller's word.
+    unsafe {
+        configure();
+        grouped::block(isa, t, panels::<true>);
+        release();
+    }
+}
+
+/// All of a block; of int8 numbers the result is `i32`.
+///
+/// # Safety
+/// As for the block, with the registers configured.
+unsafe fn panels<const INT8: bool>(_: Isa, t: &Block) {
+    // SAFETY: the caller's word.
+    unsafe {
         let tiles = t.rows.div_ceil(TILE_ROWS);
         for p in 0..t.panels {
             let b = t.b.add(p * t.b_panel);
@@ -231,7 +256,6 @@ pub unsafe fn block<const INT8: bool>(_: Isa, t: &Block) {
                 tile += 2;
             }
         }
-        release();
     }
 }
 

@@ -3,9 +3,8 @@
 use std::cell::RefCell;
 
 use super::super::Line;
-use super::super::isa::isa_fn;
 use super::super::team::{SendPtr, Team};
-use super::{Block, Kernel, Number, PANEL, PackedTiles, TILE_BYTES, TILE_ROWS, Tiles};
+use super::{Block, Kernel, Number, PANEL, PackedTiles, Scales, TILE_BYTES, TILE_ROWS, Tiles};
 
 /// Blocks of k that a task takes at a time: its part of a panel is 32 KB then, which stays in the first level cache while
 /// all rows of the task go over it.
@@ -19,15 +18,6 @@ const TASK_PANELS: usize = 8;
 thread_local! {
     /// The result of one task.
     static RESULT: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
-}
-
-isa_fn! {
-    /// Sums of products of int8 numbers, as the bits of `i32`, become y: float32(sum) · (the row's scale · the column's).
-    fn scale<S>(_s, y: &mut [f32], row: f32, columns: &[f32]) {
-        for (y, &column) in y.iter_mut().zip(columns) {
-            *y = (y.to_bits() as i32) as f32 * (row * column);
-        }
-    }
 }
 
 /// y[M, N] = x[M, K] · W[N, K]ᵀ; `epilogue(row, first column, segment)` changes every element once, in segments of rows
@@ -77,6 +67,11 @@ pub fn gemm(
                     b_panel: w.panel_bytes(),
                     panels: panels.len(),
                     k_blocks: K_BLOCKS.min(k_blocks - first),
+                    scales: (kernel.number == Number::Int8).then(|| Scales {
+                        a: x.scales()[rows.start * k_blocks + first..].as_ptr(),
+                        b: w.scales(panels.start, first).as_ptr(),
+                        k_blocks,
+                    }),
                     c,
                     c_row,
                     resume: first > 0,
@@ -89,8 +84,9 @@ pub fn gemm(
             for (i, row) in rows.enumerate() {
                 // SAFETY: row i of the result, of which nothing else is borrowed.
                 let segment = unsafe { std::slice::from_raw_parts_mut(c.add(i * c_row), width) };
-                if kernel.number == Number::Int8 {
-                    scale(kernel.isa, segment, x.scale(row), w.scales(first));
+                if kernel.number == Number::Int8 && x.outlier(row).value != 0.0 {
+                    let outlier = x.outlier(row);
+                    w.add_column(kernel.isa, panels.start, outlier.column, outlier.value, segment);
                 }
                 epilogue(row, first, segment);
                 if let Some(y) = y {

@@ -1,17 +1,26 @@
 //! The kernel for processors without products of int8 numbers: they are widened, and multiplied as numbers of 16 bits.
 
 use super::super::isa::{Isa, isa_fn};
-use super::{Block, PANEL, PANEL_BLOCK, ROW_BYTES, TILE_BYTES, TILE_ROWS};
+use super::{Block, PANEL, PANEL_BLOCK, ROW_BYTES, TILE_BYTES, TILE_ROWS, grouped};
 
 /// Four numbers of a dword, for each column of a panel: `[number][column]`.
 type Quads = [[i16; PANEL]; 4];
 
+/// See [`Block`].
+///
+/// # Safety
+/// Everything that the block points to is there.
+pub unsafe fn block(isa: Isa, t: &Block) {
+    // SAFETY: the caller's word.
+    unsafe { grouped::block(isa, t, panels) }
+}
+
 isa_fn! {
-    /// See [`Block`].
+    /// All of a block; the result is `i32`.
     ///
     /// # Safety
-    /// Everything that the block points to is there.
-    pub unsafe fn block<S>(_s, t: &Block) {
+    /// As for the block.
+    unsafe fn panels<S>(_s, t: &Block) {
         for p in 0..t.panels {
             for k in 0..t.k_blocks {
                 let mut wide: [Quads; TILE_ROWS] = [[[0; PANEL]; 4]; TILE_ROWS];

@@ -29,12 +29,15 @@
 //! # What a product of int8 numbers is
 //!
 //! ```text
-//! x ≈ q s, W ≈ v t      q, v whole numbers of -127..=127; s of each row of x, t of each row of W
-//! y = float32(Σ q v) · (s · t)
+//! x ≈ q s, W ≈ v t      q, v whole numbers of -127..=127; s and t of each row and block of 64 k of x and W
+//! y = y + float32(Σ q v) · (s · t)         per block of 64 k, in rising order of blocks
+//! y = y + x[j] · (v[j] · t)                  of the row's outlier j
 //! ```
 //!
-//! The sum is of 32 bits and exact, as a row has at most [`MAX_INT8_K`] numbers; so all kernels agree in every bit.
-//! [`number::quantise`] says what q and s are.
+//! The sums are whole numbers below 2^24 and so exact; every other step is rounded once in float32, on all sets alike: all
+//! kernels agree in every bit. [`number::quantise`] says what q and s are. The outlier, the number of the row's largest
+//! magnitude, is left out of q and of its block's s, and multiplies the rounded weights in float32: behind a LayerNorm one
+//! channel may be a hundred times the others, which would share its step.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -43,6 +46,7 @@ pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod gemm;
+mod grouped;
 mod integers;
 mod number;
 mod tiles;
@@ -57,7 +61,7 @@ mod tests;
 
 use super::isa::Isa;
 pub use gemm::gemm;
-pub use number::{MAX_INT8_K, Number, flush, quantise, round_row};
+pub use number::{Number, Outlier, flush, round_row};
 pub use tiles::{PackedTiles, TileWriter, Tiles};
 
 /// Rows of a tile.
@@ -89,13 +93,25 @@ pub struct Block {
     pub panels: usize,
     /// How many blocks of k.
     pub k_blocks: usize,
-    /// Element (i, j) of the result is at `c + i * c_row + j`, for all rows of the last tile: a float32 number, of int8
-    /// numbers the bits of an `i32`.
+    /// Of int8 numbers.
+    pub scales: Option<Scales>,
+    /// Element (i, j) of the result is at `c + i * c_row + j`, for all rows of the last tile.
     pub c: *mut f32,
     /// Elements from one row to the next.
     pub c_row: usize,
     /// Whether to add to what `c` holds; else it is overwritten.
     pub resume: bool,
+}
+
+/// The scales of a [`Block`] of int8 numbers.
+#[derive(Clone, Copy)]
+pub struct Scales {
+    /// That of row i and block b is at `a + i * k_blocks + b`.
+    pub a: *const f32,
+    /// Those of the columns of panel p and block b are at `b + (p * k_blocks + b) * PANEL`.
+    pub b: *const f32,
+    /// How many blocks of k the operands have in all.
+    pub k_blocks: usize,
 }
 
 /// A way to compute a [`Block`].
@@ -144,7 +160,7 @@ impl Kernel {
             let native = [
                 (
                     amx::has_bf16(),
-                    kernel!("amx", Bf16, true, isa, amx::block::<false>, amx::peak::<false>),
+                    kernel!("amx", Bf16, true, isa, amx::block_bf16, amx::peak::<false>),
                 ),
                 (
                     avx512::has_bf16(),
@@ -152,7 +168,7 @@ impl Kernel {
                 ),
                 (
                     amx::has_int8(),
-                    kernel!("amx", Int8, true, isa, amx::block::<true>, amx::peak::<true>),
+                    kernel!("amx", Int8, true, isa, amx::block_int8, amx::peak::<true>),
                 ),
                 (
                     vnni::has_avx512(),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::super::isa::{Isa, isa_fn};
+use super::super::isa::isa_fn;
 use super::ROW_BYTES;
 
 /// What a narrow product multiplies.
@@ -11,7 +11,7 @@ pub enum Number {
     /// bfloat16: summed in float32.
     #[default]
     Bf16,
-    /// Whole numbers of -127..=127, with one scale for a row: summed in 32 bits.
+    /// Whole numbers of -127..=127, with one scale for 64 of a row: summed in 32 bits.
     Int8,
 }
 
@@ -38,9 +38,6 @@ impl fmt::Display for Number {
         })
     }
 }
-
-/// The most int8 numbers whose products' sum surely fits 32 bits.
-pub const MAX_INT8_K: usize = (i32::MAX / (127 * 127)) as usize;
 
 /// The nearest bf16 number, ties to even, as its bits. Numbers below 2^-126 become zero, and NaN a quiet NaN: what
 /// `VCVTNEPS2BF16` does.
@@ -83,55 +80,80 @@ isa_fn! {
     }
 }
 
-/// Rows whose largest number is below this become zeros: 127 divided by it is still finite.
+/// Blocks whose largest number is below this become zeros: 127 divided by it is still finite.
 const SMALLEST: f32 = f32::from_bits((127 - 120) << 23);
 
 /// 1.5 · 2^23: the sum with a small number rounds that to a whole one, ties to even, which is in the sum's low bits then.
 const TO_WHOLE: f32 = 12_582_912.0;
 
-isa_fn! {
-    /// The largest magnitude of a row, as its bits: those of NaN are above those of infinity, which are above all others.
-    fn magnitude<S>(_s, x: &[f32]) -> u32 {
-        x.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff))
-    }
-}
-
-/// The nearest whole number to `x · factor`, which is at most 127.
+/// The largest magnitude, as its bits: those of NaN are above those of infinity, which are above all others.
 #[inline(always)]
-pub fn to_whole(x: f32, factor: f32) -> i8 {
-    (x * factor + TO_WHOLE).to_bits() as i8
+fn magnitude(x: &[f32]) -> u32 {
+    x.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff))
 }
 
-isa_fn! {
-    /// The same of a row.
-    fn row_to_whole<S>(_s, x: &[f32], factor: f32, out: &mut [i8]) {
-        for (out, &x) in out.iter_mut().zip(x) {
-            *out = to_whole(x, factor);
+/// One block of a row, as its kernels read it.
+pub type Group = [i8; ROW_BYTES];
+
+/// Quantises a block of a row to int8, symmetrically: each number is the nearest whole one, ties to even, of
+/// x · (127 / the block's largest magnitude), each step rounded in float32. Gives the block's scale, that magnitude / 127:
+/// zero where the numbers are, NaN where one of them is NaN or infinite, so that its products are NaN.
+#[inline(always)]
+pub fn quantise(x: &[f32; ROW_BYTES], out: &mut Group) -> f32 {
+    let max = f32::from_bits(magnitude(x));
+    if !(SMALLEST..f32::INFINITY).contains(&max) {
+        *out = [0; ROW_BYTES];
+        return if max < SMALLEST { 0.0 } else { f32::NAN };
+    }
+    let factor = 127.0 / max;
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = (x * factor + TO_WHOLE).to_bits() as i8;
+    }
+    max / 127.0
+}
+
+/// The blocks of a row, filled up with zeros.
+#[inline(always)]
+pub fn groups(x: &[f32]) -> impl Iterator<Item = [f32; ROW_BYTES]> {
+    x.chunks(ROW_BYTES).map(|x| {
+        let mut group = [0.0; ROW_BYTES];
+        group[..x.len()].copy_from_slice(x);
+        group
+    })
+}
+
+/// The number of a row that the others do not share a step with.
+#[derive(Clone, Copy, Default, Debug, PartialEq)]
+pub struct Outlier {
+    /// Its place in the row.
+    pub column: usize,
+    /// Zero where there is none.
+    pub value: f32,
+}
+
+impl Outlier {
+    /// The first of a row's largest magnitude. A row that holds NaN or an infinity has none.
+    #[inline(always)]
+    pub fn of(x: &[f32]) -> Outlier {
+        let max = magnitude(x);
+        let column = x.iter().position(|x| x.to_bits() & 0x7fff_ffff == max);
+        match column {
+            Some(column) if f32::from_bits(max).is_finite() => Outlier {
+                column,
+                value: x[column],
+            },
+            _ => Outlier::default(),
         }
     }
 }
 
-/// What a row is multiplied by to become whole numbers, and the scale that undoes it: 127/max and max/127 of its largest
-/// magnitude. Zero and NaN for a row that holds NaN or an infinity: its products are NaN then, whatever the other operand.
-pub fn factors(isa: Isa, x: &[f32]) -> (f32, f32) {
-    let max = f32::from_bits(magnitude(isa, x));
-    if !max.is_finite() {
-        (0.0, f32::NAN)
-    } else if max < SMALLEST {
-        (0.0, 0.0)
-    } else {
-        (127.0 / max, max / 127.0)
+isa_fn! {
+    /// Quantises a row of weights, blocks of it one after the other. `scale(block, its scale)` takes the scales.
+    pub fn quantise_row<S>(_s, x: &[f32], out: &mut [i8], scale: &mut dyn FnMut(usize, f32)) {
+        for (block, (x, out)) in groups(x).zip(out.chunks_mut(ROW_BYTES)).enumerate() {
+            let mut group = [0; ROW_BYTES];
+            scale(block, quantise(&x, &mut group));
+            out.copy_from_slice(&group[..out.len()]);
+        }
     }
-}
-
-/// Quantises a row to int8, symmetrically: each number is the nearest whole one, ties to even, of x · (127 / the row's
-/// largest magnitude), each step rounded in float32. Gives the row's scale.
-pub fn quantise(isa: Isa, x: &[f32], out: &mut [i8]) -> f32 {
-    let (factor, scale) = factors(isa, x);
-    if factor == 0.0 {
-        out.fill(0);
-    } else {
-        row_to_whole(isa, x, factor, out);
-    }
-    scale
 }

@@ -3,8 +3,8 @@
 use super::super::isa::{Isa, isa_fn};
 use super::super::packed::Buffer;
 use super::super::team::{SendPtr, Team};
-use super::number::{factors, round, to_whole, widen};
-use super::{Number, PANEL, PANEL_BLOCK, ROW_BYTES, ROW_NUMBERS, TILE_BYTES, TILE_ROWS, quantise};
+use super::number::{Group, groups, quantise, quantise_row, round, widen};
+use super::{Number, Outlier, PANEL, PANEL_BLOCK, ROW_BYTES, ROW_NUMBERS, TILE_BYTES, TILE_ROWS};
 
 isa_fn! {
     /// Rounds `x` to bf16 into a row of tiles whose number 0 is at `to`, and fills up the last tile's row with zeros.
@@ -30,21 +30,32 @@ isa_fn! {
 }
 
 isa_fn! {
-    /// The same of int8 numbers, as [`quantise`] has them.
+    /// The same of int8 numbers, as [`quantise`] has them, without the row's outlier, which is the result.
     ///
     /// # Safety
-    /// `to` is writable for as many rows of 64 numbers, one in each tile, as hold `x`.
-    unsafe fn write_int8_row<S>(_s, x: &[f32], factor: f32, to: *mut u8) {
-        for (block, x) in x.chunks(ROW_BYTES).enumerate() {
-            // SAFETY: a row of a tile, by the caller's word.
-            let row = unsafe { &mut *to.add(block * TILE_BYTES).cast::<[i8; ROW_BYTES]>() };
-            row.fill(0);
-            // Of infinity times zero there is no nearest whole number.
-            if factor != 0.0 {
-                for (out, &x) in row.iter_mut().zip(x) {
-                    *out = to_whole(x, factor);
-                }
+    /// `to` is writable for as many rows of 64 numbers, one in each tile, as hold `x`; `scales` for as many numbers.
+    unsafe fn write_int8_row<S>(_s, x: &[f32], to: *mut u8, scales: *mut f32) -> Outlier {
+        let outlier = Outlier::of(x);
+        for (block, mut x) in groups(x).enumerate() {
+            if outlier.value != 0.0 && outlier.column / ROW_BYTES == block {
+                x[outlier.column % ROW_BYTES] = 0.0;
             }
+            // SAFETY: a row of a tile and its scale, by the caller's word.
+            unsafe {
+                let row = &mut *to.add(block * TILE_BYTES).cast::<Group>();
+                scales.add(block).write(quantise(&x, row));
+            }
+        }
+        outlier
+    }
+}
+
+isa_fn! {
+    /// y += x · (v · its column's scale), for byte `byte` of each dword of two rows of tiles; each step rounded once.
+    fn add_lines<S>(_s, lines: [&[[i8; 4]; 16]; 2], byte: usize, scales: &[f32], x: f32, y: &mut [f32]) {
+        let numbers = lines.into_iter().flatten();
+        for ((y, &scale), dword) in y.iter_mut().zip(scales).zip(numbers) {
+            *y += x * (f32::from(dword[byte]) * scale);
         }
     }
 }
@@ -61,8 +72,9 @@ pub struct Tiles {
     rows: usize,
     k: usize,
     lines: Vec<Line>,
-    /// Of int8 numbers, each row's.
+    /// Of int8 numbers, those of each row's blocks, and each row's outlier.
     scales: Vec<f32>,
+    outliers: Vec<Outlier>,
 }
 
 /// Writes rows of [`Tiles`] from several threads.
@@ -72,6 +84,7 @@ pub struct TileWriter {
     number: Number,
     tiles: *mut u8,
     scales: *mut f32,
+    outliers: *mut Outlier,
     k_blocks: usize,
 }
 
@@ -89,14 +102,19 @@ impl Tiles {
             self.lines = Vec::new();
             self.lines.resize(lines, Line([0; ROW_BYTES]));
         }
-        if number == Number::Int8 && self.scales.len() < rows {
-            self.scales.resize(rows, 0.0);
-        }
+        let (scales, outliers) = match number {
+            Number::Bf16 => (0, 0),
+            Number::Int8 => (rows * self.k_blocks(), rows),
+        };
+        self.scales.resize(self.scales.len().max(scales), 0.0);
+        let outliers = outliers.max(self.outliers.len());
+        self.outliers.resize(outliers, Outlier::default());
         TileWriter {
             isa,
             number,
             tiles: self.lines.as_mut_ptr().cast(),
             scales: self.scales.as_mut_ptr(),
+            outliers: self.outliers.as_mut_ptr(),
             k_blocks: self.k_blocks(),
         }
     }
@@ -135,9 +153,14 @@ impl Tiles {
         self.number
     }
 
-    /// The scale of a row of int8 numbers.
-    pub(super) fn scale(&self, row: usize) -> f32 {
-        self.scales[row]
+    /// The scales of int8 numbers: a row's blocks one after the other.
+    pub(super) fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// A row's outlier, of int8 numbers.
+    pub(super) fn outlier(&self, row: usize) -> Outlier {
+        self.outliers[row]
     }
 
     /// The tile of rows `16 i..` in block `block`.
@@ -159,19 +182,22 @@ impl Tiles {
                     }
                 }
                 Number::Int8 => {
-                    let scale = self.scale(row);
+                    let scale = self.scales[row * self.k_blocks() + block];
                     for (out, &byte) in out.iter_mut().zip(line) {
                         *out = f32::from(byte as i8) * scale;
                     }
                 }
             }
         }
+        if self.number == Number::Int8 && self.outliers[row].value != 0.0 {
+            out[self.outliers[row].column] = self.outliers[row].value;
+        }
     }
 }
 
 impl TileWriter {
     /// Rounds numbers `first..` of a row; `first` is a multiple of 32, and if `x` does not end the row, so is its length.
-    /// Of int8 numbers, `x` is the whole row, as its largest number decides on the scale.
+    /// Of int8 numbers, `x` is the whole row, which has one outlier.
     ///
     /// # Safety
     /// The tiles that this writes to are alive, hold the row and these numbers, and nothing else touches them meanwhile.
@@ -185,9 +211,9 @@ impl TileWriter {
                 Number::Bf16 => write_bf16_row(self.isa, x, to),
                 Number::Int8 => {
                     debug_assert!(first == 0 && x.len().div_ceil(ROW_BYTES) == self.k_blocks);
-                    let (factor, scale) = factors(self.isa, x);
-                    self.scales.add(row).write(scale);
-                    write_int8_row(self.isa, x, factor, to);
+                    let scales = self.scales.add(row * self.k_blocks);
+                    let outlier = write_int8_row(self.isa, x, to, scales);
+                    self.outliers.add(row).write(outlier);
                 }
             }
         }
@@ -200,7 +226,7 @@ pub struct PackedTiles {
     n: usize,
     k: usize,
     data: Buffer,
-    /// Of int8 numbers, each column's of y.
+    /// Of int8 numbers: panel by panel, block by block, those of the panel's columns; zero past the last.
     scales: Vec<f32>,
 }
 
@@ -225,13 +251,17 @@ impl PackedTiles {
         k: usize,
         row: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) -> PackedTiles {
-        let mut scales = vec![0.0; n];
-        let scale = SendPtr(scales.as_mut_ptr());
+        let k_blocks = k.div_ceil(ROW_BYTES);
+        let mut scales = vec![0.0; n.div_ceil(PANEL) * k_blocks * PANEL];
+        let to = SendPtr(scales.as_mut_ptr());
         let packed = PackedTiles::pack_rows(team, Number::Int8, n, k, &|i, out: &mut [i8]| {
             let mut wide = vec![0.0; k];
             row(i, &mut wide);
-            // SAFETY: row i is of 0..n, and one task's alone.
-            unsafe { scale.get().add(i).write(quantise(isa, &wide, out)) };
+            quantise_row(isa, &wide, out, &mut |block, scale| {
+                let at = (i / PANEL * k_blocks + block) * PANEL + i % PANEL;
+                // SAFETY: row i is of 0..n, and one task's alone.
+                unsafe { to.get().add(at).write(scale) };
+            });
         });
         PackedTiles { scales, ..packed }
     }
@@ -294,9 +324,40 @@ impl PackedTiles {
         self.number
     }
 
-    /// The scales of the columns of y from `first` on, of int8 numbers.
-    pub(super) fn scales(&self, first: usize) -> &[f32] {
-        &self.scales[first..]
+    /// The rounding of int8 weights, whose squares sum up to `squares`, against those that are not the largest of their
+    /// block, as root mean squares. A number is off by its block's scale / √12, and the largest is 127 of it.
+    pub fn relative_rounding(&self, squares: f64) -> f64 {
+        let of_scales: f64 = self.scales.iter().map(|&scale| f64::from(scale).powi(2)).sum();
+        let of_others = squares - 127.0 * 127.0 * of_scales;
+        // What is left where all others are zero: the float32 rounding of both sums.
+        if of_others > 1e-6 * squares {
+            ((self.k.min(ROW_BYTES) - 1) as f64 * of_scales / 12.0 / of_others).sqrt()
+        } else {
+            0.0
+        }
+    }
+
+    /// The scales of int8 numbers from panel `p` and block `block` on: block by block, those of the panel's columns.
+    pub(super) fn scales(&self, p: usize, block: usize) -> &[f32] {
+        &self.scales[(p * self.k_blocks() + block) * PANEL..]
+    }
+
+    /// Blocks of k.
+    fn k_blocks(&self) -> usize {
+        self.k.div_ceil(self.number.per_row())
+    }
+
+    /// `y += x · W[.., column]` for the columns of y from panel `p` on, of int8 numbers.
+    pub(super) fn add_column(&self, isa: Isa, p: usize, column: usize, x: f32, y: &mut [f32]) {
+        let (block, byte) = (column / ROW_BYTES, column % ROW_BYTES);
+        for (p, y) in (p..).zip(y.chunks_mut(PANEL)) {
+            let line = |half: usize| {
+                let at = half * TILE_BYTES + byte / 4 * ROW_BYTES;
+                // SAFETY: a row of a tile of the panel, which is packed and lives as long as `self`.
+                unsafe { &*self.block(p, block).add(at).cast() }
+            };
+            add_lines(isa, [line(0), line(1)], byte % 4, self.scales(p, block), x, y);
+        }
     }
 
     /// Panels.
@@ -306,7 +367,7 @@ impl PackedTiles {
 
     /// Bytes from one panel to the next.
     pub(super) fn panel_bytes(&self) -> usize {
-        self.k.div_ceil(self.number.per_row()) * PANEL_BLOCK
+        self.k_blocks() * PANEL_BLOCK
     }
 
     /// Block `block` of panel `p`.

@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::super::isa::Isa;
-use super::{Block, PANEL, PANEL_BLOCK, ROW_BYTES, TILE_BYTES, TILE_ROWS};
+use super::{Block, PANEL, PANEL_BLOCK, ROW_BYTES, TILE_BYTES, TILE_ROWS, grouped};
 
 /// Whether this processor has AVX512-VNNI.
 pub fn has_avx512() -> bool {
@@ -32,8 +32,8 @@ macro_rules! kernel {
         ///
         /// # Safety
         /// The processor has the instruction; everything that the block points to is there.
-        pub unsafe fn $block(_: Isa, t: &Block) {
-            /// The columns of one vector from `column` on, of `R` rows of one tile, over all blocks of k.
+        pub unsafe fn $block(isa: Isa, t: &Block) {
+            /// The columns of two vectors, of `R` rows of one tile, over all blocks of k, from zero.
             ///
             /// # Safety
             /// As for the block.
@@ -67,16 +67,16 @@ macro_rules! kernel {
                     for (i, sums) in sums.into_iter().enumerate() {
                         for (v, (sum, of_b)) in sums.into_iter().zip(sums_of_b).enumerate() {
                             let c = c.add(i * t.c_row + v * $bytes / 4);
-                            // What is subtracted from zero is added to what was there.
-                            let less = if t.resume { $sub(of_b, $load(c.cast())) } else { of_b };
-                            $store(c.cast(), $sub(sum, less));
+                            $store(c.cast(), $sub(sum, of_b));
                         }
                     }
                 }
             }
 
+            /// # Safety
+            /// As for the block; the result is `i32`.
             #[target_feature(enable = $features)]
-            unsafe fn panels(t: &Block) {
+            unsafe fn panels(_: Isa, t: &Block) {
                 for p in 0..t.panels {
                     let mut row = 0;
                     while row < t.rows {
@@ -106,7 +106,7 @@ macro_rules! kernel {
             }
 
             // SAFETY: the caller's word.
-            unsafe { panels(t) }
+            unsafe { grouped::block(isa, t, panels) }
         }
 
         /// Rounds of 8 products side by side; gives their operations.
