@@ -20,8 +20,8 @@
 //! # Ok::<(), ropeway::Error>(())
 //! ```
 //!
-//! Opened once, an [`Engine`] can be shared between threads. It computes on the CPU in float32 or bf16, or on an NVIDIA GPU in
-//! bf16 or f16: [`Device`] and [`Precision`] choose.
+//! Opened once, an [`Engine`] can be shared between threads. It computes on the CPU in float32, bf16 or int8, or on an NVIDIA
+//! GPU in bf16 or f16: [`Device`] and [`Precision`] choose.
 //!
 //! Requests of any kind go through together: every input of a call may name its own task, a weighted mixture of
 //! adapters, a Matryoshka size, a pooling, chunks. Nothing is padded, and no result depends on its batch-mates, bit for

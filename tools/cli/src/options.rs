@@ -33,7 +33,7 @@ pub struct RunOptions {
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub device: Device,
 
-    /// Type of the weights and of what products read: f32 or bf16 on the CPU, bf16 or f16 on a GPU
+    /// Type of the weights and of what products read: f32, bf16 or int8 on the CPU, bf16 or f16 on a GPU
     /// [default: f32 on the CPU, bf16 on a GPU]
     #[arg(long, global = true, value_name = "TYPE")]
     pub precision: Option<Precision>,
