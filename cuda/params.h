@@ -22,6 +22,37 @@
 #define SAME_SIZE(type, bytes) _Static_assert(sizeof(type) == bytes, #type)
 #endif
 
+// ---- Hopper ----
+
+/// A matrix as bulk tensor copies see it: the driver's CUtensorMap. Its bytes are the driver's own.
+struct TensorMap {
+    uint64_t words[16];
+} __attribute__((aligned(64)));
+SAME_SIZE(struct TensorMap, 128);
+
+/// What a thread leaves in memory of the host before it gives up waiting at a barrier. All zero as long as none has.
+struct Stall {
+    /// The kernel: STALL_GEMM, ….
+    uint32_t kernel;
+    /// blockIdx.x.
+    uint32_t block;
+    /// threadIdx.x, which says the role.
+    uint32_t thread;
+    /// Its shared address.
+    uint32_t barrier;
+    /// The parity of the phase that did not end.
+    uint32_t parity;
+    /// Zero.
+    uint32_t reserved;
+};
+SAME_SIZE(struct Stall, 24);
+/// Stall::kernel of the kernels of sm90/gemm.cu.
+#define STALL_GEMM 1u
+/// Stall::kernel of the kernels of sm90/attention.cu.
+#define STALL_ATTENTION 2u
+/// How long a thread waits at a barrier, in nanoseconds.
+#define STALL_LIMIT 2000000000u
+
 // ---- Row kernels (embed, layernorm): one row of hidden_size elements, held in registers ----
 
 /// Elements in a 16-byte vector; hidden_size and every stride are multiples of it.

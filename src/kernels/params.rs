@@ -1,8 +1,11 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0x9edacb24e9f41679;
+pub const HEADER_FNV1A: u64 = 0x68315984f781c1f5;
 
+pub const STALL_GEMM: u32 = 1;
+pub const STALL_ATTENTION: u32 = 2;
+pub const STALL_LIMIT: u32 = 2000000000;
 pub const ROW_VECTOR: u32 = 8;
 pub const ROW_LANE_VECTORS: u32 = 4;
 pub const ROW_WARP_COLUMNS: u32 = 1024;
@@ -50,6 +53,47 @@ pub const POOL_HEAD_BYTES: u32 = 8;
 pub const POOL_THREADS: u32 = 512;
 pub const POOL_MAX_GROUPS: u32 = 32;
 pub const POOL_SHARED_BYTES: u32 = 32912;
+#[doc = " A matrix as bulk tensor copies see it: the driver's CUtensorMap. Its bytes are the driver's own."]
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct TensorMap {
+    pub words: [u64; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TensorMap"][::core::mem::size_of::<TensorMap>() - 128usize];
+    ["Alignment of TensorMap"][::core::mem::align_of::<TensorMap>() - 64usize];
+    ["Offset of field: TensorMap::words"][::core::mem::offset_of!(TensorMap, words) - 0usize];
+};
+#[doc = " What a thread leaves in memory of the host before it gives up waiting at a barrier. All zero as long as none has."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct Stall {
+    #[doc = " The kernel: STALL_GEMM, …."]
+    pub kernel: u32,
+    #[doc = " blockIdx.x."]
+    pub block: u32,
+    #[doc = " threadIdx.x, which says the role."]
+    pub thread: u32,
+    #[doc = " Its shared address."]
+    pub barrier: u32,
+    #[doc = " The parity of the phase that did not end."]
+    pub parity: u32,
+    #[doc = " Zero."]
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Stall"][::core::mem::size_of::<Stall>() - 24usize];
+    ["Alignment of Stall"][::core::mem::align_of::<Stall>() - 4usize];
+    ["Offset of field: Stall::kernel"][::core::mem::offset_of!(Stall, kernel) - 0usize];
+    ["Offset of field: Stall::block"][::core::mem::offset_of!(Stall, block) - 4usize];
+    ["Offset of field: Stall::thread"][::core::mem::offset_of!(Stall, thread) - 8usize];
+    ["Offset of field: Stall::barrier"][::core::mem::offset_of!(Stall, barrier) - 12usize];
+    ["Offset of field: Stall::parity"][::core::mem::offset_of!(Stall, parity) - 16usize];
+    ["Offset of field: Stall::reserved"][::core::mem::offset_of!(Stall, reserved) - 20usize];
+};
 #[doc = " The adapters that each sequence uses, with their weights."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
