@@ -373,6 +373,33 @@ struct AttentionParams {
 };
 SAME_SIZE(struct AttentionParams, 64);
 
+/// Tiles of the attention kernels of compute capability 9.0 (sm90/attention.cu), for a head_dim of 64: THREADS with SHARED
+/// bytes of dynamic shared memory. They have the key tile of the other kernels, ATTENTION_MAX_KEYS, and so their bits.
+///
+/// Queries of a tile of attention_*_wgmma128, for two warpgroups.
+#define ATTENTION_WGMMA128_ROWS 128
+#define ATTENTION_WGMMA128_THREADS 384
+#define ATTENTION_WGMMA128_SHARED 147712
+/// Queries of a tile of attention_*_wgmma192, for three.
+#define ATTENTION_WGMMA192_ROWS 192
+#define ATTENTION_WGMMA192_THREADS 512
+#define ATTENTION_WGMMA192_SHARED 155904
+/// Rows of the boxes by which these kernels read q, k and v; they have 64 columns.
+#define ATTENTION_SM90_BOX_ROWS 64
+
+/// attention_*_wgmma128, attention_*_wgmma192: the same for heads of 64 elements, with qkv as a map too.
+struct AttentionSm90Params {
+    /// [rows, 3·heads·64], where `rows` are at least the tokens: the rows that may be read.
+    struct TensorMap qkv;
+    /// With rope null: q and k are rotated already.
+    struct AttentionParams attention;
+    /// Written by a thread that gives up waiting; or null.
+    DEVICE(struct Stall) stall;
+    /// Zero.
+    uint64_t reserved[7];
+};
+SAME_SIZE(struct AttentionSm90Params, 256);
+
 // ---- Pooling ----
 
 /// PoolRow::encoding: float32.

@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0x68315984f781c1f5;
+pub const HEADER_FNV1A: u64 = 0xd7e414c6eb52cc82;
 
 pub const STALL_GEMM: u32 = 1;
 pub const STALL_ATTENTION: u32 = 2;
@@ -40,6 +40,13 @@ pub const ATTENTION_LARGE_ROWS: u32 = 128;
 pub const ATTENTION_SMALL_ROWS: u32 = 64;
 pub const ATTENTION_MAX_KEYS: u32 = 64;
 pub const ATTENTION_TILE_NUMBERS: u32 = 4096;
+pub const ATTENTION_WGMMA128_ROWS: u32 = 128;
+pub const ATTENTION_WGMMA128_THREADS: u32 = 384;
+pub const ATTENTION_WGMMA128_SHARED: u32 = 147712;
+pub const ATTENTION_WGMMA192_ROWS: u32 = 192;
+pub const ATTENTION_WGMMA192_THREADS: u32 = 512;
+pub const ATTENTION_WGMMA192_SHARED: u32 = 155904;
+pub const ATTENTION_SM90_BOX_ROWS: u32 = 64;
 pub const POOL_F32: u32 = 0;
 pub const POOL_F16: u32 = 1;
 pub const POOL_INT8: u32 = 2;
@@ -488,6 +495,32 @@ const _: () = {
         [::core::mem::offset_of!(AttentionParams, qkv_stride) - 56usize];
     ["Offset of field: AttentionParams::out_stride"]
         [::core::mem::offset_of!(AttentionParams, out_stride) - 60usize];
+};
+#[doc = " attention_*_wgmma128, attention_*_wgmma192: the same for heads of 64 elements, with qkv as a map too."]
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct AttentionSm90Params {
+    #[doc = " [rows, 3·heads·64], where `rows` are at least the tokens: the rows that may be read."]
+    pub qkv: TensorMap,
+    #[doc = " With rope null: q and k are rotated already."]
+    pub attention: AttentionParams,
+    #[doc = " Written by a thread that gives up waiting; or null."]
+    pub stall: u64,
+    #[doc = " Zero."]
+    pub reserved: [u64; 7usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionSm90Params"][::core::mem::size_of::<AttentionSm90Params>() - 256usize];
+    ["Alignment of AttentionSm90Params"][::core::mem::align_of::<AttentionSm90Params>() - 64usize];
+    ["Offset of field: AttentionSm90Params::qkv"][::core::mem::offset_of!(AttentionSm90Params, qkv) - 0usize];
+    ["Offset of field: AttentionSm90Params::attention"]
+        [::core::mem::offset_of!(AttentionSm90Params, attention) - 128usize];
+    ["Offset of field: AttentionSm90Params::stall"]
+        [::core::mem::offset_of!(AttentionSm90Params, stall) - 192usize];
+    ["Offset of field: AttentionSm90Params::reserved"]
+        [::core::mem::offset_of!(AttentionSm90Params, reserved) - 200usize];
 };
 #[doc = " One output vector."]
 #[repr(C)]

@@ -81,6 +81,11 @@ impl<'a> Turn<'a> {
         self.0.get(kind).copied().unwrap_or_default()
     }
 
+    /// Products, by warps or by warpgroups.
+    fn mma(&self) -> usize {
+        MMA.iter().map(|kind| self.count(kind)).sum()
+    }
+
     fn instructions(&self) -> usize {
         self.0.values().sum()
     }
@@ -88,15 +93,11 @@ impl<'a> Turn<'a> {
     /// Larger for what goes on turn after turn: what is done only in the first, the last or one sort of turns has no
     /// matrix instructions and no copies of its own, and is left out.
     fn rank(&self) -> (usize, usize, isize) {
-        (
-            self.count("HMMA"),
-            self.count("LDGSTS"),
-            -(self.instructions() as isize),
-        )
+        (self.mma(), self.count("LDGSTS"), -(self.instructions() as isize))
     }
 
     fn per_mma(&self) -> f64 {
-        self.instructions() as f64 / self.count("HMMA") as f64
+        self.instructions() as f64 / self.mma() as f64
     }
 
     /// All but what the table has, most first.
@@ -109,8 +110,11 @@ impl<'a> Turn<'a> {
     }
 }
 
+/// Products: of warps, of warpgroups.
+const MMA: [&str; 2] = ["HMMA", "HGMMA"];
+
 /// Of the table, by kind: products, matrices from shared memory, asynchronous copies, barriers.
-const COLUMNS: [&str; 4] = ["HMMA", "LDSM", "LDGSTS", "BAR"];
+const COLUMNS: [&str; 5] = [MMA[0], MMA[1], "LDSM", "LDGSTS", "BAR"];
 
 /// The usual way from `head` back to it, none past `end`.
 fn turn<'a>(code: &[Instruction<'a>], head: usize, end: usize) -> Option<Turn<'a>> {
@@ -143,7 +147,7 @@ fn main_loop<'a>(code: &[Instruction<'a>]) -> Option<Turn<'a>> {
     }
     let turns = loops.iter().filter_map(|(&head, &end)| {
         let turn = turn(code, head, end)?;
-        (turn.count("HMMA") > 0).then_some((head, end, turn))
+        (turn.mma() > 0).then_some((head, end, turn))
     });
     let turns: Vec<_> = turns.collect();
     let innermost = turns.iter().filter(|(head, end, _)| {
@@ -152,6 +156,24 @@ fn main_loop<'a>(code: &[Instruction<'a>]) -> Option<Turn<'a>> {
     });
     let turn = innermost.map(|(_, _, turn)| turn).max_by_key(|turn| turn.rank());
     turn.cloned()
+}
+
+/// The most MUFU between a wait for products of the warpgroup and the next, with no product between the two: these run while
+/// products do that only the second wait is for.
+fn ex2_beside_wgmma(code: &[Instruction]) -> usize {
+    let (mut most, mut count) = (0, None);
+    for instruction in code {
+        match instruction.kind() {
+            "HGMMA" => count = None,
+            "MUFU" => count = count.map(|count| count + 1),
+            "WARPGROUP" if instruction.opcode.starts_with("WARPGROUP.DEPBAR") => {
+                most = most.max(count.unwrap_or(0));
+                count = Some(0);
+            }
+            _ => {}
+        }
+    }
+    most
 }
 
 /// What nvdisasm makes of machine code; `None`, and a line that says so, where it is missing.
@@ -210,8 +232,9 @@ fn main_loops_have_the_matrix_instructions_that_were_planned() {
                 let mut row = format!("{entry:30} {architecture:6} {registers:9} |");
                 if let Some(most) = limits.get("instructions per mma") {
                     let turn = main_loop(code);
-                    let turn = turn.unwrap_or_else(|| panic!("{place} has no loop with HMMA"));
-                    let [mma, ldsm, copies, barriers] = COLUMNS.map(|kind| turn.count(kind));
+                    let turn = turn.unwrap_or_else(|| panic!("{place} has no loop with products"));
+                    let [_, _, ldsm, copies, barriers] = COLUMNS.map(|kind| turn.count(kind));
+                    let mma = turn.mma();
                     let (per_mma, others) = (turn.per_mma(), turn.others());
                     row += &format!(" {mma:13} {ldsm:5} {copies:7} {barriers:9} {per_mma:21.2}  {others}");
                     if per_mma > *most {
@@ -221,10 +244,18 @@ fn main_loops_have_the_matrix_instructions_that_were_planned() {
                     }
                     let least = limits.get("mma per ldsm").copied();
                     if least.is_some_and(|least| ldsm == 0 || (mma as f64) < least * ldsm as f64) {
-                        worse.push(format!("{place}: {ldsm} LDSM for {mma} HMMA"));
+                        worse.push(format!("{place}: {ldsm} LDSM for {mma} products"));
+                    }
+                    let wanted = limits.get("mma").copied();
+                    if wanted.is_some_and(|wanted| mma as f64 != wanted) {
+                        worse.push(format!("{place}: {mma} products per turn"));
+                    }
+                    let (least, beside) = (limits.get("ex2 beside wgmma").copied(), ex2_beside_wgmma(code));
+                    if least.is_some_and(|least| (beside as f64) < least) {
+                        worse.push(format!("{place}: {beside} ex2 while products run"));
                     }
                 } else {
-                    assert!(!has(&["HMMA"]), "{place}: no limit on instructions per mma");
+                    assert!(!has(&MMA), "{place}: no limit on instructions per mma");
                 }
                 println!("{row}");
             }
@@ -269,4 +300,22 @@ fn the_usual_turn_of_a_loop_is_found() {
     ];
     assert_eq!(turn.0, BTreeMap::from(wanted));
     assert_eq!(turn.per_mma(), 5.0);
+}
+
+#[test]
+fn ex2_beside_wgmma_are_those_between_two_waits() {
+    let text = "\t.section\t.text.k,\"ax\"
+.text.k:
+        /*0000*/                   MUFU.EX2 R1, R2 ;
+        /*0010*/                   HGMMA.64x64x16.F32 R24, R92, gdesc[UR4], R24, gsb0 ;
+        /*0020*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
+        /*0030*/                   MUFU.EX2 R1, R2 ;
+        /*0040*/                   MUFU.EX2 R1, R2 ;
+        /*0050*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+        /*0060*/                   MUFU.EX2 R1, R2 ;
+        /*0070*/                   WARPGROUP.ARRIVE ;
+        /*0080*/                   HGMMA.64x64x16.F32 R24, R92, gdesc[UR4], R24, gsb0 ;
+        /*0090*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+";
+    assert_eq!(ex2_beside_wgmma(&parse(text)["k"]), 2);
 }
