@@ -1,4 +1,6 @@
 //! The machine code, as nvdisasm shows it: no local memory, and enough matrix instructions in the main loops.
+//!
+//! HMMA is the product of a warp, HGMMA that of a warpgroup, which reads shared memory itself.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -89,14 +91,18 @@ impl<'a> Turn<'a> {
     /// matrix instructions and no copies of its own, and is left out.
     fn rank(&self) -> (usize, usize, isize) {
         (
-            self.count("HMMA"),
+            self.products(),
             self.count("LDGSTS"),
             -(self.instructions() as isize),
         )
     }
 
+    fn products(&self) -> usize {
+        PRODUCTS.iter().map(|kind| self.count(kind)).sum()
+    }
+
     fn per_mma(&self) -> f64 {
-        self.instructions() as f64 / self.count("HMMA") as f64
+        self.instructions() as f64 / self.products() as f64
     }
 
     /// All but what the table has, most first.
@@ -109,7 +115,9 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// Of the table, by kind: products, matrices from shared memory, asynchronous copies, barriers.
+const PRODUCTS: [&str; 2] = ["HMMA", "HGMMA"];
+
+/// Of the table, by kind: products of a warp, matrices from shared memory, asynchronous copies, barriers.
 const COLUMNS: [&str; 4] = ["HMMA", "LDSM", "LDGSTS", "BAR"];
 
 /// The usual way from `head` back to it, none past `end`.
@@ -143,7 +151,7 @@ fn main_loop<'a>(code: &[Instruction<'a>]) -> Option<Turn<'a>> {
     }
     let turns = loops.iter().filter_map(|(&head, &end)| {
         let turn = turn(code, head, end)?;
-        (turn.count("HMMA") > 0).then_some((head, end, turn))
+        (turn.products() > 0).then_some((head, end, turn))
     });
     let turns: Vec<_> = turns.collect();
     let innermost = turns.iter().filter(|(head, end, _)| {
@@ -210,7 +218,7 @@ fn main_loops_have_the_matrix_instructions_that_were_planned() {
                 let mut row = format!("{entry:30} {architecture:6} {registers:9} |");
                 if let Some(most) = limits.get("instructions per mma") {
                     let turn = main_loop(code);
-                    let turn = turn.unwrap_or_else(|| panic!("{place} has no loop with HMMA"));
+                    let turn = turn.unwrap_or_else(|| panic!("{place} has no loop with HMMA or HGMMA"));
                     let [mma, ldsm, copies, barriers] = COLUMNS.map(|kind| turn.count(kind));
                     let (per_mma, others) = (turn.per_mma(), turn.others());
                     row += &format!(" {mma:13} {ldsm:5} {copies:7} {barriers:9} {per_mma:21.2}  {others}");
@@ -224,7 +232,17 @@ fn main_loops_have_the_matrix_instructions_that_were_planned() {
                         worse.push(format!("{place}: {ldsm} LDSM for {mma} HMMA"));
                     }
                 } else {
-                    assert!(!has(&["HMMA"]), "{place}: no limit on instructions per mma");
+                    assert!(!has(&PRODUCTS), "{place}: no limit on instructions per mma");
+                }
+                if let Some(wanted) = limits.get("warpgroup products per turn") {
+                    let turn = main_loop(code).unwrap_or_default();
+                    // One wait and one fence: ptxas serialises products that it must order itself, each with both.
+                    let found = ["HGMMA", "WARPGROUP"].map(|kind| turn.count(kind) as f64);
+                    if found != [*wanted, 2.0] {
+                        worse.push(format!(
+                            "{place}: {found:?} HGMMA and WARPGROUP, and not {wanted} and 2"
+                        ));
+                    }
                 }
                 println!("{row}");
             }
