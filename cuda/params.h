@@ -287,6 +287,42 @@ struct GemmParams {
 };
 SAME_SIZE(struct GemmParams, 120);
 
+/// Tiles of the GEMM kernels of compute capability 9.0 (sm90/gemm.cu). A grid is any number of blocks of THREADS, with
+/// SHARED bytes of dynamic shared memory each.
+///
+/// For many tokens.
+#define GEMM_WIDE_ROWS 128
+#define GEMM_WIDE_COLUMNS 256
+#define GEMM_WIDE_THREADS 384
+#define GEMM_WIDE_SHARED 229440
+/// For some hundred tokens: four times as many tiles.
+#define GEMM_NARROW_ROWS 64
+#define GEMM_NARROW_COLUMNS 128
+#define GEMM_NARROW_THREADS 256
+#define GEMM_NARROW_SHARED 90160
+/// Rows of the boxes by which these kernels store out; those of x and h have ROWS, those of w and b COLUMNS. All have 64
+/// columns.
+#define GEMM_SM90_OUT_ROWS 64
+
+/// gemm_*_wide, gemm_*_narrow: the same product, with the matrices as maps too.
+struct GemmSm90Params {
+    /// Of x: [rows, k], where `rows` are at least tokens: the rows that may be read.
+    struct TensorMap x;
+    /// [n, k]
+    struct TensorMap w;
+    /// [rows, columns]. Read if columns is not 0.
+    struct TensorMap h;
+    /// [n, columns]. Read if columns is not 0.
+    struct TensorMap b;
+    /// [rows, n]
+    struct TensorMap out;
+    /// The product; x, w, h and b in it are not read.
+    struct GemmParams gemm;
+    /// Written by a thread that gives up waiting; or null.
+    DEVICE(struct Stall) stall;
+};
+SAME_SIZE(struct GemmSm90Params, 768);
+
 /// Rows of a block of lora_down, the M of one MMA.
 #define LORA_DOWN_ROWS 16
 /// Threads of a block.

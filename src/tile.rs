@@ -67,6 +67,10 @@ const fn shape(rows: u32, columns: u32, threads: u32, shared_bytes: u32) -> Tile
     }
 }
 
+mod sm90;
+
+pub use sm90::Sm90Tile;
+
 #[rustfmt::skip] // A table.
 tiles! {
     /// The tiles of a linear layer's product.

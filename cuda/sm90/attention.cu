@@ -11,7 +11,7 @@
 // requires: compute capability 9.0, rope null, a map of qkv with at least the rows of the sequences. Rows of neighbours
 //     may be read, as queries and keys that do not count; never as values. Only the tiles' rows are written.
 // gates: registers <= 168, stack = 0, static shared = 0, blocks >= 1
-// gates hd64: mma = 8, instructions per mma <= 36, ex2 beside wgmma >= 33
+// gates hd64: instructions per mma <= 36, ex2 beside wgmma >= 33
 // gates wgmma192: registers <= 128
 #include "../dtype.cuh"
 #include "../smem.cuh"

@@ -101,14 +101,14 @@ __device__ __forceinline__ bool elect_sync() {
     return elected != 0;
 }
 
-/// Waits for `threads` threads at named barrier `id`, 1 to 15 (__syncthreads() is 0).
-__device__ __forceinline__ void bar_sync(uint32_t id, uint32_t threads) {
-    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+/// Waits for `threads` threads at named barrier `Id`, 1 to 15 (__syncthreads() is 0).
+template <int Id> __device__ __forceinline__ void bar_sync(uint32_t threads) {
+    asm volatile("bar.sync %0, %1;" ::"n"(Id), "r"(threads) : "memory");
 }
 
-/// Arrives at named barrier `id` and goes on.
-__device__ __forceinline__ void bar_arrive(uint32_t id, uint32_t threads) {
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+/// Arrives at named barrier `Id` and goes on.
+template <int Id> __device__ __forceinline__ void bar_arrive(uint32_t threads) {
+    asm volatile("bar.arrive %0, %1;" ::"n"(Id), "r"(threads) : "memory");
 }
 
 /// Raises the registers per thread of the warpgroup, once others have given up as many.

@@ -809,6 +809,7 @@ mod tests {
             fusion: Fusion::Separate,
             attention: AttentionTile::Small,
             multiprocessors: 132,
+            sm90: false,
         };
         let plan = Plan::gpu(&model.config, shape, columns, options);
         let ops = plan

@@ -5,15 +5,16 @@ use std::marker::PhantomData;
 
 use bytemuck::Pod;
 
-use super::driver::{Context, DriverError, Function, Module, Stream};
+use super::driver::{Context, DriverError, Function, Module, Pinned, Stream};
 use super::failure::in_step;
 use super::launch::{Launch, Params};
+use super::maps;
 use crate::error::{Error, Result};
 use crate::kernels::kernels;
 use crate::kernels::params::*;
 use crate::model::ModelConfig;
 use crate::precision::Half;
-use crate::tile::{AttentionTile, GemmTile};
+use crate::tile::{AttentionTile, GemmTile, Sm90Tile};
 
 /// The head sizes that attention has kernels for.
 const HEAD_DIMS: [usize; 3] = [32, 64, 128];
@@ -21,14 +22,26 @@ const HEAD_DIMS: [usize; 3] = [32, 64, 128];
 /// A model's kernels.
 #[derive(Debug)]
 pub struct KernelSet {
+    precision: Half,
     embed: Kernel<EmbedParams>,
     layernorm: Kernel<LayerNormParams>,
     /// By tile.
     gemm: [Kernel<GemmParams>; GemmTile::ALL.len()],
+    /// Those for compute capability 9.0, if they are to run.
+    sm90: Option<Sm90>,
     lora_down: Kernel<LoraDownParams>,
     /// By tile.
     attention: [Kernel<AttentionParams>; AttentionTile::ALL.len()],
     pool: Kernel<PoolParams>,
+}
+
+/// The kernels for compute capability 9.0.
+#[derive(Debug)]
+struct Sm90 {
+    /// By tile.
+    gemm: [Kernel<GemmSm90Params>; Sm90Tile::ALL.len()],
+    /// One [`Stall`], which a thread writes that gives up waiting at a barrier.
+    stall: Pinned,
 }
 
 /// Checks that the kernels can run a model.
@@ -57,7 +70,8 @@ pub fn check(config: &ModelConfig) -> Result<(), String> {
 impl KernelSet {
     /// Loads the kernels of a model that passes [`check`]. The names of the entries end in the precision, the head size
     /// and the tile, as far as there are several.
-    pub fn load(context: &Context, config: &ModelConfig, precision: Half) -> Result<KernelSet> {
+    /// With `sm90` those for compute capability 9.0 too.
+    pub fn load(context: &Context, config: &ModelConfig, precision: Half, sm90: bool) -> Result<KernelSet> {
         let mut loader = Loader::new(context);
         let head_dim = config.head_dim as u32;
         let gemm = GemmTile::ALL.map(|tile| {
@@ -68,7 +82,21 @@ impl KernelSet {
             let entry = format!("attention_{precision}_hd{head_dim}_{tile}");
             loader.kernel("attention", &entry, tile.shape(head_dim).shared_bytes)
         });
+        let sm90 = match sm90 {
+            true => Some(Sm90 {
+                gemm: all(Sm90Tile::ALL.map(|tile| {
+                    let entry = format!("gemm_{precision}_{tile}");
+                    loader.kernel("sm90/gemm", &entry, tile.shape().shared_bytes)
+                }))?,
+                stall: context
+                    .pinned(size_of::<Stall>())
+                    .map_err(in_step("page-locked memory of the kernels"))?,
+            }),
+            false => None,
+        };
         Ok(KernelSet {
+            precision,
+            sm90,
             embed: loader.kernel("embed", &format!("embed_{precision}"), ROW_SHARED_BYTES)?,
             layernorm: loader.kernel("layernorm", &format!("layernorm_{precision}"), ROW_SHARED_BYTES)?,
             gemm: all(gemm)?,
@@ -85,12 +113,26 @@ impl KernelSet {
     /// Launches one kernel.
     ///
     /// # Panics
-    /// If the launch asks for more shared memory than its kernel was loaded for.
+    /// If the launch asks for more shared memory than its kernel was loaded for, or for a kernel that was not.
     ///
     /// # Safety
     /// The addresses in the launch must be valid for what its kernel does with them, until it has ended.
     pub unsafe fn launch(&self, stream: &Stream, launch: &Launch) -> Result<(), DriverError> {
-        let (function, limit, params) = self.select(&launch.params);
+        let (function, limit) = self.select(&launch.params);
+        let with_maps;
+        let params = match &launch.params {
+            Params::Embed(p) => bytemuck::bytes_of(p),
+            Params::LayerNorm(p) => bytemuck::bytes_of(p),
+            Params::Gemm(_, p) => bytemuck::bytes_of(p),
+            Params::GemmSm90(tile, rows, p) => {
+                let stall = self.sm90().stall.address();
+                with_maps = maps::gemm_params(self.precision, *tile, *rows, p, stall)?;
+                bytemuck::bytes_of(&with_maps)
+            }
+            Params::LoraDown(p) => bytemuck::bytes_of(p),
+            Params::Attention(_, p) => bytemuck::bytes_of(p),
+            Params::Pool(p) => bytemuck::bytes_of(p),
+        };
         let &Launch {
             grid, block, shared, ..
         } = launch;
@@ -109,16 +151,47 @@ impl KernelSet {
         self.select(&launch.params).0.entry()
     }
 
-    /// The kernel of some parameters, its limit of shared memory, and the parameters' bytes.
-    fn select<'k, 'p>(&'k self, params: &'p Params) -> (&'k Function, u32, &'p [u8]) {
+    /// The kernel of some parameters, and its limit of shared memory.
+    fn select(&self, params: &Params) -> (&Function, u32) {
         match params {
-            Params::Embed(p) => self.embed.with(p),
-            Params::LayerNorm(p) => self.layernorm.with(p),
-            Params::Gemm(tile, p) => self.gemm[*tile as usize].with(p),
-            Params::LoraDown(p) => self.lora_down.with(p),
-            Params::Attention(tile, p) => self.attention[*tile as usize].with(p),
-            Params::Pool(p) => self.pool.with(p),
+            Params::Embed(_) => self.embed.both(),
+            Params::LayerNorm(_) => self.layernorm.both(),
+            Params::Gemm(tile, _) => self.gemm[*tile as usize].both(),
+            Params::GemmSm90(tile, ..) => self.sm90().gemm[*tile as usize].both(),
+            Params::LoraDown(_) => self.lora_down.both(),
+            Params::Attention(tile, _) => self.attention[*tile as usize].both(),
+            Params::Pool(_) => self.pool.both(),
         }
+    }
+
+    fn sm90(&self) -> &Sm90 {
+        let sm90 = self.sm90.as_ref();
+        sm90.expect("a plan has the kernels of compute capability 9.0 only where they were loaded")
+    }
+
+    /// What a thread left before it gave up waiting at a barrier, which ends its kernel and loses the device. For people.
+    pub fn stall(&self) -> Option<String> {
+        let stall: Stall = bytemuck::pod_read_unaligned(&self.sm90.as_ref()?.stall);
+        let kernel = match stall.kernel {
+            0 => return None,
+            STALL_GEMM => "gemm",
+            STALL_ATTENTION => "attention",
+            _ => "an unknown kernel",
+        };
+        let Stall {
+            block,
+            thread,
+            barrier,
+            parity,
+            ..
+        } = stall;
+        let role = if thread < 128 { "copies" } else { "multiplies" };
+        Some(format!(
+            "{kernel} of the kernels sm90, where thread {thread} of block {block}, which {role}, has waited for {} s at the \
+             barrier at {barrier:#x} for the end of a phase of parity {parity} (open the engine with the kernels sm80, and \
+             please report this)",
+            STALL_LIMIT / 1_000_000_000
+        ))
     }
 }
 
@@ -132,8 +205,8 @@ struct Kernel<P> {
 }
 
 impl<P: Pod> Kernel<P> {
-    fn with<'k, 'p>(&'k self, params: &'p P) -> (&'k Function, u32, &'p [u8]) {
-        (&self.function, self.shared, bytemuck::bytes_of(params))
+    fn both(&self) -> (&Function, u32) {
+        (&self.function, self.shared)
     }
 }
 

@@ -383,6 +383,7 @@ mod tests {
             fusion,
             attention: AttentionTile::Large,
             multiprocessors: 132,
+            sm90: false,
         }
     }
 

@@ -54,7 +54,7 @@ fn shape(
 ) -> (&'static str, String, Map<String, Value>) {
     let tokens: usize = lengths.iter().sum();
     let (group, shape, parameters) = match &launch.params {
-        Params::Gemm(_, p) => {
+        Params::Gemm(_, p) | Params::GemmSm90(_, _, p) => {
             let epilogue = match (p.gelu, p.rope.table) {
                 (1, _) => "gelu",
                 (_, 0) => "bias",
@@ -159,7 +159,7 @@ pub(super) fn lower_bound(pass: &Pass<'_>, plan: &Plan, step: &Step, launch: &La
         bytes += 4 * (tokens + batch.sequences() * batch.adapters.slots()) + 8 * padded;
     }
     match &launch.params {
-        Params::Gemm(_, p) => {
+        Params::Gemm(_, p) | Params::GemmSm90(_, _, p) => {
             let site = step.op().site().expect("a product is a linear layer's");
             let n = p.n as usize;
             if p.columns > 0 {

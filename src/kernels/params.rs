@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0xd7e414c6eb52cc82;
+pub const HEADER_FNV1A: u64 = 0x13d11d8452109a47;
 
 pub const STALL_GEMM: u32 = 1;
 pub const STALL_ATTENTION: u32 = 2;
@@ -31,6 +31,15 @@ pub const GEMM_SMALL16_ROWS: u32 = 16;
 pub const GEMM_SMALL16_COLUMNS: u32 = 16;
 pub const GEMM_SMALL16_THREADS: u32 = 64;
 pub const GEMM_SMALL16_SHARED: u32 = 65536;
+pub const GEMM_WIDE_ROWS: u32 = 128;
+pub const GEMM_WIDE_COLUMNS: u32 = 256;
+pub const GEMM_WIDE_THREADS: u32 = 384;
+pub const GEMM_WIDE_SHARED: u32 = 229440;
+pub const GEMM_NARROW_ROWS: u32 = 64;
+pub const GEMM_NARROW_COLUMNS: u32 = 128;
+pub const GEMM_NARROW_THREADS: u32 = 256;
+pub const GEMM_NARROW_SHARED: u32 = 90160;
+pub const GEMM_SM90_OUT_ROWS: u32 = 64;
 pub const LORA_DOWN_ROWS: u32 = 16;
 pub const LORA_DOWN_THREADS: u32 = 256;
 pub const LORA_DOWN_COLUMNS: u32 = 32;
@@ -392,6 +401,38 @@ const _: () = {
     ["Offset of field: GemmParams::out_stride"][::core::mem::offset_of!(GemmParams, out_stride) - 108usize];
     ["Offset of field: GemmParams::gelu"][::core::mem::offset_of!(GemmParams, gelu) - 112usize];
     ["Offset of field: GemmParams::reserved"][::core::mem::offset_of!(GemmParams, reserved) - 116usize];
+};
+#[doc = " gemm_*_wide, gemm_*_narrow: the same product, with the matrices as maps too."]
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct GemmSm90Params {
+    #[doc = " Of x: [rows, k], where `rows` are at least tokens: the rows that may be read."]
+    pub x: TensorMap,
+    #[doc = " [n, k]"]
+    pub w: TensorMap,
+    #[doc = " [rows, columns]. Read if columns is not 0."]
+    pub h: TensorMap,
+    #[doc = " [n, columns]. Read if columns is not 0."]
+    pub b: TensorMap,
+    #[doc = " [rows, n]"]
+    pub out: TensorMap,
+    #[doc = " The product; x, w, h and b in it are not read."]
+    pub gemm: GemmParams,
+    #[doc = " Written by a thread that gives up waiting; or null."]
+    pub stall: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GemmSm90Params"][::core::mem::size_of::<GemmSm90Params>() - 768usize];
+    ["Alignment of GemmSm90Params"][::core::mem::align_of::<GemmSm90Params>() - 64usize];
+    ["Offset of field: GemmSm90Params::x"][::core::mem::offset_of!(GemmSm90Params, x) - 0usize];
+    ["Offset of field: GemmSm90Params::w"][::core::mem::offset_of!(GemmSm90Params, w) - 128usize];
+    ["Offset of field: GemmSm90Params::h"][::core::mem::offset_of!(GemmSm90Params, h) - 256usize];
+    ["Offset of field: GemmSm90Params::b"][::core::mem::offset_of!(GemmSm90Params, b) - 384usize];
+    ["Offset of field: GemmSm90Params::out"][::core::mem::offset_of!(GemmSm90Params, out) - 512usize];
+    ["Offset of field: GemmSm90Params::gemm"][::core::mem::offset_of!(GemmSm90Params, gemm) - 640usize];
+    ["Offset of field: GemmSm90Params::stall"][::core::mem::offset_of!(GemmSm90Params, stall) - 760usize];
 };
 #[doc = " lora_down_*: h = (x Aᵀ) · weight · scale, masked, for linear layers whose x is not the output of a row kernel."]
 #[repr(C)]

@@ -54,7 +54,8 @@ impl DriverError {
         }
     }
 
-    fn with_detail(mut self, detail: impl Into<String>) -> DriverError {
+    /// The same, with what the call was for.
+    pub fn with_detail(mut self, detail: impl Into<String>) -> DriverError {
         self.detail = detail.into();
         self
     }

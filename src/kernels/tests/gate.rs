@@ -122,6 +122,8 @@ fn shared_bytes(entry: &str) -> u32 {
         ["embed" | "layernorm", _] => ROW_SHARED_BYTES,
         ["pool", _] => POOL_SHARED_BYTES,
         ["lora", "down", _] => LORA_DOWN_SHARED_BYTES,
+        ["gemm", _, "wide"] => GEMM_WIDE_SHARED,
+        ["gemm", _, "narrow"] => GEMM_NARROW_SHARED,
         ["gemm", _, name] => {
             let tile = GemmTile::ALL.into_iter().find(|tile| tile.name() == name);
             tile.expect("a tile of the table").shape().shared_bytes
