@@ -138,6 +138,12 @@ impl AttentionTile {
         )
     }
 
+    /// Whether compute capability 9.0 has a kernel of its own for this tile and heads of this size. It gives the same bits,
+    /// as far as that can be known without a GPU; an engine checks it when it is opened.
+    pub const fn sm90(self, head_dim: usize) -> bool {
+        head_dim == 64 && self.rows() == ATTENTION_WGMMA128_ROWS
+    }
+
     /// The tile for sequences of these lengths: the one whose query rows cost less, those past the end of a sequence
     /// included. The large tile reads keys and values half as often.
     pub fn choose(lengths: impl Iterator<Item = usize> + Clone) -> AttentionTile {

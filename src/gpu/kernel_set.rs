@@ -40,6 +40,8 @@ pub struct KernelSet {
 struct Sm90 {
     /// By tile.
     gemm: [Kernel<GemmSm90Params>; Sm90Tile::ALL.len()],
+    /// If there is one for the model's heads.
+    attention: Option<Kernel<AttentionSm90Params>>,
     /// One [`Stall`], which a thread writes that gives up waiting at a barrier.
     stall: Pinned,
 }
@@ -88,6 +90,13 @@ impl KernelSet {
                     let entry = format!("gemm_{precision}_{tile}");
                     loader.kernel("sm90/gemm", &entry, tile.shape().shared_bytes)
                 }))?,
+                attention: AttentionTile::Large
+                    .sm90(config.head_dim)
+                    .then(|| {
+                        let entry = format!("attention_{precision}_hd{head_dim}_wgmma128");
+                        loader.kernel("sm90/attention", &entry, ATTENTION_WGMMA128_SHARED)
+                    })
+                    .transpose()?,
                 stall: context
                     .pinned(size_of::<Stall>())
                     .map_err(in_step("page-locked memory of the kernels"))?,
@@ -119,7 +128,7 @@ impl KernelSet {
     /// The addresses in the launch must be valid for what its kernel does with them, until it has ended.
     pub unsafe fn launch(&self, stream: &Stream, launch: &Launch) -> Result<(), DriverError> {
         let (function, limit) = self.select(&launch.params);
-        let with_maps;
+        let (with_maps, attention_with_map);
         let params = match &launch.params {
             Params::Embed(p) => bytemuck::bytes_of(p),
             Params::LayerNorm(p) => bytemuck::bytes_of(p),
@@ -131,6 +140,11 @@ impl KernelSet {
             }
             Params::LoraDown(p) => bytemuck::bytes_of(p),
             Params::Attention(_, p) => bytemuck::bytes_of(p),
+            Params::AttentionSm90(rows, p) => {
+                let stall = self.sm90().stall.address();
+                attention_with_map = maps::attention_params(self.precision, *rows, p, stall)?;
+                bytemuck::bytes_of(&attention_with_map)
+            }
             Params::Pool(p) => bytemuck::bytes_of(p),
         };
         let &Launch {
@@ -160,6 +174,12 @@ impl KernelSet {
             Params::GemmSm90(tile, ..) => self.sm90().gemm[*tile as usize].both(),
             Params::LoraDown(_) => self.lora_down.both(),
             Params::Attention(tile, _) => self.attention[*tile as usize].both(),
+            Params::AttentionSm90(..) => {
+                let attention = self.sm90().attention.as_ref();
+                attention
+                    .expect("a plan has it only for heads that it serves")
+                    .both()
+            }
             Params::Pool(_) => self.pool.both(),
         }
     }

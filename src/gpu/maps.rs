@@ -1,6 +1,6 @@
-//! The parameters of the products on compute capability 9.0, which see their matrices as maps.
+//! The parameters of the kernels for compute capability 9.0, which see their matrices as maps.
 
-use super::driver::{DriverError, Element, Matrix, tensor_map};
+use super::driver::{BOX_COLUMNS, DriverError, Element, Matrix, tensor_map};
 use crate::kernels::params::*;
 use crate::precision::Half;
 use crate::tile::Sm90Tile;
@@ -17,10 +17,7 @@ pub fn gemm_params(
     gemm: &GemmParams,
     stall: u64,
 ) -> Result<GemmSm90Params, DriverError> {
-    let element = match precision {
-        Half::Bf16 => Element::Bf16,
-        Half::F16 => Element::F16,
-    };
+    let element = element(precision);
     let map = |name: &str, address: u64, rows: u32, columns: u32, stride: u32, box_rows: u32| {
         let matrix = Matrix {
             address,
@@ -48,4 +45,41 @@ pub fn gemm_params(
         gemm: *p,
         stall,
     })
+}
+
+/// The map of attention's q, k and v, of which it may read up to `rows` rows. `stall`: as for [`gemm_params`].
+///
+/// # Errors
+/// If bulk copies do not take the matrix.
+pub fn attention_params(
+    precision: Half,
+    rows: u32,
+    attention: &AttentionParams,
+    stall: u64,
+) -> Result<AttentionSm90Params, DriverError> {
+    let matrix = Matrix {
+        address: attention.qkv,
+        rows: rows.into(),
+        columns: u64::from(3 * attention.heads * BOX_COLUMNS),
+        stride: attention.qkv_stride.into(),
+    };
+    let words = tensor_map(
+        "qkv of attention",
+        element(precision),
+        matrix,
+        ATTENTION_SM90_BOX_ROWS,
+    )?;
+    Ok(AttentionSm90Params {
+        qkv: TensorMap { words },
+        attention: *attention,
+        stall,
+        reserved: [0; 7],
+    })
+}
+
+fn element(precision: Half) -> Element {
+    match precision {
+        Half::Bf16 => Element::Bf16,
+        Half::F16 => Element::F16,
+    }
 }

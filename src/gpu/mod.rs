@@ -142,6 +142,9 @@ impl Gpu {
         let kernels = KernelSet::load(&device, config, options.precision, sm90)?;
         if sm90 {
             self_check::run(&device, &kernels, options.precision)?;
+            if AttentionTile::Large.sm90(config.head_dim) {
+                self_check::attention::run(&device, &kernels, options.precision)?;
+            }
         }
         phases.end("kernels");
         let weights = Weights::upload(&device, model, options.precision)?;

@@ -11,6 +11,8 @@ use crate::kernels::params::*;
 use crate::precision::Half;
 use crate::tile::Sm90Tile;
 
+pub mod attention;
+
 /// A product with a part of a tile in every dimension, and more k-blocks than stages: rows, n, k, columns of h.
 const SHAPE: [usize; 4] = [129, 384, 328, 32];
 /// Of its heads, of which q, k and v have two each.
@@ -60,7 +62,10 @@ pub fn run(context: &Context, kernels: &KernelSet, precision: Half) -> Result<()
     for tile in Sm90Tile::ALL {
         for rotated in [false, true] {
             let hash = |sm90| product(context, kernels, precision, tile, rotated, sm90);
-            let check = || Ok::<_, DriverError>((hash(true)?, hash(false)?));
+            let check = || {
+                let _entered = context.enter()?; // Maps are made in a context.
+                Ok::<_, DriverError>((hash(true)?, hash(false)?))
+            };
             let (found, wanted) = check().map_err(in_step("self-check of the kernels sm90"))?;
             if found != wanted {
                 let twin = tile.twin();
@@ -147,15 +152,20 @@ fn product(
     Ok(hasher.finish())
 }
 
-/// Numbers between -1 and 1; the positions are the rows, each with a cosine and sine of its own.
-fn fill(host: &mut [u8], precision: Half) {
+/// A generator of numbers between -1 and 1.
+fn random() -> impl FnMut() -> f32 {
     let mut state = 1u64;
-    let mut random = || {
+    move || {
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
+    }
+}
+
+/// Numbers between -1 and 1; the positions are the rows, each with a cosine and sine of its own.
+fn fill(host: &mut [u8], precision: Half) {
+    let mut random = random();
     for array in [Array::X, Array::W, Array::H, Array::B, Array::Bias] {
         for number in host[offset(array)..][..SIZES[array as usize]].chunks_exact_mut(2) {
             number.copy_from_slice(&precision.round(random() / 4.0).to_le_bytes());

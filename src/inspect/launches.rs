@@ -71,7 +71,7 @@ fn shape(
                 json!({"n": p.n, "k": p.k, "columns": p.columns, "epilogue": epilogue}),
             )
         }
-        Params::Attention(_, p) => {
+        Params::Attention(_, p) | Params::AttentionSm90(_, p) => {
             let same = lengths.iter().all(|&length| length == lengths[0]);
             let sequences = match same {
                 true => format!("{} × {} tokens", lengths.len(), lengths[0]),
@@ -196,7 +196,7 @@ pub(super) fn lower_bound(pass: &Pass<'_>, plan: &Plan, step: &Step, launch: &La
         Params::Pool(p) => {
             bytes += batch.output_rows() * ((4 - ACTIVATION_BYTES) * p.hidden_size as usize + 8 + 24)
         }
-        Params::LoraDown(_) | Params::Attention(..) => {}
+        Params::LoraDown(_) | Params::Attention(..) | Params::AttentionSm90(..) => {}
     }
     Cost {
         bytes: bytes as u64,

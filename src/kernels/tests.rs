@@ -15,8 +15,8 @@ use crate::kernels::params::{
 use gate::Gate;
 
 mod gate;
-mod ring;
 mod protocol;
+mod ring;
 mod sass;
 
 /// The size of a parameter struct by its name in the kernel's signature.

@@ -32,7 +32,7 @@ pub use device::{DeviceFacts, devices};
 pub use library::{Unavailable, found, version};
 pub use memory::{DeviceMemory, Pinned};
 pub use stream::{Event, Graph, Stream};
-pub use tensor_map::{Element, Matrix, tensor_map};
+pub use tensor_map::{BOX_COLUMNS, Element, Matrix, tensor_map};
 
 /// A call of the driver that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
