@@ -189,30 +189,35 @@ impl KernelSet {
         sm90.expect("a plan has the kernels of compute capability 9.0 only where they were loaded")
     }
 
-    /// What a thread left before it gave up waiting at a barrier, which ends its kernel and loses the device. For people.
+    /// What a thread left that gave up waiting at a barrier, which ended its kernel and lost the device. For people.
     pub fn stall(&self) -> Option<String> {
-        let stall: Stall = bytemuck::pod_read_unaligned(&self.sm90.as_ref()?.stall);
-        let kernel = match stall.kernel {
-            0 => return None,
-            STALL_GEMM => "gemm",
-            STALL_ATTENTION => "attention",
-            _ => "an unknown kernel",
-        };
-        let Stall {
-            block,
-            thread,
-            barrier,
-            parity,
-            ..
-        } = stall;
-        let role = if thread < 128 { "copies" } else { "multiplies" };
-        Some(format!(
-            "{kernel} of the kernels sm90, where thread {thread} of block {block}, which {role}, has waited for {} s at the \
-             barrier at {barrier:#x} for the end of a phase of parity {parity} (open the engine with the kernels sm80, and \
-             please report this)",
-            STALL_LIMIT / 1_000_000_000
-        ))
+        describe(bytemuck::pod_read_unaligned(&self.sm90.as_ref()?.stall))
     }
+}
+
+/// `None` if it is all zero.
+fn describe(stall: Stall) -> Option<String> {
+    let Stall {
+        kernel,
+        block,
+        thread,
+        barrier,
+        parity,
+        ..
+    } = stall;
+    let kernel = match kernel {
+        0 => return None,
+        STALL_GEMM => "gemm",
+        STALL_ATTENTION => "attention",
+        _ => "an unknown kernel",
+    };
+    let role = if thread < 128 { "copies" } else { "multiplies" };
+    Some(format!(
+        "{kernel} of the kernels sm90 (thread {thread} of block {block}, which {role}, has waited {} s at the barrier at \
+         {barrier:#x} for the end of a phase of parity {parity}; open the engine with the kernels sm80, and please report \
+         this)",
+        STALL_LIMIT / 1_000_000_000
+    ))
 }
 
 /// A kernel that takes one `P`, a struct of `cuda/params.h`.
@@ -349,5 +354,22 @@ mod tests {
             .to_string();
         let wanted = "cuFuncSetAttribute of layernorm_bf16 to 16777216 bytes of shared memory failed: ";
         assert!(shared.contains(wanted), "{shared}");
+    }
+
+    #[test]
+    fn a_stall_says_who_waited_for_what() {
+        let none: Stall = bytemuck::Zeroable::zeroed();
+        assert_eq!(describe(none), None);
+        let text = describe(Stall {
+            kernel: STALL_GEMM,
+            block: 7,
+            thread: 130,
+            barrier: 0x38420,
+            parity: 1,
+            reserved: 0,
+        });
+        let wanted = "gemm of the kernels sm90 (thread 130 of block 7, which multiplies, has waited 2 s at the barrier at \
+                      0x38420 for the end of a phase of parity 1; open the engine";
+        assert!(text.is_some_and(|text| text.starts_with(wanted)));
     }
 }
