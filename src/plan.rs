@@ -220,7 +220,7 @@ pub struct GpuOptions {
     pub attention: AttentionTile,
     /// The device's multiprocessors.
     pub multiprocessors: usize,
-    /// Whether products of enough rows run the kernels for compute capability 9.0.
+    /// Whether products of enough rows, and attention where there is one, run the kernels for compute capability 9.0.
     pub sm90: bool,
 }
 

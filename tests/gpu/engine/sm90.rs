@@ -15,9 +15,10 @@ fn embed(gpu: Gpu, model: &Path, precision: Precision, kernels: KernelChoice) ->
     let builder = gpu.builder().precision(precision).kernels(kernels);
     let engine = builder.open(model).unwrap();
     let options = mixed_options();
-    let requests = mixed_requests(&options, &[3, 60, 71, 1]);
-    let results = engine.embed_batch(&requests);
-    results.into_iter().map(Result::unwrap).collect()
+    // Many short texts; texts that fill large tiles of attention.
+    let batches = [&[3, 60, 71, 1][..], &[100, 90]].map(|lengths| mixed_requests(&options, lengths));
+    let results = batches.iter().flat_map(|requests| engine.embed_batch(requests));
+    results.map(Result::unwrap).collect()
 }
 
 /// Whether the device has compute capability 9.0; else what an engine says is checked.
