@@ -224,27 +224,40 @@ SAME_SIZE(struct Rope, 24);
 
 /// Tiles of the GEMM kernels. A grid is (⌈n / COLUMNS⌉, ⌈rows / ROWS⌉) blocks of THREADS, with SHARED bytes of dynamic
 /// shared memory each. `rows` are those of the bucket, not of the batch: blocks past tokens exit at once.
+/// Each warp computes WARP_ROWS x WARP_COLUMNS of it, and a multiprocessor's registers hold BLOCKS at least.
 ///
 /// For many tokens: the fewest bytes per FLOP.
 #define GEMM_LARGE_ROWS 128
 #define GEMM_LARGE_COLUMNS 128
+#define GEMM_LARGE_WARP_ROWS 64
+#define GEMM_LARGE_WARP_COLUMNS 64
 #define GEMM_LARGE_THREADS 128
-#define GEMM_LARGE_SHARED 69632
+#define GEMM_LARGE_SHARED 49152
+#define GEMM_LARGE_BLOCKS 2
 /// For a few hundred tokens: enough blocks for all multiprocessors.
 #define GEMM_MEDIUM_ROWS 64
 #define GEMM_MEDIUM_COLUMNS 64
+#define GEMM_MEDIUM_WARP_ROWS 32
+#define GEMM_MEDIUM_WARP_COLUMNS 32
 #define GEMM_MEDIUM_THREADS 128
 #define GEMM_MEDIUM_SHARED 49152
+#define GEMM_MEDIUM_BLOCKS 3
 /// For up to 64 tokens: weights stream through narrow tiles, with most stages in flight at once.
 #define GEMM_SMALL64_ROWS 32
 #define GEMM_SMALL64_COLUMNS 32
+#define GEMM_SMALL64_WARP_ROWS 16
+#define GEMM_SMALL64_WARP_COLUMNS 16
 #define GEMM_SMALL64_THREADS 128
 #define GEMM_SMALL64_SHARED 65536
+#define GEMM_SMALL64_BLOCKS 3
 /// For up to 16 tokens: narrower still.
 #define GEMM_SMALL16_ROWS 16
 #define GEMM_SMALL16_COLUMNS 16
+#define GEMM_SMALL16_WARP_ROWS 16
+#define GEMM_SMALL16_WARP_COLUMNS 8
 #define GEMM_SMALL16_THREADS 64
 #define GEMM_SMALL16_SHARED 65536
+#define GEMM_SMALL16_BLOCKS 3
 
 /// gemm_*: out = f(x Wᵀ + h Bᵀ + bias + residual), f the identity or GELU; q and k rotated, q scaled, if rope.table is
 /// not null. Each element of out has one float32 accumulator: over k in ascending order in steps of 16, then over the

@@ -81,7 +81,7 @@
 //! | `output` | vectors in their encodings |
 //! | `phases` | times of the phases of opening an engine |
 //! | `kernels` | the kernels' parameters and constants, and the embedded table of compiled kernels: data, no driver |
-//! | `tile` | the tiles of the kernels that have several: one table of sizes, and the choice by shape |
+//! | `tile` | the tiles of the kernels that have several: one table of sizes, and the choice by estimated time |
 //! | `model` | configuration, weights, adapters |
 //! | `hub` | models by their hub id, from the cache or downloaded |
 //! | `text` | tokenisation and chunks |

@@ -130,18 +130,6 @@ __device__ __forceinline__ uint64_t mov_globaltimer() {
 
 // ---- Memory ----
 
-__device__ __forceinline__ uint32_t ld_global_nc_b32(const void *p) {
-    uint32_t v;
-    asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(v) : "l"(cvta_to_global(p)));
-    return v;
-}
-
-__device__ __forceinline__ uint32_t ld_global_b32(const void *p) {
-    uint32_t v;
-    asm volatile("ld.global.b32 %0, [%1];" : "=r"(v) : "l"(cvta_to_global(p)) : "memory");
-    return v;
-}
-
 /// For memory of the host: visible there when the fence that follows has ended.
 __device__ __forceinline__ void st_global_b32(void *p, uint32_t v) {
     asm volatile("st.global.b32 [%0], %1;" ::"l"(cvta_to_global(p)), "r"(v) : "memory");
@@ -158,30 +146,6 @@ __device__ __forceinline__ void stmatrix_x4(uint32_t address, uint32_t m0, uint3
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(m0), "r"(m1),
                  "r"(m2), "r"(m3)
                  : "memory");
-}
-
-__device__ __forceinline__ uint4 ld_shared_v4_b32(uint32_t from) {
-    uint4 v;
-    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(from)
-                 : "memory");
-    return v;
-}
-
-__device__ __forceinline__ void st_shared_v4_b32(uint32_t to, uint4 v) {
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
-                 : "memory");
-}
-
-__device__ __forceinline__ float2 ld_shared_v2_f32(uint32_t from) {
-    float2 v;
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(from) : "memory");
-    return v;
-}
-
-__device__ __forceinline__ void st_shared_f32(uint32_t to, float x) {
-    asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(x) : "memory");
 }
 
 // ---- wgmma: asynchronous matrix products of a warpgroup (four warps) ----

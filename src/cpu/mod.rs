@@ -808,7 +808,10 @@ mod tests {
             numerics: Numerics::Invariant,
             fusion: Fusion::Separate,
             attention: AttentionTile::Small,
-            multiprocessors: 132,
+            multiprocessors: crate::tile::Multiprocessors {
+                capability: (9, 0),
+                count: 132,
+            },
             sm90: false,
         };
         let plan = Plan::gpu(&model.config, shape, columns, options);

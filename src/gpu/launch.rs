@@ -369,14 +369,14 @@ impl StepLowering<'_> {
             multiprocessors,
             ..
         } = *self.options;
-        Sm90Tile::choose(self.rows(), n, multiprocessors).filter(|_| sm90)
+        Sm90Tile::choose(self.rows(), n, multiprocessors.count).filter(|_| sm90)
     }
 
     fn gemm(&self, params: GemmParams) -> Launch {
         if let Some(tile) = self.sm90_tile(params.n as usize) {
             let shape = tile.shape();
             let tiles = tile.count(self.rows(), params.n as usize);
-            let blocks = tiles.min(self.options.multiprocessors) as u32;
+            let blocks = tiles.min(self.options.multiprocessors.count) as u32;
             let params = Params::GemmSm90(tile, self.rows() as u32, params);
             return self.launch([blocks, 1, 1], shape.threads, shape.shared_bytes, params);
         }
@@ -421,7 +421,7 @@ impl StepLowering<'_> {
         let items = self.rows() * config.num_attention_heads;
         if self.options.sm90 && tile.sm90(config.head_dim) && params.rope == 0 {
             let params = Params::AttentionSm90(self.rows() as u32, params);
-            let blocks = items.min(self.options.multiprocessors) as u32;
+            let blocks = items.min(self.options.multiprocessors.count) as u32;
             return self.launch(
                 [blocks, 1, 1],
                 ATTENTION_WGMMA128_THREADS,
@@ -504,7 +504,10 @@ mod tests {
                 numerics: Numerics::Invariant,
                 fusion,
                 attention,
-                multiprocessors: 132,
+                multiprocessors: crate::tile::Multiprocessors {
+                capability: (9, 0),
+                count: 132,
+            },
                 sm90,
             };
             let plan = Plan::gpu(&config, shape, columns, gpu);

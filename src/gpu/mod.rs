@@ -38,7 +38,7 @@ use crate::model::{Model, ModelConfig};
 use crate::phases::PhaseTimes;
 use crate::plan::{Fusion, GpuOptions, Plan};
 use crate::precision::{Half, Numerics};
-use crate::tile::{AttentionTile, GemmTile};
+use crate::tile::{AttentionTile, GemmTile, Multiprocessors};
 
 pub(crate) mod adapters;
 mod context;
@@ -279,7 +279,10 @@ impl Gpu {
             numerics: self.options.numerics,
             fusion,
             attention,
-            multiprocessors: self.device.facts().multiprocessors as usize,
+            multiprocessors: Multiprocessors {
+                capability: self.device.facts().capability,
+                count: self.device.facts().multiprocessors as usize,
+            },
             sm90: self.sm90,
         };
         Plan::gpu(&self.config, shape, lora_columns, options)

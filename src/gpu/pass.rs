@@ -382,7 +382,10 @@ mod tests {
             numerics: Numerics::Invariant,
             fusion,
             attention: AttentionTile::Large,
-            multiprocessors: 132,
+            multiprocessors: crate::tile::Multiprocessors {
+                capability: (9, 0),
+                count: 132,
+            },
             sm90: false,
         }
     }

@@ -184,3 +184,26 @@ fn fill(host: &mut [u8], precision: Half) {
     }
     host[offset(Array::Tokens)..][..4].copy_from_slice(&(SHAPE[0] as u32).to_le_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::testing;
+
+    #[test]
+    fn kernels_for_sm90_give_the_bits_of_their_twins() {
+        let Some(context) = testing::context() else { return };
+        if context.facts().capability != (9, 0) {
+            return;
+        }
+        let config = testing::model("jina-hub").config;
+        for precision in [Half::Bf16, Half::F16] {
+            let kernels = KernelSet::load(&context, &config, precision, true).unwrap();
+            run(&context, &kernels, precision).unwrap();
+            let hash = |tile, rotated| product(&context, &kernels, precision, tile, rotated, true).unwrap();
+            // It is the result that is compared.
+            assert_ne!(hash(Sm90Tile::Narrow, false), hash(Sm90Tile::Narrow, true));
+            assert_eq!(kernels.stall(), None);
+        }
+    }
+}

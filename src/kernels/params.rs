@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0x13d11d8452109a47;
+pub const HEADER_FNV1A: u64 = 0x559ed609a54577ef;
 
 pub const STALL_GEMM: u32 = 1;
 pub const STALL_ATTENTION: u32 = 2;
@@ -17,20 +17,32 @@ pub const LORA_GROUP: u32 = 4;
 pub const LORA_NO_SLOT: u32 = 4294967295;
 pub const GEMM_LARGE_ROWS: u32 = 128;
 pub const GEMM_LARGE_COLUMNS: u32 = 128;
+pub const GEMM_LARGE_WARP_ROWS: u32 = 64;
+pub const GEMM_LARGE_WARP_COLUMNS: u32 = 64;
 pub const GEMM_LARGE_THREADS: u32 = 128;
-pub const GEMM_LARGE_SHARED: u32 = 69632;
+pub const GEMM_LARGE_SHARED: u32 = 49152;
+pub const GEMM_LARGE_BLOCKS: u32 = 2;
 pub const GEMM_MEDIUM_ROWS: u32 = 64;
 pub const GEMM_MEDIUM_COLUMNS: u32 = 64;
+pub const GEMM_MEDIUM_WARP_ROWS: u32 = 32;
+pub const GEMM_MEDIUM_WARP_COLUMNS: u32 = 32;
 pub const GEMM_MEDIUM_THREADS: u32 = 128;
 pub const GEMM_MEDIUM_SHARED: u32 = 49152;
+pub const GEMM_MEDIUM_BLOCKS: u32 = 3;
 pub const GEMM_SMALL64_ROWS: u32 = 32;
 pub const GEMM_SMALL64_COLUMNS: u32 = 32;
+pub const GEMM_SMALL64_WARP_ROWS: u32 = 16;
+pub const GEMM_SMALL64_WARP_COLUMNS: u32 = 16;
 pub const GEMM_SMALL64_THREADS: u32 = 128;
 pub const GEMM_SMALL64_SHARED: u32 = 65536;
+pub const GEMM_SMALL64_BLOCKS: u32 = 3;
 pub const GEMM_SMALL16_ROWS: u32 = 16;
 pub const GEMM_SMALL16_COLUMNS: u32 = 16;
+pub const GEMM_SMALL16_WARP_ROWS: u32 = 16;
+pub const GEMM_SMALL16_WARP_COLUMNS: u32 = 8;
 pub const GEMM_SMALL16_THREADS: u32 = 64;
 pub const GEMM_SMALL16_SHARED: u32 = 65536;
+pub const GEMM_SMALL16_BLOCKS: u32 = 3;
 pub const GEMM_WIDE_ROWS: u32 = 128;
 pub const GEMM_WIDE_COLUMNS: u32 = 256;
 pub const GEMM_WIDE_THREADS: u32 = 384;

@@ -6,6 +6,12 @@ use crate::error::{Error, Result};
 use crate::output::Embedding;
 use crate::request::Request;
 
+/// Fewer tokens in a pass waste a GPU, which is as soon done with these.
+const FULL_SPEED_TOKENS_GPU: usize = 512;
+
+/// The same for CPU cores: past some 64 tokens each token costs as much as the next.
+const FULL_SPEED_TOKENS_CPU: usize = 128;
+
 /// Prepares requests, and runs their sequences in passes.
 pub trait Executor: Send + Sync + 'static {
     /// A request, understood and tokenised.
@@ -17,6 +23,8 @@ pub trait Executor: Send + Sync + 'static {
     fn contexts(&self) -> usize;
     /// Tokens of the largest pass.
     fn pass_tokens(&self) -> usize;
+    /// A pass of so many tokens is taken to be short, whatever its time: fewer would waste the machine.
+    fn full_speed_tokens(&self) -> usize;
     /// The most tokens that a text is cut to.
     fn max_tokens(&self) -> usize;
     /// Floating-point operations per token and per squared token of a sequence.
@@ -76,6 +84,13 @@ impl Executor for Engine {
 
     fn pass_tokens(&self) -> usize {
         self.batch_tokens()
+    }
+
+    fn full_speed_tokens(&self) -> usize {
+        match self.on_gpu() {
+            true => FULL_SPEED_TOKENS_GPU,
+            false => FULL_SPEED_TOKENS_CPU,
+        }
     }
 
     fn max_tokens(&self) -> usize {

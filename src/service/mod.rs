@@ -108,9 +108,6 @@ use speed::Speed;
 /// Passes of this predicted time keep a query's wait short where a pass of so many tokens is no slower.
 const PASS_TIME: Duration = Duration::from_millis(50);
 
-/// Fewer tokens waste a machine: a pass of as many is taken to be short, whatever its time.
-const LEAST_PASS_TOKENS: usize = 512;
-
 /// The queue's default bound, in passes of the engine's size.
 const QUEUE_PASSES: usize = 32;
 
@@ -188,7 +185,8 @@ impl ServiceBuilder {
         self
     }
 
-    /// The predicted time up to which a pass is filled; if not set, 50 ms or what 512 tokens take, whichever is more.
+    /// The predicted time up to which a pass is filled; if not set, 50 ms or what 128 tokens take
+    /// (512 on a GPU), whichever is more.
     pub fn pass_time(mut self, time: Duration) -> Self {
         self.pass_time = Some(time);
         self
@@ -241,7 +239,7 @@ impl ServiceBuilder {
             });
         }
         let pass_tokens = Executor::pass_tokens(&*engine);
-        let least = LEAST_PASS_TOKENS.min(pass_tokens);
+        let least = engine.full_speed_tokens().min(pass_tokens);
         let limits = Limits {
             contexts: Executor::contexts(&*engine),
             queue_requests: self.queue_requests.unwrap_or(QUEUE_REQUESTS),

@@ -73,6 +73,10 @@ impl Executor for Fake {
         64
     }
 
+    fn full_speed_tokens(&self) -> usize {
+        64
+    }
+
     fn max_tokens(&self) -> usize {
         64
     }

@@ -12,6 +12,10 @@ use ropeway_server::{AdapterFolder, Address, Admin, Limits, Model, Server, Setti
 use crate::exit::{self, Exit, note};
 use crate::options::{RunOptions, positive};
 
+/// Of the threads that compute. Where a core talks to clients too, and both want it, this leaves a quarter of it to the former.
+#[cfg(target_os = "linux")]
+const COMPUTE_NICENESS: i32 = 5;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// The name that requests have for the one --model, as in --model NAME=FOLDER_OR_ID [default: its last part]
@@ -128,10 +132,11 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             return Err(Exit::usage(message));
         }
     }
-    let models = named
-        .into_iter()
-        .map(|(name, model)| open(&run.of_model(model), &args, name, adapters.clone()));
-    let models: Vec<Model> = models.collect::<Result<_, _>>()?;
+    let models = giving_way(|| -> Result<Vec<Model>, Exit> {
+        let models = named.into_iter();
+        let models = models.map(|(name, model)| open(&run.of_model(model), &args, name, adapters.clone()));
+        models.collect()
+    })?;
     let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
     let names = names.join(", ");
     let settings = Settings {
@@ -191,6 +196,25 @@ fn admin(args: &Args) -> Result<Option<Admin>, Exit> {
         keys,
         adapters: Arc::new(AdapterFolder::new(folder)),
     }))
+}
+
+/// Calls a function whose threads give way to the rest of the process: those that compute, to those that talk to clients. A
+/// refusal is told within milliseconds then, however much there is to compute. Threads have the priority of the thread that
+/// starts them.
+fn giving_way<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // SAFETY: no memory is touched. On Linux a priority belongs to a thread, and 0 is the calling one.
+            #[cfg(target_os = "linux")]
+            unsafe {
+                libc::setpriority(libc::PRIO_PROCESS, 0, COMPUTE_NICENESS);
+            }
+            f()
+        });
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Opens a model and starts its service, which opens it anew when its device is lost.

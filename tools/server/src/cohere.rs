@@ -1,10 +1,11 @@
 //! `/v2/embed` and `/v1/embed`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ropeway::{Embed, ModelConfig};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,23 @@ pub struct EmbedRequest {
     /// Lower goes first.
     #[serde(default)]
     priority: i32,
+}
+
+/// The schema of what `/v2/embed` takes: an [`EmbedRequest`] that says what the vectors are for.
+pub struct EmbedRequestV2;
+
+impl JsonSchema for EmbedRequestV2 {
+    fn schema_name() -> Cow<'static, str> {
+        "CohereV2Request".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "allOf": [generator.subschema_for::<EmbedRequest>()],
+            "properties": {"input_type": generator.subschema_for::<InputType>()},
+            "required": ["input_type"],
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]

@@ -134,11 +134,13 @@ pub fn routes() -> Vec<Route> {
     };
     let cohere = |path, version, about| {
         let handler = post(async move |call| cohere::embed(call, version).await);
-        Route::post(path, handler, about)
-            .takes::<cohere::EmbedRequest>(
-                json!({"texts": ["a warm coat"], "input_type": "search_document", "embedding_types": ["float"]}),
-            )
-            .gives::<cohere::EmbedResponse>()
+        let example =
+            json!({"texts": ["a warm coat"], "input_type": "search_document", "embedding_types": ["float"]});
+        let route = Route::post(path, handler, about).gives::<cohere::EmbedResponse>();
+        match version {
+            Version::V1 => route.takes::<cohere::EmbedRequest>(example),
+            Version::V2 => route.takes::<cohere::EmbedRequestV2>(example),
+        }
     };
     let inputs = json!({"inputs": ["a warm coat", "a cold beer"]});
     let sentences =

@@ -42,6 +42,10 @@ fn fits(document: &Value, schema: &Value, value: &Value) -> bool {
                 schemas.any(|schema| fits(document, schema, value))
             })
         })
+        && all("allOf", &|schemas| {
+            let mut schemas = schemas.as_array().unwrap().iter();
+            schemas.all(|schema| fits(document, schema, value))
+        })
         && all("items", &|schema| {
             let items = value.as_array();
             items.is_none_or(|items| items.iter().all(|item| fits(document, schema, item)))
@@ -105,6 +109,12 @@ fn every_documented_route_takes_its_examples_and_gives_what_it_says() {
         }
     }
     assert!(sent > 12, "{sent}");
+    let request = json!({"texts": ["a warm coat"]});
+    for (path, enough) in [("/v1/embed", true), ("/v2/embed", false)] {
+        let schema = &paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"];
+        assert_eq!(fits(&document, schema, &request), enough, "{path}");
+        assert_eq!(server.post(path, request.clone()).0 == 200, enough, "{path}");
+    }
 }
 
 #[test]

@@ -132,6 +132,11 @@ impl Connection {
         })
     }
 
+    /// Whether the other side has closed it.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Asks for embeddings.
     pub async fn post(&mut self, body: Bytes) -> Result<(StatusCode, Bytes)> {
         self.exchange(Method::POST, "/v1/embeddings", body).await

@@ -151,6 +151,14 @@ pub fn load(serve: Serve<'_>, say: &mut dyn FnMut(&str)) -> Result<LoadReport> {
         bench.beside_documents(capacity)?;
         bench.cold_starts()?;
     }
+    for row in &bench.report.rows {
+        if let Some(failure) = &row.failure {
+            (bench.say)(&format!(
+                "\n{}, {}: {} failed, the first with: {failure}",
+                row.server, row.case, row.failed
+            ));
+        }
+    }
     let bars = bench.report.bars();
     (bench.say)(&bars);
     Ok(bench.report)

@@ -109,7 +109,8 @@ async fn exchange(
     from: Option<IpAddr>,
     body: Bytes,
 ) -> Exchanged {
-    let mut open = match connection.take() {
+    // One that the server has closed since, as idle, is none.
+    let mut open = match connection.take().filter(|connection| !connection.is_closed()) {
         Some(open) => open,
         None => Connection::open(target, from)
             .await
