@@ -1,5 +1,5 @@
 // PTX wrappers: one instruction per function, named after the instruction. Inline asm appears only here, and for Hopper
-// in ptx_sm90.cuh. Loads with .nc are for memory that is not written while the kernel runs.
+// in sm90/ptx.cuh. Loads with .nc are for memory that is not written while the kernel runs.
 //
 // Every load is volatile: the compiler may move an asm that is not volatile in front of the condition that guards it, a
 // null check for example. Arithmetic needs no volatile: it may run where its result is not used.

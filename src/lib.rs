@@ -136,7 +136,7 @@ mod verify;
 pub use half;
 
 pub use cost::Cost;
-pub use device::Device;
+pub use device::{Device, KernelChoice};
 pub use devices::{CudaDevice, DeviceInfo, devices, has_cuda_driver};
 pub use engine::{Engine, EngineBuilder, Memory};
 pub use error::{AdapterError, Error, ParseError, RequestError, Result};

@@ -220,6 +220,8 @@ pub struct GpuOptions {
     pub attention: AttentionTile,
     /// The device's multiprocessors.
     pub multiprocessors: Multiprocessors,
+    /// Whether products of enough rows, and attention where there is one, run the kernels for compute capability 9.0.
+    pub sm90: bool,
 }
 
 /// The steps of one pass.
@@ -546,6 +548,7 @@ impl fmt::Display for Plan {
         }
         if let Some(gpu) = self.gpu {
             writeln!(f, "adapters: {}", gpu.fusion)?;
+            writeln!(f, "kernels: {}", if gpu.sm90 { "sm90" } else { "sm80" })?;
         }
         let numerics = self.gpu.map(|gpu| gpu.numerics).unwrap_or_default();
         writeln!(f, "numerics: {numerics}")?;

@@ -71,6 +71,10 @@ const fn shape(rows: u32, columns: u32, threads: u32, shared_bytes: u32) -> Tile
     }
 }
 
+mod sm90;
+
+pub use sm90::Sm90Tile;
+
 /// A tile of a product, and what its time depends on.
 #[derive(Clone, Copy)]
 struct GemmShape {
@@ -162,6 +166,12 @@ impl AttentionTile {
             ATTENTION_THREADS,
             2 * head_dim * (self.rows() + 4 * keys),
         )
+    }
+
+    /// Whether compute capability 9.0 has a kernel of its own for this tile and heads of this size. It gives the same bits,
+    /// as far as that can be known without a GPU; an engine checks it when it is opened.
+    pub const fn sm90(self, head_dim: usize) -> bool {
+        head_dim == 64 && self.rows() == ATTENTION_WGMMA128_ROWS
     }
 
     /// The tile for sequences of these lengths: the one whose query rows cost less, those past the end of a sequence

@@ -746,6 +746,7 @@ mod tests {
                 capability: (9, 0),
                 count: 132,
             },
+            sm90: false,
         };
         let plan = Plan::gpu(&model.config, shape, columns, options);
         let ops = plan

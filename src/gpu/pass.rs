@@ -386,6 +386,7 @@ mod tests {
                 capability: (9, 0),
                 count: 132,
             },
+            sm90: false,
         }
     }
 

@@ -4,12 +4,11 @@ use half::{bf16, f16};
 
 use super::device::{Device, WILD};
 use super::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
-use super::params::{
-    ATTENTION_LARGE_ROWS, ATTENTION_MAX_KEYS, ATTENTION_SMALL_ROWS, ATTENTION_THREADS,
-    ATTENTION_TILE_NUMBERS, AttentionParams, AttentionTile,
-};
+use super::params::*;
 use super::rows::cu_seqlens;
 use super::{Case, exhaustive};
+
+mod sm90;
 
 const HEAD_DIMS: [usize; 3] = [32, 64, 128];
 
@@ -36,29 +35,45 @@ const LONG: [&[usize]; 2] = [&[2100], &[700, 1, 300, 513]];
 
 /// Queries of a tile.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Variant {
+pub enum Variant {
     Large,
     Small,
+    /// Of compute capability 9.0, for a head_dim of 64, without rotation.
+    Wgmma128,
+    Wgmma192,
 }
 
 impl Variant {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Variant::Large => "large",
             Variant::Small => "small",
+            Variant::Wgmma128 => "wgmma128",
+            Variant::Wgmma192 => "wgmma192",
         }
     }
 
-    fn rows(self) -> usize {
+    pub fn rows(self) -> usize {
+        let rows = match self {
+            Variant::Large => ATTENTION_LARGE_ROWS,
+            Variant::Small => ATTENTION_SMALL_ROWS,
+            Variant::Wgmma128 => ATTENTION_WGMMA128_ROWS,
+            Variant::Wgmma192 => ATTENTION_WGMMA192_ROWS,
+        };
+        rows as usize
+    }
+
+    /// Threads and dynamic shared memory of a block.
+    fn block(self, head_dim: usize) -> (u32, u32) {
         match self {
-            Variant::Large => ATTENTION_LARGE_ROWS as usize,
-            Variant::Small => ATTENTION_SMALL_ROWS as usize,
+            Variant::Large | Variant::Small => {
+                let keys = ATTENTION_MAX_KEYS.min(ATTENTION_TILE_NUMBERS / head_dim as u32);
+                let rows = self.rows() as u32;
+                (ATTENTION_THREADS, 2 * head_dim as u32 * (rows + 4 * keys))
+            }
+            Variant::Wgmma128 => (ATTENTION_WGMMA128_THREADS, ATTENTION_WGMMA128_SHARED),
+            Variant::Wgmma192 => (ATTENTION_WGMMA192_THREADS, ATTENTION_WGMMA192_SHARED),
         }
-    }
-
-    fn shared_bytes(self, head_dim: usize) -> u32 {
-        let keys = ATTENTION_MAX_KEYS.min(ATTENTION_TILE_NUMBERS / head_dim as u32);
-        2 * head_dim as u32 * (self.rows() as u32 + 4 * keys)
     }
 }
 
@@ -310,7 +325,6 @@ impl<T: Number> Inputs<T> {
 
         let variant = launch.variant;
         let entry = format!("attention_{}_hd{head_dim}_{}", T::NAME, variant.name());
-        let kernel = device.kernel::<AttentionParams>("attention", &entry);
         let params = AttentionParams {
             tile_count: count.address(),
             tiles: if tile_count == 0 { WILD } else { tiles.address() },
@@ -323,12 +337,18 @@ impl<T: Number> Inputs<T> {
             qkv_stride: qkv_stride as u32,
             out_stride: out_stride as u32,
         };
-        kernel.launch(
-            launch.blocks as u32,
-            ATTENTION_THREADS,
-            variant.shared_bytes(head_dim),
-            &params,
-        );
+        let (blocks, (threads, shared)) = (launch.blocks as u32, variant.block(head_dim));
+        match variant {
+            Variant::Large | Variant::Small => {
+                let kernel = device.kernel("attention", &entry);
+                kernel.launch(blocks, threads, shared, &params);
+            }
+            Variant::Wgmma128 | Variant::Wgmma192 => {
+                let rows = (self.tokens() + spare).max(1);
+                let kernel = device.kernel("sm90/attention", &entry);
+                kernel.launch(blocks, threads, shared, &sm90::params::<T>(device, params, rows));
+            }
+        }
 
         let mut tiled = vec![false; self.tokens() + spare];
         for tile in &launch.tiles[..tile_count] {
@@ -368,7 +388,14 @@ impl<T: Number> Inputs<T> {
 }
 
 /// One launch of bfloat16, for `counts`.
-pub fn launch(device: &Device, lengths: &[usize], heads: usize, head_dim: usize, rope: bool, large: bool) {
+pub fn launch(
+    device: &Device,
+    lengths: &[usize],
+    heads: usize,
+    head_dim: usize,
+    rope: bool,
+    variant: Variant,
+) {
     let shape = Shape {
         lengths: lengths.to_vec(),
         heads,
@@ -378,7 +405,6 @@ pub fn launch(device: &Device, lengths: &[usize], heads: usize, head_dim: usize,
         gap: 0,
         seed: 1,
     };
-    let variant = if large { Variant::Large } else { Variant::Small };
     Inputs::<bf16>::new(&shape).run(device, &Launch::new(lengths, variant, 2));
 }
 
