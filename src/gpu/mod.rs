@@ -224,7 +224,12 @@ impl Gpu {
     ) -> Result<(Arc<Mutex<ExecContext>>, Vec<PassSlot>)> {
         let sizes = self.sizes(adapters.columns(), adapters.slots());
         let make = || -> Result<_, DriverError> {
-            let context = Arc::new(Mutex::new(ExecContext::new(&self.device, sizes, adapters)?));
+            let context = Arc::new(Mutex::new(ExecContext::new(
+                &self.device,
+                sizes,
+                adapters,
+                self.sm90,
+            )?));
             let slots = (0..PASSES_IN_FLIGHT).map(|_| {
                 let staging = Staging::new(&self.device, sizes, self.options.sleeping_wait)?;
                 Ok(PassSlot::new(&context, staging))

@@ -206,7 +206,6 @@ impl Stream {
     /// # Safety
     /// The memory at `address` lives and has this many bytes until this is done (in a capture: at every launch of the
     /// graph).
-    #[cfg(feature = "inspect")]
     pub unsafe fn zero(&self, address: u64, bytes: usize) -> Result<(), DriverError> {
         let _entered = self.context.enter()?;
         // SAFETY: the caller's.
