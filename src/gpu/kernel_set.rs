@@ -126,7 +126,7 @@ impl KernelSet {
             Params::Gemm(_, p) => bytemuck::bytes_of(p),
             Params::GemmSm90(tile, rows, p) => {
                 let stall = self.sm90().stall.address();
-                with_maps = maps::gemm_params(self.precision, *tile, *rows, p, stall)?;
+                with_maps = maps::gemm_params(stream.context(), self.precision, *tile, *rows, p, stall)?;
                 bytemuck::bytes_of(&with_maps)
             }
             Params::LoraDown(p) => bytemuck::bytes_of(p),

@@ -1,6 +1,6 @@
 //! The parameters of the products on compute capability 9.0, which see their matrices as maps.
 
-use super::driver::{DriverError, Element, Matrix, tensor_map};
+use super::driver::{Context, DriverError, Element, Matrix, tensor_map};
 use crate::kernels::params::*;
 use crate::precision::Half;
 use crate::tile::Sm90Tile;
@@ -11,6 +11,7 @@ use crate::tile::Sm90Tile;
 /// # Errors
 /// A matrix that bulk copies do not take, by its name in [`GemmParams`].
 pub fn gemm_params(
+    context: &Context,
     precision: Half,
     tile: Sm90Tile,
     rows: u32,
@@ -28,7 +29,13 @@ pub fn gemm_params(
             columns: columns.into(),
             stride: stride.into(),
         };
-        let words = tensor_map(&format!("{name} of a product"), element, matrix, box_rows)?;
+        let words = tensor_map(
+            context,
+            &format!("{name} of a product"),
+            element,
+            matrix,
+            box_rows,
+        )?;
         Ok::<_, DriverError>(TensorMap { words })
     };
     let shape = tile.shape();
