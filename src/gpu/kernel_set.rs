@@ -135,14 +135,15 @@ impl KernelSet {
             Params::Gemm(_, p) => bytemuck::bytes_of(p),
             Params::GemmSm90(tile, rows, p) => {
                 let stall = self.sm90().stall.address();
-                with_maps = maps::gemm_params(self.precision, *tile, *rows, p, stall)?;
+                with_maps = maps::gemm_params(stream.context(), self.precision, *tile, *rows, p, stall)?;
                 bytemuck::bytes_of(&with_maps)
             }
             Params::LoraDown(p) => bytemuck::bytes_of(p),
             Params::Attention(_, p) => bytemuck::bytes_of(p),
             Params::AttentionSm90(rows, p) => {
                 let stall = self.sm90().stall.address();
-                attention_with_map = maps::attention_params(self.precision, *rows, p, stall)?;
+                attention_with_map =
+                    maps::attention_params(stream.context(), self.precision, *rows, p, stall)?;
                 bytemuck::bytes_of(&attention_with_map)
             }
             Params::Pool(p) => bytemuck::bytes_of(p),

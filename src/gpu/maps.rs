@@ -1,6 +1,6 @@
 //! The parameters of the kernels for compute capability 9.0, which see their matrices as maps.
 
-use super::driver::{BOX_COLUMNS, DriverError, Element, Matrix, tensor_map};
+use super::driver::{BOX_COLUMNS, Context, DriverError, Element, Matrix, tensor_map};
 use crate::kernels::params::*;
 use crate::precision::Half;
 use crate::tile::Sm90Tile;
@@ -11,6 +11,7 @@ use crate::tile::Sm90Tile;
 /// # Errors
 /// A matrix that bulk copies do not take, by its name in [`GemmParams`].
 pub fn gemm_params(
+    context: &Context,
     precision: Half,
     tile: Sm90Tile,
     rows: u32,
@@ -25,7 +26,13 @@ pub fn gemm_params(
             columns: columns.into(),
             stride: stride.into(),
         };
-        let words = tensor_map(&format!("{name} of a product"), element, matrix, box_rows)?;
+        let words = tensor_map(
+            context,
+            &format!("{name} of a product"),
+            element,
+            matrix,
+            box_rows,
+        )?;
         Ok::<_, DriverError>(TensorMap { words })
     };
     let shape = tile.shape();
@@ -52,6 +59,7 @@ pub fn gemm_params(
 /// # Errors
 /// If bulk copies do not take the matrix.
 pub fn attention_params(
+    context: &Context,
     precision: Half,
     rows: u32,
     attention: &AttentionParams,
@@ -64,6 +72,7 @@ pub fn attention_params(
         stride: attention.qkv_stride.into(),
     };
     let words = tensor_map(
+        context,
         "qkv of attention",
         element(precision),
         matrix,

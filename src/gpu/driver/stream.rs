@@ -89,6 +89,10 @@ impl Context {
 }
 
 impl Stream {
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// Launches a kernel that takes one parameter, with `shared` bytes of dynamic shared memory. The parameter is copied
     /// before this returns.
     ///
