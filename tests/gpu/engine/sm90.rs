@@ -4,19 +4,24 @@
 use std::path::{Path, PathBuf};
 
 use model_maker::{Family, ModelSpec};
-use ropeway::{Embedding, Error, KernelChoice, Precision};
+use ropeway::{Embed, Embedding, Error, KernelChoice, Precision};
 
 use super::device::{Gpu, fingerprint, jina};
 use crate::common;
 use crate::common::requests::{mixed_options, mixed_requests};
 
 /// Results of mixed requests whose pass has more tokens than the smallest tile has rows, and the plan of the kernels.
-fn embed(gpu: Gpu, model: &Path, precision: Precision, kernels: KernelChoice) -> Vec<Embedding> {
+fn embed(
+    gpu: Gpu,
+    model: &Path,
+    options: &[Embed],
+    precision: Precision,
+    kernels: KernelChoice,
+) -> Vec<Embedding> {
     let builder = gpu.builder().precision(precision).kernels(kernels);
     let engine = builder.open(model).unwrap();
-    let options = mixed_options();
     // Many short texts; texts that fill large tiles of attention.
-    let batches = [&[3, 60, 71, 1][..], &[100, 90]].map(|lengths| mixed_requests(&options, lengths));
+    let batches = [&[3, 60, 71, 1][..], &[100, 90]].map(|lengths| mixed_requests(options, lengths));
     let results = batches.iter().flat_map(|requests| engine.embed_batch(requests));
     results.map(Result::unwrap).collect()
 }
@@ -53,14 +58,14 @@ fn kernels_for_sm90_give_the_bits_of_those_for_all_gpus() {
         max_positions: 128,
         ..ModelSpec::new(Family::Bert)
     });
-    let models: [(PathBuf, Precision); 3] = [
-        (jina(64), Precision::Bf16),
-        (jina(128), Precision::F16),
-        (bert, Precision::Bf16),
+    let models: [(PathBuf, Vec<Embed>, Precision); 3] = [
+        (jina(64), mixed_options(), Precision::Bf16),
+        (jina(128), mixed_options(), Precision::F16),
+        (bert, vec![Embed::default()], Precision::Bf16),
     ];
-    for (model, precision) in models {
+    for (model, options, precision) in models {
         let [sm80, sm90] = [KernelChoice::Sm80, KernelChoice::Sm90]
-            .map(|kernels| fingerprint(&embed(gpu, &model, precision, kernels)));
+            .map(|kernels| fingerprint(&embed(gpu, &model, &options, precision, kernels)));
         assert_eq!(sm90, sm80, "{} in {precision}", model.display());
     }
 }
