@@ -16,7 +16,6 @@
 #include "../dtype.cuh"
 #include "../smem.cuh"
 #include "../softmax.cuh"
-#include "attention_ptx.cuh"
 #include "barrier.cuh"
 
 constexpr uint32_t kHeadDim = 64;
@@ -36,18 +35,18 @@ __device__ __forceinline__ uint32_t smem_offset(uint32_t row, uint32_t vector) {
 template <class T> struct Wgmma;
 template <> struct Wgmma<Bf16> {
     static __device__ __forceinline__ void scores(float (&d)[32], const uint32_t (&q)[4], uint64_t k, bool accumulate) {
-        wgmma_m64n64k16_bf16_registers(d, q, k, accumulate);
+        wgmma_m64n64k16_bf16_registers<false>(d, q, k, accumulate);
     }
     static __device__ __forceinline__ void output(float (&d)[32], const uint32_t (&p)[4], uint64_t v) {
-        wgmma_m64n64k16_bf16_registers_mn(d, p, v, true);
+        wgmma_m64n64k16_bf16_registers<true>(d, p, v, true);
     }
 };
 template <> struct Wgmma<F16> {
     static __device__ __forceinline__ void scores(float (&d)[32], const uint32_t (&q)[4], uint64_t k, bool accumulate) {
-        wgmma_m64n64k16_f16_registers(d, q, k, accumulate);
+        wgmma_m64n64k16_f16_registers<false>(d, q, k, accumulate);
     }
     static __device__ __forceinline__ void output(float (&d)[32], const uint32_t (&p)[4], uint64_t v) {
-        wgmma_m64n64k16_f16_registers_mn(d, p, v, true);
+        wgmma_m64n64k16_f16_registers<true>(d, p, v, true);
     }
 };
 
@@ -66,11 +65,9 @@ template <int WARPGROUPS> struct Block {
     /// Where each warp stages its rows of out.
     static constexpr uint32_t kOut = kStages * kBoxBytes;
     static constexpr uint32_t kBarriers = kOut + WARPGROUPS * kBoxBytes;
-    static constexpr uint32_t kSharedBytes = kBarriers + 2 * kStages * 8;
+    typedef StageRing<kStages, kBoxBytes, kBarriers> Ring;
+    static constexpr uint32_t kSharedBytes = kBarriers + Ring::kBarrierBytes;
 
-    static __device__ __forceinline__ uint32_t stage(uint32_t i) { return cvta_to_shared(smem) + i * kBoxBytes; }
-    static __device__ __forceinline__ uint32_t full(uint32_t i) { return cvta_to_shared(smem) + kBarriers + i * 8; }
-    static __device__ __forceinline__ uint32_t empty(uint32_t i) { return full(i) + kStages * 8; }
 };
 
 /// A tile of queries and a head. The order is that of ../attention.cu.
@@ -125,8 +122,8 @@ template <class Block, bool TAIL> struct Producer {
     /// roles arrive for every stage: one that only waited could do so too late, when the stage is at its next phase
     /// again.
     __device__ __forceinline__ void fill(uint32_t column, uint32_t row, uint32_t rows) {
-        const uint32_t stage = Block::stage(at.stage), full = Block::full(at.stage);
-        watch.wait(Block::empty(at.stage), at.parity ^ 1);
+        const uint32_t stage = Block::Ring::stage(at.stage), full = Block::Ring::full(at.stage);
+        watch.wait(Block::Ring::empty(at.stage), at.parity ^ 1);
         if (TAIL) {
             if (rows < kRows) {
                 copy(stage, p.attention.qkv + static_cast<uint64_t>(row) * p.attention.qkv_stride + column, rows);
@@ -222,8 +219,8 @@ template <class T, class Block> struct Consumer {
 
     /// Waits until the next stage is full, and gives its address.
     __device__ __forceinline__ uint32_t await() {
-        watch.wait(Block::full(next.stage), next.parity);
-        const uint32_t stage = Block::stage(next.stage);
+        watch.wait(Block::Ring::full(next.stage), next.parity);
+        const uint32_t stage = Block::Ring::stage(next.stage);
         next.advance();
         return stage;
     }
@@ -232,7 +229,7 @@ template <class T, class Block> struct Consumer {
     __device__ __forceinline__ void release() {
         __syncwarp(); // Every lane has waited, and read.
         if (threadIdx.x % 32 == 0) {
-            mbarrier_arrive(Block::empty(held.stage));
+            mbarrier_arrive(Block::Ring::empty(held.stage));
         }
         held.advance();
     }
@@ -339,11 +336,7 @@ template <class T, class Block, int PRODUCER, int CONSUMER>
 __device__ __forceinline__ void attention(const AttentionSm90Params &p) {
     const Watch watch{p.stall, STALL_ATTENTION};
     if (threadIdx.x == 0) {
-        for (uint32_t i = 0; i < Block::kStages; i++) {
-            mbarrier_init(Block::full(i), 2);
-            mbarrier_init(Block::empty(i), 4 * Block::kWarpgroups);
-        }
-        fence_mbarrier_init();
+        Block::Ring::init(2, 4 * Block::kWarpgroups);
     }
     __syncthreads();
     const uint32_t items = *p.attention.tile_count * p.attention.heads;

@@ -1,6 +1,7 @@
-// Waiting at the barriers of a warp-specialised kernel, for a limited time.
+// The barriers of a warp-specialised kernel: a ring of stages with two each, and waiting at them for a limited time.
 #pragma once
 
+#include "../smem.cuh"
 #include "ptx.cuh"
 
 /// Where a kernel's threads leave word of a barrier whose phase does not end.
@@ -34,6 +35,25 @@ struct Watch {
             fence_sys();
         }
         trap();
+    }
+};
+
+/// A ring of stages at the beginning of shared memory, and BARRIERS bytes from there two barriers for each: at `full`
+/// arrive those who fill a stage, at `empty` those who have read it.
+template <uint32_t STAGES, uint32_t STAGE_BYTES, uint32_t BARRIERS> struct StageRing {
+    static constexpr uint32_t kBarrierBytes = 2 * STAGES * 8;
+
+    static __device__ __forceinline__ uint32_t stage(uint32_t i) { return cvta_to_shared(smem) + i * STAGE_BYTES; }
+    static __device__ __forceinline__ uint32_t full(uint32_t i) { return cvta_to_shared(smem) + BARRIERS + i * 8; }
+    static __device__ __forceinline__ uint32_t empty(uint32_t i) { return full(i) + STAGES * 8; }
+
+    /// One thread, before a barrier of the block: phases take so many arrivals.
+    static __device__ __forceinline__ void init(uint32_t fillers, uint32_t readers) {
+        for (uint32_t i = 0; i < STAGES; i++) {
+            mbarrier_init(full(i), fillers);
+            mbarrier_init(empty(i), readers);
+        }
+        fence_mbarrier_init();
     }
 };
 

@@ -1,12 +1,12 @@
 // The epilogue of Hopper's GEMM: from a warpgroup's accumulators to 64 rows of out, with bias, residual, GELU, RoPE and
-// one rounding, each operation as in ../epilogue.cuh.
+// one rounding, in the order of ../epilogue.cuh.
 //
 // All arithmetic is on the accumulators where they are: the rotation partner of a column is in the same thread, since a
 // tile holds whole heads. Then 128 columns at a time go through shared memory, 16-bit and swizzled, to a bulk store;
 // the rows of a warpgroup that has some past the last token are stored by its threads, 16 bytes each.
 #pragma once
 
-#include "../epilogue.cuh"
+#include "../gelu.cuh"
 #include "../rope.cuh"
 #include "gemm.cuh"
 
@@ -74,7 +74,7 @@ template <class T, class Tile> struct FragmentEpilogue {
         }
     }
 
-    /// Adds the bias, or zero without one, so that a sum of -0 becomes 0 as it does in the other kernels. Past the last
+    /// Adds the bias, or zero without one, so that a sum of -0 becomes 0 as it does in the small tiles. Past the last
     /// column or token the reads are of the first column and the last token; nobody uses what comes of them.
     __device__ __forceinline__ void add_bias(Fragment &acc) const {
         const uint16_t *from = p.bias + column(0);

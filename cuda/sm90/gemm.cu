@@ -24,11 +24,7 @@ constexpr int kProducerRegisters = 40;
 template <class T, class Tile, int REGISTERS> __device__ __forceinline__ void gemm(const GemmSm90Params &p) {
     const Watch watch{p.stall, STALL_GEMM};
     if (threadIdx.x == 0) {
-        for (uint32_t i = 0; i < Tile::kStages; i++) {
-            mbarrier_init(Tile::full(i), 1);
-            mbarrier_init(Tile::empty(i), 4 * Tile::kWarpgroups);
-        }
-        fence_mbarrier_init();
+        Tile::Ring::init(1, 4 * Tile::kWarpgroups);
     }
     __syncthreads();
     const uint32_t tokens = *p.gemm.tokens;

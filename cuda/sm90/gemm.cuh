@@ -7,7 +7,6 @@
 #pragma once
 
 #include "../dtype.cuh"
-#include "../smem.cuh"
 #include "barrier.cuh"
 
 /// Sizes of a block's tile of out, BLOCK_M x BLOCK_N, of which each of the warpgroups that multiply has 64 rows, and of
@@ -24,11 +23,8 @@ template <int BLOCK_M_, int BLOCK_N_, int STAGES> struct WgmmaTile {
     static constexpr int kStagingBytes = 64 * 128 * 2;
     static constexpr int kStaging = kStages * kStageBytes;
     static constexpr int kBarriers = kStaging + kWarpgroups * kStagingBytes;
-    static constexpr int kSharedBytes = kBarriers + 2 * kStages * 8;
-
-    static __device__ __forceinline__ uint32_t stage(uint32_t i) { return cvta_to_shared(smem) + i * kStageBytes; }
-    static __device__ __forceinline__ uint32_t full(uint32_t i) { return cvta_to_shared(smem) + kBarriers + i * 8; }
-    static __device__ __forceinline__ uint32_t empty(uint32_t i) { return full(i) + kStages * 8; }
+    typedef StageRing<kStages, kStageBytes, kBarriers> Ring;
+    static constexpr int kSharedBytes = kBarriers + Ring::kBarrierBytes;
 };
 
 /// wgmma by the type of its operands and the number of accumulators.
@@ -87,8 +83,8 @@ template <class Tile> __device__ __forceinline__ void produce(const GemmSm90Para
         for (uint32_t i = 0; i < all; i++) {
             const bool adapters = i >= own;
             const uint32_t k = (adapters ? i - own : i) * Tile::BLOCK_K;
-            const uint32_t full = Tile::full(at.stage), stage = Tile::stage(at.stage);
-            watch.wait(Tile::empty(at.stage), at.parity ^ 1);
+            const uint32_t full = Tile::Ring::full(at.stage), stage = Tile::Ring::stage(at.stage);
+            watch.wait(Tile::Ring::empty(at.stage), at.parity ^ 1);
             mbarrier_arrive_expect_tx(full, Tile::kStageBytes);
             cp_async_bulk_tensor_2d_shared_global(stage, adapters ? p.h : p.x, k, row, full);
             cp_async_bulk_tensor_2d_shared_global(stage + Tile::BLOCK_M * Tile::kRowBytes, adapters ? p.b : p.w, k,
@@ -109,8 +105,8 @@ __device__ __forceinline__ void multiply(float (&acc)[Tile::BLOCK_N / 2], const 
     uint32_t previous = 0;
 #pragma unroll 1
     for (uint32_t i = 0; i < all; i++) {
-        watch.wait(Tile::full(at.stage), at.parity);
-        const uint32_t stage = Tile::stage(at.stage);
+        watch.wait(Tile::Ring::full(at.stage), at.parity);
+        const uint32_t stage = Tile::Ring::stage(at.stage);
         const uint64_t x = wgmma_descriptor(stage + warpgroup * 64 * Tile::kRowBytes);
         const uint64_t w = wgmma_descriptor(stage + Tile::BLOCK_M * Tile::kRowBytes);
         wgmma_fence();
@@ -121,13 +117,13 @@ __device__ __forceinline__ void multiply(float (&acc)[Tile::BLOCK_N / 2], const 
         wgmma_commit_group();
         wgmma_wait_group<1>();
         if (arrives && i > 0) {
-            mbarrier_arrive(Tile::empty(previous));
+            mbarrier_arrive(Tile::Ring::empty(previous));
         }
         previous = at.stage;
         at.advance();
     }
     wgmma_wait_group<0>();
     if (arrives) {
-        mbarrier_arrive(Tile::empty(previous));
+        mbarrier_arrive(Tile::Ring::empty(previous));
     }
 }

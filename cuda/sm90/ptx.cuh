@@ -45,11 +45,6 @@ __device__ __forceinline__ bool mbarrier_try_wait_parity(uint32_t barrier, uint3
 
 // ---- Bulk copies of tensors (TMA) ----
 
-/// Fetches a map ahead of its first use.
-__device__ __forceinline__ void prefetch_tensormap(const TensorMap &map) {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
-
 /// Copies the box at (column, row) of the map's matrix to shared memory; what lies outside of the matrix is zero. The
 /// whole box counts for the barrier's bytes.
 __device__ __forceinline__ void cp_async_bulk_tensor_2d_shared_global(uint32_t to, const TensorMap &map,
@@ -89,26 +84,9 @@ __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.
 
 // ---- Warps, barriers, registers ----
 
-/// One lane of the warp, always the same; all lanes must be here.
-__device__ __forceinline__ bool elect_sync() {
-    uint32_t elected;
-    asm volatile("{\n"
-                 ".reg .pred p;\n"
-                 "elect.sync _|p, 0xffffffff;\n"
-                 "selp.u32 %0, 1, 0, p;\n"
-                 "}"
-                 : "=r"(elected)::"memory");
-    return elected != 0;
-}
-
 /// Waits for `threads` threads at named barrier `Id`, 1 to 15 (__syncthreads() is 0).
 template <int Id> __device__ __forceinline__ void bar_sync(uint32_t threads) {
     asm volatile("bar.sync %0, %1;" ::"n"(Id), "r"(threads) : "memory");
-}
-
-/// Arrives at named barrier `Id` and goes on.
-template <int Id> __device__ __forceinline__ void bar_arrive(uint32_t threads) {
-    asm volatile("bar.arrive %0, %1;" ::"n"(Id), "r"(threads) : "memory");
 }
 
 /// Raises the registers per thread of the warpgroup, once others have given up as many.
@@ -174,6 +152,11 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address) {
     return (address >> 4 & 0x3fff) | kLeading | kStride | kSwizzle128;
 }
 
+/// The descriptor of what begins so many bytes further on: 32-bit arithmetic, since addresses do not carry.
+__device__ __forceinline__ uint64_t wgmma_descriptor_at(uint64_t descriptor, uint32_t bytes) {
+    return (descriptor & 0xffffffff00000000ull) | static_cast<uint32_t>(descriptor + (bytes >> 4));
+}
+
 #define WGMMA_NAMES_32 \
     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
     "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}"
@@ -223,28 +206,6 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address) {
     "+f"(d[119]), "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), \
     "+f"(d[126]), "+f"(d[127])
 
-__device__ __forceinline__ void wgmma_m64n64k16_bf16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
-    asm volatile("{\n"
-                 ".reg .pred p;\n"
-                 "setp.ne.b32 p, %34, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_NAMES_32
-                 ", %32, %33, p, 1, 1, 0, 0;\n"
-                 "}"
-                 : WGMMA_REGISTERS_32
-                 : "l"(a), "l"(b), "r"(static_cast<uint32_t>(accumulate)));
-}
-
-__device__ __forceinline__ void wgmma_m64n64k16_f16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
-    asm volatile("{\n"
-                 ".reg .pred p;\n"
-                 "setp.ne.b32 p, %34, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " WGMMA_NAMES_32
-                 ", %32, %33, p, 1, 1, 0, 0;\n"
-                 "}"
-                 : WGMMA_REGISTERS_32
-                 : "l"(a), "l"(b), "r"(static_cast<uint32_t>(accumulate)));
-}
-
 __device__ __forceinline__ void wgmma_m64n128k16_bf16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
     asm volatile("{\n"
                  ".reg .pred p;\n"
@@ -289,30 +250,33 @@ __device__ __forceinline__ void wgmma_m64n256k16_f16(float (&d)[128], uint64_t a
                  : "l"(a), "l"(b), "r"(static_cast<uint32_t>(accumulate)));
 }
 
-/// A in registers, in the layout of mma_m16n8k16; B MN-major: its rows are k.
-__device__ __forceinline__ void wgmma_m64n64k16_bf16_registers_mn(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
-                                                          bool accumulate) {
+/// A in registers, in the layout of mma_m16n8k16. MnMajor: the rows of B are k; else B is K-major, as elsewhere here.
+template <bool MnMajor>
+__device__ __forceinline__ void wgmma_m64n64k16_bf16_registers(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
+                                                               bool accumulate) {
     asm volatile("{\n"
                  ".reg .pred p;\n"
                  "setp.ne.b32 p, %37, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_NAMES_32
-                 ", {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n"
+                 ", {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n"
                  "}"
                  : WGMMA_REGISTERS_32
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<uint32_t>(accumulate)));
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<uint32_t>(accumulate)),
+                   "n"(MnMajor ? 1 : 0));
 }
 
-/// A in registers, in the layout of mma_m16n8k16; B MN-major: its rows are k.
-__device__ __forceinline__ void wgmma_m64n64k16_f16_registers_mn(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
-                                                          bool accumulate) {
+template <bool MnMajor>
+__device__ __forceinline__ void wgmma_m64n64k16_f16_registers(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
+                                                               bool accumulate) {
     asm volatile("{\n"
                  ".reg .pred p;\n"
                  "setp.ne.b32 p, %37, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " WGMMA_NAMES_32
-                 ", {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n"
+                 ", {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n"
                  "}"
                  : WGMMA_REGISTERS_32
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<uint32_t>(accumulate)));
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<uint32_t>(accumulate)),
+                   "n"(MnMajor ? 1 : 0));
 }
 
 #undef WGMMA_NAMES_32
