@@ -514,24 +514,27 @@ fn a_sequence_of_nan_leaves_the_sequences_beside_it_alone() {
     poisoned::<f16>();
 }
 
+/// One grid, as in a captured graph, with fewer tiles at every launch.
+fn reads_the_number_of_tiles(device: &Device, inputs: &Inputs<bf16>, launch: &Launch) {
+    let (width, all) = (inputs.width(), inputs.run(device, launch));
+    for tiles in [launch.tiles.len() - 1, 1, 0] {
+        let got = inputs.run_first(device, launch, tiles);
+        for tile in &launch.tiles[..tiles] {
+            let rows = inputs.rows(tile.sequence as usize);
+            let first = rows.start + tile.first as usize;
+            let numbers = first * width..rows.end.min(first + launch.variant.rows()) * width;
+            assert_same("the first tiles", &got[numbers.clone()], &all[numbers]);
+        }
+    }
+}
+
 #[test]
 fn attention_reads_the_number_of_tiles_on_the_device() {
     let Some(device) = Device::open() else { return };
     for variant in [Variant::Large, Variant::Small] {
         let inputs = Inputs::<bf16>::new(&mixed(64));
-        let width = inputs.width();
         let launch = Launch::new(&inputs.shape.lengths, variant, 5);
-        let all = inputs.run(&device, &launch);
-        // One grid, as in a captured graph, with fewer tiles at every launch.
-        for tiles in [launch.tiles.len() - 1, 1, 0] {
-            let got = inputs.run_first(&device, &launch, tiles);
-            for tile in &launch.tiles[..tiles] {
-                let rows = inputs.rows(tile.sequence as usize);
-                let first = rows.start + tile.first as usize;
-                let numbers = first * width..rows.end.min(first + variant.rows()) * width;
-                assert_same("the first tiles", &got[numbers.clone()], &all[numbers]);
-            }
-        }
+        reads_the_number_of_tiles(&device, &inputs, &launch);
     }
 }
 

@@ -135,15 +135,6 @@ fn wgmma_attention_reads_the_number_of_tiles_on_the_device() {
     for variant in VARIANTS {
         let inputs = Inputs::<bf16>::new(&shape(&[200, 3, 65], 0));
         let launch = Launch::new(&inputs.shape.lengths, variant, 2);
-        let (width, all) = (inputs.width(), inputs.run(&device, &launch));
-        for tiles in [launch.tiles.len() - 1, 1, 0] {
-            let got = inputs.run_first(&device, &launch, tiles);
-            for tile in &launch.tiles[..tiles] {
-                let rows = inputs.rows(tile.sequence as usize);
-                let first = rows.start + tile.first as usize;
-                let numbers = first * width..rows.end.min(first + variant.rows()) * width;
-                assert_same("the first tiles", &got[numbers.clone()], &all[numbers]);
-            }
-        }
+        reads_the_number_of_tiles(&device, &inputs, &launch);
     }
 }
