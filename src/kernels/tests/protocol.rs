@@ -1,9 +1,9 @@
 //! The barrier protocols of warp-specialised kernels, searched: every order in which their roles and their asynchronous
-//! copies and products can go on.
+//! copies can go on.
 //!
-//! A kernel is a few roles, each a list of [`Op`]s: what its loops do, unrolled for a few k-blocks. The search finds a state
-//! where nothing can go on, a stage that is filled while it is read or before it was, and one that is read while it is
-//! filled or holds another k-block. It visits every reachable state once, so what it does not find does not happen, as far
+//! A kernel is a few roles, each a list of [`Op`]s: what its loops do, unrolled for a few blocks of data. The search finds a
+//! state where nothing can go on, a stage that is filled while it is read or before it was, and one that is read while it is
+//! filled or holds another block. It visits every reachable state once, so what it does not find does not happen, as far
 //! as the lists are what the kernel does.
 
 use std::collections::{BTreeSet, HashSet};
@@ -17,9 +17,12 @@ pub enum Op {
     Arrive { barrier: usize },
     /// Starts a copy of `block` to a stage, and lets the barrier's phase wait for it.
     Fill { stage: usize, barrier: usize, block: u8 },
-    /// Starts a product that reads `block` in a stage.
+    /// Fills a stage with `block` by the role's own writes.
+    Write { stage: usize, block: u8 },
+    /// Starts to read `block` in a stage. The stage counts as read up to `Finish`: that an asynchronous product may end
+    /// sooner allows nothing that is not found so.
     Read { stage: usize, block: u8 },
-    /// Waits until the role's product on this stage has ended.
+    /// Has read the stage.
     Finish { stage: usize },
 }
 
@@ -41,8 +44,20 @@ struct State {
     holds: Vec<Option<u8>>,
     /// Copies under way: stage, barrier, block.
     copies: BTreeSet<(usize, usize, u8)>,
-    /// Products under way: role, stage.
-    products: BTreeSet<(usize, usize)>,
+    /// Reads under way: role, stage.
+    reads: BTreeSet<(usize, usize)>,
+}
+
+impl State {
+    fn may_be_filled(&self, stage: usize, block: u8) -> Result<(), String> {
+        if self.reads.iter().any(|&(_, read)| read == stage) {
+            return Err(format!("stage {stage} is filled with {block} while it is read"));
+        }
+        if self.copies.iter().any(|&(filled, ..)| filled == stage) {
+            return Err(format!("stage {stage} is filled with {block} while it is filled"));
+        }
+        Ok(())
+    }
 }
 
 impl Protocol {
@@ -53,22 +68,22 @@ impl Protocol {
             barriers: self.arrivals.iter().map(|&count| (0, count, 0)).collect(),
             holds: vec![None; self.stages],
             copies: BTreeSet::new(),
-            products: BTreeSet::new(),
+            reads: BTreeSet::new(),
         };
         let (mut seen, mut open) = (HashSet::from([first.clone()]), vec![first]);
         while let Some(state) = open.pop() {
             let fault = |what: String| format!("{what}, with the roles at {:?}", state.at);
             let next = self.next(&state).map_err(fault)?;
             let over = (0..self.roles.len()).all(|role| state.at[role] == self.roles[role].len());
-            if next.is_empty() && !(over && state.copies.is_empty() && state.products.is_empty()) {
-                return Err(format!("nothing can go on, with the roles at {:?}", state.at));
+            if next.is_empty() && !(over && state.copies.is_empty()) {
+                return Err(fault("no role can go on".into()));
             }
             open.extend(next.into_iter().filter(|next| seen.insert(next.clone())));
         }
         Ok(seen.len())
     }
 
-    /// The states that can follow: one role goes on, or a copy or a product ends.
+    /// The states that can follow: one role goes on, or a copy ends.
     fn next(&self, state: &State) -> Result<Vec<State>, String> {
         let mut next = Vec::new();
         for (role, ops) in self.roles.iter().enumerate() {
@@ -86,11 +101,6 @@ impl Protocol {
             after.holds[stage] = Some(block);
             after.barriers[barrier].2 -= 1;
             self.end_phase(&mut after, barrier);
-            next.push(after);
-        }
-        for product in &state.products {
-            let mut after = state.clone();
-            after.products.remove(product);
             next.push(after);
         }
         Ok(next)
@@ -113,25 +123,24 @@ impl Protocol {
                 barrier,
                 block,
             } => {
-                if state.products.iter().any(|&(_, read)| read == stage) {
-                    return Err(format!("stage {stage} is filled with {block} while it is read"));
-                }
-                if state.copies.iter().any(|&(filled, ..)| filled == stage) {
-                    return Err(format!("stage {stage} is filled with {block} while it is filled"));
-                }
+                state.may_be_filled(stage, block)?;
                 after.holds[stage] = None;
                 after.copies.insert((stage, barrier, block));
                 after.barriers[barrier].2 += 1;
+            }
+            Op::Write { stage, block } => {
+                state.may_be_filled(stage, block)?;
+                after.holds[stage] = Some(block);
             }
             Op::Read { stage, block } => {
                 if state.holds[stage] != Some(block) {
                     let holds = state.holds[stage];
                     return Err(format!("stage {stage} is read for {block} and holds {holds:?}"));
                 }
-                after.products.insert((role, stage));
+                after.reads.insert((role, stage));
             }
             Op::Finish { stage } => {
-                return Ok((!state.products.contains(&(role, stage))).then_some(after));
+                after.reads.remove(&(role, stage));
             }
         }
         Ok(Some(after))
@@ -145,61 +154,98 @@ impl Protocol {
     }
 }
 
-/// The protocol of `cuda/sm90/gemm.cuh`, with this many k-blocks, over all tiles of a block: barriers are `full` of each
-/// stage, then `empty`; a role stands for each warpgroup that multiplies. `tile` are the k-blocks of a tile, behind which
-/// no product is left under way.
-fn gemm(stages: usize, blocks: usize, tile: usize, warpgroups: usize) -> Protocol {
-    let (full, empty) = (|stage| stage, |stage| stages + stage);
-    let place = |block: usize| (block % stages, (block / stages % 2) as u8);
-    let copies = (0..blocks).flat_map(|block| {
-        let (stage, parity) = place(block);
+/// A ring of stages: of each a barrier `full`, then of each one `empty`. The blocks go around it in order.
+#[derive(Clone, Copy)]
+pub struct Ring(pub usize);
+
+impl Ring {
+    fn place(self, block: usize) -> (usize, u8) {
+        (block % self.0, (block / self.0 % 2) as u8)
+    }
+
+    pub fn await_empty(self, block: usize) -> Op {
+        let (stage, parity) = self.place(block);
+        Op::Wait {
+            barrier: self.0 + stage,
+            parity: parity ^ 1,
+        }
+    }
+
+    pub fn await_full(self, block: usize) -> Op {
+        let (barrier, parity) = self.place(block);
+        Op::Wait { barrier, parity }
+    }
+
+    /// A copy to the block's stage, which its barrier `full` waits for.
+    pub fn fill(self, block: usize) -> Op {
+        let (stage, _) = self.place(block);
+        Op::Fill {
+            stage,
+            barrier: stage,
+            block: block as u8,
+        }
+    }
+
+    pub fn write(self, block: usize) -> Op {
+        Op::Write {
+            stage: self.place(block).0,
+            block: block as u8,
+        }
+    }
+
+    pub fn arrive_full(self, block: usize) -> Op {
+        Op::Arrive {
+            barrier: self.place(block).0,
+        }
+    }
+
+    pub fn read(self, block: usize) -> Op {
+        Op::Read {
+            stage: self.place(block).0,
+            block: block as u8,
+        }
+    }
+
+    /// Ends a read and gives the stage back.
+    pub fn release(self, block: usize) -> [Op; 2] {
+        let (stage, _) = self.place(block);
         [
-            Op::Wait {
-                barrier: empty(stage),
-                parity: parity ^ 1,
+            Op::Finish { stage },
+            Op::Arrive {
+                barrier: self.0 + stage,
             },
-            Op::Fill {
-                stage,
-                barrier: full(stage),
-                block: block as u8,
-            },
-            Op::Arrive { barrier: full(stage) },
         ]
-    });
+    }
+
+    /// Of arrivals at `full` and at `empty`.
+    pub fn protocol(self, roles: Vec<Vec<Op>>, fillers: u8, readers: u8) -> Protocol {
+        Protocol {
+            roles,
+            arrivals: [vec![fillers; self.0], vec![readers; self.0]].concat(),
+            stages: self.0,
+        }
+    }
+}
+
+/// The protocol of `cuda/sm90/gemm.cuh`, with this many k-blocks, over all tiles of a block: a role copies, and one stands
+/// for each warpgroup that multiplies. `tile` are the k-blocks of a tile, behind which no product is left under way.
+fn gemm(stages: usize, blocks: usize, tile: usize, warpgroups: usize) -> Protocol {
+    let ring = Ring(stages);
+    let copies =
+        (0..blocks).flat_map(|block| [ring.await_empty(block), ring.fill(block), ring.arrive_full(block)]);
     let mut multiplies = Vec::new();
     for block in 0..blocks {
-        let (stage, parity) = place(block);
-        multiplies.push(Op::Wait {
-            barrier: full(stage),
-            parity,
-        });
-        multiplies.push(Op::Read {
-            stage,
-            block: block as u8,
-        });
-        let give_back = |block: usize| {
-            let (stage, _) = place(block);
-            [
-                Op::Finish { stage },
-                Op::Arrive {
-                    barrier: empty(stage),
-                },
-            ]
-        };
+        multiplies.extend([ring.await_full(block), ring.read(block)]);
         if !block.is_multiple_of(tile) {
-            multiplies.extend(give_back(block - 1));
+            multiplies.extend(ring.release(block - 1));
         }
         if (block + 1).is_multiple_of(tile) || block + 1 == blocks {
-            multiplies.extend(give_back(block));
+            multiplies.extend(ring.release(block));
         }
     }
     let mut roles = vec![copies.collect()];
     roles.extend(vec![multiplies; warpgroups]);
-    Protocol {
-        roles,
-        arrivals: [vec![1; stages], vec![warpgroups as u8; stages]].concat(),
-        stages,
-    }
+    ring.protocol(roles, 1, warpgroups as u8)
 }
 
 #[test]
@@ -241,7 +287,7 @@ fn every_mistake_in_the_pipeline_of_gemm_is_found() {
                     ops.remove(at);
                     role > 0 && at + 3 >= right.roles[role].len()
                 }
-                Op::Fill { .. } | Op::Read { .. } => continue,
+                Op::Fill { .. } | Op::Write { .. } | Op::Read { .. } => continue,
             };
             planted += usize::from(!harmless);
             assert!(
