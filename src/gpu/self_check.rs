@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::driver::{Context, DriverError};
+use super::driver::{Context, DeviceMemory, DriverError, Pinned, Stream};
 use super::failure::in_step;
 use super::kernel_set::KernelSet;
 use super::launch::{Launch, Params};
@@ -61,20 +61,51 @@ fn offset(array: Array) -> usize {
 pub fn run(context: &Context, kernels: &KernelSet, precision: Half) -> Result<()> {
     for tile in Sm90Tile::ALL {
         for rotated in [false, true] {
-            let hash = |sm90| product(context, kernels, precision, tile, rotated, sm90);
-            let check = || Ok::<_, DriverError>((hash(true)?, hash(false)?));
-            let (found, wanted) = check().map_err(in_step("self-check of the kernels sm90"))?;
-            if found != wanted {
-                let twin = tile.twin();
-                return Err(Error::Device(format!(
-                    "the kernels sm90 fail their self-check: gemm_{precision}_{tile} gives {found:016x} where \
-                     gemm_{precision}_{twin} gives {wanted:016x}; open the engine with the kernels sm80, and please report \
-                     this"
-                )));
-            }
+            let names = [tile.name(), tile.twin().name()].map(|tile| format!("gemm_{precision}_{tile}"));
+            compare(names, |sm90| {
+                product(context, kernels, precision, tile, rotated, sm90)
+            })?;
         }
     }
     Ok(())
+}
+
+/// Compares what a kernel for compute capability 9.0 gives with what its twin does, by their names in this order.
+fn compare([name, twin]: [String; 2], hash: impl Fn(bool) -> Result<u64, DriverError>) -> Result<()> {
+    let both = || Ok::<_, DriverError>((hash(true)?, hash(false)?));
+    let (found, wanted) = both().map_err(in_step("self-check of the kernels sm90"))?;
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Error::Device(format!(
+        "the kernels sm90 fail their self-check: {name} gives {found:016x} where {twin} gives {wanted:016x}; open the engine \
+         with the kernels sm80, and please report this"
+    )))
+}
+
+/// The hash of what a launch writes to the end of the memory, from `out` on, with the inputs before it. `host` is as long.
+fn hash_of(
+    stream: &Stream,
+    kernels: &KernelSet,
+    launch: &Launch,
+    memory: &DeviceMemory,
+    mut host: Pinned,
+    out: usize,
+) -> Result<u64, DriverError> {
+    let submit = |host: &mut Pinned| {
+        // SAFETY: the arrays lie within the memory, which like the host's lives until the stream has been drained, below.
+        unsafe {
+            stream.upload(memory.address(), host, 0..out)?;
+            kernels.launch(stream, launch)?;
+            stream.download(host, out..memory.len(), memory.address() + out as u64)
+        }
+    };
+    let submitted = submit(&mut host);
+    stream.synchronize()?;
+    submitted?;
+    let mut hasher = DefaultHasher::new();
+    host[out..].hash(&mut hasher);
+    Ok(hasher.finish())
 }
 
 /// The hash of the product's result.
@@ -132,21 +163,7 @@ fn product(
             params: Params::Gemm(tile.twin(), params),
         }
     };
-    let out = offset(Array::Out)..end;
-    let submit = |host: &mut _| {
-        // SAFETY: the arrays lie within the memory, which like the host's lives until the stream has been drained, below.
-        unsafe {
-            stream.upload(memory.address(), host, 0..out.start)?;
-            kernels.launch(&stream, &launch)?;
-            stream.download(host, out.clone(), at(Array::Out))
-        }
-    };
-    let submitted = submit(&mut host);
-    stream.synchronize()?;
-    submitted?;
-    let mut hasher = DefaultHasher::new();
-    host[out].hash(&mut hasher);
-    Ok(hasher.finish())
+    hash_of(&stream, kernels, &launch, &memory, host, offset(Array::Out))
 }
 
 /// A generator of numbers between -1 and 1.

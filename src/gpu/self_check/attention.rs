@@ -1,10 +1,7 @@
 //! The same for attention.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::driver::{Context, DriverError};
-use crate::gpu::failure::in_step;
 use crate::gpu::kernel_set::KernelSet;
 use crate::gpu::launch::{Launch, Params};
 use crate::kernels::params::*;
@@ -29,16 +26,8 @@ const AT: [usize; 6] = {
 /// # Errors
 /// [`Error::Device`] if the results differ, with a hash of both; [`Error::Gpu`] if a call of the driver fails.
 pub fn run(context: &Context, kernels: &KernelSet, precision: Half) -> Result<()> {
-    let hash = |sm90| attention(context, kernels, precision, sm90);
-    let both = || Ok::<_, DriverError>((hash(true)?, hash(false)?));
-    let (found, wanted) = both().map_err(in_step("self-check of the kernels sm90"))?;
-    if found == wanted {
-        return Ok(());
-    }
-    Err(Error::Device(format!(
-        "the kernels sm90 fail their self-check: attention_{precision}_hd64_wgmma128 gives {found:016x} where \
-         attention_{precision}_hd64_large gives {wanted:016x}; open the engine with the kernels sm80, and please report this"
-    )))
+    let names = ["wgmma128", "large"].map(|variant| format!("attention_{precision}_hd64_{variant}"));
+    super::compare(names, |sm90| attention(context, kernels, precision, sm90))
 }
 
 /// The hash of the output.
@@ -87,20 +76,7 @@ fn attention(
         shared,
         params,
     };
-    let submit = |host: &mut _| {
-        // SAFETY: the arrays lie within the memory, which like the host's lives until the stream has been drained, below.
-        unsafe {
-            stream.upload(memory.address(), host, 0..out)?;
-            kernels.launch(&stream, &launch)?;
-            stream.download(host, out..end, at(out))
-        }
-    };
-    let submitted = submit(&mut host);
-    stream.synchronize()?;
-    submitted?;
-    let mut hasher = DefaultHasher::new();
-    host[out..end].hash(&mut hasher);
-    Ok(hasher.finish())
+    super::hash_of(&stream, kernels, &launch, &memory, host, out)
 }
 
 /// Queries, keys and values between -2 and 2, and all tiles of the sequences, the longest first.
