@@ -225,8 +225,8 @@ mod tests {
             for rows in [64, 128, 512] {
                 let by_count = [127, 128, 129, 132].map(|count| {
                     let device = Multiprocessors {
-                        capability: (9, 0),
                         count,
+                        ..Multiprocessors::H200
                     };
                     let clocks = |tile: GemmTile| device.gemm_clocks(tile, [rows, columns, 1024]);
                     clocks(GemmTile::choose([rows, columns, 1024], device))

@@ -742,10 +742,7 @@ mod tests {
             numerics: Numerics::Invariant,
             fusion: Fusion::Separate,
             attention: AttentionTile::Small,
-            multiprocessors: crate::tile::Multiprocessors {
-                capability: (9, 0),
-                count: 132,
-            },
+            multiprocessors: crate::tile::Multiprocessors::H200,
             sm90: false,
         };
         let plan = Plan::gpu(&model.config, shape, columns, options);

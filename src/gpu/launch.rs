@@ -504,10 +504,7 @@ mod tests {
                 numerics: Numerics::Invariant,
                 fusion,
                 attention,
-                multiprocessors: crate::tile::Multiprocessors {
-                capability: (9, 0),
-                count: 132,
-            },
+                multiprocessors: crate::tile::Multiprocessors::H200,
                 sm90,
             };
             let plan = Plan::gpu(&config, shape, columns, gpu);

@@ -382,10 +382,7 @@ mod tests {
             numerics: Numerics::Invariant,
             fusion,
             attention: AttentionTile::Large,
-            multiprocessors: crate::tile::Multiprocessors {
-                capability: (9, 0),
-                count: 132,
-            },
+            multiprocessors: crate::tile::Multiprocessors::H200,
             sm90: false,
         }
     }

@@ -48,6 +48,13 @@ const EPILOGUE_ELEMENTS: f64 = 8.0;
 const RESERVED_SHARED: u32 = 1 << 10;
 
 impl Multiprocessors {
+    /// Those of an H200.
+    #[cfg(test)]
+    pub const H200: Multiprocessors = Multiprocessors {
+        capability: (9, 0),
+        count: 132,
+    };
+
     fn rates(&self) -> &'static Rates {
         let found = RATES
             .iter()
@@ -95,11 +102,6 @@ impl Multiprocessors {
 mod tests {
     use super::*;
 
-    const H200: Multiprocessors = Multiprocessors {
-        capability: (9, 0),
-        count: 132,
-    };
-
     #[test]
     fn a_device_has_the_rates_of_the_newest_that_is_not_newer() {
         let flop = |capability| Multiprocessors { capability, count: 1 }.rates().flop;
@@ -124,16 +126,17 @@ mod tests {
     /// One block of 128×128: tensor cores are its limit, 32 FLOP·128·128 of 2580 for each of 64 steps.
     #[test]
     fn clocks_are_those_of_the_busiest_part() {
-        let one = H200.gemm_clocks(GemmTile::Large, [128, 128, 1024]);
+        let one = Multiprocessors::H200.gemm_clocks(GemmTile::Large, [128, 128, 1024]);
         let steps = 64.0 * 32.0 * 128.0 * 128.0 / 2580.0;
         assert_eq!(one, 1800.0 + steps + 128.0 * 128.0 / 8.0);
         // Another column of blocks is another multiprocessor's, up to as many as there are; then two share one.
-        let wide = |blocks: usize| H200.gemm_clocks(GemmTile::Large, [128, 128 * blocks, 1024]);
+        let wide =
+            |blocks: usize| Multiprocessors::H200.gemm_clocks(GemmTile::Large, [128, 128 * blocks, 1024]);
         assert_eq!(wide(132), one);
         assert!((wide(133) - (2.0 * one - 1800.0)).abs() < 1e-6);
         assert_eq!(wide(3 * 132), wide(2 * 132) + one);
         // A tile of 16 waits for its own MMAs.
-        let small = H200.gemm_clocks(GemmTile::Small16, [16, 16, 1024]);
+        let small = Multiprocessors::H200.gemm_clocks(GemmTile::Small16, [16, 16, 1024]);
         assert_eq!(small, 1800.0 + 64.0 * 55.0 + 32.0);
     }
 }
