@@ -213,6 +213,8 @@ pairs! {
     global_write_before_start
     local_past_end
     mbarrier_after_inval
+    mbarrier_arrive_without_syncwarp
+    mbarrier_full_without_syncwarp
     mbarrier_uninitialised
     misaligned
     missing_fence
@@ -241,6 +243,7 @@ pairs! {
     tma_store_fence_by_another
     tma_store_overwritten
     tma_store_without_fence
+    tma_store_without_syncwarp
     tma_too_few_bytes_expected
     tma_too_many_bytes_expected
     tma_wrong_parity

@@ -289,7 +289,11 @@ fn run(seed: u64, blocks: usize, warps: usize, counts: &mut Counts) {
                     }
                 }
                 4 => {
-                    let published = clocks[block].release(warp, mask);
+                    // For the whole warp, or for these lanes alone.
+                    let published = match random.chance(50) {
+                        true => clocks[block].release(warp, mask),
+                        false => clocks[block].release_lanes(warp, mask),
+                    };
                     barriers[block].0.join(&published);
                     for thread in threads(&exact) {
                         let times = exact.release(thread);

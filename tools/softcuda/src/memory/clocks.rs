@@ -10,9 +10,14 @@
 //! is by the same thread or the view holds the earlier one's clock — for the lanes of one warp too, which only
 //! warp and block barriers let know of each other.
 //!
-//! Where views say more than the memory model grants (so races are missed): a lane that releases is taken to
-//! speak for its whole warp; a warp barrier of some lanes is one of all; what more than [`REMOTE_BLOCKS`] other
-//! blocks did is not told apart any more.
+//! What a lane does alone and others wait for by its arrival (at an mbarrier, or by an asynchronous operation that it starts)
+//! speaks for that lane only: `release_lanes` publishes the own warp's clock for single lanes, beside what the lane knows of
+//! its warp by the last warp or block barrier. Of a word in which several lanes touched different bytes, one known lane counts
+//! for all.
+//!
+//! Where views say more than the memory model grants (so races are missed): a lane that releases in another way (a
+//! fence, an atomic operation, a block's barrier) is taken to speak for its whole warp; a warp barrier of some lanes is one
+//! of all; what more than [`REMOTE_BLOCKS`] other blocks did is not told apart any more.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -32,17 +37,93 @@ pub(super) const CLOCK_MAX: u32 = (1 << CLOCK_BITS) - 1;
 /// Other blocks whose clocks a view holds one by one.
 const REMOTE_BLOCKS: usize = 512;
 
-/// A clock for every agent of a block.
-type Clocks = [u32; AGENTS];
+/// Lanes of a warp.
+const LANES: usize = 32;
 
-fn covers(a: &Clocks, b: &Clocks) -> bool {
-    // No early exit: this way it is a few vector instructions.
-    a.iter().zip(b).fold(true, |all, (a, b)| all & (a >= b))
+/// What is known of the agents of a block.
+#[derive(Clone)]
+struct Clocks {
+    /// By agent: what all its lanes did up to this clock.
+    all: [u32; AGENTS],
+    /// Of single threads (32 · warp + lane), ascending: up to a later clock than their warp's.
+    lanes: Vec<(u16, u32)>,
 }
 
-fn raise(a: &mut Clocks, b: &Clocks) {
-    for (a, b) in a.iter_mut().zip(b) {
-        *a = (*a).max(*b);
+impl Clocks {
+    fn new(clock: u32) -> Self {
+        Self {
+            all: [clock; AGENTS],
+            lanes: Vec::new(),
+        }
+    }
+
+    #[inline(always)]
+    fn knows(&self, agent: u32, lane: u32, clock: u32) -> bool {
+        self.all[agent as usize % AGENTS] >= clock
+            || !self.lanes.is_empty() && self.of_lane(agent, lane) >= clock
+    }
+
+    /// Whether some lane of the agent is known up to a clock.
+    fn knows_some(&self, agent: u32, clock: u32) -> bool {
+        let is_of = |thread: u16| usize::from(thread) / LANES == agent as usize;
+        self.lanes
+            .iter()
+            .any(|&(thread, known)| is_of(thread) && known >= clock)
+    }
+
+    fn of_lane(&self, agent: u32, lane: u32) -> u32 {
+        let thread = (agent as usize * LANES + lane as usize) as u16;
+        match self.lanes.binary_search_by_key(&thread, |entry| entry.0) {
+            Ok(at) => self.lanes[at].1,
+            Err(_) => 0,
+        }
+    }
+
+    fn covers(&self, other: &Clocks) -> bool {
+        // No early exit: this way it is a few vector instructions.
+        let all = self
+            .all
+            .iter()
+            .zip(&other.all)
+            .fold(true, |all, (a, b)| all & (a >= b));
+        let known = |&(thread, clock): &(u16, u32)| {
+            self.knows(
+                u32::from(thread) / LANES as u32,
+                u32::from(thread) % LANES as u32,
+                clock,
+            )
+        };
+        all && other.lanes.iter().all(known)
+    }
+
+    fn raise(&mut self, other: &Clocks) {
+        for (a, b) in self.all.iter_mut().zip(&other.all) {
+            *a = (*a).max(*b);
+        }
+        if !self.lanes.is_empty() || !other.lanes.is_empty() {
+            self.raise_lanes(&other.lanes);
+        }
+    }
+
+    #[cold]
+    fn raise_lanes(&mut self, other: &[(u16, u32)]) {
+        let mut joined = std::mem::take(&mut self.lanes);
+        joined.extend_from_slice(other);
+        joined.sort_unstable_by_key(|&(thread, clock)| (thread, std::cmp::Reverse(clock)));
+        joined.dedup_by_key(|entry| entry.0);
+        // All lanes of a warp together are the warp.
+        for lanes in joined.chunk_by(|a, b| usize::from(a.0) / LANES == usize::from(b.0) / LANES) {
+            if lanes.len() == LANES {
+                let warp = &mut self.all[usize::from(lanes[0].0) / LANES];
+                *warp = lanes
+                    .iter()
+                    .map(|entry| entry.1)
+                    .fold(u32::MAX, u32::min)
+                    .max(*warp);
+            }
+        }
+        joined.retain(|&(thread, clock)| clock > self.all[usize::from(thread) / LANES]);
+        self.lanes = joined;
     }
 }
 
@@ -61,11 +142,11 @@ impl Remote {
         Some(&self.blocks[at].1)
     }
 
-    fn knows(&self, block: u32, agent: u32, clock: u32) -> bool {
-        block < self.below
+    fn knows(&self, thread: Thread, clock: u32) -> bool {
+        thread.block < self.below
             || self
-                .get(block)
-                .is_some_and(|clocks| clocks[agent as usize % AGENTS] >= clock)
+                .get(thread.block)
+                .is_some_and(|clocks| clocks.knows(thread.warp, thread.lane, clock))
     }
 
     fn holds(&self, block: u32, clocks: &Arc<Clocks>) -> bool {
@@ -124,7 +205,7 @@ impl Remote {
 }
 
 fn holds(a: &Arc<Clocks>, b: &Arc<Clocks>) -> bool {
-    Arc::ptr_eq(a, b) || covers(a, b)
+    Arc::ptr_eq(a, b) || a.covers(b)
 }
 
 /// Joins into shared clocks, keeping one of the two where it says it all.
@@ -132,10 +213,10 @@ fn join_clocks(a: &mut Arc<Clocks>, b: &Arc<Clocks>) {
     if holds(a, b) {
         return;
     }
-    if covers(b, a) {
+    if b.covers(a) {
         *a = b.clone();
     } else {
-        raise(Arc::make_mut(a), b);
+        Arc::make_mut(a).raise(b);
     }
 }
 
@@ -237,7 +318,7 @@ struct View {
 impl View {
     fn new(clock: u32) -> Self {
         Self {
-            local: [clock; AGENTS],
+            local: Clocks::new(clock),
             remote: None,
         }
     }
@@ -246,7 +327,7 @@ impl View {
     fn covers(&self, block: u32, published: &Published) -> bool {
         let own = match &published.own {
             None => true,
-            Some(clocks) if published.block == block => covers(&self.local, clocks),
+            Some(clocks) if published.block == block => self.local.covers(clocks),
             Some(clocks) => self
                 .remote
                 .as_ref()
@@ -260,7 +341,7 @@ impl View {
     }
 
     fn join(&mut self, other: &View) {
-        raise(&mut self.local, &other.local);
+        self.local.raise(&other.local);
         join_remote(&mut self.remote, &other.remote);
     }
 
@@ -270,11 +351,11 @@ impl View {
             join_remote(&mut self.remote, &published.rest);
             // What others know of this block has come back.
             if let Some(clocks) = rest.get(block) {
-                raise(&mut self.local, clocks);
+                self.local.raise(clocks);
             }
         }
         match &published.own {
-            Some(clocks) if published.block == block => raise(&mut self.local, clocks),
+            Some(clocks) if published.block == block => self.local.raise(clocks),
             Some(clocks) => insert_remote(&mut self.remote, published.block, clocks),
             None => {}
         }
@@ -466,7 +547,7 @@ impl Who<'_> {
         if self.warp.diverged != 0 {
             return false;
         }
-        let local = &self.warp.view.local;
+        let local = &self.warp.view.local.all;
         let knows = |direct: u32| local[(direct >> CLOCK_BITS) as usize % AGENTS] >= direct & CLOCK_MAX;
         match domain {
             Domain::Shared => knows(epoch),
@@ -483,29 +564,40 @@ impl Who<'_> {
         }
     }
 
-    /// Whether what an agent of a block did up to a clock is ordered before this lane's next access.
+    /// Whether what a thread did up to a clock is ordered before this lane's next access.
     #[inline(always)]
-    pub(super) fn knows(&self, lane: usize, block: u32, agent: u32, clock: u32) -> bool {
+    pub(super) fn knows(&self, lane: usize, thread: Thread, clock: u32) -> bool {
         let view = self.warp.view(lane);
-        if block == self.block {
-            view.local[agent as usize % AGENTS] >= clock
+        if thread.block == self.block {
+            view.local.knows(thread.warp, thread.lane, clock)
         } else {
             view.remote
                 .as_ref()
-                .is_some_and(|remote| remote.knows(block, agent, clock))
+                .is_some_and(|remote| remote.knows(thread, clock))
         }
     }
 }
 
 impl Who<'_> {
+    /// The same for some lane of the thread's warp, apart from the others.
+    pub(super) fn knows_some(&self, lane: usize, thread: Thread, clock: u32) -> bool {
+        let view = self.warp.view(lane);
+        if thread.block == self.block {
+            view.local.knows_some(thread.warp, clock)
+        } else {
+            let there = view.remote.as_ref().and_then(|remote| remote.get(thread.block));
+            there.is_some_and(|clocks| clocks.knows_some(thread.warp, clock))
+        }
+    }
+
     /// Whether the access is by this thread itself.
     pub fn is_of(&self, thread: Thread, lane: usize) -> bool {
         (self.block, self.agent, lane as u32) == (thread.block, thread.warp, thread.lane)
     }
 
-    /// Whether the lane's next access is ordered after what a warp of its block did up to a clock.
-    pub fn is_after(&self, lane: usize, warp: u32, clock: u32) -> bool {
-        self.knows(lane, self.block, warp, clock)
+    /// Whether the lane's next access is ordered after what a thread did up to a clock.
+    pub fn is_after(&self, lane: usize, thread: Thread, clock: u32) -> bool {
+        self.knows(lane, thread, clock)
     }
 }
 
@@ -636,7 +728,7 @@ impl BlockClocks {
     /// Ends the warp's present clock, and enters it into a view.
     fn close_into(&mut self, warp: usize, view: &mut View) -> u32 {
         let clock = self.warps[warp].close();
-        view.local[warp] = view.local[warp].max(clock);
+        view.local.all[warp] = view.local.all[warp].max(clock);
         clock
     }
 
@@ -647,11 +739,11 @@ impl BlockClocks {
         let clock = state.close();
         if state.diverged & mask != 0 {
             let mut all = state.joined(mask & state.live);
-            all.local[warp] = all.local[warp].max(clock);
+            all.local.all[warp] = all.local.all[warp].max(clock);
             state.replace(mask, &all);
         } else {
             // Of some lanes only: the others get to know too much.
-            state.view.local[warp] = state.view.local[warp].max(clock);
+            state.view.local.all[warp] = state.view.local.all[warp].max(clock);
         }
     }
 
@@ -696,6 +788,28 @@ impl BlockClocks {
     /// The lanes of `mask` release (arrive at a barrier): what they know now. Their later accesses are not in it.
     pub fn release(&mut self, warp: usize, mask: u32) -> Published {
         release(&mut self.warps[warp], mask, self.block, warp)
+    }
+
+    /// The same for what single lanes do without their warp: the other lanes' accesses since they last synchronised are
+    /// not in it.
+    pub fn release_lanes(&mut self, warp: usize, mask: u32) -> Published {
+        let block = self.block;
+        let state = &mut self.warps[warp];
+        if mask & state.live == state.live {
+            return release(state, mask, block, warp);
+        }
+        let clock = state.close();
+        let View { mut local, remote } = state.joined(mask);
+        let own: Vec<_> = lanes(mask)
+            .map(|lane| ((warp * LANES + lane) as u16, clock))
+            .collect();
+        local.raise_lanes(&own);
+        Published {
+            block,
+            own: Some(Arc::new(local)),
+            rest: remote,
+            clock,
+        }
     }
 
     /// The lanes of `mask` acquire (wait has ended).
@@ -837,11 +951,11 @@ impl BlockClocks {
     ///
     /// Of several operations under way each is taken to know what the others know.
     pub fn async_begin(&mut self, agent: usize, warp: usize, lane: usize) {
-        let published = self.release(warp, 1 << lane);
+        let published = self.release_lanes(warp, 1 << lane);
         self.async_begin_for(agent, &published);
     }
 
-    /// The same for a thread of any block, by what it has released.
+    /// The same for a thread of any block, or for several, by what was released.
     pub fn async_begin_for(&mut self, agent: usize, published: &Published) {
         let (block, base) = (self.block, self.base);
         let agent = &mut self.agents[agent - WARPS];
@@ -861,8 +975,9 @@ impl BlockClocks {
     /// Whether any thread of the block, at its end, knew of what an agent did up to a clock.
     pub fn is_known(&self, agent: usize, clock: u32) -> bool {
         self.warps.iter().any(|warp| {
-            let own = warp.own.iter().flatten().map(|view| view.local[agent]);
-            own.chain([warp.view.local[agent]]).any(|known| known >= clock)
+            let own = warp.own.iter().flatten().map(|view| view.local.all[agent]);
+            own.chain([warp.view.local.all[agent]])
+                .any(|known| known >= clock)
         })
     }
 
@@ -906,12 +1021,12 @@ impl Warp {
 fn release(state: &mut Warp, mask: u32, block: u32, agent: usize) -> Published {
     let clock = state.close();
     let (mut local, rest) = if state.diverged & mask == 0 {
-        (state.view.local, state.view.remote.clone())
+        (state.view.local.clone(), state.view.remote.clone())
     } else {
         let view = state.joined(mask);
         (view.local, view.remote)
     };
-    local[agent] = local[agent].max(clock);
+    local.all[agent] = local.all[agent].max(clock);
     Published {
         block,
         own: Some(Arc::new(local)),

@@ -613,7 +613,11 @@ impl Shadow {
         let own_agent = own_block && thread.warp == who.agent;
         let exact = stamp & stamp::SPECIAL == 0 || stamp & stamp::KINDS == stamp::SAME_VALUE;
         let same_thread = own_agent && thread.lane as usize == lane && exact;
-        let known = same_thread || who.knows(lane, block, thread.warp, clock);
+        // Of several lanes: those that are known may be all that count, beside the thread itself.
+        let some =
+            stamp & stamp::KINDS == stamp::MIXED || own_agent && !exact && thread.lane as usize == lane;
+        let known =
+            same_thread || who.knows(lane, thread, clock) || some && who.knows_some(lane, thread, clock);
         Some(Earlier {
             thread,
             clock,

@@ -211,7 +211,7 @@ impl<'l> Block<'l> {
                         let offset = offsets[lane] as u32;
                         let state = self.mbarrier(warp, at, lane, offset)?;
                         if order.releases() {
-                            let published = self.clocks.release(warp.index, 1 << lane);
+                            let published = self.clocks.release_lanes(warp.index, 1 << lane);
                             self.release_at(offset, &published);
                         }
                         if wants_state {
@@ -493,7 +493,7 @@ impl<'l> Block<'l> {
         } else if let Some(begun) = self.mbarriers.begun.get(&offset) {
             // The shadow keeps the last access only, which is an atomic one of whoever used the object before.
             let own = who.is_of(begun.thread, lane);
-            if !own && !who.is_after(lane, begun.thread.warp, begun.clock) {
+            if !own && !who.is_after(lane, begun.thread, begun.clock) {
                 let message = format!(
                     "an operation on the mbarrier at offset {offset:#x} is not ordered after its mbarrier.init"
                 );

@@ -257,7 +257,7 @@ impl<'l> Block<'l> {
         debug_assert!(!std::ptr::eq(peer, self), "a block does not visit itself");
         // SAFETY: it is another block of the cluster, which lives as long as the cluster runs and does not run now.
         let peer = unsafe { &mut *peer };
-        let knows = self.clocks.release(warp.index, mask);
+        let knows = self.clocks.release_lanes(warp.index, mask);
         let agent = peer
             .clocks
             .async_agent(VISITORS | u64::from(self.member.rank) << 8 | warp.index as u64);

@@ -203,7 +203,8 @@ impl<'l> Block<'l> {
         let agent = self
             .clocks
             .async_agent(PRODUCTS | (warp.index as u64) << 1 | u64::from(number & 1));
-        self.clocks.async_begin(agent, warp.index, 0);
+        let knows = self.clocks.release(warp.index, at.mask);
+        self.clocks.async_begin_for(agent, &knows);
 
         let bytes = warp.registers.as_ref().len();
         warp.products.grow(bytes, 6);

@@ -109,6 +109,8 @@ __device__ inline uint32_t cluster_rank() {
 }
 __device__ inline void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+// Orders no memory but, behind a fence.mbarrier_init, mbarriers that were initialised.
+__device__ inline void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ inline void cluster_barrier() {
     cluster_arrive();
     cluster_wait();
@@ -126,6 +128,17 @@ __device__ inline uint32_t load_of_cluster(uint32_t address) {
 }
 __device__ inline void store_to_cluster(uint32_t address, uint32_t value) {
     asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+__device__ inline void increment_of_cluster(uint32_t address) {
+    asm volatile("red.release.cluster.shared::cluster.add.u32 [%0], 1;" ::"r"(address) : "memory");
+}
+__device__ inline void increment_of_cluster_relaxed(uint32_t address) {
+    asm volatile("red.relaxed.cluster.shared::cluster.add.u32 [%0], 1;" ::"r"(address) : "memory");
+}
+__device__ inline uint32_t acquire_of_cluster(uint32_t address) {
+    uint32_t value;
+    asm volatile("ld.acquire.cluster.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+    return value;
 }
 __device__ inline void mbarrier_arrive_of_cluster(uint32_t barrier) {
     asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
