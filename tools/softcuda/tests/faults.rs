@@ -192,6 +192,7 @@ pairs! {
     bulk_store_read_before_wait
     cluster_arrive_at_exited
     cluster_barrier_twice
+    cluster_mbarrier_init_without_fence
     cluster_race
     cluster_read_of_exited
     cp_async_other_threads_copy

@@ -325,8 +325,10 @@ pub enum BarrierKind {
 pub enum FenceOrder {
     AcqRel,
     Sc,
-    /// `fence.mbarrier_init`, `fence.proxy.…`: between this thread's accesses of different kinds.
+    /// `fence.proxy.…`: between this thread's accesses of different kinds.
     Proxy,
+    /// `fence.mbarrier_init`: the thread's initialised mbarriers are to be used by others.
+    MbarrierInit,
     /// The same where the other kind is that of bulk copies and wgmma in shared memory: `fence.proxy.async`.
     AsyncProxy,
 }

@@ -10,7 +10,7 @@ use super::warp::{PendingCopy, Wait, Warp};
 use crate::ir::regs::{LANES, Slot};
 use crate::ir::windows::shared_place;
 use crate::ir::{Async, Place, Scope};
-use crate::memory::{How, Published, Thread};
+use crate::memory::{Hazard, How, Published, Thread};
 use crate::ptx::ast::Space;
 
 /// An mbarrier object as it lies in shared memory, in 64 bits: phase, arrivals still expected in this phase, arrivals
@@ -71,6 +71,26 @@ struct Begun {
     thread: Thread,
     clock: u32,
     pc: u32,
+    /// The thread has executed `fence.mbarrier_init` since.
+    fenced: bool,
+    /// The phase of the cluster's barrier that the thread arrived in after that.
+    known_from: Option<u32>,
+}
+
+impl Mbarriers {
+    /// What these lanes of a warp have initialised.
+    fn begun_by(&mut self, warp: usize, mask: u32) -> impl Iterator<Item = &mut Begun> {
+        self.begun
+            .values_mut()
+            .filter(move |begun| begun.thread.warp as usize == warp && mask >> begun.thread.lane & 1 != 0)
+    }
+
+    /// These lanes arrive at the cluster's barrier.
+    pub(super) fn arrive_at_cluster(&mut self, warp: usize, mask: u32, phase: u32) {
+        for begun in self.begun_by(warp, mask).filter(|begun| begun.fenced) {
+            begun.known_from.get_or_insert(phase);
+        }
+    }
 }
 
 impl<'l> Block<'l> {
@@ -174,6 +194,8 @@ impl<'l> Block<'l> {
                         },
                         clock: self.clocks.close(warp.index),
                         pc: at.pc,
+                        fenced: false,
+                        known_from: None,
                     };
                     self.mbarriers.begun.insert(offset as u32, begun);
                 }
@@ -479,21 +501,25 @@ impl<'l> Block<'l> {
             None => self.clocks.who(warp.index),
         };
         let scope = Scope::Cta;
-        if let Err(hazard) = self.shadow.atomic(offset.into(), 8, &who, lane, scope, at.pc) {
-            self.hazard(
-                warp,
-                at,
-                lane,
-                offset.into(),
-                8,
-                "an mbarrier",
-                offset.into(),
-                hazard,
-            );
-        } else if let Some(begun) = self.mbarriers.begun.get(&offset) {
+        let hazard = self
+            .shadow
+            .atomic(offset.into(), 8, &who, lane, scope, at.pc)
+            .err();
+        let begun = self.mbarriers.begun.get(&offset);
+        // A fence and the cluster's barrier order the initialisation for the cluster, even if the barrier does not
+        // release: that is an order for mbarriers alone.
+        let by_cluster = begun
+            .and_then(|begun| begun.known_from)
+            .is_some_and(|phase| self.member.has_waited(warp.index, lane, phase));
+        if let Some(hazard) = hazard {
+            if !(by_cluster && matches!(hazard, Hazard::Race(_))) {
+                let words = "an mbarrier";
+                self.hazard(warp, at, lane, offset.into(), 8, words, offset.into(), hazard);
+            }
+        } else if let Some(begun) = begun {
             // The shadow keeps the last access only, which is an atomic one of whoever used the object before.
             let own = who.is_of(begun.thread, lane);
-            if !own && !who.is_after(lane, begun.thread, begun.clock) {
+            if !own && !by_cluster && !who.is_after(lane, begun.thread, begun.clock) {
                 let message = format!(
                     "an operation on the mbarrier at offset {offset:#x} is not ordered after its mbarrier.init"
                 );
@@ -505,6 +531,13 @@ impl<'l> Block<'l> {
             }
         }
         Ok(state)
+    }
+
+    /// `fence.mbarrier_init`
+    pub(super) fn fence_mbarriers(&mut self, warp: &Warp, mask: u32) {
+        self.mbarriers
+            .begun_by(warp.index, mask)
+            .for_each(|begun| begun.fenced = true);
     }
 
     fn set_mbarrier(&mut self, offset: u32, state: Mbarrier) {

@@ -73,6 +73,7 @@ unsafe impl Send for Member<'_> {}
 
 /// A thread of another block, while it acts in this one.
 pub(super) struct Visitor {
+    pub rank: u32,
     pub id: [u32; 3],
     pub linear: u64,
     pub agent: usize,
@@ -107,6 +108,15 @@ impl<'l> Member<'l> {
         let cluster = self.barrier()?;
         let arrived_in = cluster.arrived_in[self.rank as usize][warp];
         (cluster.phase > arrived_in).then(|| cluster.complete.clone())
+    }
+
+    /// Whether a lane (of the block that acts here) has waited for a phase of the cluster's barrier.
+    pub(super) fn has_waited(&self, warp: usize, lane: usize, phase: u32) -> bool {
+        let rank = self.visitor.as_ref().map_or(self.rank, |visitor| visitor.rank) as usize;
+        self.barrier().is_some_and(|cluster| {
+            let last = cluster.arrived_in[rank][warp];
+            last > phase || last == phase && cluster.not_waited[rank][warp] >> lane & 1 == 0
+        })
     }
 
     pub(super) fn describe(&self) -> String {
@@ -185,6 +195,8 @@ impl<'l> Block<'l> {
         cluster.arrived[rank][warp.index] |= at.mask;
         cluster.not_waited[rank][warp.index] |= at.mask;
         cluster.arrived_in[rank][warp.index] = cluster.phase;
+        self.mbarriers
+            .arrive_at_cluster(warp.index, at.mask, cluster.phase);
         if let Some(published) = published {
             cluster.released.join(&published);
         }
@@ -263,6 +275,7 @@ impl<'l> Block<'l> {
             .async_agent(VISITORS | u64::from(self.member.rank) << 8 | warp.index as u64);
         peer.clocks.async_begin_for(agent, &knows);
         peer.member.visitor = Some(Visitor {
+            rank: self.member.rank,
             id: self.id,
             linear: self.linear,
             agent,

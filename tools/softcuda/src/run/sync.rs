@@ -65,6 +65,7 @@ impl<'l> Block<'l> {
                 // Other proxy fences order this thread's accesses of different kinds; all memory is coherent here.
                 match order {
                     FenceOrder::Proxy => {}
+                    FenceOrder::MbarrierInit => self.fence_mbarriers(warp, at.mask),
                     FenceOrder::AsyncProxy => self.fence_async_proxy(warp.index, at.mask),
                     FenceOrder::AcqRel | FenceOrder::Sc => self.clocks.fence(warp.index, at.mask, scope),
                 }

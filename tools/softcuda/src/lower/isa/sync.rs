@@ -235,6 +235,7 @@ fn fence(i: &Instruction) -> Result<Code, Refused> {
     let shared = i.has("proxy") && i.has("async") && !i.has("global");
     let order = match (proxy, &*i.opcode) {
         _ if shared => FenceOrder::AsyncProxy,
+        (true, _) if i.has("mbarrier_init") => FenceOrder::MbarrierInit,
         (true, _) => FenceOrder::Proxy,
         (false, "membar") => FenceOrder::Sc,
         _ if i.has("sc") => FenceOrder::Sc,
