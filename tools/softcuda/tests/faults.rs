@@ -192,7 +192,10 @@ pairs! {
     bulk_store_read_before_wait
     cluster_arrive_at_exited
     cluster_barrier_twice
+    cluster_flag_never_raised
+    cluster_flag_relaxed
     cluster_mbarrier_init_without_fence
+    cluster_plain_beside_atomic
     cluster_race
     cluster_read_of_exited
     cp_async_other_threads_copy
@@ -220,6 +223,7 @@ pairs! {
     misaligned
     missing_fence
     more_threads_than_bounds
+    multicast_stage_reused
     null_pointer
     read_before_own_write
     registers_do_not_add_up

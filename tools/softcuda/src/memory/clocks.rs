@@ -828,18 +828,7 @@ impl BlockClocks {
         scope: Scope,
         rmw: bool,
     ) {
-        let wide = scope != Scope::Cta;
-        // What becomes known to the block only, and to everybody.
-        let mut publish = [Published::default(), Published::default()];
-        if order.releases() {
-            publish[usize::from(wide)] = self.release(warp, mask);
-        } else {
-            for (list, fence_wide) in self.warps[warp].fenced.iter().zip([false, true]) {
-                for (_, published) in list.iter().filter(|(lanes, _)| lanes & mask != 0) {
-                    publish[usize::from(wide && fence_wide)].join(published);
-                }
-            }
-        }
+        let publish = self.publications(warp, mask, order, scope);
         match var {
             Var::Shared(offset) => {
                 let [mut published, others] = publish;
@@ -864,6 +853,57 @@ impl BlockClocks {
                     }
                 });
             }
+        }
+    }
+
+    /// What a strong write by these lanes makes known to the block only, and to everybody.
+    fn publications(&mut self, warp: usize, mask: u32, order: Order, scope: Scope) -> [Published; 2] {
+        let wide = scope != Scope::Cta;
+        let mut publish = [Published::default(), Published::default()];
+        if order.releases() {
+            publish[usize::from(wide)] = self.release(warp, mask);
+        } else {
+            for (list, fence_wide) in self.warps[warp].fenced.iter().zip([false, true]) {
+                for (_, published) in list.iter().filter(|(lanes, _)| lanes & mask != 0) {
+                    publish[usize::from(wide && fence_wide)].join(published);
+                }
+            }
+        }
+        publish
+    }
+
+    /// [`BlockClocks::before_strong_write`] where the memory is another block's, of the same cluster, which `there` are the
+    /// clocks of.
+    #[allow(clippy::too_many_arguments)]
+    pub fn before_far_write(
+        &mut self,
+        there: &mut BlockClocks,
+        warp: usize,
+        mask: u32,
+        offset: u32,
+        order: Order,
+        scope: Scope,
+        rmw: bool,
+    ) {
+        let [_, published] = self.publications(warp, mask, order, scope);
+        there.publish_shared(offset, (0, 0), published, rmw);
+    }
+
+    /// [`BlockClocks::after_strong_read`] where the memory is another block's.
+    pub fn after_far_read(&mut self, there: &BlockClocks, warp: usize, mask: u32, offset: u32, order: Order) {
+        if let Some(variable) = there.variables.get(&offset) {
+            self.learn(warp, mask, variable.published.clone(), order);
+        }
+    }
+
+    fn learn(&mut self, warp: usize, mask: u32, published: Published, order: Order) {
+        let block = self.block;
+        let state = &mut self.warps[warp];
+        if order.acquires() {
+            state.acquire(mask, block, &published);
+        } else {
+            let wide = !published.speaks_of(block);
+            state.remember(mask, wide, published);
         }
     }
 
@@ -921,14 +961,8 @@ impl BlockClocks {
                     .unwrap_or_default()
             }
         };
-        let state = &mut self.warps[warp];
         for published in found.into_iter().flatten() {
-            if order.acquires() {
-                state.acquire(mask, block, &published);
-            } else {
-                let wide = !published.speaks_of(block);
-                state.remember(mask, wide, published);
-            }
+            self.learn(warp, mask, published, order);
         }
     }
 

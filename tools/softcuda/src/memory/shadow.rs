@@ -648,7 +648,7 @@ impl Shadow {
         if earlier.known
             || kind == stamp::SAME_VALUE
             || kind == stamp::MIXED && earlier.own_agent
-            || both_strong(kind, how, earlier.thread.block == who.block)
+            || both_strong(kind, how, same_block(&earlier, who))
         {
             return Ok(());
         }
@@ -682,7 +682,7 @@ impl Shadow {
         let kind = read & stamp::KINDS;
         if earlier.known
             || kind == stamp::MIXED && earlier.own_agent
-            || both_strong(kind, how, earlier.thread.block == who.block)
+            || both_strong(kind, how, same_block(&earlier, who))
         {
             return Ok(());
         }
@@ -723,7 +723,7 @@ impl Shadow {
         if both == 0 {
             return Ok(if together { merged } else { new });
         }
-        let strong = both_strong(kind, how, earlier.thread.block == who.block);
+        let strong = both_strong(kind, how, same_block(&earlier, who));
         if earlier.known || strong || kind == stamp::MIXED && earlier.own_agent {
             return Ok(if together { merged } else { new });
         }
@@ -872,6 +872,13 @@ fn thread_of(block: u32, direct: u32, stamp: u64) -> Thread {
 
 fn clock_of(direct: u32) -> u32 {
     direct & CLOCK_MAX
+}
+
+/// Whether two accesses are by threads of one block. What other blocks of the cluster do in the block's memory is done by
+/// agents.
+fn same_block(earlier: &Earlier, who: &Who<'_>) -> bool {
+    let agent = |warp: u32| warp as usize >= WARPS;
+    earlier.thread.block == who.block && agent(earlier.thread.warp) == agent(who.agent)
 }
 
 /// Whether two accesses are strong towards each other, or the earlier is a strong write that was seen: no race,

@@ -500,7 +500,7 @@ impl<'l> Block<'l> {
             Some(visitor) => self.clocks.who_async(visitor.agent),
             None => self.clocks.who(warp.index),
         };
-        let scope = Scope::Cta;
+        let scope = Scope::Cluster;
         let hazard = self
             .shadow
             .atomic(offset.into(), 8, &who, lane, scope, at.pc)

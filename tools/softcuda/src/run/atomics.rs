@@ -30,14 +30,18 @@ impl<'l> Block<'l> {
             if mask == 0 {
                 continue;
             }
+            let shared = space == Space::Shared;
             match space {
-                Space::Shared => self.meter.shared(at.pc, mask, &addresses, bytes),
+                Space::Shared => {
+                    let near = mask & !self.far_of(mask, &addresses);
+                    self.meter.shared(at.pc, near, &addresses, bytes);
+                }
                 _ => self.meter.global(at.pc, mask, &addresses, bytes),
             }
             for lane in each(mask) {
                 let address = addresses[lane];
                 let scope = atomic.scope;
-                let (var, place) = match space {
+                let place = match space {
                     Space::Global | Space::Const => {
                         let allocation = self.global(warp, at, lane, address, bytes, Deed::Atomic)?;
                         if !address.is_multiple_of(bytes as u64) {
@@ -57,7 +61,11 @@ impl<'l> Block<'l> {
                             self.hazard(warp, at, lane, address, bytes, &what, offset, hazard);
                         }
                         self.check_previous(warp, at, lane, address, bytes, allocation, Deed::Atomic);
-                        (Var::Global(address), allocation.host(address))
+                        allocation.host(address)
+                    }
+                    Space::Shared if self.far_of(1 << lane, &addresses) != 0 => {
+                        let rank = self.far(address).expect("just found");
+                        self.far_atomic(warp, at, lane, rank, address, bytes, scope)?
                     }
                     Space::Shared => {
                         self.shared_bounds(warp, at, lane, address, bytes, Deed::Atomic)?;
@@ -68,18 +76,21 @@ impl<'l> Block<'l> {
                         if let Err(hazard) = self.shadow.atomic(address, bytes, &who, lane, scope, at.pc) {
                             self.hazard(warp, at, lane, address, bytes, "shared memory", address, hazard);
                         }
-                        (
-                            Var::Shared(address as u32),
-                            self.shared.ptr().wrapping_add(address as usize),
-                        )
+                        self.shared.ptr().wrapping_add(address as usize)
                     }
                     Space::Local | Space::Param => {
                         let message = "an atomic operation on memory that only one thread has".to_owned();
                         return Err(self.at_address(Check::Illegal, warp, at, lane, address, message));
                     }
                 };
-                self.clocks
-                    .before_strong_write(warp.index, 1 << lane, var, atomic.order, scope, true);
+                let (order, lanes) = (atomic.order, 1 << lane);
+                if shared {
+                    self.before_shared_write(warp, lane, address, order, scope, true);
+                } else {
+                    let var = Var::Global(address);
+                    self.clocks
+                        .before_strong_write(warp.index, lanes, var, order, scope, true);
+                }
                 for e in 0..elements {
                     let value = regs.lane(at.src(1 + e), width, lane);
                     let other = if atomic.op == AtomicOp::Cas {
@@ -99,8 +110,13 @@ impl<'l> Block<'l> {
                         }
                     }
                 }
-                self.clocks
-                    .after_strong_read(warp.index, 1 << lane, var, atomic.order, scope);
+                if shared {
+                    self.after_shared_read(warp, lane, address, order, scope);
+                } else {
+                    let var = Var::Global(address);
+                    self.clocks
+                        .after_strong_read(warp.index, lanes, var, order, scope);
+                }
             }
         }
         if changed {

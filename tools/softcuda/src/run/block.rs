@@ -50,7 +50,7 @@ pub struct Block<'l> {
     /// The spin limit was reached once since something changed.
     second_chance: bool,
     /// Changes by this block that are not yet in the launch's `events`.
-    changes: u64,
+    pub(super) changes: u64,
     /// Whether it has changed anything since its last slice began.
     changed: bool,
     /// Rounds in which no warp did more than poll an mbarrier.

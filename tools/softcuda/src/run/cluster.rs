@@ -13,9 +13,9 @@ use super::grid::Run;
 use super::memory::{Addresses, Deed};
 use super::step::{At, Next, each};
 use super::warp::{Wait, Warp};
-use crate::ir::Order;
 use crate::ir::windows::{SHARED_RANK_SHIFT, shared_place};
-use crate::memory::{How, Published, Thread};
+use crate::ir::{Order, Scope};
+use crate::memory::{How, Published, Thread, Var};
 
 /// Agents of other blocks' warps: apart from mbarriers, stores and products.
 const VISITORS: u64 = 1 << 42;
@@ -77,7 +77,6 @@ pub(super) struct Visitor {
     pub id: [u32; 3],
     pub linear: u64,
     pub agent: usize,
-    pub knows: Published,
     pub waited_for_previous: u32,
 }
 
@@ -279,9 +278,9 @@ impl<'l> Block<'l> {
             id: self.id,
             linear: self.linear,
             agent,
-            knows,
             waited_for_previous: self.waited_for_previous[warp.index],
         });
+        let before = peer.changes;
         let result = act(peer);
         let published = peer.clocks.async_end(agent);
         if peer.member.ended {
@@ -301,7 +300,9 @@ impl<'l> Block<'l> {
             pc: at.pc,
         });
         self.clocks.acquire(warp.index, mask, &published);
-        self.event();
+        if peer.changes != before {
+            self.event();
+        }
         result
     }
 
@@ -340,6 +341,101 @@ impl<'l> Block<'l> {
         }
     }
 
+    /// Lanes of `mask` whose addresses lie in other blocks.
+    pub(super) fn far_of(&self, mask: u32, addresses: &Addresses) -> u32 {
+        match self.member.is_clustered() {
+            true => each(mask)
+                .filter(|&lane| self.far(addresses[lane]).is_some())
+                .fold(0, |lanes, lane| lanes | 1 << lane),
+            false => 0,
+        }
+    }
+
+    /// Where a lane's atomic operation on another block's shared memory takes place, which is checked.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn far_atomic(
+        &mut self,
+        warp: &Warp,
+        at: &At<'_>,
+        lane: usize,
+        rank: usize,
+        address: u64,
+        bytes: usize,
+        scope: Scope,
+    ) -> Result<*mut u8, Box<Finding>> {
+        let (_, offset) = shared_place(address, 0);
+        self.with_peer(warp, at, 1 << lane, rank, |peer| {
+            peer.shared_bounds(warp, at, lane, offset, bytes, Deed::Atomic)?;
+            if !offset.is_multiple_of(bytes as u64) {
+                return Err(peer.misaligned(warp, at, lane, offset, bytes, Deed::Atomic));
+            }
+            let agent = peer.member.visitor().expect("just set").agent;
+            let who = peer.clocks.who_async(agent);
+            if let Err(hazard) = peer.shadow.atomic(offset, bytes, &who, lane, scope, at.pc) {
+                let words = format!("the shared memory of the cluster's block {rank}");
+                peer.hazard(warp, at, lane, offset, bytes, &words, offset, hazard);
+            }
+            peer.event();
+            Ok(peer.shared.ptr().wrapping_add(offset as usize))
+        })
+    }
+
+    /// [`BlockClocks::before_strong_write`] for a lane and an address of any block's shared memory.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn before_shared_write(
+        &mut self,
+        warp: &Warp,
+        lane: usize,
+        address: u64,
+        order: Order,
+        scope: Scope,
+        rmw: bool,
+    ) {
+        let Some(peer) = self.peer_at(address) else {
+            let var = Var::Shared(address as u32);
+            let clocks = &mut self.clocks;
+            return clocks.before_strong_write(warp.index, 1 << lane, var, order, scope, rmw);
+        };
+        let offset = shared_place(address, 0).1 as u32;
+        let there = &mut peer.clocks;
+        self.clocks
+            .before_far_write(there, warp.index, 1 << lane, offset, order, scope, rmw);
+    }
+
+    /// [`BlockClocks::after_strong_read`] for a lane and an address of any block's shared memory.
+    pub(super) fn after_shared_read(
+        &mut self,
+        warp: &Warp,
+        lane: usize,
+        address: u64,
+        order: Order,
+        scope: Scope,
+    ) {
+        match self.peer_at(address) {
+            None => {
+                let var = Var::Shared(address as u32);
+                self.clocks
+                    .after_strong_read(warp.index, 1 << lane, var, order, scope);
+            }
+            // An access at block scope takes no part in what several blocks agree upon.
+            Some(_) if scope == Scope::Cta => {}
+            Some(peer) => {
+                let offset = shared_place(address, 0).1 as u32;
+                self.clocks
+                    .after_far_read(&peer.clocks, warp.index, 1 << lane, offset, order);
+            }
+        }
+    }
+
+    /// The other block in whose shared memory an address lies.
+    fn peer_at(&mut self, address: u64) -> Option<&'l mut Block<'l>> {
+        let rank = self.far(address)?;
+        let peer = self.member.peers[rank];
+        debug_assert!(!std::ptr::eq(peer, self), "a block does not visit itself");
+        // SAFETY: as in `with_peer`; the caller lets go of it before it does anything else with the cluster.
+        Some(unsafe { &mut *peer })
+    }
+
     /// [`Block::shared_lanes`] for lanes whose addresses lie in other blocks.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn far_lanes(
@@ -364,13 +460,6 @@ impl<'l> Block<'l> {
                 .filter(|&lane| self.far(addresses[lane]) == Some(rank))
                 .fold(0, |lanes, lane| lanes | 1 << lane);
             rest &= !lanes;
-            if how != How::Weak {
-                let message = format!(
-                    "a strong {} of another block's shared memory, which is not supported: use an mbarrier or barrier.cluster",
-                    deed.name()
-                );
-                return Err(self.finding(Check::Illegal, warp, at.pc, first as u32, message));
-            }
             self.with_peer(warp, at, lanes, rank, |peer| {
                 let words = format!("the shared memory of the cluster's block {rank}");
                 let agent = peer.member.visitor().expect("just set").agent;
@@ -395,6 +484,9 @@ impl<'l> Block<'l> {
                         peer.hazard(warp, at, lane, offset, bytes, &words, offset, hazard);
                     }
                     visit(lane, place);
+                }
+                if deed == Deed::Write {
+                    peer.event();
                 }
                 Ok(())
             })?;

@@ -9,7 +9,7 @@ use super::step::{At, each};
 use super::warp::Warp;
 use crate::ir::regs::{LANES, Regs, Slot, Width};
 use crate::ir::windows::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES, generic_to_shared};
-use crate::ir::{Access, Order};
+use crate::ir::{Access, Order, Scope};
 use crate::memory::{Allocation, Hazard, How, Kind, RaceKind, Var};
 use crate::ptx::ast::Space;
 
@@ -477,13 +477,13 @@ impl<'l> Block<'l> {
         alike: impl Fn(usize, usize) -> bool,
         mut visit: impl FnMut(usize, *mut u8),
     ) -> Result<(), Box<Finding>> {
-        let far = match self.member.is_clustered() {
-            true => each(mask)
-                .filter(|&lane| self.far(offsets[lane]).is_some())
-                .fold(0, |lanes, lane| lanes | 1 << lane),
-            false => 0,
-        };
+        let far = self.far_of(mask, offsets);
         if far != 0 {
+            // At block scope nothing is strong towards another block.
+            let how = match how {
+                How::Strong(Scope::Cta) => How::Weak,
+                how => how,
+            };
             self.far_lanes(
                 warp, at, far, offsets, bytes, align, wanted, deed, how, &same, &mut visit,
             )?;
@@ -762,13 +762,13 @@ impl<'l> Block<'l> {
         shared: bool,
     ) {
         for lane in each(mask) {
-            let var = if shared {
-                Var::Shared(addresses[lane] as u32)
+            if shared {
+                self.after_shared_read(warp, lane, addresses[lane], access.order, access.scope);
             } else {
-                Var::Global(addresses[lane])
-            };
-            self.clocks
-                .after_strong_read(warp.index, 1 << lane, var, access.order, access.scope);
+                let var = Var::Global(addresses[lane]);
+                self.clocks
+                    .after_strong_read(warp.index, 1 << lane, var, access.order, access.scope);
+            }
         }
     }
 
@@ -876,11 +876,18 @@ impl<'l> Block<'l> {
             let shared = space == Space::Shared;
             if access.order != Order::Weak {
                 for lane in each(mask) {
-                    let var = if shared {
-                        Var::Shared(addresses[lane] as u32)
-                    } else {
-                        Var::Global(addresses[lane])
-                    };
+                    if shared {
+                        self.before_shared_write(
+                            warp,
+                            lane,
+                            addresses[lane],
+                            access.order,
+                            access.scope,
+                            false,
+                        );
+                        continue;
+                    }
+                    let var = Var::Global(addresses[lane]);
                     self.clocks.before_strong_write(
                         warp.index,
                         1 << lane,

@@ -135,8 +135,12 @@ impl<'l> Block<'l> {
     ) -> Result<usize, Box<Finding>> {
         self.mbarrier(warp, at, lane, barrier)?;
         let agent = self.clocks.async_agent(barrier.into());
+        // Who waits for the load knows that its thread was here.
         match self.member.visitor() {
-            Some(visitor) => self.clocks.async_begin_for(agent, &visitor.knows),
+            Some(_) => {
+                let knows = self.release_visitor();
+                self.clocks.async_begin_for(agent, &knows);
+            }
             None => self.clocks.async_begin(agent, warp.index, lane),
         }
         Ok(agent)
