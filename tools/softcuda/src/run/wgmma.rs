@@ -473,7 +473,8 @@ impl<'l> Block<'l> {
         // What ptxas gives a kernel at most: all registers shared out, in steps of eight.
         let kernel = self.run.kernel;
         let threads = self.run.block.iter().product::<u32>().next_multiple_of(32);
-        let most = (self.run.profile.registers_per_block / threads / 8 * 8).min(256);
+        let blocks = kernel.limits.min_blocks_per_sm.unwrap_or(1).max(1);
+        let most = (self.run.profile.registers_per_block / threads / blocks / 8 * 8).min(256);
         let each = kernel
             .limits
             .max_registers

@@ -134,13 +134,21 @@ const CHANGES: &[(&str, &str)] = &[
     ("cp.async.bulk.tensor.2d.global", "//"),
     ("cp.async.bulk.commit_group", "//"),
     ("cp.async.bulk.wait_group 0", "//"),
+    ("setmaxnreg.dec", "//"),
+    ("setmaxnreg.inc", "//"),
 ];
 
 /// Changes after which nothing is wrong, and why.
-const UNNOTICED: &[(&str, &str)] = &[(
-    "fence.mbarrier_init 1",
-    "the block is alone in its cluster, and the barrier orders the initialisation for its threads; Triton has no such fence",
-)];
+const UNNOTICED: &[(&str, &str)] = &[
+    (
+        "fence.mbarrier_init 1",
+        "the block is alone in its cluster, and the barrier orders the initialisation for its threads; Triton has no such fence",
+    ),
+    (
+        "setmaxnreg.inc 1",
+        "that the consumers have fewer registers than their code was compiled for is not seen in PTX",
+    ),
+];
 
 /// How an operand is changed.
 #[derive(Clone, Copy)]
@@ -150,6 +158,8 @@ enum Operand {
     First(fn(&str) -> String),
     /// The last, exclusive or 1.
     Flipped,
+    /// The only one, a number, plus this.
+    Plus(u32),
 }
 
 /// The source with one place changed: by name and number of the instruction.
@@ -199,6 +209,8 @@ fn mutants(source: &str) -> Vec<(String, String)> {
             "cp.async.bulk.tensor.2d.shared::cluster",
             Operand::First(|old| format!("{old}+16384")),
         ),
+        ("8 registers more", "setmaxnreg.dec", Operand::Plus(8)),
+        ("8 registers more", "setmaxnreg.inc", Operand::Plus(8)),
     ] {
         for (number, (at, _)) in (1..).zip(source.match_indices(instruction)) {
             let end = at + source[at..].find(';').expect("a statement ends");
@@ -212,6 +224,11 @@ fn mutants(source: &str) -> Vec<(String, String)> {
                     let (before, rest) = statement.split_once('[').expect("an address");
                     let (address, rest) = rest.split_once(']').expect("an address ends");
                     format!("{before}[{}]{rest}", change(address))
+                }
+                Operand::Plus(more) => {
+                    let (before, number) = statement.rsplit_once(' ').expect("a number");
+                    let number: u32 = number.parse().expect("a number");
+                    format!("{before} {}", number + more)
                 }
                 Operand::Flipped => {
                     let (before, last) = statement.rsplit_once(", ").expect("operands");

@@ -7,7 +7,7 @@
 
 __device__ inline void consumers_barrier() { asm volatile("bar.sync 1, 128;" ::: "memory"); }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
     persistent_product(const __grid_constant__ TensorMap left, const __grid_constant__ TensorMap right,
                        const __grid_constant__ TensorMap out, int rows, int columns, int steps, int stages) {
     extern __shared__ __align__(1024) uint8_t memory[];
@@ -37,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(256)
         }
         return;
     }
-    registers_up<232>();
+    registers_up<216>();
     int thread = threadIdx.x - 128, lane = thread % 32, first = thread / 32 * 16 + lane / 4;
     for (int tile = blockIdx.x; tile < rows * columns; tile += gridDim.x) {
         float d[32] = {};
