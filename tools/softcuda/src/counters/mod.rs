@@ -19,7 +19,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::run::meter::{Dram, Requests, Touch, Waves, traffic};
+pub use crate::run::meter::{BulkCopies, Dram, Requests, Touch, Waves, traffic};
 pub use gpu::{Ceiling, GPUS, Gpu};
 pub use occupancy::{Limit, Occupancy, occupancy};
 pub use ptxas::{Figures, Ptxas};
@@ -50,6 +50,8 @@ pub struct Counters {
     /// Around the matrix instructions; none without them.
     pub matrix_blocks: Option<MatrixBlocks>,
     pub barriers: Barriers,
+    #[serde(default)]
+    pub bulk: BulkCopies,
     pub local: Local,
     /// Memory traffic; only where it was asked for (`SOFTCUDA_COUNTERS`).
     pub memory: Option<Memory>,
@@ -97,12 +99,27 @@ pub struct MatrixBlocks {
 }
 
 /// Waiting for other threads.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Barriers {
     /// Warps that came to a barrier of their block.
     pub arrivals: u64,
     /// Warps that looked whether an mbarrier's phase is complete. How often depends on the schedule.
     pub mbarrier_polls: u64,
+    /// By mbarrier and instruction, those where a phase was found incomplete.
+    #[serde(default)]
+    pub mbarriers: Vec<MbarrierWaits>,
+}
+
+/// Waits of one instruction at one mbarrier.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MbarrierWaits {
+    /// Its offset in the block's shared memory.
+    pub offset: u32,
+    /// The instruction's line, and the kernel's own that led there.
+    pub at: Position,
+    pub kernel_at: Position,
+    /// Times that a warp found the phase incomplete, in all blocks. How often depends on the schedule.
+    pub in_vain: u64,
 }
 
 /// Local memory: arrays indexed at run time, frames of calls; ptxas' spills come on top. Not part of
@@ -155,12 +172,15 @@ pub struct Shared {
     /// What `cp.async` writes.
     pub copies: Waves,
     pub atomics: Waves,
+    /// Operands of wgmma: eight rows of 16 bytes each.
+    #[serde(default)]
+    pub wgmma: Waves,
 }
 
 impl Shared {
     pub fn total(&self) -> Waves {
         let mut total = self.loads;
-        [self.stores, self.matrix, self.copies, self.atomics]
+        [self.stores, self.matrix, self.copies, self.atomics, self.wgmma]
             .iter()
             .for_each(|more| total.add(more));
         total

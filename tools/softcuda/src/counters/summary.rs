@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    Barriers, ClassCount, Counters, Executed, Global, Line, Local, MatrixBlocks, MatrixCount, Memory,
-    Position, Requests, Shared, Site, Waves,
+    Barriers, ClassCount, Counters, Executed, Global, Line, Local, MatrixBlocks, MatrixCount, MbarrierWaits,
+    Memory, Position, Requests, Shared, Site, Waves,
 };
 use crate::ir::{Async, Class, Inst, Kernel, Op};
 use crate::ptx::ast::{Loc, Type};
@@ -82,7 +82,9 @@ impl Counters {
             barriers: Barriers {
                 arrivals: meter.barriers,
                 mbarrier_polls: 0,
+                mbarriers: mbarriers(run, meter),
             },
+            bulk: meter.bulk,
             local: Local {
                 read_bytes: meter.local[0],
                 written_bytes: meter.local[1],
@@ -124,6 +126,58 @@ impl Counters {
             .collect();
         counters.memory = memory(run, meter);
         counters
+    }
+}
+
+/// Waits at mbarriers, most of them first.
+fn mbarriers(run: &Run<'_>, meter: &Meter) -> Vec<MbarrierWaits> {
+    let mut waits: Vec<_> = meter
+        .waits
+        .iter()
+        .map(|(&(offset, pc), &in_vain)| {
+            let (at, kernel_at, _) = origin(run, &run.kernel.insts[pc as usize]);
+            MbarrierWaits {
+                offset,
+                at,
+                kernel_at,
+                in_vain,
+            }
+        })
+        .collect();
+    waits.sort_by(|a, b| {
+        let key = |w: &MbarrierWaits| {
+            (
+                std::cmp::Reverse(w.in_vain),
+                w.offset,
+                w.kernel_at.line,
+                w.at.line,
+            )
+        };
+        key(a).cmp(&key(b))
+    });
+    waits
+}
+
+/// The source line of an instruction, the kernel's own line that led there, and the inlined function between.
+fn origin(run: &Run<'_>, inst: &Inst) -> (Position, Position, Option<String>) {
+    let places = places(run.module, inst.loc);
+    let position = |place: &crate::run::check::Place| Position {
+        file: place.file.to_string(),
+        line: place.line,
+    };
+    match (places.first(), places.last()) {
+        (Some(first), Some(last)) => (
+            position(first),
+            position(last),
+            first.function.as_ref().map(|name| name.to_string()),
+        ),
+        _ => {
+            let at = Position {
+                file: "PTX".to_owned(),
+                line: inst.line,
+            };
+            (at.clone(), at, None)
+        }
     }
 }
 
@@ -198,6 +252,7 @@ fn memory(run: &Run<'_>, meter: &Meter) -> Option<Memory> {
         match inst.class {
             Class::Atomic => shared.atomics.add(&waves),
             Class::AsyncCopy => shared.copies.add(&waves),
+            Class::Matrix => shared.wgmma.add(&waves),
             Class::MatrixCopy => shared.matrix.add(&waves),
             // A generic store is one to global memory until its addresses are known.
             Class::StoreShared | Class::StoreGlobal => shared.stores.add(&waves),
@@ -246,25 +301,7 @@ impl Lines {
         {
             return index;
         }
-        let places = places(run.module, inst.loc);
-        let position = |place: &crate::run::check::Place| Position {
-            file: place.file.to_string(),
-            line: place.line,
-        };
-        let (at, kernel_at, function) = match (places.first(), places.last()) {
-            (Some(first), Some(last)) => (
-                position(first),
-                position(last),
-                first.function.as_ref().map(|name| name.to_string()),
-            ),
-            _ => {
-                let at = Position {
-                    file: "PTX".to_owned(),
-                    line: inst.line,
-                };
-                (at.clone(), at, None)
-            }
-        };
+        let (at, kernel_at, function) = origin(run, inst);
         let list = &mut self.list;
         let index = *self
             .by_position

@@ -242,11 +242,65 @@ pub fn kernel(counters: &Counters, number: usize, top: usize) -> String {
         table.row(["mbarrier polls".to_owned(), grouped(c.barriers.mbarrier_polls)]);
     }
     table.write(&mut out);
+    mbarriers(&mut out, c, top);
     let mut table = Table::new(&["local memory", "bytes"], &[]);
     table.row(["read".to_owned(), grouped(c.local.read_bytes)]);
     table.row(["written".to_owned(), grouped(c.local.written_bytes)]);
     table.write(&mut out);
     out
+}
+
+/// Bulk copies, and the waits for them.
+fn mbarriers(out: &mut String, counters: &Counters, top: usize) {
+    let bulk = &counters.bulk;
+    if bulk.loads + bulk.stores > 0 {
+        let mut table = Table::new(&["bulk copies", "requests", "bytes"], &[]);
+        table.row([
+            "loads".to_owned(),
+            grouped(bulk.loads),
+            grouped(bulk.loaded_bytes),
+        ]);
+        if bulk.saved_bytes > 0 {
+            let name = "  of these saved by multicast".to_owned();
+            table.row([name, String::new(), grouped(bulk.saved_bytes)]);
+        }
+        table.row([
+            "stores".to_owned(),
+            grouped(bulk.stores),
+            grouped(bulk.stored_bytes),
+        ]);
+        table.write(out);
+        if bulk.filled > 0 {
+            out.pop();
+            writeln!(
+                out,
+                "  {} filled; issued and not yet waited for, with the one at hand: {} on average, {} at most\n",
+                counted(bulk.filled, "phase"),
+                ratio(bulk.ahead, bulk.filled),
+                bulk.most_ahead,
+            )
+            .expect("a string");
+        }
+    }
+    let waits = &counters.barriers.mbarriers;
+    let mut table = Table::new(&["waits by mbarrier", "polls in vain"], &[2]);
+    for wait in waits.iter().take(top) {
+        let mut row = vec![
+            format!("{:#x} at {}", wait.offset, position(&wait.at)),
+            grouped(wait.in_vain),
+        ];
+        if wait.kernel_at != wait.at {
+            row.push(format!("inlined at {}", position(&wait.kernel_at)));
+        }
+        table.row(row);
+    }
+    if !table.is_empty() {
+        table.write(out);
+        if waits.len() > top {
+            out.pop();
+            writeln!(out, "  … and {} more (--top N)\n", waits.len() - top).expect("a string");
+        }
+    }
 }
 
 fn traffic(out: &mut String, memory: &Memory, top: usize) {
@@ -348,6 +402,7 @@ fn traffic(out: &mut String, memory: &Memory, top: usize) {
     row("ldmatrix, stmatrix", shared.matrix);
     row("async copies", shared.copies);
     row("atomics", shared.atomics);
+    row("wgmma's operands", shared.wgmma);
     row("total", shared.total());
     if !table.is_empty() {
         table.write(out);

@@ -83,7 +83,7 @@ pub fn run(
         device.output.clear();
     }
     result
-        .map(|_| ())
+        .map(|done| done.hints.iter().for_each(|hint| eprint!("{hint}")))
         .map_err(|error| (result_of(&error), error.to_string()))
 }
 

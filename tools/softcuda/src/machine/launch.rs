@@ -78,6 +78,8 @@ impl std::error::Error for LaunchError {}
 /// The result of a launch without findings.
 pub struct Done {
     pub counters: Counters,
+    /// What is most likely wrong, though the launch went well.
+    pub hints: Vec<Finding>,
 }
 
 /// Runs a kernel to its end.
@@ -155,15 +157,22 @@ pub fn launch(
     let meter = grid::run(&run, config.cooperative);
     let counters = Counters::new(&run, &meter);
     output.extend(run.output.into_inner().unwrap_or_else(|e| e.into_inner()));
-    let Findings { list, dropped, .. } = run.findings.into_inner().unwrap_or_else(|e| e.into_inner());
+    let Findings {
+        mut list,
+        hints,
+        dropped,
+        ..
+    } = run.findings.into_inner().unwrap_or_else(|e| e.into_inner());
     if list.is_empty() {
         if let Some(path) = &settings.counters_file
             && let Err(error) = counters.append(path)
         {
             eprintln!("softcuda: SOFTCUDA_COUNTERS={}: {error}", path.display());
         }
-        Ok(Done { counters })
+        Ok(Done { counters, hints })
     } else {
+        // They may say why.
+        list.extend(hints);
         Err(LaunchError::Failed {
             findings: list,
             dropped,

@@ -310,6 +310,7 @@ impl<'l> Block<'l> {
                     }
                     if state.phase != (phase[lane] & 1 != 0) {
                         done |= 1 << lane;
+                        self.phase_found(offset);
                         if order.acquires()
                             && let Some((_, complete)) = self.mbarriers.released.get(&offset)
                         {
@@ -318,6 +319,9 @@ impl<'l> Block<'l> {
                     } else {
                         waits_at = waits_at.or(Some(offset));
                     }
+                }
+                if let Some(offset) = waits_at {
+                    self.meter.mbarrier_wait(offset, at.pc);
                 }
                 regs.set_pred(at.dst(0), done, at.mask);
                 if suspend && done != at.mask {

@@ -26,6 +26,8 @@ pub enum Check {
     Trap,
     /// Anything else that a kernel must not do: calls to nowhere, writes to constants, a stack that is too deep.
     Illegal,
+    /// A hint: a matrix descriptor names another swizzle than the bulk copy that wrote the operand.
+    Swizzle,
 }
 
 impl Check {
@@ -44,6 +46,7 @@ impl Check {
         Check::Assert,
         Check::Trap,
         Check::Illegal,
+        Check::Swizzle,
     ];
 
     /// As printed, and as `SOFTCUDA_CHECKS` names it.
@@ -63,6 +66,7 @@ impl Check {
             Check::Assert => "assert",
             Check::Trap => "trap",
             Check::Illegal => "illegal",
+            Check::Swizzle => "swizzle",
         }
     }
 
@@ -70,8 +74,18 @@ impl Check {
     pub const fn continues(self) -> bool {
         matches!(
             self,
-            Check::Uninitialised | Check::Race | Check::AsyncPending | Check::ProxyFence | Check::WgmmaFence
+            Check::Uninitialised
+                | Check::Race
+                | Check::AsyncPending
+                | Check::ProxyFence
+                | Check::WgmmaFence
+                | Check::Swizzle
         )
+    }
+
+    /// Whether it is said, but fails no launch: most likely wrong, and perhaps meant.
+    pub const fn is_hint(self) -> bool {
+        matches!(self, Check::Swizzle)
     }
 }
 

@@ -59,6 +59,8 @@ unsafe impl std::marker::Sync for Run<'_> {}
 #[derive(Default)]
 pub struct Findings {
     pub list: Vec<Finding>,
+    /// Of the checks that are hints.
+    pub hints: Vec<Finding>,
     seen: HashSet<(Check, u32, Option<u32>)>,
     pub dropped: usize,
 }
@@ -84,8 +86,12 @@ impl Run<'_> {
         if !findings.seen.insert(key) {
             return;
         }
-        if findings.list.len() < MOST_FINDINGS {
-            findings.list.push(finding);
+        let list = match finding.check.is_hint() {
+            true => &mut findings.hints,
+            false => &mut findings.list,
+        };
+        if list.len() < MOST_FINDINGS {
+            list.push(finding);
         } else {
             findings.dropped += 1;
         }

@@ -196,6 +196,13 @@ impl<'l> Block<'l> {
                 Err(message) => return illegal(self, warp, message),
             }
         }
+        if warp.index.is_multiple_of(4) {
+            for (descriptor, what) in descriptors.iter().zip(["wgmma's A", "wgmma's B"]) {
+                if let Some(Descriptor { start, swizzle, .. }) = *descriptor {
+                    self.compare_swizzles(warp, at, start, swizzle, what);
+                }
+            }
+        }
         self.check_fence(warp, at, d, if what.a_in_registers { 4 } else { 0 });
 
         let products = &warp.products;
@@ -221,7 +228,7 @@ impl<'l> Block<'l> {
                 // Registers: rows g, rows g + 8, then the same of the second half of k.
                 Some(a) => {
                     let rows = 2 * (warp.index as u32 % 4) + i as u32 % 2;
-                    self.core(warp, at, agent, &a, rows, i as u32 / 2, "wgmma's A")?
+                    self.core(warp, at, agent, &a, rows, i as u32 / 2, "wgmma's A", true)?
                 }
             };
             inner.set32(slot, &value, FULL);
@@ -236,9 +243,11 @@ impl<'l> Block<'l> {
             }
         }
         let b = descriptors[1].expect("B is in shared memory");
+        // The four warps share what is read of B.
+        let whole = warp.index.is_multiple_of(4);
         for columns in 0..usize::from(what.n) / 8 {
             for k in 0..2 {
-                let value = self.core(warp, at, agent, &b, columns as u32, k as u32, "wgmma's B")?;
+                let value = self.core(warp, at, agent, &b, columns as u32, k as u32, "wgmma's B", whole)?;
                 inner.set32(scratch[4 + k], &value, FULL);
             }
             let d: [Slot; 4] = std::array::from_fn(|i| at.dst(4 * columns + i));
@@ -274,7 +283,7 @@ impl<'l> Block<'l> {
     /// Eight rows of 16 bytes, as `mma.sync` has them in one register: lane 4r + t holds word t of row r.
     #[allow(clippy::too_many_arguments)]
     fn core(
-        &self,
+        &mut self,
         warp: &Warp,
         at: &At<'_>,
         agent: usize,
@@ -282,11 +291,15 @@ impl<'l> Block<'l> {
         group: u32,
         k: u32,
         what: &str,
+        counted: bool,
     ) -> Result<[u32; LANES], Box<Finding>> {
         let mut pieces = [[0u8; 16]; 8];
-        for (i, piece) in pieces.iter_mut().enumerate() {
-            let place = descriptor.piece(group, k, i as u32);
+        let places: [u32; 8] = std::array::from_fn(|i| descriptor.piece(group, k, i as u32));
+        for (piece, place) in pieces.iter_mut().zip(places) {
             *piece = self.async_read(warp, at, 0, agent, place, what)?;
+        }
+        if counted {
+            self.meter.core(at.pc, &places.map(u64::from));
         }
         let mut words = [0; LANES];
         for (lane, word) in words.iter_mut().enumerate() {

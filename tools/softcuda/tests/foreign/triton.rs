@@ -58,7 +58,7 @@ impl Kernel {
         // Triton's own two, for scratch memory and for its profiler.
         let args = args.with(0u64).with(0u64);
         match gpu.try_launch(&self.module, &self.name, shape, &args) {
-            Ended::Well => {}
+            Ended::Well => gpu.assert_no_hints(&self.name),
             Ended::Refused(_, message) => panic!("{} was refused: {message}", self.name),
             Ended::Found(findings) => {
                 let text: Vec<String> = findings.iter().map(Finding::to_string).collect();

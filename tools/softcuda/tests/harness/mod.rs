@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use softcuda::counters::Counters;
 use softcuda::machine::{self, Device, Invalid, Launch, LaunchError, Module, Settings};
 use softcuda::memory::Kind;
 use softcuda::run::check::Finding;
@@ -207,6 +208,10 @@ pub fn shuffled(seed: u64, test: impl FnOnce()) {
 /// A device for one test.
 pub struct Gpu {
     pub device: Device,
+    /// Of the last launch that went well: what looks wrong about it all the same.
+    pub hints: Vec<Finding>,
+    /// Of the last launch that went well: what was counted.
+    pub counters: Counters,
     mirror: Option<Mirror>,
 }
 
@@ -259,6 +264,8 @@ impl Gpu {
         adjust(&mut settings);
         Self {
             device: Device::new(&profile::SM_90, settings),
+            hints: Vec::new(),
+            counters: Counters::default(),
             mirror: Mirror::start(),
         }
     }
@@ -346,7 +353,9 @@ impl Gpu {
         };
         let before = self.mirror.as_ref().map(|m| m.before(&self.device.memory));
         match machine::launch(&mut self.device, module, &kernel, &launch) {
-            Ok(_) => {
+            Ok(done) => {
+                self.hints = done.hints;
+                self.counters = done.counters;
                 if let (Some(mirror), Some(before)) = (&mut self.mirror, before) {
                     mirror.after(&self.device.memory, before, module, &kernel, &launch);
                 }
@@ -360,11 +369,18 @@ impl Gpu {
         }
     }
 
+    /// The last launch went well, and nothing about it looks wrong.
+    #[track_caller]
+    pub fn assert_no_hints(&self, name: &str) {
+        let hints: Vec<String> = self.hints.iter().map(Finding::to_string).collect();
+        assert!(hints.is_empty(), "{name} is clean, but:\n{}", hints.join("\n"));
+    }
+
     /// Launches a kernel with which nothing may be wrong.
     #[track_caller]
     pub fn launch(&mut self, module: &Module, name: &str, shape: Shape, args: &Args) {
         match self.try_launch(module, name, shape, args) {
-            Ended::Well => {}
+            Ended::Well => self.assert_no_hints(name),
             Ended::Refused(_, message) => panic!("{name} was refused: {message}"),
             Ended::Found(findings) => {
                 let text: Vec<String> = findings.iter().map(Finding::to_string).collect();

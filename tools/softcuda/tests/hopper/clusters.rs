@@ -94,7 +94,7 @@ fn blocks_push_into_each_others_shared_memory() {
 #[test]
 fn a_multicast_reaches_every_block() {
     in_some_orders(|| {
-        let mut gpu = Gpu::new();
+        let mut gpu = Gpu::with(|settings| settings.counters = true);
         let Some(module) = gpu.load("clusters.cu") else {
             return;
         };
@@ -119,6 +119,16 @@ fn a_multicast_reaches_every_block() {
             gpu.launch(&module, "share_rows", launch, &args);
             let got: Vec<u32> = gpu.download(out, 256 * (size * 2 * size) as usize);
             assert!(got.chunks(words.len()).all(|block| block == words), "{size}");
+            // Each of 2 · size blocks asks once for 1024 bytes, which arrive in `size` blocks.
+            let bytes = 2048 * u64::from(size);
+            let bulk = gpu.counters.bulk;
+            assert_eq!(
+                (bulk.loads, bulk.loaded_bytes),
+                (2 * u64::from(size), bytes * u64::from(size))
+            );
+            assert_eq!(bulk.saved_bytes, bulk.loaded_bytes - bytes);
+            let memory = gpu.counters.memory.as_ref().expect("counted");
+            assert_eq!(memory.global.copies.bytes(), bytes);
         }
     });
 }

@@ -75,6 +75,61 @@ fn product(gpu: &mut Gpu, module: &Module, stages: usize, steps: usize) -> Resul
     if right { Ok(()) } else { Err(Vec::new()) }
 }
 
+#[test]
+fn counters_of_a_pipeline() {
+    let mut gpu = Gpu::with(|settings| {
+        settings.counters = true;
+        settings.threads = 1;
+    });
+    let Some(module) = gpu.load("hopper_pipeline.cu") else {
+        return;
+    };
+    let (stages, steps) = (3, 5);
+    if let Err(findings) = product(&mut gpu, &module, stages, steps) {
+        panic!("wrong, or {}", words(&findings));
+    }
+    let counters = &gpu.counters;
+    let blocks = (TILES[0] * TILES[1] * steps) as u64;
+    let tiles = (TILES[0] * TILES[1]) as u64;
+    let bulk = counters.bulk;
+    assert_eq!((bulk.loads, bulk.loaded_bytes), (2 * blocks, 16384 * blocks));
+    assert_eq!((bulk.stores, bulk.stored_bytes), (2 * tiles, 16384 * tiles));
+    assert_eq!((bulk.saved_bytes, bulk.filled), (0, blocks));
+    // The producer goes ahead as far as the stages allow.
+    assert_eq!(bulk.most_ahead, stages as u64);
+    assert!(
+        (blocks..=blocks * stages as u64).contains(&bulk.ahead),
+        "{}",
+        bulk.ahead
+    );
+    // Each k16 of a tile reads 64 rows of A and of B, in parts of eight, 32 bytes of each.
+    let wgmma = counters.memory.as_ref().expect("counted").shared.wgmma;
+    assert_eq!((wgmma.requests, wgmma.conflicts()), (4 * blocks * 32, 0));
+    let waits = &counters.barriers.mbarriers;
+    assert!(!waits.is_empty());
+    for wait in waits {
+        assert!(
+            wait.in_vain > 0 && wait.kernel_at.file.ends_with("hopper_pipeline.cu"),
+            "{wait:?}"
+        );
+    }
+    let path = std::env::temp_dir().join(format!("softcuda-pipeline-{}.jsonl", std::process::id()));
+    counters.append(&path).expect("a file");
+    let name = path.to_string_lossy().into_owned();
+    let text = softcuda::counters::report(&[name, "--launch".into(), "1".into()]);
+    std::fs::remove_file(&path).expect("written just now");
+    let text = text.expect("a report");
+    for line in [
+        "bulk copies",
+        "20 phases filled",
+        "3 at most",
+        "waits by mbarrier",
+        "wgmma's operands",
+    ] {
+        assert!(text.contains(line), "{line} is missing:\n{text}");
+    }
+}
+
 fn words(findings: &[Finding]) -> String {
     findings
         .iter()

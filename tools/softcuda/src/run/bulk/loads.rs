@@ -20,6 +20,17 @@ pub(super) struct Request {
     pub fill: [u8; 8],
     pub bytes: u32,
     pub swizzle: Swizzle,
+    /// The bytes come by a tensor map, which says how they are arranged.
+    pub mapped: bool,
+}
+
+/// A box that lies in shared memory as a tensor map has it.
+pub(super) struct Tile {
+    from: u32,
+    to: u32,
+    swizzle: Swizzle,
+    issuer: Thread,
+    pc: u32,
 }
 
 /// On its way to shared memory.
@@ -74,11 +85,12 @@ impl<'l> Block<'l> {
             return Err(self.illegal(warp, at, lane, message));
         }
         for rank in each(ranks) {
+            let first = rank == ranks.trailing_zeros() as usize;
             if rank == own {
-                self.issue_load(warp, at, lane, &load)?;
+                self.issue_load(warp, at, lane, &load, first)?;
             } else {
                 self.with_peer(warp, at, 1 << lane, rank, |peer| {
-                    peer.issue_load(warp, at, lane, &load)
+                    peer.issue_load(warp, at, lane, &load, first)
                 })?;
             }
         }
@@ -179,13 +191,15 @@ impl<'l> Block<'l> {
         self.event();
     }
 
-    /// In this block, whatever block destination and mbarrier are given for: they lie at the same offsets in each.
+    /// In this block, whatever block destination and mbarrier are given for: they lie at the same offsets in each. The
+    /// `first` of a multicast's blocks asks for the bytes.
     fn issue_load(
         &mut self,
         warp: &Warp,
         at: &At<'_>,
         lane: usize,
         load: &Request,
+        first: bool,
     ) -> Result<(), Box<Finding>> {
         let (to, barrier) = (
             shared_place(load.to, 0).1 as u32,
@@ -195,7 +209,7 @@ impl<'l> Block<'l> {
         let mut data: Vec<u8> = (0..load.bytes as usize).map(|i| load.fill[i % 8]).collect();
         let mut unwritten = Vec::new();
         for stretch in &load.from {
-            let allocation = self.reach(warp, at, lane, *stretch, Deed::Read)?;
+            let allocation = self.reach(warp, at, lane, *stretch, Deed::Read, first)?;
             let place = stretch.at as usize;
             let bytes = stretch.bytes as usize;
             take(allocation, stretch.address, &mut data[place..place + bytes]);
@@ -248,7 +262,70 @@ impl<'l> Block<'l> {
             }
         }
         self.set_out(warp, at, lane, barrier, agent, pieces);
+        let end = to + load.bytes;
+        self.bulks.tiles.retain(|tile| tile.to <= to || end <= tile.from);
+        if load.mapped {
+            self.bulks.tiles.push(Tile {
+                from: to,
+                to: end,
+                swizzle: load.swizzle,
+                issuer: issuer(self.linear, warp, lane),
+                pc: at.pc,
+            });
+        }
+        let count = &mut self.meter.bulk;
+        count.loads += u64::from(first);
+        count.loaded_bytes += u64::from(load.bytes);
+        count.saved_bytes += if first { 0 } else { u64::from(load.bytes) };
+        if self.bulks.filling.insert(barrier) {
+            count.fill(self.bulks.filling.len());
+        }
         Ok(())
+    }
+
+    /// An operand of wgmma that begins at `start` is read with another swizzle than the tensor map has that wrote it.
+    pub(in crate::run) fn compare_swizzles(
+        &self,
+        warp: &Warp,
+        at: &At<'_>,
+        start: u32,
+        swizzle: Swizzle,
+        what: &str,
+    ) {
+        let written = |tile: &&Tile| (tile.from..tile.to).contains(&start) && tile.swizzle != swizzle;
+        let Some(tile) = self.bulks.tiles.iter().find(written) else {
+            return;
+        };
+        // Threads may have written there since.
+        let who = self.clocks.who(warp.index);
+        if self
+            .shadow
+            .unfenced_writer(start.into(), PIECE as u64, &who, |_, _| false)
+            .is_some()
+        {
+            return;
+        }
+        let words = |swizzle: Swizzle| match swizzle {
+            Swizzle::None => "no swizzle".to_owned(),
+            some => format!("a swizzle of {} bytes", some.span()),
+        };
+        let message = format!(
+            "{what} at {start:#x} is read with {}, and the tensor map of the copy that wrote it has {}",
+            words(swizzle),
+            words(tile.swizzle)
+        );
+        let mut finding = self.at_address(Check::Swizzle, warp, at, 0, start.into(), message);
+        finding
+            .others
+            .push(self.other(tile.issuer, tile.pc, "the copy was issued in".to_owned()));
+        self.run.report(*finding);
+    }
+
+    /// A thread has found an mbarrier's phase complete.
+    pub(in crate::run) fn phase_found(&mut self, barrier: u32) {
+        if !self.bulks.filling.is_empty() && !self.bulks.loads.iter().any(|load| load.barrier == barrier) {
+            self.bulks.filling.remove(&barrier);
+        }
     }
 
     /// All copies on their way to an mbarrier arrive; whether there were any.

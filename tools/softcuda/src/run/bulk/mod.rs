@@ -34,8 +34,12 @@ const PIECE: usize = 16;
 pub(in crate::run) struct Bulks {
     loads: Vec<loads::Load>,
     stores: Vec<stores::Store>,
+    /// What tensor copies have brought into shared memory, and no copy has written over.
+    tiles: Vec<loads::Tile>,
     /// Groups committed so far, by thread of the block.
     committed: std::collections::HashMap<u32, u32>,
+    /// Mbarriers (offsets) for whose phase copies were issued, which nobody has found complete since.
+    filling: std::collections::HashSet<u32>,
     /// The clock that each thread's last `fence.proxy.async` ended, by warp and lane.
     fences: Vec<[u32; LANES]>,
 }
@@ -44,7 +48,9 @@ impl Bulks {
     pub(in crate::run) fn clear(&mut self) {
         self.loads.clear();
         self.stores.clear();
+        self.tiles.clear();
         self.committed.clear();
+        self.filling.clear();
         self.fences.clear();
     }
 }
@@ -146,6 +152,7 @@ impl<'l> Block<'l> {
                         fill: map.fill_bytes(),
                         bytes: map.tile_bytes(),
                         swizzle: map.swizzle,
+                        mapped: true,
                     };
                     self.check_tile(warp, at, lane, &map, shared_place(to[lane], 0).1, Deed::Write)?;
                     self.issue_loads(warp, at, lane, load, multicast.then_some(3 + usize::from(rank)))?;
@@ -175,6 +182,7 @@ impl<'l> Block<'l> {
                         fill: [0; 8],
                         bytes: sizes[lane],
                         swizzle: Swizzle::None,
+                        mapped: false,
                     };
                     self.issue_loads(warp, at, lane, load, multicast.then_some(4))?;
                 }
@@ -273,7 +281,8 @@ impl<'l> Block<'l> {
         self.shared_bounds(warp, at, lane, shared, bytes as usize, deed)
     }
 
-    /// Finds and counts a stretch of global memory.
+    /// Finds a stretch of global memory, and counts it if it is asked for.
+    #[allow(clippy::too_many_arguments)]
     fn reach(
         &mut self,
         warp: &Warp,
@@ -281,6 +290,7 @@ impl<'l> Block<'l> {
         lane: usize,
         stretch: Stretch,
         deed: Deed,
+        counted: bool,
     ) -> Result<&'l Allocation, Box<Finding>> {
         let bytes = stretch.bytes as usize;
         let allocation = self.global(warp, at, lane, stretch.address, bytes, deed)?;
@@ -289,6 +299,9 @@ impl<'l> Block<'l> {
             return Err(self.illegal(warp, at, lane, message));
         }
         self.check_previous(warp, at, lane, stretch.address, bytes, allocation, deed);
+        if !counted {
+            return Ok(allocation);
+        }
         // Counted as accesses of 16 bytes each, 32 to a request.
         let mut done = 0;
         while done < bytes {
@@ -299,7 +312,8 @@ impl<'l> Block<'l> {
                 *place = stretch.address + (done + i * PIECE) as u64;
             }
             let last = (bytes - done).min(count * PIECE) - (count - 1) * PIECE;
-            for (mask, bytes) in [(mask >> 1, PIECE), (1 << (count - 1), last)] {
+            let whole = if last == PIECE { mask } else { mask >> 1 };
+            for (mask, bytes) in [(whole, PIECE), (mask & !whole, last)] {
                 if mask != 0 {
                     self.meter.global(at.pc, mask, &places, bytes);
                     let offsets = places.map(|place| place - allocation.address());

@@ -50,7 +50,7 @@ impl<'l> Block<'l> {
             data.extend(self.async_read(warp, at, lane, agent, at_piece, "a bulk copy")?);
         }
         for stretch in &to {
-            let allocation = self.reach(warp, at, lane, *stretch, Deed::Write)?;
+            let allocation = self.reach(warp, at, lane, *stretch, Deed::Write, true)?;
             let who = self.clocks.who_async(agent);
             let offset = allocation.offset(stretch.address);
             for (to, bytes) in chunks(offset, stretch.bytes as usize) {
@@ -62,6 +62,8 @@ impl<'l> Block<'l> {
                 }
             }
         }
+        self.meter.bulk.stores += 1;
+        self.meter.bulk.stored_bytes += u64::from(bytes);
         self.bulks.stores.push(Store {
             thread,
             group,

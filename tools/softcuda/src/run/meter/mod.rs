@@ -4,6 +4,7 @@
 mod touched;
 pub mod traffic;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,45 @@ impl Waves {
     }
 }
 
+/// Bulk copies (`cp.async.bulk`), with tensor maps and without.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BulkCopies {
+    /// Copies into shared memory, a multicast as one, and the bytes that arrive there: in every block.
+    pub loads: u64,
+    pub loaded_bytes: u64,
+    /// Bytes of these that a multicast did not ask for again.
+    pub saved_bytes: u64,
+    /// Copies into global memory.
+    pub stores: u64,
+    pub stored_bytes: u64,
+    /// Phases of mbarriers that copies were issued for: k-blocks of a pipeline.
+    pub filled: u64,
+    /// For how many phases, its own among them, copies had been issued that nobody had found complete yet: when the first
+    /// copy for each phase was issued, added up; and the most.
+    pub ahead: u64,
+    pub most_ahead: u64,
+}
+
+impl BulkCopies {
+    fn add(&mut self, more: &BulkCopies) {
+        self.loads += more.loads;
+        self.loaded_bytes += more.loaded_bytes;
+        self.saved_bytes += more.saved_bytes;
+        self.stores += more.stores;
+        self.stored_bytes += more.stored_bytes;
+        self.filled += more.filled;
+        self.ahead += more.ahead;
+        self.most_ahead = self.most_ahead.max(more.most_ahead);
+    }
+
+    /// Copies are issued for a phase, the last of `ahead` that nobody has found complete.
+    pub(crate) fn fill(&mut self, ahead: usize) {
+        self.filled += 1;
+        self.ahead += ahead as u64;
+        self.most_ahead = self.most_ahead.max(ahead as u64);
+    }
+}
+
 /// Executions of one instruction.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Count {
@@ -82,6 +122,9 @@ pub struct Meter {
     pub(crate) counts: Vec<Count>,
     /// Warps that came to a barrier of their block.
     pub(crate) barriers: u64,
+    /// Times that a warp found an mbarrier's phase incomplete: by the mbarrier's offset in shared memory and the instruction.
+    pub(crate) waits: HashMap<(u32, u32), u64>,
+    pub(crate) bulk: BulkCopies,
     /// Bytes of local memory read and written.
     pub(crate) local: [u64; 2],
     /// Memory traffic, which costs time to count.
@@ -120,6 +163,8 @@ impl Meter {
         Self {
             counts: vec![Count::default(); insts.len()],
             barriers: 0,
+            waits: HashMap::new(),
+            bulk: BulkCopies::default(),
             local: [0; 2],
             memory,
         }
@@ -174,6 +219,21 @@ impl Meter {
         }
     }
 
+    /// Eight rows of 16 bytes that wgmma reads.
+    #[inline]
+    pub fn core(&mut self, pc: u32, rows: &[u64; 8]) {
+        if let Some(memory) = &mut self.memory {
+            let mut offsets = [0; LANES];
+            offsets[..8].copy_from_slice(rows);
+            memory.shared(pc, 0xff, &offsets, 16);
+        }
+    }
+
+    /// A warp finds an mbarrier's phase incomplete.
+    pub fn mbarrier_wait(&mut self, offset: u32, pc: u32) {
+        *self.waits.entry((offset, pc)).or_default() += 1;
+    }
+
     /// One warp's access to local memory: `bytes` bytes per lane.
     #[inline]
     pub fn local(&mut self, pc: u32, mask: u32, bytes: usize, read: bool) {
@@ -198,6 +258,10 @@ impl Meter {
             sum.skipped += more.skipped;
         }
         self.barriers += other.barriers;
+        for (&at, times) in &other.waits {
+            *self.waits.entry(at).or_default() += times;
+        }
+        self.bulk.add(&other.bulk);
         self.local[0] += other.local[0];
         self.local[1] += other.local[1];
         if let (Some(sum), Some(more)) = (&mut self.memory, &other.memory) {
