@@ -195,6 +195,49 @@ int main(void) {
     config.gridDimX = 132 * 8 + 1;
     CHECK(CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE, F(cuLaunchKernelEx)(&config, add, params, NULL));
 
+    /* Clusters: blocks in each dimension of the grid, as many as the device has room for. */
+    CUlaunchAttribute blocks;
+    memset(&blocks, 0, sizeof blocks);
+    blocks.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    CUlaunchConfig clustered = {8, 1, 1, 128, 1, 1, 0, stream, &blocks, 1};
+#define CLUSTER(wanted, grid, width, height, depth)                                                          \
+    do {                                                                                                     \
+        clustered.gridDimX = (grid);                                                                         \
+        blocks.value.clusterDim.x = (width);                                                                 \
+        blocks.value.clusterDim.y = (height);                                                                \
+        blocks.value.clusterDim.z = (depth);                                                                 \
+        CHECK(wanted, F(cuLaunchKernelEx)(&clustered, add, params, NULL));                                   \
+    } while (0)
+    value = 12;
+    CLUSTER(CUDA_SUCCESS, 8, 8, 1, 1);
+    OK(F(cuStreamSynchronize)(stream));
+    OK(F(cuMemcpyDtoH)(back, out, sizeof back));
+    for (int i = 0; i < N; i++) EXPECT(back[i] == 7u * i + 12);
+    CLUSTER(CUDA_SUCCESS, 9, 3, 1, 1);
+    /* A grid that is not made of clusters, no blocks, and more than eight without leave. */
+    CLUSTER(CUDA_ERROR_INVALID_CLUSTER_SIZE, 9, 2, 1, 1);
+    CLUSTER(CUDA_ERROR_INVALID_CLUSTER_SIZE, 8, 1, 2, 1);
+    CLUSTER(CUDA_ERROR_INVALID_CLUSTER_SIZE, 8, 2, 0, 1);
+    CLUSTER(CUDA_ERROR_INVALID_CLUSTER_SIZE, 32, 16, 1, 1);
+    OK(F(cuOccupancyMaxPotentialClusterSize)(&number, add, &clustered));
+    EXPECT(number == 8);
+    OK(F(cuFuncSetAttribute)(add, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1));
+    OK(F(cuOccupancyMaxPotentialClusterSize)(&number, add, &clustered));
+    EXPECT(number == 16);
+    CLUSTER(CUDA_SUCCESS, 32, 16, 1, 1);
+    CLUSTER(CUDA_ERROR_INVALID_CLUSTER_SIZE, 32, 32, 1, 1);
+    OK(F(cuFuncSetAttribute)(add, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 0));
+    CLUSTER(CUDA_ERROR_INVALID_CLUSTER_SIZE, 32, 16, 1, 1);
+    /* One block on each of 132 multiprocessors, but clusters of eight do not fill the parts they lie in. */
+    clustered.sharedMemBytes = 200 << 10;
+    CLUSTER(CUDA_SUCCESS, 8, 8, 1, 1);
+    OK(F(cuOccupancyMaxActiveClusters)(&number, add, &clustered));
+    EXPECT(number == 15);
+    blocks.value.clusterDim.x = 2;
+    OK(F(cuOccupancyMaxActiveClusters)(&number, add, &clustered));
+    EXPECT(number == 66);
+    OK(F(cuStreamSynchronize)(stream));
+
     /* Two dimensions: a corner of a pitched matrix and back. */
     CUdeviceptr matrix;
     size_t pitch;
