@@ -8,6 +8,8 @@
 //! line marked `// FAULT`; a race has its other half at `// OTHER` where there is one.
 
 mod harness;
+#[path = "faults/reports.rs"]
+mod reports;
 
 use harness::{Args, Ended, Gpu, Shape, compile, folder, header};
 use softcuda::memory::{Fill, Swizzle, TENSOR_MAP_BYTES, TensorMap};
@@ -222,6 +224,7 @@ pairs! {
     mbarrier_after_inval
     mbarrier_arrive_without_syncwarp
     mbarrier_full_without_syncwarp
+    mbarrier_too_many_arrivals
     mbarrier_uninitialised
     misaligned
     missing_fence
@@ -313,122 +316,4 @@ fn in_any_order() {
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-}
-
-/// What the page of reports shows: a kernel of the folder, and how its report is read.
-const REPORTS: &[(&str, &str)] = &[
-    (
-        "tma_read_before_phase",
-        "**Data that is still on its way.** A bulk copy writes from its issue until a wait at its mbarrier has found the phase \
-         complete. The first place is the access, the second the copy. Wait for the mbarrier's phase before the access.",
-    ),
-    (
-        "tma_stage_reused",
-        "**A stage that is filled again while somebody reads it.** A race whose other half is an asynchronous copy, or a read \
-         that the copy overtakes: the producer must wait until all readers of the stage have arrived at its `empty` mbarrier.",
-    ),
-    (
-        "tma_wrong_parity",
-        "**The wrong parity.** A wait for the parity of the phase before the current one returns at once, so what comes behind \
-         it touches data that has not arrived. Read the line of the wait before the place that is named.",
-    ),
-    (
-        "tma_too_few_bytes_expected",
-        "**Bytes that do not add up, too few expected.** The deadlock names the mbarrier by its offset in shared memory, the \
-         parity of the phase, the arrivals that are missing and the bytes that have come without being expected.",
-    ),
-    (
-        "tma_too_many_bytes_expected",
-        "**Bytes that do not add up, too many expected.** As many bytes are missing as `expect_tx` has too many; or a copy was \
-         not issued.",
-    ),
-    (
-        "tma_store_without_fence",
-        "**A missing `fence.proxy.async`.** The thread that wrote shared memory must execute the fence after its write and before \
-         the barrier behind which a bulk copy or `wgmma` reads it; a fence by another thread does not count. The first place \
-         is the reader, the second the write.",
-    ),
-    (
-        "tma_store_overwritten",
-        "**A source that changes while a copy reads it.** Wait for `cp.async.bulk.wait_group.read`, in the thread that \
-         committed the group, and let the others wait for that thread.",
-    ),
-    (
-        "wgmma_without_fence",
-        "**A missing `wgmma.fence`.** Registers of a product were written, or its result read, since the last fence.",
-    ),
-    (
-        "wgmma_read_early",
-        "**A result that is read before its wait.** `wgmma.wait_group N` lets the last N groups go on; registers of these are \
-         poison until a wait that covers them.",
-    ),
-    (
-        "wgmma_operand_overwritten",
-        "**An operand that is overwritten before the product's wait.** A race whose other half is an asynchronous operation: here \
-         the product. Release the stage after `wgmma.wait_group`, not before.",
-    ),
-    (
-        "tma_never_waited_for",
-        "**A copy that nobody waits for.** The block ends while its shared memory is being written. The place is the copy.",
-    ),
-    (
-        "registers_do_not_add_up",
-        "**`setmaxnreg` that does not add up.** Warpgroups that increase wait until others have decreased.",
-    ),
-    (
-        "cluster_race",
-        "**A race between blocks of a cluster.** `barrier.cluster` or an mbarrier orders them; `bar.sync` does not.",
-    ),
-    (
-        "cluster_read_of_exited",
-        "**A block that may have exited.** Shared memory is gone when its block exits. Whichever came first in this run, no thread \
-         of that block knew of the access when it ended. A `barrier.cluster` at the kernel's end is the usual cure.",
-    ),
-];
-
-const HEAD: &str = "# Reading a report of a Hopper kernel
-
-Written by tests/faults.rs with SOFTCUDA_WRITE_REPORTS=1: each example is what one of the kernels in tests/kernels/faults gives.
-
-A report begins with the check and what happened, then the place where it was noticed, and then the other half: who wrote, who
-issued the copy, who else waits. Copies and products are agents of their own, which know what their thread knew at the issue,
-and of which a thread knows from its wait on. So what is found does not hang on timing: a stage that could be filled too early
-is found even where it was not.
-
-";
-
-/// The page says what is said today.
-#[test]
-fn the_page_of_reports_is_current() {
-    let mut page = HEAD.to_owned();
-    for (name, text) in REPORTS {
-        let file = format!("faults/{name}.cu");
-        if compile(&file).is_none() {
-            return;
-        }
-        let source = std::fs::read_to_string(folder().join(&file)).expect("compiled just now");
-        let mut gpu = Gpu::new();
-        let module = gpu.load(&file).expect("nvcc was there before");
-        let args = args(&mut gpu, &header(&source, "args").expect("arguments"));
-        let launch = shape(&header(&source, "launch").expect("a launch"));
-        let Ended::Found(findings) = gpu.try_launch(&module, &format!("fault_{name}"), launch, &args) else {
-            panic!("{name}: nothing was found");
-        };
-        let report = findings[0].to_string();
-        // Addresses of global memory differ from run to run; paths from machine to machine.
-        let report = report
-            .replace(&format!("{}/", folder().display()), "")
-            .replace("faults/../", "");
-        page += &format!("{text}\n\n```text\n{}\n```\n\n", report.trim_end());
-    }
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/HOPPER.md");
-    if std::env::var_os("SOFTCUDA_WRITE_REPORTS").is_some() {
-        std::fs::write(path, page).expect("the page can be written");
-        return;
-    }
-    let have = std::fs::read_to_string(path).expect("the page");
-    assert!(
-        have == page,
-        "HOPPER.md is stale: SOFTCUDA_WRITE_REPORTS=1 cargo test -p softcuda --test faults the_page_of_reports"
-    );
 }
