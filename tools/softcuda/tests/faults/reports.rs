@@ -163,6 +163,20 @@ is found even where it was not.
 
 ";
 
+/// Addresses of global memory (12 digits) differ from run to run, but for their last digits.
+fn without_high_digits(text: &str) -> String {
+    let mut parts = text.split("0x");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part.bytes().take_while(u8::is_ascii_hexdigit).count();
+        match digits {
+            9..=12 => out += &format!("0x…{}", &part[digits - 3..]),
+            _ => out += &format!("0x{part}"),
+        }
+    }
+    out
+}
+
 /// The page says what is said today.
 #[test]
 fn the_page_of_reports_is_current() {
@@ -183,8 +197,8 @@ fn the_page_of_reports_is_current() {
         };
         assert!(!findings.is_empty(), "{name}: nothing was found");
         let report = findings[0].to_string();
-        // Addresses of global memory differ from run to run; paths from machine to machine.
-        let report = report
+        // Paths differ from machine to machine.
+        let report = without_high_digits(&report)
             .replace(&format!("{}/", folder().display()), "")
             .replace("faults/../", "");
         page += &format!("{text}\n\n```text\n{}\n```\n\n", report.trim_end());
