@@ -1,10 +1,12 @@
-// The GEMM epilogue: from a tile's accumulators in registers to rows of out, with bias, residual, GELU, RoPE and one
-// rounding.
+// The GEMM epilogue of small tiles: from a tile's accumulators in registers to rows of out, with bias, residual, GELU,
+// RoPE and one rounding.
 //
 // The accumulators pass through shared memory as float32, because a thread then has eight adjacent columns of a row,
-// for accesses of 16 bytes, and can read the rotation partners, which another warp may have computed.
+// for accesses of 16 bytes, can load its operands before the main loop, and can read the rotation partners, which
+// another warp may have computed. epilogue_fragment.cuh is the one for larger tiles; the bits are the same.
 #pragma once
 
+#include "gelu.cuh"
 #include "gemm.cuh"
 
 /// The tile of accumulators in shared memory, float32. Rows are padded by 32 bytes, and the halves of eight columns are
@@ -53,25 +55,6 @@ template <class Tile> struct SmemAccum {
     }
 };
 
-/// x·Φ(x), the exact form of GELU. Φ(-a) for a ≥ 0 is e^(-a²/2) times a polynomial in 1 / (1 + 0.31·a), fitted for
-/// minimal relative error: at most 1e-5 of Φ(-a) for all a up to 13, where Φ(-a) underflows float32. Computed as 1 +
-/// erf it would lose its digits where x < -3. Infinities give NaN.
-__device__ __forceinline__ float gelu(float x) {
-    const float a = fabsf(x);
-    const float t = rcp_approx_ftz_f32(__fmaf_rn(a, 0.31f, 1.0f));
-    float tail = -0.0739291534f;
-    tail = __fmaf_rn(tail, t, 0.180450365f);
-    tail = __fmaf_rn(tail, t, 0.0157446992f);
-    tail = __fmaf_rn(tail, t, 0.133429781f);
-    tail = __fmaf_rn(tail, t, 0.12044128f);
-    tail = __fmaf_rn(tail, t, 0.123860702f);
-    // a·(log2(e) / 2)^½: its square is the exponent of ex2.
-    const float y = __fmul_rn(a, 0.8493218f);
-    tail = __fmul_rn(__fmul_rn(tail, t), ex2_approx_ftz_f32(-__fmul_rn(y, y)));
-    // x - x·Φ(-x) for x ≥ 0, and x·Φ(x) below.
-    return __fmaf_rn(-a, tail, fmaxf(x, 0.0f));
-}
-
 /// All that the epilogue reads from global memory for eight columns of a row.
 struct EpilogueOperands {
     uint4 bias, partner_bias, residual;
@@ -79,7 +62,7 @@ struct EpilogueOperands {
     uint4 cos_sin[4];
 };
 
-/// The epilogue of eight adjacent columns, the same columns in every row that a thread takes.
+/// The epilogue of eight adjacent columns of a row.
 template <class T, class Tile> struct EpilogueVec8 {
     static constexpr uint32_t kRowVectors = Tile::BLOCK_N / 8;
     /// Rows that all threads together take in one pass.
@@ -94,7 +77,7 @@ template <class T, class Tile> struct EpilogueVec8 {
 
     __device__ __forceinline__ EpilogueVec8(const GemmParams &p, const ColumnMap<Tile> &columns) : p(p) {
         tile_column = threadIdx.x % kRowVectors * 8;
-        partner_tile_column = tile_column ^ columns.partner_xor;
+        partner_tile_column = tile_column ^ columns.kRun;
         column = columns[tile_column];
         partner_column = columns[partner_tile_column];
         rotated = p.rope.table != nullptr && column < p.n / 3 * 2;

@@ -3,7 +3,8 @@
 // grid: (⌈n / BLOCK_N⌉, ⌈rows of the bucket / BLOCK_M⌉) of the variant's tile: large 128x128, medium 64x64,
 //     small64 32x32, small16 16x16. k is not split, so all variants give the same bits.
 // block and shared memory: four warps (small16: two) with the same role, each 64x64 (large) to 16x8 (small16) of the
-//     tile. Shared memory holds the stages of x and W (gemm.cuh), then the tile in float32 (epilogue.cuh).
+//     tile. Shared memory holds the stages of x and W (gemm.cuh), then the tile: large and medium have it rounded
+//     (epilogue_fragment.cuh), the others in float32 (epilogue.cuh).
 // bound by: tensor cores, 2·n·(k + columns) FLOP per token. Up to about 200 tokens bytes: 2·n·(k + columns) of
 //     weights, and in every block the tile's rows of x.
 // requires: pointers and strides aligned to 16 bytes. Rows past tokens and columns past n, k and columns are neither
@@ -12,20 +13,38 @@
 // gates large: instructions per mma <= 1.95, mma per ldsm >= 4
 // gates medium: instructions per mma <= 2.9, mma per ldsm >= 2
 // gates small64: instructions per mma <= 6.5, mma per ldsm >= 1
-// gates small16: instructions per mma <= 12.3, mma per ldsm >= 0.5
-// gates sm_89: blocks >= 1
+// gates small16: instructions per mma <= 12.8, mma per ldsm >= 0.5
+// gates small64 sm_89: blocks >= 1
+// gates small16 sm_89: blocks >= 1
 #include "epilogue.cuh"
+#include "epilogue_fragment.cuh"
 
-// Two blocks per multiprocessor of 164 KB: the epilogue of one overlaps the main loop of the other.
-typedef GemmTile<GEMM_LARGE_ROWS, GEMM_LARGE_COLUMNS, 64, 64, 32, 4> Large;
+// Two blocks per multiprocessor of 100 KB: the epilogue of one overlaps the main loop of the other.
+typedef GemmTile<GEMM_LARGE_ROWS, GEMM_LARGE_COLUMNS, GEMM_LARGE_WARP_ROWS, GEMM_LARGE_WARP_COLUMNS, 32, 3> Large;
 // Two blocks per multiprocessor of 100 KB, three or four elsewhere.
-typedef GemmTile<GEMM_MEDIUM_ROWS, GEMM_MEDIUM_COLUMNS, 32, 32, 64, 3> Medium;
+typedef GemmTile<GEMM_MEDIUM_ROWS, GEMM_MEDIUM_COLUMNS, GEMM_MEDIUM_WARP_ROWS, GEMM_MEDIUM_WARP_COLUMNS, 64, 3> Medium;
 // 28 KB of weights and 28 KB of x in flight per block; 32 by 2 blocks for n = 1024 and 64 tokens.
-typedef GemmTile<GEMM_SMALL64_ROWS, GEMM_SMALL64_COLUMNS, 16, 16, 64, 8> Small64;
+typedef GemmTile<GEMM_SMALL64_ROWS, GEMM_SMALL64_COLUMNS, GEMM_SMALL64_WARP_ROWS, GEMM_SMALL64_WARP_COLUMNS, 64,
+                 8> Small64;
 // 30 KB of weights in flight per block; 64 blocks for n = 1024 and 16 tokens.
-typedef GemmTile<GEMM_SMALL16_ROWS, GEMM_SMALL16_COLUMNS, 16, 8, 64, 16> Small16;
+typedef GemmTile<GEMM_SMALL16_ROWS, GEMM_SMALL16_COLUMNS, GEMM_SMALL16_WARP_ROWS, GEMM_SMALL16_WARP_COLUMNS, 64,
+                 16> Small16;
 
-template <class T, class Tile> __device__ __forceinline__ void gemm(const GemmParams &p) {
+/// For warps of 32 columns or more.
+template <class T, class Tile> __device__ __forceinline__ void gemm_fragments(const GemmParams &p) {
+    const uint32_t tokens = *p.tokens;
+    if (blockIdx.y * Tile::BLOCK_M >= tokens) {
+        return;
+    }
+    const ColumnMap<Tile> columns(p);
+    Accumulators<Tile> acc = {};
+    mainloop<T, Tile>(p, columns, tokens, acc);
+    FragmentEpilogue<T, Tile>(p, columns, tokens)(acc);
+}
+
+/// For narrower warps. With at most one row per thread, and registers to spare, the epilogue's operands are loaded
+/// before the main loop, so that their latency is hidden.
+template <class T, class Tile> __device__ __forceinline__ void gemm_rows(const GemmParams &p) {
     const uint32_t tokens = *p.tokens;
     const uint32_t first_row = blockIdx.y * Tile::BLOCK_M;
     if (first_row >= tokens) {
@@ -33,82 +52,76 @@ template <class T, class Tile> __device__ __forceinline__ void gemm(const GemmPa
     }
     const ColumnMap<Tile> columns(p);
     const EpilogueVec8<T, Tile> epilogue(p, columns);
-    const uint32_t start = threadIdx.x / epilogue.kRowVectors;
-    const uint32_t end = epilogue.column < p.n ? min(Tile::BLOCK_M, tokens - first_row) : 0;
-
-    // With at most one row per thread (small tiles, which have registers to spare), the epilogue's operands are loaded
-    // before the main loop, so that their latency is hidden.
-    constexpr bool kPrefetchOperands = Tile::BLOCK_M <= epilogue.kRowsPerPass;
+    static_assert(Tile::BLOCK_M <= epilogue.kRowsPerPass, "a thread has one row");
+    const uint32_t row = threadIdx.x / epilogue.kRowVectors;
+    const bool inside = epilogue.column < p.n && row < min(Tile::BLOCK_M, tokens - first_row);
     EpilogueOperands operands;
-    if (kPrefetchOperands && start < end) {
-        epilogue.load(operands, first_row + start);
+    if (inside) {
+        epilogue.load(operands, first_row + row);
     }
     Accumulators<Tile> acc = {};
     mainloop<T, Tile>(p, columns, tokens, acc);
     SmemAccum<Tile>::store(acc);
     __syncthreads();
     if (p.rope.table != nullptr && p.residual != nullptr) {
-#pragma unroll 1
-        for (uint32_t row = start; row < end; row += epilogue.kRowsPerPass) {
+        if (inside) {
             epilogue.add_residual(first_row + row, row);
         }
         __syncthreads();
     }
-#pragma unroll 1
-    for (uint32_t row = start; row < end; row += epilogue.kRowsPerPass) {
-        if (!kPrefetchOperands) {
-            epilogue.load(operands, first_row + row);
-        }
+    if (inside) {
         epilogue.finish(operands, first_row + row, row);
     }
 }
 
-template <class Tile, int THREADS, int SHARED> struct CheckLaunchConstants {
+template <class Tile, int EPILOGUE, int THREADS, int SHARED> struct CheckLaunchConstants {
     static_assert(THREADS == Tile::kThreads, "the threads in params.h are those of the tile");
-    static_assert(SHARED >= Tile::kPipelineBytes && SHARED >= SmemAccum<Tile>::kBytes,
-                  "the shared memory in params.h holds the pipeline and the accumulators");
+    static_assert(SHARED >= Tile::kPipelineBytes && SHARED >= EPILOGUE,
+                  "the shared memory in params.h holds the pipeline, then the epilogue's tile");
 };
-template struct CheckLaunchConstants<Large, GEMM_LARGE_THREADS, GEMM_LARGE_SHARED>;
-template struct CheckLaunchConstants<Medium, GEMM_MEDIUM_THREADS, GEMM_MEDIUM_SHARED>;
-template struct CheckLaunchConstants<Small64, GEMM_SMALL64_THREADS, GEMM_SMALL64_SHARED>;
-template struct CheckLaunchConstants<Small16, GEMM_SMALL16_THREADS, GEMM_SMALL16_SHARED>;
+template struct CheckLaunchConstants<Large, FragmentEpilogue<Bf16, Large>::kBytes, GEMM_LARGE_THREADS,
+                                     GEMM_LARGE_SHARED>;
+template struct CheckLaunchConstants<Medium, FragmentEpilogue<Bf16, Medium>::kBytes, GEMM_MEDIUM_THREADS,
+                                     GEMM_MEDIUM_SHARED>;
+template struct CheckLaunchConstants<Small64, SmemAccum<Small64>::kBytes, GEMM_SMALL64_THREADS, GEMM_SMALL64_SHARED>;
+template struct CheckLaunchConstants<Small16, SmemAccum<Small16>::kBytes, GEMM_SMALL16_THREADS, GEMM_SMALL16_SHARED>;
 
-extern "C" __global__ void __launch_bounds__(GEMM_LARGE_THREADS, 2)
+extern "C" __global__ void __launch_bounds__(GEMM_LARGE_THREADS, GEMM_LARGE_BLOCKS)
 gemm_bf16_large(const __grid_constant__ GemmParams p) {
-    gemm<Bf16, Large>(p);
+    gemm_fragments<Bf16, Large>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GEMM_LARGE_THREADS, 2)
+extern "C" __global__ void __launch_bounds__(GEMM_LARGE_THREADS, GEMM_LARGE_BLOCKS)
 gemm_f16_large(const __grid_constant__ GemmParams p) {
-    gemm<F16, Large>(p);
+    gemm_fragments<F16, Large>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GEMM_MEDIUM_THREADS, 3)
+extern "C" __global__ void __launch_bounds__(GEMM_MEDIUM_THREADS, GEMM_MEDIUM_BLOCKS)
 gemm_bf16_medium(const __grid_constant__ GemmParams p) {
-    gemm<Bf16, Medium>(p);
+    gemm_fragments<Bf16, Medium>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GEMM_MEDIUM_THREADS, 3)
+extern "C" __global__ void __launch_bounds__(GEMM_MEDIUM_THREADS, GEMM_MEDIUM_BLOCKS)
 gemm_f16_medium(const __grid_constant__ GemmParams p) {
-    gemm<F16, Medium>(p);
+    gemm_fragments<F16, Medium>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GEMM_SMALL64_THREADS, 2)
+extern "C" __global__ void __launch_bounds__(GEMM_SMALL64_THREADS, GEMM_SMALL64_BLOCKS)
 gemm_bf16_small64(const __grid_constant__ GemmParams p) {
-    gemm<Bf16, Small64>(p);
+    gemm_rows<Bf16, Small64>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GEMM_SMALL64_THREADS, 2)
+extern "C" __global__ void __launch_bounds__(GEMM_SMALL64_THREADS, GEMM_SMALL64_BLOCKS)
 gemm_f16_small64(const __grid_constant__ GemmParams p) {
-    gemm<F16, Small64>(p);
+    gemm_rows<F16, Small64>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GEMM_SMALL16_THREADS, 2)
+extern "C" __global__ void __launch_bounds__(GEMM_SMALL16_THREADS, GEMM_SMALL16_BLOCKS)
 gemm_bf16_small16(const __grid_constant__ GemmParams p) {
-    gemm<Bf16, Small16>(p);
+    gemm_rows<Bf16, Small16>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GEMM_SMALL16_THREADS, 2)
+extern "C" __global__ void __launch_bounds__(GEMM_SMALL16_THREADS, GEMM_SMALL16_BLOCKS)
 gemm_f16_small16(const __grid_constant__ GemmParams p) {
-    gemm<F16, Small16>(p);
+    gemm_rows<F16, Small16>(p);
 }

@@ -30,6 +30,7 @@ template <int BLOCK_M_, int BLOCK_N_, int WARP_M_, int WARP_N_, int BLOCK_K_, in
     static_assert(BLOCK_M % kRowsPerPass == 0 && BLOCK_N % kRowsPerPass == 0 && kRowsPerPass % 8 == 0,
                   "every pass copies whole groups of eight rows");
     static_assert(WARP_M % 16 == 0 && (WARP_N == 8 || WARP_N % 16 == 0), "a warp's part is whole MMAs");
+    static_assert(BLOCK_N % 16 == 0, "a tile has both sides of its pairs");
 
     /// The swizzled byte offset of a vector of a row, from the beginning of the operand in its stage.
     static __device__ __forceinline__ uint32_t smem_offset(uint32_t row, uint32_t vector) {
@@ -37,32 +38,29 @@ template <int BLOCK_M_, int BLOCK_N_, int WARP_M_, int WARP_N_, int BLOCK_K_, in
     }
 };
 
-/// Maps columns of the tile to columns of out: two runs of BLOCK_N / 2 columns. The runs are adjacent, except for RoPE
-/// with heads wider than the tile: then the second run holds the rotation partners of the first.
+/// Maps columns of the tile to columns of out. A tile is a row of groups of 2·kRun columns, of which the second half
+/// holds the rotation partners of the first, so that a warp of 16 columns or more has both sides of its pairs, whatever
+/// the size of the heads. Without RoPE the columns keep their order.
 template <class Tile> struct ColumnMap {
-    /// The first column of the first run.
-    uint32_t first;
-    /// Columns between the end of the first run and the second.
-    uint32_t gap;
-    /// A tile column xor this is the tile column of its rotation partner.
-    uint32_t partner_xor;
+    /// At least eight columns, which are adjacent in out too: one access of 16 bytes.
+    static constexpr uint32_t kRun = Tile::WARP_N > 16 ? Tile::WARP_N / 2 : 8;
+
+    /// The tile's first pair. Pairs are numbered through all heads.
+    uint32_t first_pair;
+    /// Columns between the sides of a pair.
+    uint32_t half;
 
     __device__ __forceinline__ explicit ColumnMap(const GemmParams &p) {
-        const uint32_t head_dim = p.rope.head_dim;
-        first = blockIdx.x * Tile::BLOCK_N;
-        gap = 0;
-        partner_xor = head_dim / 2;
-        if (p.rope.table != nullptr && head_dim > Tile::BLOCK_N) {
-            const uint32_t column_in_head = first & (head_dim - 1);
-            first = first - column_in_head + column_in_head / 2;
-            gap = (head_dim - Tile::BLOCK_N) / 2;
-            partner_xor = Tile::BLOCK_N / 2;
-        }
+        first_pair = blockIdx.x * (Tile::BLOCK_N / 2);
+        half = p.rope.table != nullptr ? p.rope.head_dim / 2 : kRun;
     }
 
-    /// The column of out that tile column `tile_column` holds.
+    /// The column of out that tile column `tile_column` holds; that of its rotation partner is in column
+    /// `tile_column ^ kRun`.
     __device__ __forceinline__ uint32_t operator[](uint32_t tile_column) const {
-        return first + tile_column + (tile_column < Tile::BLOCK_N / 2 ? 0 : gap);
+        const uint32_t pair = first_pair + tile_column / (2 * kRun) * kRun + tile_column % kRun;
+        // Behind the upper sides of all heads before.
+        return pair + (pair & ~(half - 1)) + (tile_column % (2 * kRun) < kRun ? 0 : half);
     }
 };
 

@@ -22,6 +22,37 @@
 #define SAME_SIZE(type, bytes) _Static_assert(sizeof(type) == bytes, #type)
 #endif
 
+// ---- Hopper ----
+
+/// A matrix as bulk tensor copies see it: the driver's CUtensorMap. Its bytes are the driver's own.
+struct TensorMap {
+    uint64_t words[16];
+} __attribute__((aligned(64)));
+SAME_SIZE(struct TensorMap, 128);
+
+/// What a thread leaves in memory of the host before it gives up waiting at a barrier. All zero as long as none has.
+struct Stall {
+    /// The kernel: STALL_GEMM, ….
+    uint32_t kernel;
+    /// blockIdx.x.
+    uint32_t block;
+    /// threadIdx.x, which says the role.
+    uint32_t thread;
+    /// Its shared address.
+    uint32_t barrier;
+    /// The parity of the phase that did not end.
+    uint32_t parity;
+    /// Zero.
+    uint32_t reserved;
+};
+SAME_SIZE(struct Stall, 24);
+/// Stall::kernel of the kernels of sm90/gemm.cu.
+#define STALL_GEMM 1u
+/// Stall::kernel of the kernels of sm90/attention.cu.
+#define STALL_ATTENTION 2u
+/// How long a thread waits at a barrier, in nanoseconds.
+#define STALL_LIMIT 2000000000u
+
 // ---- Row kernels (embed, layernorm): one row of hidden_size elements, held in registers ----
 
 /// Elements in a 16-byte vector; hidden_size and every stride are multiples of it.
@@ -193,27 +224,40 @@ SAME_SIZE(struct Rope, 24);
 
 /// Tiles of the GEMM kernels. A grid is (⌈n / COLUMNS⌉, ⌈rows / ROWS⌉) blocks of THREADS, with SHARED bytes of dynamic
 /// shared memory each. `rows` are those of the bucket, not of the batch: blocks past tokens exit at once.
+/// Each warp computes WARP_ROWS x WARP_COLUMNS of it, and a multiprocessor's registers hold BLOCKS at least.
 ///
 /// For many tokens: the fewest bytes per FLOP.
 #define GEMM_LARGE_ROWS 128
 #define GEMM_LARGE_COLUMNS 128
+#define GEMM_LARGE_WARP_ROWS 64
+#define GEMM_LARGE_WARP_COLUMNS 64
 #define GEMM_LARGE_THREADS 128
-#define GEMM_LARGE_SHARED 69632
+#define GEMM_LARGE_SHARED 49152
+#define GEMM_LARGE_BLOCKS 2
 /// For a few hundred tokens: enough blocks for all multiprocessors.
 #define GEMM_MEDIUM_ROWS 64
 #define GEMM_MEDIUM_COLUMNS 64
+#define GEMM_MEDIUM_WARP_ROWS 32
+#define GEMM_MEDIUM_WARP_COLUMNS 32
 #define GEMM_MEDIUM_THREADS 128
 #define GEMM_MEDIUM_SHARED 49152
+#define GEMM_MEDIUM_BLOCKS 3
 /// For up to 64 tokens: weights stream through narrow tiles, with most stages in flight at once.
 #define GEMM_SMALL64_ROWS 32
 #define GEMM_SMALL64_COLUMNS 32
+#define GEMM_SMALL64_WARP_ROWS 16
+#define GEMM_SMALL64_WARP_COLUMNS 16
 #define GEMM_SMALL64_THREADS 128
 #define GEMM_SMALL64_SHARED 65536
+#define GEMM_SMALL64_BLOCKS 3
 /// For up to 16 tokens: narrower still.
 #define GEMM_SMALL16_ROWS 16
 #define GEMM_SMALL16_COLUMNS 16
+#define GEMM_SMALL16_WARP_ROWS 16
+#define GEMM_SMALL16_WARP_COLUMNS 8
 #define GEMM_SMALL16_THREADS 64
 #define GEMM_SMALL16_SHARED 65536
+#define GEMM_SMALL16_BLOCKS 3
 
 /// gemm_*: out = f(x Wᵀ + h Bᵀ + bias + residual), f the identity or GELU; q and k rotated, q scaled, if rope.table is
 /// not null. Each element of out has one float32 accumulator: over k in ascending order in steps of 16, then over the
@@ -255,6 +299,42 @@ struct GemmParams {
     uint32_t reserved;
 };
 SAME_SIZE(struct GemmParams, 120);
+
+/// Tiles of the GEMM kernels of compute capability 9.0 (sm90/gemm.cu). A grid is any number of blocks of THREADS, with
+/// SHARED bytes of dynamic shared memory each.
+///
+/// For many tokens.
+#define GEMM_WIDE_ROWS 128
+#define GEMM_WIDE_COLUMNS 256
+#define GEMM_WIDE_THREADS 384
+#define GEMM_WIDE_SHARED 229440
+/// For some hundred tokens: four times as many tiles.
+#define GEMM_NARROW_ROWS 64
+#define GEMM_NARROW_COLUMNS 128
+#define GEMM_NARROW_THREADS 256
+#define GEMM_NARROW_SHARED 90160
+/// Rows of the boxes by which these kernels store out; those of x and h have ROWS, those of w and b COLUMNS. All have 64
+/// columns.
+#define GEMM_SM90_OUT_ROWS 64
+
+/// gemm_*_wide, gemm_*_narrow: the same product, with the matrices as maps too.
+struct GemmSm90Params {
+    /// Of x: [rows, k], where `rows` are at least tokens: the rows that may be read.
+    struct TensorMap x;
+    /// [n, k]
+    struct TensorMap w;
+    /// [rows, columns]. Read if columns is not 0.
+    struct TensorMap h;
+    /// [n, columns]. Read if columns is not 0.
+    struct TensorMap b;
+    /// [rows, n]
+    struct TensorMap out;
+    /// The product; x, w, h and b in it are not read.
+    struct GemmParams gemm;
+    /// Written by a thread that gives up waiting; or null.
+    DEVICE(struct Stall) stall;
+};
+SAME_SIZE(struct GemmSm90Params, 768);
 
 /// Rows of a block of lora_down, the M of one MMA.
 #define LORA_DOWN_ROWS 16
@@ -341,6 +421,33 @@ struct AttentionParams {
     uint32_t out_stride;
 };
 SAME_SIZE(struct AttentionParams, 64);
+
+/// Tiles of the attention kernels of compute capability 9.0 (sm90/attention.cu), for a head_dim of 64: THREADS with SHARED
+/// bytes of dynamic shared memory. They have the key tile of the other kernels, ATTENTION_MAX_KEYS, and so their bits.
+///
+/// Queries of a tile of attention_*_wgmma128, for two warpgroups.
+#define ATTENTION_WGMMA128_ROWS 128
+#define ATTENTION_WGMMA128_THREADS 384
+#define ATTENTION_WGMMA128_SHARED 147712
+/// Queries of a tile of attention_*_wgmma192, for three.
+#define ATTENTION_WGMMA192_ROWS 192
+#define ATTENTION_WGMMA192_THREADS 512
+#define ATTENTION_WGMMA192_SHARED 155904
+/// Rows of the boxes by which these kernels read q, k and v; they have 64 columns.
+#define ATTENTION_SM90_BOX_ROWS 64
+
+/// attention_*_wgmma128, attention_*_wgmma192: the same for heads of 64 elements, with qkv as a map too.
+struct AttentionSm90Params {
+    /// [rows, 3·heads·64], where `rows` are at least the tokens: the rows that may be read.
+    struct TensorMap qkv;
+    /// With rope null: q and k are rotated already.
+    struct AttentionParams attention;
+    /// Written by a thread that gives up waiting; or null.
+    DEVICE(struct Stall) stall;
+    /// Zero.
+    uint64_t reserved[7];
+};
+SAME_SIZE(struct AttentionSm90Params, 256);
 
 // ---- Pooling ----
 

@@ -1,5 +1,5 @@
 // PTX wrappers: one instruction per function, named after the instruction. Inline asm appears only here, and for Hopper
-// in ptx_sm90.cuh. Loads with .nc are for memory that is not written while the kernel runs.
+// in sm90/ptx.cuh. Loads with .nc are for memory that is not written while the kernel runs.
 //
 // Every load is volatile: the compiler may move an asm that is not volatile in front of the condition that guards it, a
 // null check for example. Arithmetic needs no volatile: it may run where its result is not used.
@@ -20,6 +20,12 @@ __device__ __forceinline__ uint4 ld_global_nc_v4_b32(const void *p) {
     return v;
 }
 
+__device__ __forceinline__ uint32_t ld_global_nc_b32(const void *p) {
+    uint32_t v;
+    asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(v) : "l"(cvta_to_global(p)));
+    return v;
+}
+
 __device__ __forceinline__ uint16_t ld_global_nc_b16(const void *p) {
     uint16_t v;
     asm volatile("ld.global.nc.b16 %0, [%1];" : "=h"(v) : "l"(cvta_to_global(p)));
@@ -33,6 +39,12 @@ __device__ __forceinline__ uint4 ld_global_v4_b32(const void *p) {
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(cvta_to_global(p))
                  : "memory");
+    return v;
+}
+
+__device__ __forceinline__ uint32_t ld_global_b32(const void *p) {
+    uint32_t v;
+    asm volatile("ld.global.b32 %0, [%1];" : "=r"(v) : "l"(cvta_to_global(p)) : "memory");
     return v;
 }
 
@@ -70,6 +82,19 @@ __device__ __forceinline__ uint32_t cvta_to_shared(const void *p) {
 
 __device__ __forceinline__ void st_shared_v2_f32(uint32_t to, float x, float y) {
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(x), "f"(y) : "memory");
+}
+
+__device__ __forceinline__ void st_shared_b32(uint32_t to, uint32_t v) {
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(v) : "memory");
+}
+
+__device__ __forceinline__ uint4 ld_shared_v4_b32(uint32_t from) {
+    uint4 v;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(from)
+                 : "memory");
+    return v;
 }
 
 __device__ __forceinline__ float4 ld_shared_v4_f32(uint32_t from) {
@@ -148,13 +173,6 @@ __device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (
 __device__ __forceinline__ float ex2_approx_ftz_f32(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-/// 1/x within 1 ulp; 1/∞ is 0.
-__device__ __forceinline__ float rcp_approx_ftz_f32(float x) {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 

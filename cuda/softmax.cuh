@@ -31,6 +31,15 @@ struct OnlineSoftmax {
     template <int ScoreTiles, int AccTiles>
     __device__ __forceinline__ void update(float (&scores)[ScoreTiles][4], float (&acc)[AccTiles][4],
                                            float scale_log2) {
+        float factors[2];
+        weigh(scores, factors, scale_log2);
+        rescale(acc, factors);
+    }
+
+    /// The first half of `update`: `factors` are those by which the accumulators of the earlier tiles must be
+    /// multiplied.
+    template <int ScoreTiles>
+    __device__ __forceinline__ void weigh(float (&scores)[ScoreTiles][4], float (&factors)[2], float scale_log2) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             // fmaxf ignores NaN; the weight of a NaN score is NaN all the same.
@@ -41,13 +50,8 @@ struct OnlineSoftmax {
             }
             const float previous_max = row_max[half];
             row_max[half] = fmaxf(previous_max, __fmul_rn(quad_max(tile_max), scale_log2));
-            const float rescale = ex2_approx_ftz_f32(previous_max - row_max[half]);
-            lane_sum[half] = __fmul_rn(lane_sum[half], rescale);
-#pragma unroll
-            for (int n = 0; n < AccTiles; n++) {
-                acc[n][2 * half] = __fmul_rn(acc[n][2 * half], rescale);
-                acc[n][2 * half + 1] = __fmul_rn(acc[n][2 * half + 1], rescale);
-            }
+            factors[half] = ex2_approx_ftz_f32(previous_max - row_max[half]);
+            lane_sum[half] = __fmul_rn(lane_sum[half], factors[half]);
 #pragma unroll
             for (int n = 0; n < ScoreTiles; n++) {
 #pragma unroll
@@ -55,6 +59,18 @@ struct OnlineSoftmax {
                     scores[n][i] = ex2_approx_ftz_f32(__fmaf_rn(scores[n][i], scale_log2, -row_max[half]));
                     lane_sum[half] = __fadd_rn(lane_sum[half], scores[n][i]);
                 }
+            }
+        }
+    }
+
+    /// The second half of `update`.
+    template <int AccTiles>
+    static __device__ __forceinline__ void rescale(float (&acc)[AccTiles][4], const float (&factors)[2]) {
+#pragma unroll
+        for (int n = 0; n < AccTiles; n++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                acc[n][i] = __fmul_rn(acc[n][i], factors[i / 2]);
             }
         }
     }

@@ -50,9 +50,92 @@ impl fmt::Display for Device {
     }
 }
 
+/// Which kernels a GPU runs, as a user chooses it. Written `auto`, `sm80` and `sm90`.
+///
+/// Those of compute capability 9.0 use what other GPUs do not have (wgmma, TMA). An engine that is opened with them first
+/// compares them with the kernels for all GPUs, which they are to agree with bit for bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KernelChoice {
+    /// What is best for the GPU, of what has been measured on one: so far the kernels for all GPUs.
+    #[default]
+    Auto,
+    /// The kernels for all GPUs from compute capability 8.0 on.
+    Sm80,
+    /// The kernels for compute capability 9.0 where there are such, beside those for all GPUs.
+    Sm90,
+}
+
+/// Whether [`KernelChoice::Auto`] takes the kernels for compute capability 9.0: once a report from such a GPU says that
+/// they are right and faster.
+const SM90_BY_DEFAULT: bool = false;
+
+impl KernelChoice {
+    /// Whether a device of this compute capability runs the kernels for 9.0.
+    ///
+    /// # Errors
+    /// A message, if they are asked for and the device is another.
+    pub(crate) fn sm90(self, capability: (u32, u32)) -> Result<bool, String> {
+        let fits = capability == (9, 0);
+        match self {
+            KernelChoice::Auto => Ok(SM90_BY_DEFAULT && fits),
+            KernelChoice::Sm80 => Ok(false),
+            KernelChoice::Sm90 if fits => Ok(true),
+            KernelChoice::Sm90 => Err(format!(
+                "the kernels sm90 are for compute capability 9.0, and the device has {}.{}: choose auto or sm80",
+                capability.0, capability.1
+            )),
+        }
+    }
+}
+
+impl FromStr for KernelChoice {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<KernelChoice, ParseError> {
+        match s {
+            "auto" => Ok(KernelChoice::Auto),
+            "sm80" => Ok(KernelChoice::Sm80),
+            "sm90" => Ok(KernelChoice::Sm90),
+            _ => Err(ParseError::new(s, "auto, sm80, sm90")),
+        }
+    }
+}
+
+impl fmt::Display for KernelChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KernelChoice::Auto => "auto",
+            KernelChoice::Sm80 => "sm80",
+            KernelChoice::Sm90 => "sm90",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernels_are_chosen_by_compute_capability() {
+        for name in ["auto", "sm80", "sm90"] {
+            assert_eq!(name.parse::<KernelChoice>().unwrap().to_string(), name);
+        }
+        assert!("sm_90".parse::<KernelChoice>().is_err());
+        let sm90 =
+            |choice: KernelChoice| [(8, 0), (9, 0), (10, 0)].map(|capability| choice.sm90(capability).ok());
+        assert_eq!(sm90(KernelChoice::Sm80), [Some(false); 3]);
+        assert_eq!(sm90(KernelChoice::Sm90), [None, Some(true), None]);
+        assert_eq!(
+            sm90(KernelChoice::Auto),
+            [Some(false), Some(SM90_BY_DEFAULT), Some(false)]
+        );
+        let problem = KernelChoice::Sm90.sm90((8, 9)).unwrap_err();
+        assert!(
+            problem.ends_with("the device has 8.9: choose auto or sm80"),
+            "{problem}"
+        );
+    }
 
     #[test]
     fn devices_are_read_and_written_back() {

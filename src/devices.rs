@@ -1,6 +1,6 @@
 //! What this build can compute on, here.
 
-use crate::cpu::{Isa, Kernel};
+use crate::cpu::{Isa, Kernel, Number};
 use crate::gpu::driver::{self, DeviceFacts};
 use crate::kernels::kernels;
 
@@ -41,20 +41,14 @@ pub struct CudaDevice {
 pub fn devices() -> Vec<DeviceInfo> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let sets: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
-    let narrow = Kernel::available();
-    let names: Vec<&str> = narrow.iter().map(|kernel| kernel.name).collect();
-    let fast = if narrow[0].fast {
-        "faster than f32 here"
-    } else {
-        "not faster than f32 here, but half the memory"
-    };
     let cpu = DeviceInfo {
         kind: "cpu".into(),
         name: cpu_name().unwrap_or_else(|| env!("ROPEWAY_TARGET").to_owned()),
         detail: format!(
-            "{cores} threads, kernels for f32: {}; for bf16: {} (best first), {fast}",
+            "{cores} threads, kernels (best first) for f32: {}; for bf16: {}; for int8: {}",
             sets.join(", "),
-            names.join(", ")
+            narrow_kernels(Number::Bf16),
+            narrow_kernels(Number::Int8)
         ),
         usable: true,
         cuda: None,
@@ -71,6 +65,18 @@ pub fn devices() -> Vec<DeviceInfo> {
         }),
     }
     all
+}
+
+/// The CPU's kernels for such numbers, and whether it has instructions for them: what pays, short of measuring.
+fn narrow_kernels(number: Number) -> String {
+    let kernels = Kernel::available(number);
+    let names: Vec<&str> = kernels.iter().map(|kernel| kernel.name).collect();
+    let native = if kernels[0].native {
+        "which has instructions for it"
+    } else {
+        "without instructions for it: less memory, not more speed"
+    };
+    format!("{}, {native}", names.join(", "))
 }
 
 /// Whether the loader finds a CUDA driver, usable or not. Where it does, an engine that [`Device::Auto`](crate::Device::Auto)

@@ -19,7 +19,7 @@ use crate::batch::{Batch, BatchShape};
 use crate::context_pool::ContextPool;
 use crate::cost::Cost;
 use crate::cpu::{self, Cpu};
-use crate::device::Device;
+use crate::device::{Device, KernelChoice};
 use crate::error::{AdapterError, Error, RequestError, Result};
 use crate::gpu::{self, adapters::DeviceAdapters};
 #[cfg(feature = "hub")]
@@ -49,6 +49,7 @@ pub struct EngineBuilder {
     sleeping_wait: bool,
     precision: Option<Precision>,
     numerics: Numerics,
+    kernels: KernelChoice,
     merged: Vec<String>,
     #[cfg(feature = "hub")]
     downloader: hub::Downloader,
@@ -71,6 +72,12 @@ impl EngineBuilder {
     /// What a GPU's results may depend on beside their own input; nothing if not set.
     pub fn numerics(mut self, numerics: Numerics) -> Self {
         self.numerics = numerics;
+        self
+    }
+
+    /// Which kernels a GPU runs; [`KernelChoice::Auto`] if not set.
+    pub fn kernels(mut self, kernels: KernelChoice) -> Self {
+        self.kernels = kernels;
         self
     }
 
@@ -336,6 +343,7 @@ impl Engine {
             let options = gpu::Options {
                 precision,
                 numerics: settings.numerics,
+                kernels: settings.kernels,
                 merged: settings.merged.clone(),
                 batch_tokens: settings.batch_tokens.unwrap_or(GPU_BATCH_TOKENS),
                 sleeping_wait: settings.sleeping_wait,

@@ -20,8 +20,8 @@
 //! # Ok::<(), ropeway::Error>(())
 //! ```
 //!
-//! Opened once, an [`Engine`] can be shared between threads. It computes on the CPU in float32 or bf16, or on an NVIDIA GPU in
-//! bf16 or f16: [`Device`] and [`Precision`] choose.
+//! Opened once, an [`Engine`] can be shared between threads. It computes on the CPU in float32, bf16 or int8, or on an NVIDIA
+//! GPU in bf16 or f16: [`Device`] and [`Precision`] choose.
 //!
 //! Requests of any kind go through together: every input of a call may name its own task, a weighted mixture of
 //! adapters, a Matryoshka size, a pooling, chunks. Nothing is padded, and no result depends on its batch-mates, bit for
@@ -81,7 +81,7 @@
 //! | `output` | vectors in their encodings |
 //! | `phases` | times of the phases of opening an engine |
 //! | `kernels` | the kernels' parameters and constants, and the embedded table of compiled kernels: data, no driver |
-//! | `tile` | the tiles of the kernels that have several: one table of sizes, and the choice by shape |
+//! | `tile` | the tiles of the kernels that have several: one table of sizes, and the choice by estimated time |
 //! | `model` | configuration, weights, adapters |
 //! | `hub` | models by their hub id, from the cache or downloaded |
 //! | `text` | tokenisation and chunks |
@@ -136,7 +136,7 @@ mod verify;
 pub use half;
 
 pub use cost::Cost;
-pub use device::Device;
+pub use device::{Device, KernelChoice};
 pub use devices::{CudaDevice, DeviceInfo, devices, has_cuda_driver};
 pub use engine::{Engine, EngineBuilder, Memory};
 pub use error::{AdapterError, Error, ParseError, RequestError, Result};

@@ -12,7 +12,7 @@ use crate::kernels::params;
 pub use crate::model::adapter::Site;
 use crate::model::{ModelConfig, Positions};
 use crate::precision::{Half, Numerics};
-use crate::tile::{AttentionTile, GemmTile};
+use crate::tile::{AttentionTile, GemmTile, Multiprocessors};
 
 /// One operation of the network. The list is closed: every executor knows every op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -219,7 +219,9 @@ pub struct GpuOptions {
     /// The tile of attention, which follows from the lengths of the batch ([`AttentionTile::choose`]).
     pub attention: AttentionTile,
     /// The device's multiprocessors.
-    pub multiprocessors: usize,
+    pub multiprocessors: Multiprocessors,
+    /// Whether products of enough rows, and attention where there is one, run the kernels for compute capability 9.0.
+    pub sm90: bool,
 }
 
 /// The steps of one pass.
@@ -373,7 +375,14 @@ impl Builder {
         let product = op.site().is_some() || matches!(op, Op::LoraUp(_));
         let tile = self.gpu.filter(|_| product).map(|gpu| {
             let Buffer { rows, columns, .. } = self.buffers[buffer];
-            GemmTile::choose(rows, columns, gpu.multiprocessors)
+            // A product reads x, or h, or both side by side; `LoraUp` adds its first buffer to the product.
+            let factors = if matches!(op, Op::LoraUp(_)) {
+                &reads[1..]
+            } else {
+                reads
+            };
+            let k = factors.iter().map(|&id| self.buffers[id].columns).sum();
+            GemmTile::choose([rows, columns, k], gpu.multiprocessors)
         });
         self.steps.push(Step {
             reads: reads.to_vec(),
@@ -539,6 +548,7 @@ impl fmt::Display for Plan {
         }
         if let Some(gpu) = self.gpu {
             writeln!(f, "adapters: {}", gpu.fusion)?;
+            writeln!(f, "kernels: {}", if gpu.sm90 { "sm90" } else { "sm80" })?;
         }
         let numerics = self.gpu.map(|gpu| gpu.numerics).unwrap_or_default();
         writeln!(f, "numerics: {numerics}")?;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::error::ParseError;
 
 /// The type of weights and of the activations that products read; sums, statistics and, on a CPU, everything else are
-/// float32 with each. Written `f32`, `bf16` and `f16`.
+/// float32 with each. Written `f32`, `bf16`, `f16` and `int8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Precision {
@@ -16,6 +16,10 @@ pub enum Precision {
     Bf16,
     /// float16: 11 bits of precision, numbers up to 65504. On a GPU only.
     F16,
+    /// Whole numbers of -127..=127 with a float32 scale for each 64 in a row, of weights as of activations, found as they
+    /// come (W8A8, symmetric, no calibration); each row's largest activation stays float32. On a CPU only. Attention is as
+    /// in [`Precision::Bf16`].
+    Int8,
 }
 
 impl Precision {
@@ -24,22 +28,25 @@ impl Precision {
         match self {
             Precision::F32 => 4,
             Precision::Bf16 | Precision::F16 => 2,
+            Precision::Int8 => 1,
         }
     }
 
-    /// Bits of the significand, the implicit one included: a rounding errs by up to `2^-bits` of a number.
+    /// Bits of the significand, the implicit one included: a rounding errs by up to `2^-bits` of a number; of int8, of the
+    /// largest number of its block.
     pub const fn significand_bits(self) -> u32 {
         match self {
             Precision::F32 => 24,
             Precision::Bf16 => 8,
             Precision::F16 => 11,
+            Precision::Int8 => 8,
         }
     }
 
     /// The type of 16 bits that it is, if it is one.
     pub(crate) fn half(self) -> Option<Half> {
         match self {
-            Precision::F32 => None,
+            Precision::F32 | Precision::Int8 => None,
             Precision::Bf16 => Some(Half::Bf16),
             Precision::F16 => Some(Half::F16),
         }
@@ -54,7 +61,8 @@ impl FromStr for Precision {
             "f32" => Ok(Precision::F32),
             "bf16" => Ok(Precision::Bf16),
             "f16" => Ok(Precision::F16),
-            _ => Err(ParseError::new(s, "f32, bf16, f16")),
+            "int8" => Ok(Precision::Int8),
+            _ => Err(ParseError::new(s, "f32, bf16, f16, int8")),
         }
     }
 }
@@ -65,6 +73,7 @@ impl fmt::Display for Precision {
             Precision::F32 => "f32",
             Precision::Bf16 => "bf16",
             Precision::F16 => "f16",
+            Precision::Int8 => "int8",
         })
     }
 }

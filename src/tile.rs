@@ -7,6 +7,10 @@ use std::fmt;
 
 use crate::kernels::params::*;
 
+mod time;
+
+pub use time::Multiprocessors;
+
 /// What one block computes, and with what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TileShape {
@@ -67,18 +71,48 @@ const fn shape(rows: u32, columns: u32, threads: u32, shared_bytes: u32) -> Tile
     }
 }
 
+mod sm90;
+
+pub use sm90::Sm90Tile;
+
+/// A tile of a product, and what its time depends on.
+#[derive(Clone, Copy)]
+struct GemmShape {
+    block: TileShape,
+    /// Rows and columns of a warp's part.
+    warp: [u32; 2],
+    /// Blocks that a multiprocessor's registers hold.
+    blocks: u32,
+}
+
 #[rustfmt::skip] // A table.
 tiles! {
     /// The tiles of a linear layer's product.
-    GemmTile, TileShape:
+    GemmTile, GemmShape:
     /// For throughput.
-    Large "large" shape(GEMM_LARGE_ROWS, GEMM_LARGE_COLUMNS, GEMM_LARGE_THREADS, GEMM_LARGE_SHARED);
+    Large "large" GemmShape {
+        block: shape(GEMM_LARGE_ROWS, GEMM_LARGE_COLUMNS, GEMM_LARGE_THREADS, GEMM_LARGE_SHARED),
+        warp: [GEMM_LARGE_WARP_ROWS, GEMM_LARGE_WARP_COLUMNS],
+        blocks: GEMM_LARGE_BLOCKS,
+    };
     /// For some hundred rows.
-    Medium "medium" shape(GEMM_MEDIUM_ROWS, GEMM_MEDIUM_COLUMNS, GEMM_MEDIUM_THREADS, GEMM_MEDIUM_SHARED);
+    Medium "medium" GemmShape {
+        block: shape(GEMM_MEDIUM_ROWS, GEMM_MEDIUM_COLUMNS, GEMM_MEDIUM_THREADS, GEMM_MEDIUM_SHARED),
+        warp: [GEMM_MEDIUM_WARP_ROWS, GEMM_MEDIUM_WARP_COLUMNS],
+        blocks: GEMM_MEDIUM_BLOCKS,
+    };
     /// For up to 64 rows: narrow columns, the weights streamed.
-    Small64 "small64" shape(GEMM_SMALL64_ROWS, GEMM_SMALL64_COLUMNS, GEMM_SMALL64_THREADS, GEMM_SMALL64_SHARED);
+    Small64 "small64" GemmShape {
+        block: shape(GEMM_SMALL64_ROWS, GEMM_SMALL64_COLUMNS, GEMM_SMALL64_THREADS, GEMM_SMALL64_SHARED),
+        warp: [GEMM_SMALL64_WARP_ROWS, GEMM_SMALL64_WARP_COLUMNS],
+        blocks: GEMM_SMALL64_BLOCKS,
+    };
     /// The same for up to 16 rows.
-    Small16 "small16" shape(GEMM_SMALL16_ROWS, GEMM_SMALL16_COLUMNS, GEMM_SMALL16_THREADS, GEMM_SMALL16_SHARED);
+    Small16 "small16" GemmShape {
+        block: shape(GEMM_SMALL16_ROWS, GEMM_SMALL16_COLUMNS, GEMM_SMALL16_THREADS, GEMM_SMALL16_SHARED),
+        warp: [GEMM_SMALL16_WARP_ROWS, GEMM_SMALL16_WARP_COLUMNS],
+        blocks: GEMM_SMALL16_BLOCKS,
+    };
 }
 
 tiles! {
@@ -93,22 +127,22 @@ tiles! {
 impl GemmTile {
     /// The tile's sizes.
     pub const fn shape(self) -> TileShape {
-        self.row()
+        self.row().block
     }
 
-    /// The tile for a product of `rows` rows and `columns` columns: the largest that gives every multiprocessor a
-    /// block, since a larger tile moves fewer bytes per element; the smallest if none does, or if all rows fit one.
-    /// Not measured on a GPU yet.
-    pub fn choose(rows: usize, columns: usize, multiprocessors: usize) -> GemmTile {
+    /// The tile for a product of `rows` rows and `columns` columns, summed over `k`: the one with the least estimated
+    /// time on the device, the larger of equals. Not measured on a GPU yet.
+    pub fn choose([rows, columns, k]: [usize; 3], device: Multiprocessors) -> GemmTile {
         let [.., smallest] = GemmTile::ALL;
+        // Then reading the weights is all of the time, and it has the most copies in flight.
         if rows <= smallest.shape().rows as usize {
             return smallest;
         }
-        let enough = |tile: &GemmTile| {
-            let shape = tile.shape();
-            rows.div_ceil(shape.rows as usize) * columns.div_ceil(shape.columns as usize) >= multiprocessors
-        };
-        GemmTile::ALL.into_iter().find(enough).unwrap_or(smallest)
+        let clocks = |tile: &GemmTile| device.gemm_clocks(*tile, [rows, columns, k]);
+        let least = GemmTile::ALL
+            .into_iter()
+            .min_by(|a, b| clocks(a).total_cmp(&clocks(b)));
+        least.unwrap_or(smallest)
     }
 }
 
@@ -132,6 +166,12 @@ impl AttentionTile {
             ATTENTION_THREADS,
             2 * head_dim * (self.rows() + 4 * keys),
         )
+    }
+
+    /// Whether compute capability 9.0 has a kernel of its own for this tile and heads of this size. It gives the same bits,
+    /// as far as that can be known without a GPU; an engine checks it when it is opened.
+    pub const fn sm90(self, head_dim: usize) -> bool {
+        head_dim == 64 && self.rows() == ATTENTION_WGMMA128_ROWS
     }
 
     /// The tile for sequences of these lengths: the one whose query rows cost less, those past the end of a sequence
@@ -158,14 +198,43 @@ impl AttentionTile {
 mod tests {
     use super::*;
 
+    /// By rows: out_proj, fc1 and fc2 of jina-embeddings-v3.
     #[test]
-    fn tiles_shrink_until_every_multiprocessor_has_one() {
-        let tiles =
-            |columns| [1, 16, 17, 64, 256, 1024, 8192].map(|rows| GemmTile::choose(rows, columns, 132));
+    fn a_tile_is_chosen_by_its_time() {
         use GemmTile::*;
-        let narrow = [Small16, Small16, Small16, Small16, Small64, Medium, Large];
-        let wide = [Small16, Small16, Small16, Small64, Medium, Large, Large];
-        assert_eq!((tiles(1024), tiles(4096)), (narrow, wide));
+        let rows = [1, 16, 64, 128, 256, 512, 1024, 8192];
+        let of = |capability, count| {
+            let device = Multiprocessors { capability, count };
+            [[1024, 1024], [4096, 1024], [1024, 4096]]
+                .map(|[columns, k]| rows.map(|rows| GemmTile::choose([rows, columns, k], device)))
+        };
+        let (h200, l4) = (of((9, 0), 132), of((8, 9), 58));
+        let narrow = [Small16, Small16, Small16, Small64, Small64, Medium, Medium, Large];
+        let wide = [Small16, Small16, Small64, Medium, Medium, Large, Large, Large];
+        assert_eq!(h200, [narrow, wide, narrow]);
+        let narrow = [Small16, Small16, Medium, Medium, Medium, Large, Large, Large];
+        let wide = [Small16, Small16, Medium, Large, Large, Large, Large, Large];
+        assert_eq!(l4, [narrow, wide, narrow]);
+    }
+
+    /// 128 blocks of a product are no reason to make four times as many of a tile that takes twice the time, on a device
+    /// of 132 multiprocessors.
+    #[test]
+    fn a_tile_does_not_change_at_the_number_of_multiprocessors() {
+        for columns in [1024, 4096] {
+            for rows in [64, 128, 512] {
+                let by_count = [127, 128, 129, 132].map(|count| {
+                    let device = Multiprocessors {
+                        count,
+                        ..Multiprocessors::H200
+                    };
+                    let clocks = |tile: GemmTile| device.gemm_clocks(tile, [rows, columns, 1024]);
+                    clocks(GemmTile::choose([rows, columns, 1024], device))
+                });
+                let [_, least, .., most] = by_count;
+                assert!(most <= least, "{rows} rows, {columns} columns: {by_count:?}");
+            }
+        }
     }
 
     #[test]
@@ -177,7 +246,7 @@ mod tests {
         assert_eq!(tile(&[130]), AttentionTile::Small);
     }
 
-    /// `choose` takes the first tile that is small enough.
+    /// `choose` takes the larger of equals.
     #[test]
     fn tiles_are_in_order_of_their_size() {
         let area = |tile: GemmTile| tile.shape().rows * tile.shape().columns;

@@ -14,7 +14,7 @@ use common::fixture::{Fixture, folder, request, values};
 use common::requests::{mixed_options, mixed_requests};
 
 /// Each with the 1 − cosine that is allowed.
-const PRECISIONS: [(Precision, f64); 1] = [(Precision::Bf16, 1e-4)];
+const PRECISIONS: [(Precision, f64); 2] = [(Precision::Bf16, 1e-4), (Precision::Int8, 1e-3)];
 
 fn open(path: &Path, precision: Precision) -> Engine {
     let builder = Engine::builder().device(Device::Cpu).precision(precision);
@@ -109,8 +109,8 @@ fn golden_fixtures() {
     }
 }
 
-#[test]
-fn minilm() {
+/// The folder of all-MiniLM-L6-v2; a word where there is none.
+fn minilm_folder() -> Option<PathBuf> {
     let path = std::env::var_os("ROPEWAY_MINILM").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("models/all-MiniLM-L6-v2"),
         PathBuf::from,
@@ -120,8 +120,14 @@ fn minilm() {
             "SKIPPED: there is no {}; tools/fetch-model minilm gets it",
             path.display()
         );
-        return;
+        return None;
     }
+    Some(path)
+}
+
+#[test]
+fn minilm() {
+    let Some(path) = minilm_folder() else { return };
     let fixture = Fixture::open("minilm");
     let rows = fixture.tensor(&fixture.manifest["expected"]);
     let text = |case: &Value| case["text"].as_str().unwrap().to_owned();
@@ -140,6 +146,59 @@ fn minilm() {
             worst = worst.max(off);
         }
         println!("MiniLM in {precision}: 1 - cosine is {worst:.1e} at most, allowed {allowed:.0e}");
+    }
+}
+
+/// Lines of this repository's documents: texts that somebody wrote.
+fn passages(count: usize) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+        .map(|file| std::fs::read_to_string(root.join(file)).unwrap())
+        .concat();
+    let prose = text.lines().filter(|line| line.len() > 80);
+    let passages: Vec<String> = prose.take(count).map(str::to_owned).collect();
+    assert_eq!(passages.len(), count, "the documents have too few lines");
+    passages
+}
+
+/// The place of each in the order of the numbers.
+fn ranks(numbers: &[f32]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..numbers.len()).collect();
+    order.sort_by(|&a, &b| numbers[a].total_cmp(&numbers[b]));
+    let mut ranks = vec![0.0; numbers.len()];
+    for (rank, i) in order.into_iter().enumerate() {
+        ranks[i] = rank as f64;
+    }
+    ranks
+}
+
+/// Spearman's coefficient of two rankings without ties.
+fn spearman(a: &[f32], b: &[f32]) -> f64 {
+    let n = a.len() as f64;
+    let apart = ranks(a).into_iter().zip(ranks(b));
+    let sum: f64 = apart.map(|(a, b)| (a - b) * (a - b)).sum();
+    1.0 - 6.0 * sum / (n * (n * n - 1.0))
+}
+
+#[test]
+fn the_order_of_a_ranked_list_is_kept() {
+    assert_eq!(spearman(&[1.0, 2.0, 3.0], &[5.0, 6.0, 7.0]), 1.0);
+    assert_eq!(spearman(&[1.0, 2.0, 3.0], &[7.0, 6.0, 5.0]), -1.0);
+    let Some(path) = minilm_folder() else { return };
+    let mut texts = passages(200);
+    texts.push("how do I run the tests on a machine with a GPU?".into());
+    let scores = |precision| -> Vec<f32> {
+        let vectors = open(&path, precision).embed(&texts, &Embed::default()).unwrap();
+        let rows: Vec<&[f32]> = vectors.iter().map(|vector| vector.as_f32().unwrap()).collect();
+        let (query, rows) = rows.split_last().unwrap();
+        let score = |row: &&[f32]| row.iter().zip(*query).map(|(x, y)| x * y).sum();
+        rows.iter().map(score).collect()
+    };
+    let exact = scores(Precision::F32);
+    for (precision, _) in PRECISIONS {
+        let kept = spearman(&exact, &scores(precision));
+        println!("the order of 200 passages in {precision}: Spearman's coefficient to f32 is {kept:.5}");
+        assert!(kept >= 0.99, "{precision}: {kept}");
     }
 }
 
@@ -255,7 +314,7 @@ fn what_the_cpu_has_not_is_refused_with_what_it_has() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("f32 or bf16") && error.contains("not in f16"),
+        error.contains("f32, bf16 or int8") && error.contains("not in f16"),
         "{error}"
     );
     let default = builder().open(&path).unwrap();
@@ -271,4 +330,9 @@ fn what_the_cpu_has_not_is_refused_with_what_it_has() {
         .precision(Precision::F32);
     let error = cuda.open(&path).unwrap_err().to_string();
     assert!(error.contains("bf16 or f16, not in f32"), "{error}");
+    let cuda = Engine::builder()
+        .device(Device::Cuda(0))
+        .precision(Precision::Int8);
+    let error = cuda.open(&path).unwrap_err().to_string();
+    assert!(error.contains("bf16 or f16, not in int8"), "{error}");
 }

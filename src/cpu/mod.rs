@@ -1,11 +1,12 @@
-//! The CPU executor: runs a plan on a team of threads, in float32 or with the linear layers' products in bf16.
+//! The CPU executor: runs a plan on a team of threads, in float32 or with the linear layers' products in bf16 or int8.
 //!
 //! [`Cpu::run`] is the whole network on one screen: one arm per op, each arm one kernel. Numbers
 //! are a function of the model, the instruction set and the row's own sequence, never of the rest
 //! of the batch, the number of threads or how work is split.
 //!
-//! In the class bf16, the products round what they read and their weights to bf16 ([`narrow`]); sums, softmax, LayerNorm,
-//! GELU, the residual stream and the adapters stay in float32. Adapters read what the product reads, the rounded rows.
+//! In the narrow classes, bf16 and int8, the products round what they read and their weights ([`narrow`]); softmax,
+//! LayerNorm, GELU, the residual stream and the adapters stay in float32. Adapters read what the product reads, the rounded
+//! rows. Attention's products are of bf16 numbers in both, where the processor has AMX.
 
 mod attention;
 mod gemm;
@@ -19,34 +20,34 @@ mod packed;
 #[cfg(any(test, feature = "inspect"))]
 mod peak;
 mod team;
+mod weights;
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 #[cfg(feature = "inspect")]
 use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Pool, PoolKind};
 use crate::error::Result;
 use crate::model::adapter::Site;
-use crate::model::{Linear, Model, ModelConfig, Norm, Positions, RopeTable};
+use crate::model::{Model, ModelConfig, Norm, Positions, RopeTable};
 use crate::plan::{Buffer, BufferId, NormSite, OnBuffer, Op, Output, Plan};
 use attention::{Way, attention};
 use gemm::gemm;
 pub use isa::Isa;
-pub use narrow::Kernel;
+pub use narrow::{Kernel, Number};
 use narrow::{PackedTiles, TileWriter, Tiles};
-use packed::PackedMatrix;
 #[cfg(any(test, feature = "inspect"))]
 pub use peak::Limits;
 use team::{SendPtr, Team};
+use weights::{LinearWeights, Matrix};
 
 use crate::precision::Precision;
 
 /// A model's weights in the executor's layout.
 pub struct Cpu {
     isa: Isa,
-    /// What computes products of bf16 numbers, in that class.
+    /// What computes the products of a narrow class.
     kernel: Option<Kernel>,
     layers: Vec<Layer>,
     norm: NormWeights,
@@ -62,34 +63,6 @@ struct Layer {
     fc1: LinearWeights,
     fc2: LinearWeights,
     norm2: NormWeights,
-}
-
-/// `[out, in]` packed, and `[out]`.
-struct LinearWeights {
-    matrix: Matrix,
-    bias: Vec<f32>,
-}
-
-/// Weights in the layout of their class.
-enum Matrix {
-    F32(PackedMatrix),
-    Bf16(PackedTiles),
-}
-
-impl Matrix {
-    fn n(&self) -> usize {
-        match self {
-            Matrix::F32(matrix) => matrix.n(),
-            Matrix::Bf16(matrix) => matrix.n(),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Matrix::F32(matrix) => matrix.bytes(),
-            Matrix::Bf16(matrix) => matrix.bytes(),
-        }
-    }
 }
 
 /// `[hidden]` each.
@@ -117,7 +90,7 @@ pub struct ExecContext {
     rounded: Rounded,
 }
 
-/// The copy in bf16 of the buffer that the next product reads, in that class.
+/// The rounded copy of the buffer that the next product reads, in a narrow class.
 #[derive(Default)]
 struct Rounded {
     /// Whose copy it is.
@@ -152,54 +125,9 @@ impl Cpu {
     pub fn new(model: &Model, threads: usize, precision: Precision) -> Result<Cpu> {
         let mut team = Team::new(threads);
         let encoder = &model.encoder;
-        let kernel = (precision == Precision::Bf16).then(Kernel::detect);
+        let kernel = number(precision).map(Kernel::detect);
         let isa = Isa::detect();
-        let mut linear = |linear: &Linear| -> Result<LinearWeights> {
-            let (n, k) = (linear.out_features, linear.in_features);
-            let finite = AtomicBool::new(true);
-            let check = |all: bool| {
-                if !all {
-                    finite.store(false, Ordering::Relaxed);
-                }
-            };
-            let is_finite = |bits: &[u16]| {
-                bits.iter()
-                    .fold(true, |finite, x| finite & (x & 0x7f80 != 0x7f80))
-            };
-            let matrix = match (kernel, linear.is_bf16()) {
-                (None, _) => Matrix::F32(PackedMatrix::pack(&mut team, n, k, &|row, out| {
-                    linear.read_row(row, out);
-                    check(out.iter().fold(true, |finite, x| finite & x.is_finite()));
-                })),
-                (Some(_), true) => Matrix::Bf16(PackedTiles::pack(&mut team, n, k, &|row, out| {
-                    linear.read_bf16_row(row, out);
-                    check(is_finite(out));
-                    out.iter_mut().for_each(|x| *x = narrow::flush(*x));
-                })),
-                (Some(_), false) => Matrix::Bf16(PackedTiles::pack(&mut team, n, k, &|row, out| {
-                    ROW.with_borrow_mut(|wide| {
-                        wide.resize(k, 0.0);
-                        linear.read_row(row, wide);
-                        narrow::round_row(isa, wide, out);
-                    });
-                    check(is_finite(out));
-                })),
-            };
-            if !finite.into_inner() {
-                for tensor in &linear.weight {
-                    tensor.check_finite()?;
-                }
-                return Err(linear.weight[0].error(format!(
-                    "holds a number that is infinite as {precision} (up to 3.39e38); take precision f32"
-                )));
-            }
-            // The packed copy is what is used from here on.
-            linear.weight.iter().for_each(|tensor| tensor.release_pages());
-            Ok(LinearWeights {
-                matrix,
-                bias: linear.read_bias(),
-            })
-        };
+        let mut linear = |linear| LinearWeights::pack(&mut team, isa, kernel, linear);
         let norm = |norm: &Norm| NormWeights {
             gamma: norm.weight.read(),
             beta: norm.bias.read(),
@@ -235,13 +163,13 @@ impl Cpu {
     }
 
     /// The classes that there are, the default first.
-    pub const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+    pub const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
 
     /// What computes, for people.
     pub fn name(&self) -> String {
         match self.kernel {
             None => self.isa.name().to_owned(),
-            Some(kernel) => format!("bf16 by {}, {}", kernel.name, self.isa.name()),
+            Some(kernel) => format!("{} by {}, {}", kernel.number, kernel.name, self.isa.name()),
         }
     }
 
@@ -258,17 +186,16 @@ impl Cpu {
     pub fn weight_bytes(&self) -> usize {
         match self.kernel {
             None => size_of::<f32>(),
-            Some(_) => size_of::<u16>(),
+            Some(kernel) => kernel.number.bytes(),
         }
     }
 
     /// Bytes of the packed weights.
     pub fn bytes(&self) -> usize {
-        let linear = |l: &LinearWeights| l.matrix.bytes() + l.bias.len() * size_of::<f32>();
         self.layers
             .iter()
             .flat_map(|l| [&l.qkv, &l.out_proj, &l.fc1, &l.fc2])
-            .map(linear)
+            .map(LinearWeights::bytes)
             .sum()
     }
 
@@ -327,6 +254,15 @@ impl Cpu {
             }
         }
         arena.get(plan.output())
+    }
+}
+
+/// What the products of a class multiply, if it is a narrow one.
+fn number(precision: Precision) -> Option<Number> {
+    match precision {
+        Precision::Bf16 => Some(Number::Bf16),
+        Precision::Int8 => Some(Number::Int8),
+        Precision::F32 | Precision::F16 => None,
     }
 }
 
@@ -436,9 +372,9 @@ impl<'a> Pass<'a> {
         let (layer, _) = self.layer();
         let (_, k) = site.shape(&self.model.config);
         let (starts, columns) = &layout.columns[site as usize];
-        let rounds = self.cpu.kernel.is_some();
-        if rounds {
-            self.round(x, k);
+        let rounds = self.cpu.kernel.map(|kernel| kernel.number);
+        if let Some(number) = rounds {
+            self.round(number, x, k);
         }
         let tiles = &self.rounded.tiles;
         par_rows(self.team, *columns, out, |row, h| {
@@ -448,7 +384,7 @@ impl<'a> Pass<'a> {
                 return;
             }
             ROW.with_borrow_mut(|wide| {
-                let x = if rounds {
+                let x = if rounds.is_some() {
                     wide.resize(k, 0.0);
                     tiles.read_row(row, wide);
                     &wide[..]
@@ -469,22 +405,19 @@ impl<'a> Pass<'a> {
     }
 
     /// Makes sure that the rounded copy is that of `x`, the buffer that the op reads, of rows of `k` numbers.
-    fn round(&mut self, x: &[f32], k: usize) {
+    fn round(&mut self, number: Number, x: &[f32], k: usize) {
         if self.rounded.of != self.read {
-            self.rounded.tiles.round(self.team, self.cpu.isa, x, k);
+            self.rounded.tiles.round(self.team, self.cpu.isa, number, x, k);
             self.rounded.of = self.read;
         }
     }
 
     /// In a narrow class, the way to write the rounded copy of the op's result, of rows of `columns` numbers.
     fn rounded_result(&mut self, columns: usize) -> Option<TileWriter> {
-        self.cpu.kernel?;
+        let number = self.cpu.kernel?.number;
         self.rounded.of = Some(self.written);
-        Some(
-            self.rounded
-                .tiles
-                .reset(self.cpu.isa, self.batch.tokens(), columns),
-        )
+        let tiles = &mut self.rounded.tiles;
+        Some(tiles.reset(self.cpu.isa, number, self.batch.tokens(), columns))
     }
 
     /// y = x Wᵀ + b + h Bᵀ, and GELU for Fc1.
@@ -519,11 +452,11 @@ impl<'a> Pass<'a> {
                 let (isa, tokens) = (self.cpu.isa, self.batch.tokens());
                 gemm(self.team, isa, x, k, tokens, matrix, y, n, epilogue);
             }
-            Matrix::Bf16(matrix) => self.narrow_gemm(matrix, x, y, read_next, epilogue),
+            Matrix::Narrow(matrix) => self.narrow_gemm(matrix, x, y, read_next, epilogue),
         }
     }
 
-    /// The same in bf16.
+    /// The same in a narrow class.
     fn narrow_gemm(
         &mut self,
         matrix: &PackedTiles,
@@ -533,13 +466,14 @@ impl<'a> Pass<'a> {
         epilogue: &(impl Fn(usize, usize, &mut [f32]) + Sync),
     ) {
         let kernel = self.cpu.kernel.expect("the weights are packed for it");
-        self.round(x, matrix.k());
+        self.round(kernel.number, x, matrix.k());
         let Rounded { of, tiles, next } = &mut *self.rounded;
-        if !read_next {
+        // A row of int8 numbers is rounded when all of it is there.
+        if !read_next || kernel.number == Number::Int8 {
             narrow::gemm(self.team, kernel, tiles, matrix, Some(y), epilogue);
             return;
         }
-        let writer = next.reset(self.cpu.isa, tiles.rows(), matrix.n());
+        let writer = next.reset(self.cpu.isa, kernel.number, tiles.rows(), matrix.n());
         let y = self.traced.then_some(y);
         narrow::gemm(self.team, kernel, tiles, matrix, y, &|row, first, segment| {
             epilogue(row, first, segment);
@@ -808,7 +742,8 @@ mod tests {
             numerics: Numerics::Invariant,
             fusion: Fusion::Separate,
             attention: AttentionTile::Small,
-            multiprocessors: 132,
+            multiprocessors: crate::tile::Multiprocessors::H200,
+            sm90: false,
         };
         let plan = Plan::gpu(&model.config, shape, columns, options);
         let ops = plan

@@ -51,9 +51,9 @@ impl OnCpu {
         if Cpu::PRECISIONS.contains(&precision) {
             return Ok(OnCpu { precision, fallback });
         }
-        let names = Cpu::PRECISIONS
-            .map(|precision| precision.to_string())
-            .join(" or ");
+        let names = Cpu::PRECISIONS.map(|precision| precision.to_string());
+        let [first @ .., last] = &names;
+        let names = format!("{} or {last}", first.join(", "));
         let why = fallback.map_or(String::new(), |reason| format!(" ({reason})"));
         Err(Error::Device(format!(
             "the CPU computes in {names}, not in {precision}{why}"

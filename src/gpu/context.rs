@@ -52,6 +52,7 @@ pub struct ExecContext {
     adapters: Arc<DeviceAdapters>,
     pub arena: DeviceMemory,
     pub upload: DeviceMemory,
+    zeroed: bool,
 }
 
 /// The memory of an execution context, in bytes.
@@ -64,17 +65,22 @@ pub struct ContextSizes {
 }
 
 impl ExecContext {
+    /// `zeroed`: the arena begins as zeros. Kernels that copy whole tiles read rows past the tokens, whose products they then
+    /// drop; others read nothing that no kernel wrote, which a checked device notices only if it is not zeroed.
     pub fn new(
         device: &Context,
         sizes: ContextSizes,
         adapters: &Arc<DeviceAdapters>,
+        zeroed: bool,
     ) -> Result<ExecContext, DriverError> {
+        let stream = device.stream()?;
         Ok(ExecContext {
-            stream: device.stream()?,
             passes: HashMap::new(),
             adapters: adapters.clone(),
-            arena: device.allocate(sizes.arena)?,
+            arena: allocate_arena(device, &stream, sizes.arena, zeroed)?,
             upload: device.allocate(sizes.upload)?,
+            stream,
+            zeroed,
         })
     }
 
@@ -112,10 +118,25 @@ impl ExecContext {
             self.stream.synchronize()?;
             // Their addresses are of the old arena.
             self.passes.clear();
-            self.arena = device.allocate(bytes)?;
+            self.arena = allocate_arena(device, &self.stream, bytes, self.zeroed)?;
         }
         Ok(())
     }
+}
+
+fn allocate_arena(
+    device: &Context,
+    stream: &Stream,
+    bytes: usize,
+    zeroed: bool,
+) -> Result<DeviceMemory, DriverError> {
+    let arena = device.allocate(bytes)?;
+    if zeroed {
+        // SAFETY: these are its bytes, and the stream is drained before they are freed: `ExecContext` drops it first, and
+        // waits for it before it takes another arena.
+        unsafe { stream.zero(arena.address(), arena.len()) }?;
+    }
+    Ok(arena)
 }
 
 /// The page-locked buffers of one pass in flight.

@@ -5,15 +5,16 @@ use std::marker::PhantomData;
 
 use bytemuck::Pod;
 
-use super::driver::{Context, DriverError, Function, Module, Stream};
+use super::driver::{Context, DriverError, Function, Module, Pinned, Stream};
 use super::failure::in_step;
 use super::launch::{Launch, Params};
+use super::maps;
 use crate::error::{Error, Result};
 use crate::kernels::kernels;
 use crate::kernels::params::*;
 use crate::model::ModelConfig;
 use crate::precision::Half;
-use crate::tile::{AttentionTile, GemmTile};
+use crate::tile::{AttentionTile, GemmTile, Sm90Tile};
 
 /// The head sizes that attention has kernels for.
 const HEAD_DIMS: [usize; 3] = [32, 64, 128];
@@ -21,14 +22,28 @@ const HEAD_DIMS: [usize; 3] = [32, 64, 128];
 /// A model's kernels.
 #[derive(Debug)]
 pub struct KernelSet {
+    precision: Half,
     embed: Kernel<EmbedParams>,
     layernorm: Kernel<LayerNormParams>,
     /// By tile.
     gemm: [Kernel<GemmParams>; GemmTile::ALL.len()],
+    /// Those for compute capability 9.0, if they are to run.
+    sm90: Option<Sm90>,
     lora_down: Kernel<LoraDownParams>,
     /// By tile.
     attention: [Kernel<AttentionParams>; AttentionTile::ALL.len()],
     pool: Kernel<PoolParams>,
+}
+
+/// The kernels for compute capability 9.0.
+#[derive(Debug)]
+struct Sm90 {
+    /// By tile.
+    gemm: [Kernel<GemmSm90Params>; Sm90Tile::ALL.len()],
+    /// If there is one for the model's heads.
+    attention: Option<Kernel<AttentionSm90Params>>,
+    /// One [`Stall`], which a thread writes that gives up waiting at a barrier.
+    stall: Pinned,
 }
 
 /// Checks that the kernels can run a model.
@@ -57,7 +72,8 @@ pub fn check(config: &ModelConfig) -> Result<(), String> {
 impl KernelSet {
     /// Loads the kernels of a model that passes [`check`]. The names of the entries end in the precision, the head size
     /// and the tile, as far as there are several.
-    pub fn load(context: &Context, config: &ModelConfig, precision: Half) -> Result<KernelSet> {
+    /// With `sm90` those for compute capability 9.0 too.
+    pub fn load(context: &Context, config: &ModelConfig, precision: Half, sm90: bool) -> Result<KernelSet> {
         let mut loader = Loader::new(context);
         let head_dim = config.head_dim as u32;
         let gemm = GemmTile::ALL.map(|tile| {
@@ -68,7 +84,28 @@ impl KernelSet {
             let entry = format!("attention_{precision}_hd{head_dim}_{tile}");
             loader.kernel("attention", &entry, tile.shape(head_dim).shared_bytes)
         });
+        let sm90 = match sm90 {
+            true => Some(Sm90 {
+                gemm: all(Sm90Tile::ALL.map(|tile| {
+                    let entry = format!("gemm_{precision}_{tile}");
+                    loader.kernel("sm90/gemm", &entry, tile.shape().shared_bytes)
+                }))?,
+                attention: AttentionTile::Large
+                    .sm90(config.head_dim)
+                    .then(|| {
+                        let entry = format!("attention_{precision}_hd{head_dim}_wgmma128");
+                        loader.kernel("sm90/attention", &entry, ATTENTION_WGMMA128_SHARED)
+                    })
+                    .transpose()?,
+                stall: context
+                    .pinned(size_of::<Stall>())
+                    .map_err(in_step("page-locked memory of the kernels"))?,
+            }),
+            false => None,
+        };
         Ok(KernelSet {
+            precision,
+            sm90,
             embed: loader.kernel("embed", &format!("embed_{precision}"), ROW_SHARED_BYTES)?,
             layernorm: loader.kernel("layernorm", &format!("layernorm_{precision}"), ROW_SHARED_BYTES)?,
             gemm: all(gemm)?,
@@ -85,12 +122,32 @@ impl KernelSet {
     /// Launches one kernel.
     ///
     /// # Panics
-    /// If the launch asks for more shared memory than its kernel was loaded for.
+    /// If the launch asks for more shared memory than its kernel was loaded for, or for a kernel that was not.
     ///
     /// # Safety
     /// The addresses in the launch must be valid for what its kernel does with them, until it has ended.
     pub unsafe fn launch(&self, stream: &Stream, launch: &Launch) -> Result<(), DriverError> {
-        let (function, limit, params) = self.select(&launch.params);
+        let (function, limit) = self.select(&launch.params);
+        let (with_maps, attention_with_map);
+        let params = match &launch.params {
+            Params::Embed(p) => bytemuck::bytes_of(p),
+            Params::LayerNorm(p) => bytemuck::bytes_of(p),
+            Params::Gemm(_, p) => bytemuck::bytes_of(p),
+            Params::GemmSm90(tile, rows, p) => {
+                let stall = self.sm90().stall.address();
+                with_maps = maps::gemm_params(stream.context(), self.precision, *tile, *rows, p, stall)?;
+                bytemuck::bytes_of(&with_maps)
+            }
+            Params::LoraDown(p) => bytemuck::bytes_of(p),
+            Params::Attention(_, p) => bytemuck::bytes_of(p),
+            Params::AttentionSm90(rows, p) => {
+                let stall = self.sm90().stall.address();
+                attention_with_map =
+                    maps::attention_params(stream.context(), self.precision, *rows, p, stall)?;
+                bytemuck::bytes_of(&attention_with_map)
+            }
+            Params::Pool(p) => bytemuck::bytes_of(p),
+        };
         let &Launch {
             grid, block, shared, ..
         } = launch;
@@ -109,17 +166,59 @@ impl KernelSet {
         self.select(&launch.params).0.entry()
     }
 
-    /// The kernel of some parameters, its limit of shared memory, and the parameters' bytes.
-    fn select<'k, 'p>(&'k self, params: &'p Params) -> (&'k Function, u32, &'p [u8]) {
+    /// The kernel of some parameters, and its limit of shared memory.
+    fn select(&self, params: &Params) -> (&Function, u32) {
         match params {
-            Params::Embed(p) => self.embed.with(p),
-            Params::LayerNorm(p) => self.layernorm.with(p),
-            Params::Gemm(tile, p) => self.gemm[*tile as usize].with(p),
-            Params::LoraDown(p) => self.lora_down.with(p),
-            Params::Attention(tile, p) => self.attention[*tile as usize].with(p),
-            Params::Pool(p) => self.pool.with(p),
+            Params::Embed(_) => self.embed.both(),
+            Params::LayerNorm(_) => self.layernorm.both(),
+            Params::Gemm(tile, _) => self.gemm[*tile as usize].both(),
+            Params::GemmSm90(tile, ..) => self.sm90().gemm[*tile as usize].both(),
+            Params::LoraDown(_) => self.lora_down.both(),
+            Params::Attention(tile, _) => self.attention[*tile as usize].both(),
+            Params::AttentionSm90(..) => {
+                let attention = self.sm90().attention.as_ref();
+                attention
+                    .expect("a plan has it only for heads that it serves")
+                    .both()
+            }
+            Params::Pool(_) => self.pool.both(),
         }
     }
+
+    fn sm90(&self) -> &Sm90 {
+        let sm90 = self.sm90.as_ref();
+        sm90.expect("a plan has the kernels of compute capability 9.0 only where they were loaded")
+    }
+
+    /// What a thread left that gave up waiting at a barrier, which ended its kernel and lost the device. For people.
+    pub fn stall(&self) -> Option<String> {
+        describe(bytemuck::pod_read_unaligned(&self.sm90.as_ref()?.stall))
+    }
+}
+
+/// `None` if it is all zero.
+fn describe(stall: Stall) -> Option<String> {
+    let Stall {
+        kernel,
+        block,
+        thread,
+        barrier,
+        parity,
+        ..
+    } = stall;
+    let kernel = match kernel {
+        0 => return None,
+        STALL_GEMM => "gemm",
+        STALL_ATTENTION => "attention",
+        _ => "an unknown kernel",
+    };
+    let role = if thread < 128 { "copies" } else { "multiplies" };
+    Some(format!(
+        "{kernel} of the kernels sm90 (thread {thread} of block {block}, which {role}, has waited {} s at the barrier at \
+         {barrier:#x} for the end of a phase of parity {parity}; open the engine with the kernels sm80, and please report \
+         this)",
+        STALL_LIMIT / 1_000_000_000
+    ))
 }
 
 /// A kernel that takes one `P`, a struct of `cuda/params.h`.
@@ -132,8 +231,8 @@ struct Kernel<P> {
 }
 
 impl<P: Pod> Kernel<P> {
-    fn with<'k, 'p>(&'k self, params: &'p P) -> (&'k Function, u32, &'p [u8]) {
-        (&self.function, self.shared, bytemuck::bytes_of(params))
+    fn both(&self) -> (&Function, u32) {
+        (&self.function, self.shared)
     }
 }
 
@@ -256,5 +355,22 @@ mod tests {
             .to_string();
         let wanted = "cuFuncSetAttribute of layernorm_bf16 to 16777216 bytes of shared memory failed: ";
         assert!(shared.contains(wanted), "{shared}");
+    }
+
+    #[test]
+    fn a_stall_says_who_waited_for_what() {
+        let none: Stall = bytemuck::Zeroable::zeroed();
+        assert_eq!(describe(none), None);
+        let text = describe(Stall {
+            kernel: STALL_GEMM,
+            block: 7,
+            thread: 130,
+            barrier: 0x38420,
+            parity: 1,
+            reserved: 0,
+        });
+        let wanted = "gemm of the kernels sm90 (thread 130 of block 7, which multiplies, has waited 2 s at the barrier at \
+                      0x38420 for the end of a phase of parity 1; open the engine";
+        assert!(text.is_some_and(|text| text.starts_with(wanted)));
     }
 }

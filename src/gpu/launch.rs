@@ -11,7 +11,7 @@ use crate::kernels::params::*;
 use crate::model::ModelConfig;
 use crate::model::adapter::Site;
 use crate::plan::{BufferId, GpuOptions, NormSite, Op, Output, Plan, Step};
-use crate::tile::{AttentionTile, GemmTile};
+use crate::tile::{AttentionTile, GemmTile, Sm90Tile};
 
 /// One kernel launch.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +32,12 @@ pub enum Params {
     Embed(EmbedParams),
     LayerNorm(LayerNormParams),
     Gemm(GemmTile, GemmParams),
+    /// On compute capability 9.0, with the rows that may be read.
+    GemmSm90(Sm90Tile, u32, GemmParams),
     LoraDown(LoraDownParams),
     Attention(AttentionTile, AttentionParams),
+    /// On compute capability 9.0, with the rows that may be read; its tile is the large one.
+    AttentionSm90(u32, AttentionParams),
     Pool(PoolParams),
 }
 
@@ -358,7 +362,24 @@ impl StepLowering<'_> {
         }
     }
 
+    /// The tile on compute capability 9.0, if such kernels are to run and have one for so few rows.
+    fn sm90_tile(&self, n: usize) -> Option<Sm90Tile> {
+        let GpuOptions {
+            sm90,
+            multiprocessors,
+            ..
+        } = *self.options;
+        Sm90Tile::choose(self.rows(), n, multiprocessors.count).filter(|_| sm90)
+    }
+
     fn gemm(&self, params: GemmParams) -> Launch {
+        if let Some(tile) = self.sm90_tile(params.n as usize) {
+            let shape = tile.shape();
+            let tiles = tile.count(self.rows(), params.n as usize);
+            let blocks = tiles.min(self.options.multiprocessors.count) as u32;
+            let params = Params::GemmSm90(tile, self.rows() as u32, params);
+            return self.launch([blocks, 1, 1], shape.threads, shape.shared_bytes, params);
+        }
         let tile = self.step.tile.expect("a product on a GPU has a tile");
         let shape = tile.shape();
         let grid = [
@@ -398,6 +419,16 @@ impl StepLowering<'_> {
         let shape = tile.shape(config.head_dim as u32);
         // At most one tile per token and head: every tile has at least one row.
         let items = self.rows() * config.num_attention_heads;
+        if self.options.sm90 && tile.sm90(config.head_dim) && params.rope == 0 {
+            let params = Params::AttentionSm90(self.rows() as u32, params);
+            let blocks = items.min(self.options.multiprocessors.count) as u32;
+            return self.launch(
+                [blocks, 1, 1],
+                ATTENTION_WGMMA128_THREADS,
+                ATTENTION_WGMMA128_SHARED,
+                params,
+            );
+        }
         let params = Params::Attention(tile, params);
         self.persistent_launch(items, shape.threads, shape.shared_bytes, params)
     }
@@ -464,6 +495,7 @@ mod tests {
             columns in prop::sample::select(vec![[0; 4], [32; 4], [16, 0, 48, 0], [0, 16, 0, 320]]),
             fusion in prop::sample::select(vec![Fusion::Extended, Fusion::Separate]),
             attention in prop::sample::select(AttentionTile::ALL.to_vec()),
+            sm90: bool,
         ) {
             let config = model(hidden, head_dim, layers, rotary);
             let shape = BatchShape { tokens, output_rows: tokens, adapted };
@@ -472,7 +504,8 @@ mod tests {
                 numerics: Numerics::Invariant,
                 fusion,
                 attention,
-                multiprocessors: 132,
+                multiprocessors: crate::tile::Multiprocessors::H200,
+                sm90,
             };
             let plan = Plan::gpu(&config, shape, columns, gpu);
             let weights = WeightLayout::new(&config, Half::Bf16, WEIGHTS);
@@ -498,7 +531,8 @@ mod tests {
             for (step, launch) in plan.steps.iter().zip(&launches) {
                 let reads: Vec<u64> = step.reads.iter().map(|&id| address(id)).collect();
                 let writes: Vec<u64> = step.outputs.iter().map(|output| address(output.buffer)).collect();
-                prop_assert!(launch.shared <= 99 * 1024 && launch.block <= 1024 && launch.grid.iter().all(|&g| g > 0));
+                let shared = if sm90 { 227 << 10 } else { 99 << 10 };
+                prop_assert!(launch.shared <= shared && launch.block <= 1024 && launch.grid.iter().all(|&g| g > 0));
                 let rows = plan.buffers[step.outputs[0].buffer].rows as u32;
                 match launch.params {
                     Params::Embed(p) => {
@@ -521,7 +555,7 @@ mod tests {
                         prop_assert_eq!((p.x, p.h), (reads[0], writes[0]));
                         prop_assert!(launch.grid[0] * LORA_DOWN_ROWS >= rows);
                     }
-                    Params::Gemm(tile, p) => {
+                    Params::Gemm(_, p) | Params::GemmSm90(_, _, p) => {
                         prop_assert_eq!(p.out, writes[0]);
                         let (base, up) = match step.op() {
                             Op::BaseGemm(_) => (true, false),
@@ -533,8 +567,20 @@ mod tests {
                         prop_assert_eq!(p.residual, if up { reads[0] } else { 0 });
                         let fused = reads.len() == 2 && !up;
                         prop_assert_eq!(p.h, if fused { reads[1] } else { 0 });
-                        let shape = tile.shape();
-                        prop_assert!(launch.grid[0] * shape.columns >= p.n && launch.grid[1] * shape.rows >= rows);
+                        match launch.params {
+                            Params::GemmSm90(tile, readable, _) => {
+                                // Any number of blocks covers all tiles.
+                                prop_assert!(sm90 && rows > 64 && tile.shape().rows >= 64);
+                                prop_assert_eq!((readable, launch.grid[1]), (rows, 1));
+                            }
+                            Params::Gemm(tile, _) => {
+                                let shape = tile.shape();
+                                prop_assert!(!sm90 || rows <= 64);
+                                prop_assert!(launch.grid[0] * shape.columns >= p.n);
+                                prop_assert!(launch.grid[1] * shape.rows >= rows);
+                            }
+                            _ => unreachable!(),
+                        }
                         // Bias, GELU and rotation once: with the last product.
                         let site = |op: Op| match op {
                             Op::LoraUp(site) => Some(site),
@@ -546,7 +592,13 @@ mod tests {
                         prop_assert_eq!(p.rope.table != 0, rotary && site == Some(Site::Qkv));
                     }
                     Params::Attention(tile, p) => {
+                        prop_assert!(!(sm90 && tile.sm90(head_dim)));
                         prop_assert_eq!((p.qkv, p.out, tile), (reads[0], writes[0], attention));
+                        prop_assert_eq!((p.rope, p.scale == 1.0), (0, rotary));
+                    }
+                    Params::AttentionSm90(readable, p) => {
+                        prop_assert!(sm90 && head_dim == 64 && attention == AttentionTile::Large);
+                        prop_assert_eq!((p.qkv, p.out, readable), (reads[0], writes[0], rows));
                         prop_assert_eq!((p.rope, p.scale == 1.0), (0, rotary));
                     }
                     Params::Pool(p) => prop_assert_eq!((p.x, p.out), (reads[0], writes[0])),

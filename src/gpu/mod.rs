@@ -20,7 +20,9 @@
 //! | `adapters` | the loaded adapters on the device |
 //! | `inputs` | the inputs of a pass, and the output records that come back |
 //! | `launch` | from a plan's steps to launches, as data |
+//! | `maps` | the parameters of products that see their matrices as maps |
 //! | `kernel_set` | the kernels of one model, loaded and launched |
+//! | `self_check` | the kernels of compute capability 9.0 against those for all GPUs |
 //! | `context` | an execution context: a stream, memory, adapters, graphs |
 //! | `Gpu` | what all batches share, in this file |
 //! | `pass` | one batch: bucket, capture, run |
@@ -29,13 +31,14 @@
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::batch::{Batch, BatchShape};
+use crate::device::KernelChoice;
 use crate::error::{Error, Result};
 use crate::model::adapter::{Adapter, AdapterTable};
 use crate::model::{Model, ModelConfig};
 use crate::phases::PhaseTimes;
 use crate::plan::{Fusion, GpuOptions, Plan};
 use crate::precision::{Half, Numerics};
-use crate::tile::{AttentionTile, GemmTile};
+use crate::tile::{AttentionTile, GemmTile, Multiprocessors};
 
 pub(crate) mod adapters;
 mod context;
@@ -44,12 +47,14 @@ mod failure;
 mod inputs;
 mod kernel_set;
 pub(crate) mod launch;
+mod maps;
 #[cfg(feature = "inspect")]
 pub(crate) mod measure;
 pub(crate) mod merged;
 mod pass;
 mod round;
 pub(crate) mod select;
+mod self_check;
 #[cfg(test)]
 mod testing;
 mod upload;
@@ -83,6 +88,7 @@ const MAX_BATCH_TOKENS: usize = 65535 * GemmTile::Large.shape().rows as usize;
 pub struct Options {
     pub precision: Half,
     pub numerics: Numerics,
+    pub kernels: KernelChoice,
     /// Adapters to merge.
     pub merged: Vec<String>,
     pub batch_tokens: usize,
@@ -102,6 +108,8 @@ pub struct Gpu {
     /// Each with the adapter itself: one that is added later under the same name is a different adapter.
     merged: Vec<(Arc<Adapter>, Merged)>,
     options: Options,
+    /// Whether the kernels for compute capability 9.0 run.
+    sm90: bool,
     /// Tokens of the largest batch: the token budget, or one input that is longer.
     capacity: usize,
     lost: OnceLock<DriverError>,
@@ -127,7 +135,17 @@ impl Gpu {
         }
         let device = select::open(index)?;
         phases.end("context");
-        let kernels = KernelSet::load(&device, config, options.precision)?;
+        let facts = device.facts();
+        let sm90 = options.kernels.sm90(facts.capability);
+        let sm90 = sm90
+            .map_err(|problem| Error::Device(format!("cuda:{} ({}): {problem}", facts.index, facts.name)))?;
+        let kernels = KernelSet::load(&device, config, options.precision, sm90)?;
+        if sm90 {
+            self_check::run(&device, &kernels, options.precision)?;
+            if AttentionTile::Large.sm90(config.head_dim) {
+                self_check::attention::run(&device, &kernels, options.precision)?;
+            }
+        }
         phases.end("kernels");
         let weights = Weights::upload(&device, model, options.precision)?;
         phases.end("weights");
@@ -156,6 +174,7 @@ impl Gpu {
             weights,
             merged,
             options,
+            sm90,
             lost: OnceLock::new(),
         };
         Ok((gpu, Arc::new(adapters)))
@@ -205,7 +224,12 @@ impl Gpu {
     ) -> Result<(Arc<Mutex<ExecContext>>, Vec<PassSlot>)> {
         let sizes = self.sizes(adapters.columns(), adapters.slots());
         let make = || -> Result<_, DriverError> {
-            let context = Arc::new(Mutex::new(ExecContext::new(&self.device, sizes, adapters)?));
+            let context = Arc::new(Mutex::new(ExecContext::new(
+                &self.device,
+                sizes,
+                adapters,
+                self.sm90,
+            )?));
             let slots = (0..PASSES_IN_FLIGHT).map(|_| {
                 let staging = Staging::new(&self.device, sizes, self.options.sleeping_wait)?;
                 Ok(PassSlot::new(&context, staging))
@@ -260,7 +284,11 @@ impl Gpu {
             numerics: self.options.numerics,
             fusion,
             attention,
-            multiprocessors: self.device.facts().multiprocessors as usize,
+            multiprocessors: Multiprocessors {
+                capability: self.device.facts().capability,
+                count: self.device.facts().multiprocessors as usize,
+            },
+            sm90: self.sm90,
         };
         Plan::gpu(&self.config, shape, lora_columns, options)
     }
@@ -317,6 +345,10 @@ impl Gpu {
             (_, Err(error)) if error.is_sticky() => error,
             _ => return Err(failure),
         };
-        Err(Failure::Lost(self.lost.get_or_init(|| lost).clone()))
+        let named = || match self.kernels.stall() {
+            Some(stall) => lost.with_detail(stall),
+            None => lost,
+        };
+        Err(Failure::Lost(self.lost.get_or_init(named).clone()))
     }
 }

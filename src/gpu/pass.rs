@@ -382,7 +382,8 @@ mod tests {
             numerics: Numerics::Invariant,
             fusion,
             attention: AttentionTile::Large,
-            multiprocessors: 132,
+            multiprocessors: crate::tile::Multiprocessors::H200,
+            sm90: false,
         }
     }
 

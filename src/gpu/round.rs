@@ -16,7 +16,6 @@ impl Half {
     }
 
     /// The nearest number, ties to even, as its bits.
-    #[cfg(test)]
     pub(crate) fn round(self, x: f32) -> u16 {
         match self {
             Half::Bf16 => bf16::from_f32(x).to_bits(),

@@ -177,13 +177,13 @@ pub fn trace(side: &Side<'_>, seen: &mut dyn FnMut(&str, &[f64])) -> Result<()> 
 }
 
 /// How far a side's buffers may be from the reference, relative to the buffer's largest element. A type rounds at
-/// 6e-8 (float32), 5e-4 (float16), 4e-3 (bfloat16); the layers before lose one to two digits more, and any
+/// 6e-8 (float32), 5e-4 (float16), 4e-3 (bfloat16, and int8 of its row's largest number); the layers before lose one to two digits more, and any
 /// real mistake is far above.
 fn tolerance(side: &Side<'_>) -> f64 {
     match (side.executor, side.engine.precision()) {
         (Executor::Naive, _) | (_, Precision::F32) => 1e-4,
         (_, Precision::F16) => 1e-2,
-        (_, Precision::Bf16) => 5e-2,
+        (_, Precision::Bf16 | Precision::Int8) => 5e-2,
     }
 }
 

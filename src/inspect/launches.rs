@@ -54,7 +54,7 @@ fn shape(
 ) -> (&'static str, String, Map<String, Value>) {
     let tokens: usize = lengths.iter().sum();
     let (group, shape, parameters) = match &launch.params {
-        Params::Gemm(_, p) => {
+        Params::Gemm(_, p) | Params::GemmSm90(_, _, p) => {
             let epilogue = match (p.gelu, p.rope.table) {
                 (1, _) => "gelu",
                 (_, 0) => "bias",
@@ -71,7 +71,7 @@ fn shape(
                 json!({"n": p.n, "k": p.k, "columns": p.columns, "epilogue": epilogue}),
             )
         }
-        Params::Attention(_, p) => {
+        Params::Attention(_, p) | Params::AttentionSm90(_, p) => {
             let same = lengths.iter().all(|&length| length == lengths[0]);
             let sequences = match same {
                 true => format!("{} × {} tokens", lengths.len(), lengths[0]),
@@ -159,7 +159,7 @@ pub(super) fn lower_bound(pass: &Pass<'_>, plan: &Plan, step: &Step, launch: &La
         bytes += 4 * (tokens + batch.sequences() * batch.adapters.slots()) + 8 * padded;
     }
     match &launch.params {
-        Params::Gemm(_, p) => {
+        Params::Gemm(_, p) | Params::GemmSm90(_, _, p) => {
             let site = step.op().site().expect("a product is a linear layer's");
             let n = p.n as usize;
             if p.columns > 0 {
@@ -196,7 +196,7 @@ pub(super) fn lower_bound(pass: &Pass<'_>, plan: &Plan, step: &Step, launch: &La
         Params::Pool(p) => {
             bytes += batch.output_rows() * ((4 - ACTIVATION_BYTES) * p.hidden_size as usize + 8 + 24)
         }
-        Params::LoraDown(_) | Params::Attention(..) => {}
+        Params::LoraDown(_) | Params::Attention(..) | Params::AttentionSm90(..) => {}
     }
     Cost {
         bytes: bytes as u64,

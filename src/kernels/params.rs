@@ -1,8 +1,11 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0x9edacb24e9f41679;
+pub const HEADER_FNV1A: u64 = 0x559ed609a54577ef;
 
+pub const STALL_GEMM: u32 = 1;
+pub const STALL_ATTENTION: u32 = 2;
+pub const STALL_LIMIT: u32 = 2000000000;
 pub const ROW_VECTOR: u32 = 8;
 pub const ROW_LANE_VECTORS: u32 = 4;
 pub const ROW_WARP_COLUMNS: u32 = 1024;
@@ -14,20 +17,41 @@ pub const LORA_GROUP: u32 = 4;
 pub const LORA_NO_SLOT: u32 = 4294967295;
 pub const GEMM_LARGE_ROWS: u32 = 128;
 pub const GEMM_LARGE_COLUMNS: u32 = 128;
+pub const GEMM_LARGE_WARP_ROWS: u32 = 64;
+pub const GEMM_LARGE_WARP_COLUMNS: u32 = 64;
 pub const GEMM_LARGE_THREADS: u32 = 128;
-pub const GEMM_LARGE_SHARED: u32 = 69632;
+pub const GEMM_LARGE_SHARED: u32 = 49152;
+pub const GEMM_LARGE_BLOCKS: u32 = 2;
 pub const GEMM_MEDIUM_ROWS: u32 = 64;
 pub const GEMM_MEDIUM_COLUMNS: u32 = 64;
+pub const GEMM_MEDIUM_WARP_ROWS: u32 = 32;
+pub const GEMM_MEDIUM_WARP_COLUMNS: u32 = 32;
 pub const GEMM_MEDIUM_THREADS: u32 = 128;
 pub const GEMM_MEDIUM_SHARED: u32 = 49152;
+pub const GEMM_MEDIUM_BLOCKS: u32 = 3;
 pub const GEMM_SMALL64_ROWS: u32 = 32;
 pub const GEMM_SMALL64_COLUMNS: u32 = 32;
+pub const GEMM_SMALL64_WARP_ROWS: u32 = 16;
+pub const GEMM_SMALL64_WARP_COLUMNS: u32 = 16;
 pub const GEMM_SMALL64_THREADS: u32 = 128;
 pub const GEMM_SMALL64_SHARED: u32 = 65536;
+pub const GEMM_SMALL64_BLOCKS: u32 = 3;
 pub const GEMM_SMALL16_ROWS: u32 = 16;
 pub const GEMM_SMALL16_COLUMNS: u32 = 16;
+pub const GEMM_SMALL16_WARP_ROWS: u32 = 16;
+pub const GEMM_SMALL16_WARP_COLUMNS: u32 = 8;
 pub const GEMM_SMALL16_THREADS: u32 = 64;
 pub const GEMM_SMALL16_SHARED: u32 = 65536;
+pub const GEMM_SMALL16_BLOCKS: u32 = 3;
+pub const GEMM_WIDE_ROWS: u32 = 128;
+pub const GEMM_WIDE_COLUMNS: u32 = 256;
+pub const GEMM_WIDE_THREADS: u32 = 384;
+pub const GEMM_WIDE_SHARED: u32 = 229440;
+pub const GEMM_NARROW_ROWS: u32 = 64;
+pub const GEMM_NARROW_COLUMNS: u32 = 128;
+pub const GEMM_NARROW_THREADS: u32 = 256;
+pub const GEMM_NARROW_SHARED: u32 = 90160;
+pub const GEMM_SM90_OUT_ROWS: u32 = 64;
 pub const LORA_DOWN_ROWS: u32 = 16;
 pub const LORA_DOWN_THREADS: u32 = 256;
 pub const LORA_DOWN_COLUMNS: u32 = 32;
@@ -37,6 +61,13 @@ pub const ATTENTION_LARGE_ROWS: u32 = 128;
 pub const ATTENTION_SMALL_ROWS: u32 = 64;
 pub const ATTENTION_MAX_KEYS: u32 = 64;
 pub const ATTENTION_TILE_NUMBERS: u32 = 4096;
+pub const ATTENTION_WGMMA128_ROWS: u32 = 128;
+pub const ATTENTION_WGMMA128_THREADS: u32 = 384;
+pub const ATTENTION_WGMMA128_SHARED: u32 = 147712;
+pub const ATTENTION_WGMMA192_ROWS: u32 = 192;
+pub const ATTENTION_WGMMA192_THREADS: u32 = 512;
+pub const ATTENTION_WGMMA192_SHARED: u32 = 155904;
+pub const ATTENTION_SM90_BOX_ROWS: u32 = 64;
 pub const POOL_F32: u32 = 0;
 pub const POOL_F16: u32 = 1;
 pub const POOL_INT8: u32 = 2;
@@ -50,6 +81,47 @@ pub const POOL_HEAD_BYTES: u32 = 8;
 pub const POOL_THREADS: u32 = 512;
 pub const POOL_MAX_GROUPS: u32 = 32;
 pub const POOL_SHARED_BYTES: u32 = 32912;
+#[doc = " A matrix as bulk tensor copies see it: the driver's CUtensorMap. Its bytes are the driver's own."]
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct TensorMap {
+    pub words: [u64; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TensorMap"][::core::mem::size_of::<TensorMap>() - 128usize];
+    ["Alignment of TensorMap"][::core::mem::align_of::<TensorMap>() - 64usize];
+    ["Offset of field: TensorMap::words"][::core::mem::offset_of!(TensorMap, words) - 0usize];
+};
+#[doc = " What a thread leaves in memory of the host before it gives up waiting at a barrier. All zero as long as none has."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct Stall {
+    #[doc = " The kernel: STALL_GEMM, …."]
+    pub kernel: u32,
+    #[doc = " blockIdx.x."]
+    pub block: u32,
+    #[doc = " threadIdx.x, which says the role."]
+    pub thread: u32,
+    #[doc = " Its shared address."]
+    pub barrier: u32,
+    #[doc = " The parity of the phase that did not end."]
+    pub parity: u32,
+    #[doc = " Zero."]
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Stall"][::core::mem::size_of::<Stall>() - 24usize];
+    ["Alignment of Stall"][::core::mem::align_of::<Stall>() - 4usize];
+    ["Offset of field: Stall::kernel"][::core::mem::offset_of!(Stall, kernel) - 0usize];
+    ["Offset of field: Stall::block"][::core::mem::offset_of!(Stall, block) - 4usize];
+    ["Offset of field: Stall::thread"][::core::mem::offset_of!(Stall, thread) - 8usize];
+    ["Offset of field: Stall::barrier"][::core::mem::offset_of!(Stall, barrier) - 12usize];
+    ["Offset of field: Stall::parity"][::core::mem::offset_of!(Stall, parity) - 16usize];
+    ["Offset of field: Stall::reserved"][::core::mem::offset_of!(Stall, reserved) - 20usize];
+};
 #[doc = " The adapters that each sequence uses, with their weights."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -342,6 +414,38 @@ const _: () = {
     ["Offset of field: GemmParams::gelu"][::core::mem::offset_of!(GemmParams, gelu) - 112usize];
     ["Offset of field: GemmParams::reserved"][::core::mem::offset_of!(GemmParams, reserved) - 116usize];
 };
+#[doc = " gemm_*_wide, gemm_*_narrow: the same product, with the matrices as maps too."]
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct GemmSm90Params {
+    #[doc = " Of x: [rows, k], where `rows` are at least tokens: the rows that may be read."]
+    pub x: TensorMap,
+    #[doc = " [n, k]"]
+    pub w: TensorMap,
+    #[doc = " [rows, columns]. Read if columns is not 0."]
+    pub h: TensorMap,
+    #[doc = " [n, columns]. Read if columns is not 0."]
+    pub b: TensorMap,
+    #[doc = " [rows, n]"]
+    pub out: TensorMap,
+    #[doc = " The product; x, w, h and b in it are not read."]
+    pub gemm: GemmParams,
+    #[doc = " Written by a thread that gives up waiting; or null."]
+    pub stall: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GemmSm90Params"][::core::mem::size_of::<GemmSm90Params>() - 768usize];
+    ["Alignment of GemmSm90Params"][::core::mem::align_of::<GemmSm90Params>() - 64usize];
+    ["Offset of field: GemmSm90Params::x"][::core::mem::offset_of!(GemmSm90Params, x) - 0usize];
+    ["Offset of field: GemmSm90Params::w"][::core::mem::offset_of!(GemmSm90Params, w) - 128usize];
+    ["Offset of field: GemmSm90Params::h"][::core::mem::offset_of!(GemmSm90Params, h) - 256usize];
+    ["Offset of field: GemmSm90Params::b"][::core::mem::offset_of!(GemmSm90Params, b) - 384usize];
+    ["Offset of field: GemmSm90Params::out"][::core::mem::offset_of!(GemmSm90Params, out) - 512usize];
+    ["Offset of field: GemmSm90Params::gemm"][::core::mem::offset_of!(GemmSm90Params, gemm) - 640usize];
+    ["Offset of field: GemmSm90Params::stall"][::core::mem::offset_of!(GemmSm90Params, stall) - 760usize];
+};
 #[doc = " lora_down_*: h = (x Aᵀ) · weight · scale, masked, for linear layers whose x is not the output of a row kernel."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -444,6 +548,32 @@ const _: () = {
         [::core::mem::offset_of!(AttentionParams, qkv_stride) - 56usize];
     ["Offset of field: AttentionParams::out_stride"]
         [::core::mem::offset_of!(AttentionParams, out_stride) - 60usize];
+};
+#[doc = " attention_*_wgmma128, attention_*_wgmma192: the same for heads of 64 elements, with qkv as a map too."]
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct AttentionSm90Params {
+    #[doc = " [rows, 3·heads·64], where `rows` are at least the tokens: the rows that may be read."]
+    pub qkv: TensorMap,
+    #[doc = " With rope null: q and k are rotated already."]
+    pub attention: AttentionParams,
+    #[doc = " Written by a thread that gives up waiting; or null."]
+    pub stall: u64,
+    #[doc = " Zero."]
+    pub reserved: [u64; 7usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionSm90Params"][::core::mem::size_of::<AttentionSm90Params>() - 256usize];
+    ["Alignment of AttentionSm90Params"][::core::mem::align_of::<AttentionSm90Params>() - 64usize];
+    ["Offset of field: AttentionSm90Params::qkv"][::core::mem::offset_of!(AttentionSm90Params, qkv) - 0usize];
+    ["Offset of field: AttentionSm90Params::attention"]
+        [::core::mem::offset_of!(AttentionSm90Params, attention) - 128usize];
+    ["Offset of field: AttentionSm90Params::stall"]
+        [::core::mem::offset_of!(AttentionSm90Params, stall) - 192usize];
+    ["Offset of field: AttentionSm90Params::reserved"]
+        [::core::mem::offset_of!(AttentionSm90Params, reserved) - 200usize];
 };
 #[doc = " One output vector."]
 #[repr(C)]

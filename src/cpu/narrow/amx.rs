@@ -9,29 +9,50 @@ use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use std::sync::OnceLock;
 
 use super::super::isa::Isa;
-use super::{Block, PANEL, PANEL_BLOCK, ROW_BYTES, TILE_BYTES, TILE_ROWS};
+use super::{Block, PANEL, PANEL_BLOCK, ROW_BYTES, TILE_BYTES, TILE_ROWS, grouped};
+
+/// AMX-TILE, AMX-BF16 and AMX-INT8 in register EDX of CPUID's leaf 7.
+const TILE: u32 = 1 << 24;
+const BF16: u32 = 1 << 22;
+const INT8: u32 = 1 << 25;
 
 /// Whether this processor has AMX's products of bf16 numbers, and the system lets us use them.
 pub fn has_bf16() -> bool {
-    static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| cpu_has_bf16() && permitted())
+    usable() & BF16 != 0
 }
 
-/// CPUID: AMX-BF16 and AMX-TILE in leaf 7, and both parts of AMX's state in what the system saves.
-fn cpu_has_bf16() -> bool {
+/// The same of int8 numbers.
+pub fn has_int8() -> bool {
+    usable() & INT8 != 0
+}
+
+/// The features of AMX that this processor has and the system lets us use, as [`TILE`] and its like.
+fn usable() -> u32 {
+    static FEATURES: OnceLock<u32> = OnceLock::new();
+    *FEATURES.get_or_init(|| {
+        let features = features();
+        if features & TILE != 0 && permitted() {
+            features
+        } else {
+            0
+        }
+    })
+}
+
+/// Those that the processor has; none where the system does not save both parts of AMX's state.
+fn features() -> u32 {
     if !is_x86_feature_detected!("xsave") {
-        return false;
+        return 0;
     }
     // Safe functions from some later Rust on than the oldest that this is for.
     #[allow(unused_unsafe)]
     // SAFETY: every processor that Rust's x86-64 is for has the instruction.
     let features = unsafe {
         if __cpuid(0).eax < 7 {
-            return false;
+            return 0;
         }
         __cpuid_count(7, 0).edx
     };
-    let has = features & (1 << 22 | 1 << 24) == 1 << 22 | 1 << 24;
     #[target_feature(enable = "xsave")]
     fn enabled() -> u64 {
         // SAFETY: register 0 is there where XSAVE is.
@@ -39,7 +60,8 @@ fn cpu_has_bf16() -> bool {
     }
     // OSXSAVE is part of what `xsave` was found by.
     // SAFETY: the feature was just found.
-    has && unsafe { enabled() } & (3 << 17) == 3 << 17
+    let saved = unsafe { enabled() } & (3 << 17) == 3 << 17;
+    if saved { features & (TILE | BF16 | INT8) } else { 0 }
 }
 
 /// Asks the system for the registers' state, for the whole process: Linux grants it on demand only.
@@ -91,7 +113,7 @@ static FULL: Shapes = {
 /// Configures all registers to full size, and zeroes them.
 ///
 /// # Safety
-/// [`has_bf16`] says yes.
+/// [`has_bf16`] or [`has_int8`] says yes.
 #[inline(always)]
 pub unsafe fn configure() {
     // SAFETY: reads the 64 bytes of a valid configuration.
@@ -101,7 +123,7 @@ pub unsafe fn configure() {
 /// Gives the registers back.
 ///
 /// # Safety
-/// [`has_bf16`] says yes.
+/// [`has_bf16`] or [`has_int8`] says yes.
 #[inline(always)]
 pub unsafe fn release() {
     // SAFETY: touches nothing but the registers.
@@ -149,7 +171,7 @@ pub unsafe fn store<const T: u8>(to: *mut u8, stride: usize) {
 /// # Safety
 /// The registers are configured.
 #[inline(always)]
-pub unsafe fn multiply<const C: u8, const A: u8, const B: u8>() {
+pub unsafe fn multiply_bf16<const C: u8, const A: u8, const B: u8>() {
     // SAFETY: touches nothing but the registers.
     unsafe {
         asm!("tdpbf16ps tmm{c}, tmm{a}, tmm{b}", c = const C, a = const A, b = const B,
@@ -157,14 +179,68 @@ pub unsafe fn multiply<const C: u8, const A: u8, const B: u8>() {
     }
 }
 
+/// The same of four int8 numbers each, summed in 32 bits.
+///
+/// # Safety
+/// The registers are configured; the processor has AMX-INT8.
+#[inline(always)]
+unsafe fn multiply_int8<const C: u8, const A: u8, const B: u8>() {
+    // SAFETY: touches nothing but the registers.
+    unsafe {
+        asm!("tdpbssd tmm{c}, tmm{a}, tmm{b}", c = const C, a = const A, b = const B,
+            options(nostack, preserves_flags, nomem));
+    }
+}
+
+/// One of them.
+///
+/// # Safety
+/// As for them.
+#[inline(always)]
+unsafe fn multiply<const INT8: bool, const C: u8, const A: u8, const B: u8>() {
+    // SAFETY: the caller's word.
+    unsafe {
+        if INT8 {
+            multiply_int8::<C, A, B>();
+        } else {
+            multiply_bf16::<C, A, B>();
+        }
+    }
+}
+
 /// See [`Block`].
 ///
 /// # Safety
 /// [`has_bf16`] says yes; everything that the block points to is there.
-pub unsafe fn block(_: Isa, t: &Block) {
+pub unsafe fn block_bf16(isa: Isa, t: &Block) {
     // SAFETY: the caller's word.
     unsafe {
         configure();
+        panels::<false>(isa, t);
+        release();
+    }
+}
+
+/// The same of int8 numbers.
+///
+/// # Safety
+/// [`has_int8`] says yes; everything that the block points to is there.
+pub unsafe fn block_int8(isa: Isa, t: &Block) {
+    // SAFETY: the caller's word.
+    unsafe {
+        configure();
+        grouped::block(isa, t, panels::<true>);
+        release();
+    }
+}
+
+/// All of a block; of int8 numbers the result is `i32`.
+///
+/// # Safety
+/// As for the block, with the registers configured.
+unsafe fn panels<const INT8: bool>(_: Isa, t: &Block) {
+    // SAFETY: the caller's word.
+    unsafe {
         let tiles = t.rows.div_ceil(TILE_ROWS);
         for p in 0..t.panels {
             let b = t.b.add(p * t.b_panel);
@@ -173,14 +249,13 @@ pub unsafe fn block(_: Isa, t: &Block) {
                 let a = t.a.add(tile * t.a_tile_row);
                 let c = t.c.add(tile * TILE_ROWS * t.c_row + p * PANEL);
                 if tile + 1 < tiles {
-                    two(t, a, b, c);
+                    two::<INT8>(t, a, b, c);
                 } else {
-                    one(t, a, b, c);
+                    one::<INT8>(t, a, b, c);
                 }
                 tile += 2;
             }
         }
-        release();
     }
 }
 
@@ -189,7 +264,7 @@ pub unsafe fn block(_: Isa, t: &Block) {
 /// # Safety
 /// As for the block, with the registers configured.
 #[inline(always)]
-unsafe fn two(t: &Block, a: *const u8, b: *const u8, c: *mut f32) {
+unsafe fn two<const INT8: bool>(t: &Block, a: *const u8, b: *const u8, c: *mut f32) {
     let row = t.c_row * 4;
     let c = c.cast::<u8>();
     let below = c.wrapping_add(TILE_ROWS * row);
@@ -210,12 +285,12 @@ unsafe fn two(t: &Block, a: *const u8, b: *const u8, c: *mut f32) {
             let (a, b) = (a.add(k * TILE_BYTES), b.add(k * PANEL_BLOCK));
             load::<6>(b, ROW_BYTES);
             load::<4>(a, ROW_BYTES);
-            multiply::<0, 4, 6>();
+            multiply::<INT8, 0, 4, 6>();
             load::<7>(b.add(TILE_BYTES), ROW_BYTES);
-            multiply::<1, 4, 7>();
+            multiply::<INT8, 1, 4, 7>();
             load::<5>(a.add(t.a_tile_row), ROW_BYTES);
-            multiply::<2, 5, 6>();
-            multiply::<3, 5, 7>();
+            multiply::<INT8, 2, 5, 6>();
+            multiply::<INT8, 3, 5, 7>();
         }
         store::<0>(c, row);
         store::<1>(c.add(ROW_BYTES), row);
@@ -232,7 +307,7 @@ const AHEAD: usize = 4 * PANEL_BLOCK;
 /// # Safety
 /// As for the block, with the registers configured.
 #[inline(always)]
-unsafe fn one(t: &Block, a: *const u8, b: *const u8, c: *mut f32) {
+unsafe fn one<const INT8: bool>(t: &Block, a: *const u8, b: *const u8, c: *mut f32) {
     let row = t.c_row * 4;
     let c = c.cast::<u8>();
     // SAFETY: the caller's word; a prefetch never faults.
@@ -252,9 +327,9 @@ unsafe fn one(t: &Block, a: *const u8, b: *const u8, c: *mut f32) {
             }
             load::<4>(a, ROW_BYTES);
             load::<6>(b, ROW_BYTES);
-            multiply::<0, 4, 6>();
+            multiply::<INT8, 0, 4, 6>();
             load::<7>(b.add(TILE_BYTES), ROW_BYTES);
-            multiply::<1, 4, 7>();
+            multiply::<INT8, 1, 4, 7>();
         }
         store::<0>(c, row);
         store::<1>(c.add(ROW_BYTES), row);
@@ -264,19 +339,25 @@ unsafe fn one(t: &Block, a: *const u8, b: *const u8, c: *mut f32) {
 /// Rounds of four products side by side, as [`two`] has them; gives their operations.
 ///
 /// # Safety
-/// [`has_bf16`] says yes.
+/// [`has_bf16`] or [`has_int8`] says yes.
 #[cfg(any(test, feature = "inspect"))]
-pub unsafe fn peak(_: Isa, rounds: usize) -> f64 {
+pub unsafe fn peak<const INT8: bool>(_: Isa, rounds: usize) -> f64 {
     // SAFETY: the caller's word; the registers hold zeros.
     unsafe {
         configure();
         for _ in 0..rounds {
-            multiply::<0, 4, 6>();
-            multiply::<1, 4, 7>();
-            multiply::<2, 5, 6>();
-            multiply::<3, 5, 7>();
+            multiply::<INT8, 0, 4, 6>();
+            multiply::<INT8, 1, 4, 7>();
+            multiply::<INT8, 2, 5, 6>();
+            multiply::<INT8, 3, 5, 7>();
         }
         release();
     }
-    (4 * 2 * TILE_ROWS * 16 * super::ROW_NUMBERS * rounds) as f64
+    let depth = if INT8 {
+        super::Number::Int8
+    } else {
+        super::Number::Bf16
+    }
+    .per_row();
+    (4 * 2 * TILE_ROWS * 16 * depth * rounds) as f64
 }

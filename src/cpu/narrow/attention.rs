@@ -15,7 +15,7 @@ use std::cell::RefCell;
 use super::super::Line;
 use super::super::attention::{Head, QUERIES};
 use super::super::isa::{Avx512, Simd};
-use super::amx::{configure, load, multiply, release, store, zero};
+use super::amx::{configure, load, multiply_bf16, release, store, zero};
 use super::{PANEL, PANEL_BLOCK, ROW_BYTES, ROW_NUMBERS, TILE_BYTES, TILE_ROWS};
 
 /// Keys per block: part of the definition of the result, as the running sums are rescaled between blocks.
@@ -396,13 +396,13 @@ unsafe fn product(
             let (a, b) = (a.add(k * TILE_BYTES), b.add(k * PANEL_BLOCK));
             load::<4>(a, ROW_BYTES);
             load::<6>(b, ROW_BYTES);
-            multiply::<0, 4, 6>();
+            multiply_bf16::<0, 4, 6>();
             load::<7>(b.add(TILE_BYTES), ROW_BYTES);
-            multiply::<1, 4, 7>();
+            multiply_bf16::<1, 4, 7>();
             if pair {
                 load::<5>(a.add(a_row), ROW_BYTES);
-                multiply::<2, 5, 6>();
-                multiply::<3, 5, 7>();
+                multiply_bf16::<2, 5, 6>();
+                multiply_bf16::<3, 5, 7>();
             }
         }
         store::<0>(c, c_row);

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::super::Line;
 use super::super::team::{SendPtr, Team};
-use super::{Block, Kernel, PANEL, PackedTiles, TILE_BYTES, TILE_ROWS, Tiles};
+use super::{Block, Kernel, Number, PANEL, PackedTiles, Scales, TILE_BYTES, TILE_ROWS, Tiles};
 
 /// Blocks of k that a task takes at a time: its part of a panel is 32 KB then, which stays in the first level cache while
 /// all rows of the task go over it.
@@ -32,6 +32,10 @@ pub fn gemm(
 ) {
     let (m, n, k_blocks) = (x.rows(), w.n(), x.k_blocks());
     assert!(x.k() == w.k(), "operands of other lengths");
+    assert!(
+        [x.number(), w.number()] == [kernel.number; 2],
+        "operands of other numbers"
+    );
     assert!(y.as_ref().is_none_or(|y| y.len() == m * n), "y of another size");
     if m == 0 {
         return;
@@ -63,6 +67,11 @@ pub fn gemm(
                     b_panel: w.panel_bytes(),
                     panels: panels.len(),
                     k_blocks: K_BLOCKS.min(k_blocks - first),
+                    scales: (kernel.number == Number::Int8).then(|| Scales {
+                        a: x.scales()[rows.start * k_blocks + first..].as_ptr(),
+                        b: w.scales(panels.start, first).as_ptr(),
+                        k_blocks,
+                    }),
                     c,
                     c_row,
                     resume: first > 0,
@@ -75,6 +84,10 @@ pub fn gemm(
             for (i, row) in rows.enumerate() {
                 // SAFETY: row i of the result, of which nothing else is borrowed.
                 let segment = unsafe { std::slice::from_raw_parts_mut(c.add(i * c_row), width) };
+                if kernel.number == Number::Int8 && x.outlier(row).value != 0.0 {
+                    let outlier = x.outlier(row);
+                    w.add_column(kernel.isa, panels.start, outlier.column, outlier.value, segment);
+                }
                 epilogue(row, first, segment);
                 if let Some(y) = y {
                     // SAFETY: the length of y was checked above, and no two tasks have an element of it in common.

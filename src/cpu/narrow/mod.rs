@@ -1,16 +1,17 @@
-//! Products of 16-bit numbers: their layout, the kernels of each instruction set, and the driver.
+//! Products of numbers of 16 or 8 bits: their layout, the kernels of each instruction set, and the driver.
 //!
-//! Both operands lie in *tiles* of 16 rows of 64 bytes, the shape of AMX's registers, whatever the instruction set:
+//! Both operands lie in *tiles* of 16 rows of 64 bytes, the shape of AMX's registers, whatever the instruction set. A row of
+//! a tile holds R numbers: 32 bf16 or 64 int8. A dword of it holds D: 2 or 4.
 //!
 //! ```text
-//! x: tile (i, b), row r:  x[16 i + r, 32 b ..][..32]
-//! W: tile (b, t) of panel p, row r, dword c:  W[32 p + 16 t + c, 32 b + 2 r ..][..2]
+//! x: tile (i, b), row r:  x[16 i + r, R b ..][..R]
+//! W: tile (b, t) of panel p, row r, dword c:  W[32 p + 16 t + c, R b + D r ..][..D]
 //! ```
 //!
-//! A panel of W is 32 columns of y: for each block of 32 k, two tiles side by side. Past the end of a matrix there are
+//! A panel of W is 32 columns of y: for each block of R k, two tiles side by side. Past the end of a matrix there are
 //! zeros.
 //!
-//! # What a product is
+//! # What a product of bf16 numbers is
 //!
 //! For each element of y, per block of 32 k, in rising order of blocks:
 //!
@@ -24,6 +25,19 @@
 //! numbers for zero. (A product of two bf16 numbers is exact in float32, so a fused multiply-add and a plain one round
 //! alike.) The kernel `avx512-bf16` has another order, that of its instruction: one chain over all k, in each pair the odd
 //! one first. Each is a function of the row and the weights alone: never of the other rows, the threads or the split.
+//!
+//! # What a product of int8 numbers is
+//!
+//! ```text
+//! x ≈ q s, W ≈ v t      q, v whole numbers of -127..=127; s and t of each row and block of 64 k of x and W
+//! y = y + float32(Σ q v) · (s · t)         per block of 64 k, in rising order of blocks
+//! y = y + x[j] · (v[j] · t)                  of the row's outlier j
+//! ```
+//!
+//! The sums are whole numbers below 2^24 and so exact; every other step is rounded once in float32, on all sets alike: all
+//! kernels agree in every bit. [`number::quantise`] says what q and s are. The outlier, the number of the row's largest
+//! magnitude, is left out of q and of its block's s, and multiplies the rounded weights in float32: behind a LayerNorm one
+//! channel may be a hundred times the others, which would share its step.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -32,15 +46,23 @@ pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod gemm;
+mod grouped;
+mod integers;
+mod number;
 mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 mod widened;
 
+#[cfg(test)]
+mod int8_tests;
 #[cfg(test)]
 mod tests;
 
 use super::isa::Isa;
 pub use gemm::gemm;
-pub use tiles::{PackedTiles, TileWriter, Tiles, flush, round_row};
+pub use number::{Number, Outlier, flush, round_row};
+pub use tiles::{PackedTiles, TileWriter, Tiles};
 
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 16;
@@ -48,7 +70,7 @@ pub const TILE_ROWS: usize = 16;
 pub const ROW_BYTES: usize = 64;
 /// Bytes of a tile.
 pub const TILE_BYTES: usize = TILE_ROWS * ROW_BYTES;
-/// 16-bit numbers of a tile's row: k of one block.
+/// bf16 numbers of a tile's row: k of one block.
 pub const ROW_NUMBERS: usize = ROW_BYTES / 2;
 /// Columns of a panel: two tiles.
 pub const PANEL: usize = 32;
@@ -71,6 +93,8 @@ pub struct Block {
     pub panels: usize,
     /// How many blocks of k.
     pub k_blocks: usize,
+    /// Of int8 numbers.
+    pub scales: Option<Scales>,
     /// Element (i, j) of the result is at `c + i * c_row + j`, for all rows of the last tile.
     pub c: *mut f32,
     /// Elements from one row to the next.
@@ -79,13 +103,26 @@ pub struct Block {
     pub resume: bool,
 }
 
+/// The scales of a [`Block`] of int8 numbers.
+#[derive(Clone, Copy)]
+pub struct Scales {
+    /// That of row i and block b is at `a + i * k_blocks + b`.
+    pub a: *const f32,
+    /// Those of the columns of panel p and block b are at `b + (p * k_blocks + b) * PANEL`.
+    pub b: *const f32,
+    /// How many blocks of k the operands have in all.
+    pub k_blocks: usize,
+}
+
 /// A way to compute a [`Block`].
 #[derive(Clone, Copy)]
 pub struct Kernel {
     /// A short name for logs and tests.
     pub name: &'static str,
-    /// Whether it is faster than float32 on the same processor.
-    pub fast: bool,
+    /// What it multiplies.
+    pub number: Number,
+    /// Whether the processor has instructions for such products; else they are made of others.
+    pub native: bool,
     isa: Isa,
     /// # Safety
     /// Everything that the block points to is there.
@@ -98,48 +135,74 @@ pub struct Kernel {
     peak: unsafe fn(Isa, usize) -> f64,
 }
 
+/// A row of the table of kernels.
+macro_rules! kernel {
+    ($name:expr, $number:ident, $native:expr, $isa:expr, $block:expr, $peak:expr) => {
+        Kernel {
+            name: $name,
+            number: Number::$number,
+            native: $native,
+            isa: $isa,
+            block: $block,
+            #[cfg(any(test, feature = "inspect"))]
+            peak: $peak,
+        }
+    };
+}
+
 impl Kernel {
-    /// The kernels of this processor, best first; at least one.
-    pub fn available() -> Vec<Kernel> {
+    /// The kernels of this processor for such numbers, best first; at least one.
+    pub fn available(number: Number) -> Vec<Kernel> {
         let mut kernels = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
             let isa = Isa::detect();
-            if amx::has_bf16() {
-                kernels.push(Kernel {
-                    name: "amx",
-                    fast: true,
-                    isa,
-                    block: amx::block,
-                    #[cfg(any(test, feature = "inspect"))]
-                    peak: amx::peak,
-                });
-            }
-            if avx512::has_bf16() {
-                kernels.push(Kernel {
-                    name: "avx512-bf16",
-                    fast: true,
-                    isa,
-                    block: avx512::block,
-                    #[cfg(any(test, feature = "inspect"))]
-                    peak: avx512::peak,
-                });
-            }
+            let native = [
+                (
+                    amx::has_bf16(),
+                    kernel!("amx", Bf16, true, isa, amx::block_bf16, amx::peak::<false>),
+                ),
+                (
+                    avx512::has_bf16(),
+                    kernel!("avx512-bf16", Bf16, true, isa, avx512::block, avx512::peak),
+                ),
+                (
+                    amx::has_int8(),
+                    kernel!("amx", Int8, true, isa, amx::block_int8, amx::peak::<true>),
+                ),
+                (
+                    vnni::has_avx512(),
+                    kernel!(
+                        "avx512-vnni",
+                        Int8,
+                        true,
+                        isa,
+                        vnni::block_avx512,
+                        vnni::peak_avx512
+                    ),
+                ),
+                (
+                    vnni::has_avx(),
+                    kernel!("avx-vnni", Int8, true, isa, vnni::block_avx, vnni::peak_avx),
+                ),
+            ];
+            kernels.extend(
+                native
+                    .into_iter()
+                    .filter(|(has, kernel)| *has && kernel.number == number)
+                    .map(|(_, kernel)| kernel),
+            );
         }
-        kernels.extend(Isa::available().into_iter().map(|isa| Kernel {
-            name: isa.name(),
-            fast: false,
-            isa,
-            block: widened::block,
-            #[cfg(any(test, feature = "inspect"))]
-            peak: widened::peak,
+        kernels.extend(Isa::available().into_iter().map(|isa| match number {
+            Number::Bf16 => kernel!(isa.name(), Bf16, false, isa, widened::block, widened::peak),
+            Number::Int8 => kernel!(isa.name(), Int8, false, isa, integers::block, integers::peak),
         }));
         kernels
     }
 
-    /// The best kernel of this processor.
-    pub fn detect() -> Kernel {
-        Kernel::available()[0]
+    /// The best kernel of this processor for such numbers.
+    pub fn detect(number: Number) -> Kernel {
+        Kernel::available(number)[0]
     }
 
     /// See [`Kernel::peak`].

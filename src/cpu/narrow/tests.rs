@@ -5,21 +5,30 @@ use std::sync::Mutex;
 use super::super::gemm::tests::noise;
 use super::super::isa::Isa;
 use super::super::team::Team;
-use super::tiles::{round, widen};
+use super::number::{round, widen};
 use super::*;
 
-/// The kernels that have a name of their own; a test says which of them this machine cannot run.
-const KERNELS: [&str; 5] = ["amx", "avx512-bf16", "avx512", "avx2", "portable"];
+/// The kernels for bf16 and for int8; a test says which of them this machine cannot run.
+const BF16: [&str; 5] = ["amx", "avx512-bf16", "avx512", "avx2", "portable"];
+const INT8: [&str; 6] = ["amx", "avx512-vnni", "avx-vnni", "avx512", "avx2", "portable"];
 
-fn kernels() -> Vec<Kernel> {
-    let kernels = Kernel::available();
-    for name in KERNELS {
-        if !kernels.iter().any(|kernel| kernel.name == name) {
-            println!("SKIPPED: this machine has no {name}");
+pub fn kernels_of(number: Number) -> Vec<Kernel> {
+    let names = match number {
+        Number::Bf16 => &BF16[..],
+        Number::Int8 => &INT8[..],
+    };
+    let kernels = Kernel::available(number);
+    for name in names {
+        if !kernels.iter().any(|kernel| kernel.name == *name) {
+            println!("SKIPPED: this machine has no {name} for {number}");
         }
     }
-    assert!(kernels.iter().all(|kernel| KERNELS.contains(&kernel.name)));
+    assert!(kernels.iter().all(|kernel| names.contains(&kernel.name)));
     kernels
+}
+
+fn kernels() -> Vec<Kernel> {
+    [Number::Bf16, Number::Int8].map(kernels_of).concat()
 }
 
 /// A number below 2^-126 is zero to these instructions, as operand and as result.
@@ -61,27 +70,32 @@ fn model(kernel: &str, x: &[u16], w: &[u16]) -> f32 {
     })
 }
 
-fn packed(team: &mut Team, n: usize, k: usize, w: &[f32]) -> PackedTiles {
-    PackedTiles::pack(team, n, k, &|i, row| {
-        round_row(Isa::PORTABLE, &w[i * k..][..k], row);
-    })
+pub fn packed(team: &mut Team, number: Number, n: usize, k: usize, w: &[f32]) -> PackedTiles {
+    match number {
+        Number::Bf16 => PackedTiles::pack(team, n, k, &|i, row| {
+            round_row(Isa::PORTABLE, &w[i * k..][..k], row);
+        }),
+        Number::Int8 => PackedTiles::quantise(team, Isa::PORTABLE, n, k, &|i, row| {
+            row.copy_from_slice(&w[i * k..][..k]);
+        }),
+    }
 }
 
-fn tiles(team: &mut Team, k: usize, x: &[f32]) -> Tiles {
+pub fn tiles(team: &mut Team, number: Number, k: usize, x: &[f32]) -> Tiles {
     let mut tiles = Tiles::default();
-    tiles.round(team, Isa::detect(), x, k);
+    tiles.round(team, Isa::detect(), number, x, k);
     tiles
 }
 
-fn product(team: &mut Team, kernel: Kernel, k: usize, x: &[f32], w: &PackedTiles) -> Vec<f32> {
-    let x = tiles(team, k, x);
+pub fn product(team: &mut Team, kernel: Kernel, k: usize, x: &[f32], w: &PackedTiles) -> Vec<f32> {
+    let x = tiles(team, kernel.number, k, x);
     let mut y = vec![7.0; x.rows() * w.n()];
     gemm(team, kernel, &x, w, Some(&mut y), &|_, _, _| ());
     y
 }
 
 /// (M, N, K), with ends of tiles, panels, blocks and tasks.
-const SHAPES: [(usize, usize, usize); 14] = [
+pub const SHAPES: [(usize, usize, usize); 15] = [
     (0, 5, 5),
     (1, 1, 1),
     (3, 7, 5),
@@ -96,6 +110,7 @@ const SHAPES: [(usize, usize, usize); 14] = [
     (100, 384, 65),
     (197, 97, 1100),
     (400, 300, 33),
+    (2, 33, 2100),
 ];
 
 #[test]
@@ -115,7 +130,7 @@ fn rounding_is_to_nearest_even() {
         assert!(bits == 0x8000 || bits == 0 || half::bf16::from_f32(x).to_bits() == bits);
     }
     for bits in [0, 0x8000, 0x0001, 0x807f, 0x0080, 0x3f80, 0xff80] {
-        assert_eq!(super::tiles::flush(bits), round(widen(bits)), "{bits:x}");
+        assert_eq!(super::number::flush(bits), round(widen(bits)), "{bits:x}");
     }
     assert!(widen(round(f32::NAN)).is_nan() && widen(round(f32::from_bits(0xff80_0001))).is_nan());
     for isa in Isa::available() {
@@ -136,7 +151,7 @@ fn rows_come_back_from_tiles() {
     let mut team = Team::new(2);
     for (m, _, k) in SHAPES {
         let x = noise(m * k, 1);
-        let tiles = tiles(&mut team, k, &x);
+        let tiles = tiles(&mut team, Number::Bf16, k, &x);
         let mut row = vec![9.0; k];
         for i in 0..m {
             tiles.read_row(i, &mut row);
@@ -151,12 +166,12 @@ fn rows_come_back_from_tiles() {
 
 #[test]
 fn agrees_with_f64() {
-    for kernel in kernels() {
+    for kernel in kernels_of(Number::Bf16) {
         for threads in [1, 3] {
             let mut team = Team::new(threads);
             for (m, n, k) in SHAPES {
                 let (x, w) = (noise(m * k, 1), noise(n * k, 2));
-                let matrix = packed(&mut team, n, k, &w);
+                let matrix = packed(&mut team, Number::Bf16, n, k, &w);
                 let y = product(&mut team, kernel, k, &x, &matrix);
                 for i in 0..m {
                     for j in 0..n {
@@ -181,10 +196,10 @@ fn kernels_are_what_their_instructions_are() {
     let mut team = Team::new(2);
     for (m, n, k) in SHAPES {
         let (x, w) = (noise(m * k, 3), noise(n * k, 4));
-        let matrix = packed(&mut team, n, k, &w);
+        let matrix = packed(&mut team, Number::Bf16, n, k, &w);
         let bits = |x: &[f32]| x.iter().map(|&x| round(x)).collect::<Vec<u16>>();
         let (xb, wb) = (bits(&x), bits(&w));
-        for kernel in kernels() {
+        for kernel in kernels_of(Number::Bf16) {
             let y = product(&mut team, kernel, k, &x, &matrix);
             for i in 0..m {
                 for j in (0..n).step_by(7) {
@@ -220,7 +235,10 @@ fn instructions_are_modelled_at_the_ends_of_the_range() {
         -2e-38,
         1e-20,
     ];
-    for kernel in kernels().into_iter().filter(|kernel| kernel.fast) {
+    for kernel in kernels_of(Number::Bf16)
+        .into_iter()
+        .filter(|kernel| kernel.native)
+    {
         for seed in 0..200u64 {
             let pick = |seed: u64| -> Vec<f32> {
                 let common = [0.0, 1e-19, 1e-20, 1.0][seed as usize % 4];
@@ -232,7 +250,7 @@ fn instructions_are_modelled_at_the_ends_of_the_range() {
             };
             let (x, w) = (pick(seed), pick(3 * seed + 1));
             let mut team = Team::new(1);
-            let matrix = packed(&mut team, 16, k, &w);
+            let matrix = packed(&mut team, Number::Bf16, 16, k, &w);
             let y = product(&mut team, kernel, k, &x, &matrix);
             let bits = |x: &[f32]| x.iter().map(|&x| round(x)).collect::<Vec<u16>>();
             for i in 0..16 {
@@ -253,7 +271,7 @@ fn a_row_alone_has_the_same_bits() {
         let mut solo = Team::new(1);
         for (m, n, k) in SHAPES {
             let x = noise(m * k, 5);
-            let matrix = packed(&mut solo, n, k, &noise(n * k, 6));
+            let matrix = packed(&mut solo, kernel.number, n, k, &noise(n * k, 6));
             let rows: Vec<f32> = x
                 .chunks(k)
                 .flat_map(|x| product(&mut solo, kernel, k, x, &matrix))
@@ -284,8 +302,8 @@ fn a_row_of_nan_stays_alone() {
     let (m, n, k) = (20, 40, 70);
     let mut x = noise(m * k, 7);
     let mut team = Team::new(2);
-    let matrix = packed(&mut team, n, k, &noise(n * k, 8));
     for kernel in kernels() {
+        let matrix = packed(&mut team, kernel.number, n, k, &noise(n * k, 8));
         let before = product(&mut team, kernel, k, &x, &matrix);
         let kept = x.clone();
         x[3 * k..4 * k].fill(f32::NAN);
@@ -294,6 +312,7 @@ fn a_row_of_nan_stays_alone() {
             let same = before[i * n..][..n] == after[i * n..][..n];
             assert_eq!(same, i != 3, "{} row {i}", kernel.name);
         }
+        assert!(after[3 * n..4 * n].iter().all(|y| y.is_nan()));
         x = kept;
     }
 }
@@ -304,8 +323,8 @@ fn epilogue_once_for_every_element() {
         for threads in [1, 2] {
             let mut team = Team::new(threads);
             for (m, n, k) in SHAPES {
-                let x = tiles(&mut team, k, &noise(m * k, 9));
-                let matrix = packed(&mut team, n, k, &noise(n * k, 10));
+                let x = tiles(&mut team, kernel.number, k, &noise(m * k, 9));
+                let matrix = packed(&mut team, kernel.number, n, k, &noise(n * k, 10));
                 let mut plain = vec![0.0; m * n];
                 gemm(&mut team, kernel, &x, &matrix, Some(&mut plain), &|_, _, _| ());
                 let seen = Mutex::new(vec![None; m * n]);

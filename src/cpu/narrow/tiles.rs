@@ -2,59 +2,19 @@
 
 use super::super::isa::{Isa, isa_fn};
 use super::super::packed::Buffer;
-use super::super::team::Team;
-use super::{PANEL, PANEL_BLOCK, ROW_BYTES, ROW_NUMBERS, TILE_BYTES, TILE_ROWS};
-
-/// The nearest bf16 number, ties to even, as its bits. Numbers below 2^-126 become zero, and NaN a quiet NaN: what
-/// `VCVTNEPS2BF16` does.
-#[inline(always)]
-pub fn round(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let magnitude = bits & 0x7fff_ffff;
-    let high = bits >> 16;
-    let nearest = bits.wrapping_add(0x7fff + (high & 1)) >> 16;
-    let kept = if magnitude < 0x0080_0000 {
-        high & 0x8000
-    } else {
-        nearest
-    };
-    (if magnitude > 0x7f80_0000 {
-        high | 0x40
-    } else {
-        kept
-    }) as u16
-}
-
-/// A bf16 number as [`round`] would give it: zero below 2^-126.
-#[inline(always)]
-pub fn flush(bits: u16) -> u16 {
-    if bits & 0x7f80 == 0 { bits & 0x8000 } else { bits }
-}
-
-/// A bf16 number from its bits.
-#[inline(always)]
-pub fn widen(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
-}
+use super::super::team::{SendPtr, Team};
+use super::number::{Group, groups, quantise, quantise_row, round, widen};
+use super::{Number, Outlier, PANEL, PANEL_BLOCK, ROW_BYTES, ROW_NUMBERS, TILE_BYTES, TILE_ROWS};
 
 isa_fn! {
-    /// Rounds every number of `x` into `out`.
-    pub fn round_row<S>(_s, x: &[f32], out: &mut [u16]) {
-        for (out, &x) in out.iter_mut().zip(x) {
-            *out = round(x);
-        }
-    }
-}
-
-isa_fn! {
-    /// Rounds `x` into a row of tiles whose number 0 is at `to`, and fills up the last tile's row with zeros.
+    /// Rounds `x` to bf16 into a row of tiles whose number 0 is at `to`, and fills up the last tile's row with zeros.
     ///
     /// # Safety
     /// `to` is writable for as many rows of 32 numbers, one in each tile, as hold `x`.
-    unsafe fn write_row<S>(_s, x: &[f32], to: *mut u16) {
+    unsafe fn write_bf16_row<S>(_s, x: &[f32], to: *mut u8) {
         for (block, x) in x.chunks(ROW_NUMBERS).enumerate() {
             // SAFETY: a row of a tile, by the caller's word.
-            let row = unsafe { &mut *to.add(block * TILE_BYTES / 2).cast::<[u16; ROW_NUMBERS]>() };
+            let row = unsafe { &mut *to.add(block * TILE_BYTES).cast::<[u16; ROW_NUMBERS]>() };
             if let Ok(x) = <&[f32; ROW_NUMBERS]>::try_from(x) {
                 for (out, &x) in row.iter_mut().zip(x) {
                     *out = round(x);
@@ -69,24 +29,62 @@ isa_fn! {
     }
 }
 
+isa_fn! {
+    /// The same of int8 numbers, as [`quantise`] has them, without the row's outlier, which is the result.
+    ///
+    /// # Safety
+    /// `to` is writable for as many rows of 64 numbers, one in each tile, as hold `x`; `scales` for as many numbers.
+    unsafe fn write_int8_row<S>(_s, x: &[f32], to: *mut u8, scales: *mut f32) -> Outlier {
+        let outlier = Outlier::of(x);
+        for (block, mut x) in groups(x).enumerate() {
+            if outlier.value != 0.0 && outlier.column / ROW_BYTES == block {
+                x[outlier.column % ROW_BYTES] = 0.0;
+            }
+            // SAFETY: a row of a tile and its scale, by the caller's word.
+            unsafe {
+                let row = &mut *to.add(block * TILE_BYTES).cast::<Group>();
+                scales.add(block).write(quantise(&x, row));
+            }
+        }
+        outlier
+    }
+}
+
+isa_fn! {
+    /// y += x · (v · its column's scale), for byte `byte` of each dword of two rows of tiles; each step rounded once.
+    fn add_lines<S>(_s, lines: [&[[i8; 4]; 16]; 2], byte: usize, scales: &[f32], x: f32, y: &mut [f32]) {
+        let numbers = lines.into_iter().flatten();
+        for ((y, &scale), dword) in y.iter_mut().zip(scales).zip(numbers) {
+            *y += x * (f32::from(dword[byte]) * scale);
+        }
+    }
+}
+
 /// A cache line, so that tiles start on one.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; ROW_BYTES]);
 
-/// Activations in tiles, rounded to bf16.
+/// Activations in tiles.
 #[derive(Default)]
 pub struct Tiles {
+    number: Number,
     rows: usize,
     k: usize,
     lines: Vec<Line>,
+    /// Of int8 numbers, those of each row's blocks, and each row's outlier.
+    scales: Vec<f32>,
+    outliers: Vec<Outlier>,
 }
 
 /// Writes rows of [`Tiles`] from several threads.
 #[derive(Clone, Copy)]
 pub struct TileWriter {
     isa: Isa,
-    tiles: *mut u16,
+    number: Number,
+    tiles: *mut u8,
+    scales: *mut f32,
+    outliers: *mut Outlier,
     k_blocks: usize,
 }
 
@@ -97,24 +95,34 @@ unsafe impl Sync for TileWriter {}
 
 impl Tiles {
     /// Makes room for a matrix, and gives the way to fill it in. Rows that are not written hold what was there before.
-    pub fn reset(&mut self, isa: Isa, rows: usize, k: usize) -> TileWriter {
-        (self.rows, self.k) = (rows, k);
+    pub fn reset(&mut self, isa: Isa, number: Number, rows: usize, k: usize) -> TileWriter {
+        (self.number, self.rows, self.k) = (number, rows, k);
         let lines = rows.div_ceil(TILE_ROWS) * TILE_ROWS * self.k_blocks();
         if self.lines.len() < lines {
             self.lines = Vec::new();
             self.lines.resize(lines, Line([0; ROW_BYTES]));
         }
+        let (scales, outliers) = match number {
+            Number::Bf16 => (0, 0),
+            Number::Int8 => (rows * self.k_blocks(), rows),
+        };
+        self.scales.resize(self.scales.len().max(scales), 0.0);
+        let outliers = outliers.max(self.outliers.len());
+        self.outliers.resize(outliers, Outlier::default());
         TileWriter {
             isa,
+            number,
             tiles: self.lines.as_mut_ptr().cast(),
+            scales: self.scales.as_mut_ptr(),
+            outliers: self.outliers.as_mut_ptr(),
             k_blocks: self.k_blocks(),
         }
     }
 
-    /// Rounds a matrix of `rows` rows of `k` numbers.
-    pub fn round(&mut self, team: &mut Team, isa: Isa, x: &[f32], k: usize) {
+    /// Rounds a matrix of rows of `k` numbers.
+    pub fn round(&mut self, team: &mut Team, isa: Isa, number: Number, x: &[f32], k: usize) {
         let rows = x.len() / k;
-        let writer = self.reset(isa, rows, k);
+        let writer = self.reset(isa, number, rows, k);
         // What makes a task worth handing to another thread.
         let height = 32_768_usize.div_ceil(k);
         team.run(rows.div_ceil(height), &|task| {
@@ -137,7 +145,22 @@ impl Tiles {
 
     /// Blocks of k.
     pub fn k_blocks(&self) -> usize {
-        self.k.div_ceil(ROW_NUMBERS)
+        self.k.div_ceil(self.number.per_row())
+    }
+
+    /// What the numbers are.
+    pub(super) fn number(&self) -> Number {
+        self.number
+    }
+
+    /// The scales of int8 numbers: a row's blocks one after the other.
+    pub(super) fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// A row's outlier, of int8 numbers.
+    pub(super) fn outlier(&self, row: usize) -> Outlier {
+        self.outliers[row]
     }
 
     /// The tile of rows `16 i..` in block `block`.
@@ -150,38 +173,61 @@ impl Tiles {
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.k);
         let first = row / TILE_ROWS * self.k_blocks() * TILE_ROWS + row % TILE_ROWS;
-        for (block, out) in out.chunks_mut(ROW_NUMBERS).enumerate() {
+        for (block, out) in out.chunks_mut(self.number.per_row()).enumerate() {
             let line = &self.lines[first + block * TILE_ROWS].0;
-            for (out, bits) in out.iter_mut().zip(line.chunks_exact(2)) {
-                *out = widen(u16::from_ne_bytes([bits[0], bits[1]]));
+            match self.number {
+                Number::Bf16 => {
+                    for (out, bits) in out.iter_mut().zip(line.chunks_exact(2)) {
+                        *out = widen(u16::from_ne_bytes([bits[0], bits[1]]));
+                    }
+                }
+                Number::Int8 => {
+                    let scale = self.scales[row * self.k_blocks() + block];
+                    for (out, &byte) in out.iter_mut().zip(line) {
+                        *out = f32::from(byte as i8) * scale;
+                    }
+                }
             }
+        }
+        if self.number == Number::Int8 && self.outliers[row].value != 0.0 {
+            out[self.outliers[row].column] = self.outliers[row].value;
         }
     }
 }
 
 impl TileWriter {
     /// Rounds numbers `first..` of a row; `first` is a multiple of 32, and if `x` does not end the row, so is its length.
+    /// Of int8 numbers, `x` is the whole row, which has one outlier.
     ///
     /// # Safety
     /// The tiles that this writes to are alive, hold the row and these numbers, and nothing else touches them meanwhile.
     pub unsafe fn write(self, row: usize, first: usize, x: &[f32]) {
-        debug_assert!(first.is_multiple_of(ROW_NUMBERS));
-        let tile = row / TILE_ROWS * self.k_blocks + first / ROW_NUMBERS;
+        debug_assert!(first.is_multiple_of(self.number.per_row()));
+        let tile = row / TILE_ROWS * self.k_blocks + first / self.number.per_row();
         // SAFETY: inside the tiles, by the caller's word.
         unsafe {
-            let to = self
-                .tiles
-                .add(tile * TILE_BYTES / 2 + row % TILE_ROWS * ROW_NUMBERS);
-            write_row(self.isa, x, to);
+            let to = self.tiles.add(tile * TILE_BYTES + row % TILE_ROWS * ROW_BYTES);
+            match self.number {
+                Number::Bf16 => write_bf16_row(self.isa, x, to),
+                Number::Int8 => {
+                    debug_assert!(first == 0 && x.len().div_ceil(ROW_BYTES) == self.k_blocks);
+                    let scales = self.scales.add(row * self.k_blocks);
+                    let outlier = write_int8_row(self.isa, x, to, scales);
+                    self.outliers.add(row).write(outlier);
+                }
+            }
         }
     }
 }
 
-/// W[N, K] in bf16, packed for [`gemm`](super::gemm).
+/// W[N, K] in bf16 or int8, packed for [`gemm`](super::gemm).
 pub struct PackedTiles {
+    number: Number,
     n: usize,
     k: usize,
     data: Buffer,
+    /// Of int8 numbers: panel by panel, block by block, those of the panel's columns; zero past the last.
+    scales: Vec<f32>,
 }
 
 impl PackedTiles {
@@ -193,32 +239,74 @@ impl PackedTiles {
         k: usize,
         row: &(dyn Fn(usize, &mut [u16]) + Sync),
     ) -> PackedTiles {
+        PackedTiles::pack_rows(team, Number::Bf16, n, k, row)
+    }
+
+    /// Quantises and packs an n × k matrix. `row(i, numbers)` fills in row i (of 0..n); it is called once per row, from any
+    /// thread of the team.
+    pub fn quantise(
+        team: &mut Team,
+        isa: Isa,
+        n: usize,
+        k: usize,
+        row: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ) -> PackedTiles {
+        let k_blocks = k.div_ceil(ROW_BYTES);
+        let mut scales = vec![0.0; n.div_ceil(PANEL) * k_blocks * PANEL];
+        let to = SendPtr(scales.as_mut_ptr());
+        let packed = PackedTiles::pack_rows(team, Number::Int8, n, k, &|i, out: &mut [i8]| {
+            let mut wide = vec![0.0; k];
+            row(i, &mut wide);
+            quantise_row(isa, &wide, out, &mut |block, scale| {
+                let at = (i / PANEL * k_blocks + block) * PANEL + i % PANEL;
+                // SAFETY: row i is of 0..n, and one task's alone.
+                unsafe { to.get().add(at).write(scale) };
+            });
+        });
+        PackedTiles { scales, ..packed }
+    }
+
+    /// `row` fills in rows of numbers that are as long as `number` says.
+    fn pack_rows<T: Copy + Default>(
+        team: &mut Team,
+        number: Number,
+        n: usize,
+        k: usize,
+        row: &(dyn Fn(usize, &mut [T]) + Sync),
+    ) -> PackedTiles {
         assert!(n > 0 && k > 0, "a matrix has at least one element");
-        let (panels, k_blocks) = (n.div_ceil(PANEL), k.div_ceil(ROW_NUMBERS));
+        assert!(size_of::<T>() == number.bytes());
+        let (panels, k_blocks) = (n.div_ceil(PANEL), k.div_ceil(number.per_row()));
         let data = Buffer::new(panels * k_blocks * PANEL_BLOCK / size_of::<f32>());
         let out = data.writer();
         team.run(panels, &|p| {
             // The distance keeps the rows apart in the cache.
-            let stride = k_blocks * ROW_NUMBERS + ROW_NUMBERS + 2;
-            let mut rows = vec![0u16; PANEL * stride];
+            let stride = (k_blocks + 1) * number.per_row() + 4 / number.bytes();
+            let mut rows = vec![T::default(); PANEL * stride];
             for j in 0..PANEL.min(n - p * PANEL) {
                 row(p * PANEL + j, &mut rows[j * stride..][..k]);
             }
-            let rows: &[u16] = &rows;
+            let rows: *const u32 = rows.as_ptr().cast();
+            let stride = stride * number.bytes() / size_of::<u32>();
             // SAFETY: panel p of the buffer, which is this task's alone and lies inside the allocation.
             let panel = unsafe { out.get().cast::<u32>().add(p * k_blocks * PANEL_BLOCK / 4) };
-            for pair in 0..k_blocks * ROW_NUMBERS / 2 {
-                let (block, r) = (pair / TILE_ROWS, pair % TILE_ROWS);
+            for dword in 0..k_blocks * TILE_ROWS {
+                let (block, r) = (dword / TILE_ROWS, dword % TILE_ROWS);
                 for j in 0..PANEL {
-                    let numbers = &rows[j * stride + 2 * pair..][..2];
-                    let dword = u32::from(numbers[0]) | u32::from(numbers[1]) << 16;
                     let at = ((block * 2 + j / 16) * TILE_ROWS + r) * 16 + j % 16;
-                    // SAFETY: inside the panel. A write through the pointer, as the memory is still raw.
-                    unsafe { panel.add(at).write(dword) }
+                    // SAFETY: inside of row j, whose numbers have no padding, and of the panel. A write through the
+                    // pointer, as the memory is still raw.
+                    unsafe { panel.add(at).write(rows.add(j * stride + dword).read_unaligned()) }
                 }
             }
         });
-        PackedTiles { n, k, data }
+        PackedTiles {
+            number,
+            n,
+            k,
+            data,
+            scales: Vec::new(),
+        }
     }
 
     /// Rows of W: columns of y.
@@ -231,6 +319,47 @@ impl PackedTiles {
         self.k
     }
 
+    /// What the numbers are.
+    pub(super) fn number(&self) -> Number {
+        self.number
+    }
+
+    /// The rounding of int8 weights, whose squares sum up to `squares`, against those that are not the largest of their
+    /// block, as root mean squares. A number is off by its block's scale / √12, and the largest is 127 of it.
+    pub fn relative_rounding(&self, squares: f64) -> f64 {
+        let of_scales: f64 = self.scales.iter().map(|&scale| f64::from(scale).powi(2)).sum();
+        let of_others = squares - 127.0 * 127.0 * of_scales;
+        // What is left where all others are zero: the float32 rounding of both sums.
+        if of_others > 1e-6 * squares {
+            ((self.k.min(ROW_BYTES) - 1) as f64 * of_scales / 12.0 / of_others).sqrt()
+        } else {
+            0.0
+        }
+    }
+
+    /// The scales of int8 numbers from panel `p` and block `block` on: block by block, those of the panel's columns.
+    pub(super) fn scales(&self, p: usize, block: usize) -> &[f32] {
+        &self.scales[(p * self.k_blocks() + block) * PANEL..]
+    }
+
+    /// Blocks of k.
+    fn k_blocks(&self) -> usize {
+        self.k.div_ceil(self.number.per_row())
+    }
+
+    /// `y += x · W[.., column]` for the columns of y from panel `p` on, of int8 numbers.
+    pub(super) fn add_column(&self, isa: Isa, p: usize, column: usize, x: f32, y: &mut [f32]) {
+        let (block, byte) = (column / ROW_BYTES, column % ROW_BYTES);
+        for (p, y) in (p..).zip(y.chunks_mut(PANEL)) {
+            let line = |half: usize| {
+                let at = half * TILE_BYTES + byte / 4 * ROW_BYTES;
+                // SAFETY: a row of a tile of the panel, which is packed and lives as long as `self`.
+                unsafe { &*self.block(p, block).add(at).cast() }
+            };
+            add_lines(isa, [line(0), line(1)], byte % 4, self.scales(p, block), x, y);
+        }
+    }
+
     /// Panels.
     pub(super) fn panels(&self) -> usize {
         self.n.div_ceil(PANEL)
@@ -238,18 +367,18 @@ impl PackedTiles {
 
     /// Bytes from one panel to the next.
     pub(super) fn panel_bytes(&self) -> usize {
-        self.k.div_ceil(ROW_NUMBERS) * PANEL_BLOCK
+        self.k_blocks() * PANEL_BLOCK
     }
 
     /// Block `block` of panel `p`.
     pub(super) fn block(&self, p: usize, block: usize) -> *const u8 {
         let at = p * self.panel_bytes() + block * PANEL_BLOCK;
-        debug_assert!(at < self.bytes());
+        debug_assert!(at < self.data.bytes());
         self.data.writer().get().cast::<u8>().wrapping_add(at)
     }
 
     /// Bytes of the packed form.
     pub fn bytes(&self) -> usize {
-        self.data.bytes()
+        self.data.bytes() + self.scales.len() * size_of::<f32>()
     }
 }

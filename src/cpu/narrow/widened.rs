@@ -73,7 +73,7 @@ unsafe fn rows<S: Simd, const R: usize>(
     for (i, wide) in wide.iter_mut().enumerate() {
         for (k, wide) in wide.iter_mut().enumerate() {
             // SAFETY: inside row i of the tile.
-            *wide = super::tiles::widen(unsafe { *a.add(i * ROW_NUMBERS + k) });
+            *wide = super::number::widen(unsafe { *a.add(i * ROW_NUMBERS + k) });
         }
     }
     let mut column = 0;

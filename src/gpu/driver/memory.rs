@@ -64,6 +64,14 @@ impl DeviceMemory {
     }
 }
 
+impl Pinned {
+    /// Its address for kernels: the same as for the host, as all memory of a process has one address space (CUDA
+    /// programming guide, "Unified Virtual Address Space").
+    pub fn address(&self) -> u64 {
+        self.start.0 as u64
+    }
+}
+
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         log(self.context.enter().and_then(|_entered| {

@@ -7,6 +7,7 @@
 //! | `context` | a device's context, with modules and functions in it |
 //! | `memory` | memory of the device, page-locked memory of the host |
 //! | `stream` | work in order: launches, copies, graphs, events |
+//! | `tensor_map` | how bulk tensor copies see a matrix |
 //!
 //! Every object holds its context and makes it current for the length of a call. So it can be used and dropped on
 //! any thread, and another user of CUDA on that thread finds its own context again afterwards.
@@ -17,6 +18,7 @@ mod device;
 mod library;
 mod memory;
 mod stream;
+mod tensor_map;
 
 use std::ffi::CStr;
 use std::fmt;
@@ -30,6 +32,7 @@ pub use device::{DeviceFacts, devices};
 pub use library::{Unavailable, found, version};
 pub use memory::{DeviceMemory, Pinned};
 pub use stream::{Event, Graph, Stream};
+pub use tensor_map::{BOX_COLUMNS, Element, Matrix, tensor_map};
 
 /// A call of the driver that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +54,8 @@ impl DriverError {
         }
     }
 
-    fn with_detail(mut self, detail: impl Into<String>) -> DriverError {
+    /// The same, with what the call was for.
+    pub fn with_detail(mut self, detail: impl Into<String>) -> DriverError {
         self.detail = detail.into();
         self
     }

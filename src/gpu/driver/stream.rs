@@ -89,6 +89,10 @@ impl Context {
 }
 
 impl Stream {
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// Launches a kernel that takes one parameter, with `shared` bytes of dynamic shared memory. The parameter is copied
     /// before this returns.
     ///
@@ -206,7 +210,6 @@ impl Stream {
     /// # Safety
     /// The memory at `address` lives and has this many bytes until this is done (in a capture: at every launch of the
     /// graph).
-    #[cfg(feature = "inspect")]
     pub unsafe fn zero(&self, address: u64, bytes: usize) -> Result<(), DriverError> {
         let _entered = self.context.enter()?;
         // SAFETY: the caller's.

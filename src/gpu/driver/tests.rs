@@ -32,6 +32,7 @@ fn every_function_that_is_called_is_looked_for() {
         include_str!("library.rs"),
         include_str!("memory.rs"),
         include_str!("stream.rs"),
+        include_str!("tensor_map.rs"),
     ];
     let mut called = BTreeSet::new();
     for source in sources {

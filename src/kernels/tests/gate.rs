@@ -59,7 +59,7 @@ struct Multiprocessor {
 }
 
 /// Those of the architectures in every build, and of those that `ROPEWAY_CUDA_ARCHS` may add.
-const MULTIPROCESSORS: [Multiprocessor; 5] = [
+const MULTIPROCESSORS: [Multiprocessor; 6] = [
     Multiprocessor {
         name: "sm_80",
         gates: "sm_80",
@@ -78,6 +78,13 @@ const MULTIPROCESSORS: [Multiprocessor; 5] = [
         name: "sm_90",
         gates: "sm_90",
         code: "sm_90",
+        shared_bytes: 228 << 10,
+        threads: 2048,
+    },
+    Multiprocessor {
+        name: "sm_90",
+        gates: "sm_90",
+        code: "sm_90a",
         shared_bytes: 228 << 10,
         threads: 2048,
     },
@@ -115,10 +122,14 @@ fn shared_bytes(entry: &str) -> u32 {
         ["embed" | "layernorm", _] => ROW_SHARED_BYTES,
         ["pool", _] => POOL_SHARED_BYTES,
         ["lora", "down", _] => LORA_DOWN_SHARED_BYTES,
+        ["gemm", _, "wide"] => GEMM_WIDE_SHARED,
+        ["gemm", _, "narrow"] => GEMM_NARROW_SHARED,
         ["gemm", _, name] => {
             let tile = GemmTile::ALL.into_iter().find(|tile| tile.name() == name);
             tile.expect("a tile of the table").shape().shared_bytes
         }
+        ["attention", _, _, "wgmma128"] => ATTENTION_WGMMA128_SHARED,
+        ["attention", _, _, "wgmma192"] => ATTENTION_WGMMA192_SHARED,
         ["attention", _, head_dim, name] => {
             let head_dim = head_dim.trim_start_matches("hd").parse().expect("a number");
             let tile = AttentionTile::ALL.into_iter().find(|tile| tile.name() == name);

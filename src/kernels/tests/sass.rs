@@ -1,4 +1,6 @@
 //! The machine code, as nvdisasm shows it: no local memory, and enough matrix instructions in the main loops.
+//!
+//! HMMA is the product of a warp, HGMMA that of a warpgroup, which reads shared memory itself.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -89,14 +91,18 @@ impl<'a> Turn<'a> {
     /// matrix instructions and no copies of its own, and is left out.
     fn rank(&self) -> (usize, usize, isize) {
         (
-            self.count("HMMA"),
+            self.products(),
             self.count("LDGSTS"),
             -(self.instructions() as isize),
         )
     }
 
+    fn products(&self) -> usize {
+        PRODUCTS.iter().map(|kind| self.count(kind)).sum()
+    }
+
     fn per_mma(&self) -> f64 {
-        self.instructions() as f64 / self.count("HMMA") as f64
+        self.instructions() as f64 / self.products() as f64
     }
 
     /// All but what the table has, most first.
@@ -109,7 +115,9 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// Of the table, by kind: products, matrices from shared memory, asynchronous copies, barriers.
+const PRODUCTS: [&str; 2] = ["HMMA", "HGMMA"];
+
+/// Of the table, by kind: products of a warp, matrices from shared memory, asynchronous copies, barriers.
 const COLUMNS: [&str; 4] = ["HMMA", "LDSM", "LDGSTS", "BAR"];
 
 /// The usual way from `head` back to it, none past `end`.
@@ -143,7 +151,7 @@ fn main_loop<'a>(code: &[Instruction<'a>]) -> Option<Turn<'a>> {
     }
     let turns = loops.iter().filter_map(|(&head, &end)| {
         let turn = turn(code, head, end)?;
-        (turn.count("HMMA") > 0).then_some((head, end, turn))
+        (turn.products() > 0).then_some((head, end, turn))
     });
     let turns: Vec<_> = turns.collect();
     let innermost = turns.iter().filter(|(head, end, _)| {
@@ -152,6 +160,24 @@ fn main_loop<'a>(code: &[Instruction<'a>]) -> Option<Turn<'a>> {
     });
     let turn = innermost.map(|(_, _, turn)| turn).max_by_key(|turn| turn.rank());
     turn.cloned()
+}
+
+/// The most MUFU between a wait for products of the warpgroup and the next, with no product between the two: these run while
+/// products do that only the second wait is for.
+fn ex2_beside_wgmma(code: &[Instruction]) -> usize {
+    let (mut most, mut count) = (0, None);
+    for instruction in code {
+        match instruction.kind() {
+            "HGMMA" => count = None,
+            "MUFU" => count = count.map(|count| count + 1),
+            "WARPGROUP" if instruction.opcode.starts_with("WARPGROUP.DEPBAR") => {
+                most = most.max(count.unwrap_or(0));
+                count = Some(0);
+            }
+            _ => {}
+        }
+    }
+    most
 }
 
 /// What nvdisasm makes of machine code; `None`, and a line that says so, where it is missing.
@@ -210,7 +236,7 @@ fn main_loops_have_the_matrix_instructions_that_were_planned() {
                 let mut row = format!("{entry:30} {architecture:6} {registers:9} |");
                 if let Some(most) = limits.get("instructions per mma") {
                     let turn = main_loop(code);
-                    let turn = turn.unwrap_or_else(|| panic!("{place} has no loop with HMMA"));
+                    let turn = turn.unwrap_or_else(|| panic!("{place} has no loop with HMMA or HGMMA"));
                     let [mma, ldsm, copies, barriers] = COLUMNS.map(|kind| turn.count(kind));
                     let (per_mma, others) = (turn.per_mma(), turn.others());
                     row += &format!(" {mma:13} {ldsm:5} {copies:7} {barriers:9} {per_mma:21.2}  {others}");
@@ -224,7 +250,24 @@ fn main_loops_have_the_matrix_instructions_that_were_planned() {
                         worse.push(format!("{place}: {ldsm} LDSM for {mma} HMMA"));
                     }
                 } else {
-                    assert!(!has(&["HMMA"]), "{place}: no limit on instructions per mma");
+                    assert!(!has(&PRODUCTS), "{place}: no limit on instructions per mma");
+                }
+                if let Some(least) = limits.get("ex2 beside wgmma") {
+                    let turn = main_loop(code).unwrap_or_default();
+                    let (products, beside) = (turn.count("HGMMA"), ex2_beside_wgmma(code));
+                    if products != 8 || (beside as f64) < *least {
+                        worse.push(format!("{place}: {products} HGMMA, {beside} ex2 while they run"));
+                    }
+                }
+                if let Some(wanted) = limits.get("warpgroup products per turn") {
+                    let turn = main_loop(code).unwrap_or_default();
+                    // One wait and one fence: ptxas serialises products that it must order itself, each with both.
+                    let found = ["HGMMA", "WARPGROUP"].map(|kind| turn.count(kind) as f64);
+                    if found != [*wanted, 2.0] {
+                        worse.push(format!(
+                            "{place}: {found:?} HGMMA and WARPGROUP, and not {wanted} and 2"
+                        ));
+                    }
                 }
                 println!("{row}");
             }
@@ -269,4 +312,22 @@ fn the_usual_turn_of_a_loop_is_found() {
     ];
     assert_eq!(turn.0, BTreeMap::from(wanted));
     assert_eq!(turn.per_mma(), 5.0);
+}
+
+#[test]
+fn ex2_beside_wgmma_are_those_between_two_waits() {
+    let text = "\t.section\t.text.k,\"ax\"
+.text.k:
+        /*0000*/                   MUFU.EX2 R1, R2 ;
+        /*0010*/                   HGMMA.64x64x16.F32 R24, R92, gdesc[UR4], R24, gsb0 ;
+        /*0020*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
+        /*0030*/                   MUFU.EX2 R1, R2 ;
+        /*0040*/                   MUFU.EX2 R1, R2 ;
+        /*0050*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+        /*0060*/                   MUFU.EX2 R1, R2 ;
+        /*0070*/                   WARPGROUP.ARRIVE ;
+        /*0080*/                   HGMMA.64x64x16.F32 R24, R92, gdesc[UR4], R24, gsb0 ;
+        /*0090*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+";
+    assert_eq!(ex2_beside_wgmma(&parse(text)["k"]), 2);
 }

@@ -11,6 +11,7 @@
 //! | `calls` | the driver's calls in steady state |
 //! | `faults` | each of the driver's calls fails once |
 //! | `schedules` | other orders of blocks and warps |
+//! | `sm90` | the kernels for compute capability 9.0 give the same bits |
 //! | `cli` | the command line |
 //! | `device`, `child` | the device under test; child processes, for what softcuda is told by the environment |
 
@@ -23,4 +24,5 @@ mod faults;
 mod golden;
 mod invariance;
 mod schedules;
+mod sm90;
 mod steps;

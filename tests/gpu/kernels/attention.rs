@@ -4,12 +4,11 @@ use half::{bf16, f16};
 
 use super::device::{Device, WILD};
 use super::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
-use super::params::{
-    ATTENTION_LARGE_ROWS, ATTENTION_MAX_KEYS, ATTENTION_SMALL_ROWS, ATTENTION_THREADS,
-    ATTENTION_TILE_NUMBERS, AttentionParams, AttentionTile,
-};
+use super::params::*;
 use super::rows::cu_seqlens;
 use super::{Case, exhaustive};
+
+mod sm90;
 
 const HEAD_DIMS: [usize; 3] = [32, 64, 128];
 
@@ -36,29 +35,45 @@ const LONG: [&[usize]; 2] = [&[2100], &[700, 1, 300, 513]];
 
 /// Queries of a tile.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Variant {
+pub enum Variant {
     Large,
     Small,
+    /// Of compute capability 9.0, for a head_dim of 64, without rotation.
+    Wgmma128,
+    Wgmma192,
 }
 
 impl Variant {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Variant::Large => "large",
             Variant::Small => "small",
+            Variant::Wgmma128 => "wgmma128",
+            Variant::Wgmma192 => "wgmma192",
         }
     }
 
-    fn rows(self) -> usize {
+    pub fn rows(self) -> usize {
+        let rows = match self {
+            Variant::Large => ATTENTION_LARGE_ROWS,
+            Variant::Small => ATTENTION_SMALL_ROWS,
+            Variant::Wgmma128 => ATTENTION_WGMMA128_ROWS,
+            Variant::Wgmma192 => ATTENTION_WGMMA192_ROWS,
+        };
+        rows as usize
+    }
+
+    /// Threads and dynamic shared memory of a block.
+    fn block(self, head_dim: usize) -> (u32, u32) {
         match self {
-            Variant::Large => ATTENTION_LARGE_ROWS as usize,
-            Variant::Small => ATTENTION_SMALL_ROWS as usize,
+            Variant::Large | Variant::Small => {
+                let keys = ATTENTION_MAX_KEYS.min(ATTENTION_TILE_NUMBERS / head_dim as u32);
+                let rows = self.rows() as u32;
+                (ATTENTION_THREADS, 2 * head_dim as u32 * (rows + 4 * keys))
+            }
+            Variant::Wgmma128 => (ATTENTION_WGMMA128_THREADS, ATTENTION_WGMMA128_SHARED),
+            Variant::Wgmma192 => (ATTENTION_WGMMA192_THREADS, ATTENTION_WGMMA192_SHARED),
         }
-    }
-
-    fn shared_bytes(self, head_dim: usize) -> u32 {
-        let keys = ATTENTION_MAX_KEYS.min(ATTENTION_TILE_NUMBERS / head_dim as u32);
-        2 * head_dim as u32 * (self.rows() as u32 + 4 * keys)
     }
 }
 
@@ -310,7 +325,6 @@ impl<T: Number> Inputs<T> {
 
         let variant = launch.variant;
         let entry = format!("attention_{}_hd{head_dim}_{}", T::NAME, variant.name());
-        let kernel = device.kernel::<AttentionParams>("attention", &entry);
         let params = AttentionParams {
             tile_count: count.address(),
             tiles: if tile_count == 0 { WILD } else { tiles.address() },
@@ -323,12 +337,18 @@ impl<T: Number> Inputs<T> {
             qkv_stride: qkv_stride as u32,
             out_stride: out_stride as u32,
         };
-        kernel.launch(
-            launch.blocks as u32,
-            ATTENTION_THREADS,
-            variant.shared_bytes(head_dim),
-            &params,
-        );
+        let (blocks, (threads, shared)) = (launch.blocks as u32, variant.block(head_dim));
+        match variant {
+            Variant::Large | Variant::Small => {
+                let kernel = device.kernel("attention", &entry);
+                kernel.launch(blocks, threads, shared, &params);
+            }
+            Variant::Wgmma128 | Variant::Wgmma192 => {
+                let rows = (self.tokens() + spare).max(1);
+                let kernel = device.kernel("sm90/attention", &entry);
+                kernel.launch(blocks, threads, shared, &sm90::params::<T>(device, params, rows));
+            }
+        }
 
         let mut tiled = vec![false; self.tokens() + spare];
         for tile in &launch.tiles[..tile_count] {
@@ -368,7 +388,14 @@ impl<T: Number> Inputs<T> {
 }
 
 /// One launch of bfloat16, for `counts`.
-pub fn launch(device: &Device, lengths: &[usize], heads: usize, head_dim: usize, rope: bool, large: bool) {
+pub fn launch(
+    device: &Device,
+    lengths: &[usize],
+    heads: usize,
+    head_dim: usize,
+    rope: bool,
+    variant: Variant,
+) {
     let shape = Shape {
         lengths: lengths.to_vec(),
         heads,
@@ -378,7 +405,6 @@ pub fn launch(device: &Device, lengths: &[usize], heads: usize, head_dim: usize,
         gap: 0,
         seed: 1,
     };
-    let variant = if large { Variant::Large } else { Variant::Small };
     Inputs::<bf16>::new(&shape).run(device, &Launch::new(lengths, variant, 2));
 }
 
@@ -488,24 +514,27 @@ fn a_sequence_of_nan_leaves_the_sequences_beside_it_alone() {
     poisoned::<f16>();
 }
 
+/// One grid, as in a captured graph, with fewer tiles at every launch.
+fn reads_the_number_of_tiles(device: &Device, inputs: &Inputs<bf16>, launch: &Launch) {
+    let (width, all) = (inputs.width(), inputs.run(device, launch));
+    for tiles in [launch.tiles.len() - 1, 1, 0] {
+        let got = inputs.run_first(device, launch, tiles);
+        for tile in &launch.tiles[..tiles] {
+            let rows = inputs.rows(tile.sequence as usize);
+            let first = rows.start + tile.first as usize;
+            let numbers = first * width..rows.end.min(first + launch.variant.rows()) * width;
+            assert_same("the first tiles", &got[numbers.clone()], &all[numbers]);
+        }
+    }
+}
+
 #[test]
 fn attention_reads_the_number_of_tiles_on_the_device() {
     let Some(device) = Device::open() else { return };
     for variant in [Variant::Large, Variant::Small] {
         let inputs = Inputs::<bf16>::new(&mixed(64));
-        let width = inputs.width();
         let launch = Launch::new(&inputs.shape.lengths, variant, 5);
-        let all = inputs.run(&device, &launch);
-        // One grid, as in a captured graph, with fewer tiles at every launch.
-        for tiles in [launch.tiles.len() - 1, 1, 0] {
-            let got = inputs.run_first(&device, &launch, tiles);
-            for tile in &launch.tiles[..tiles] {
-                let rows = inputs.rows(tile.sequence as usize);
-                let first = rows.start + tile.first as usize;
-                let numbers = first * width..rows.end.min(first + variant.rows()) * width;
-                assert_same("the first tiles", &got[numbers.clone()], &all[numbers]);
-            }
-        }
+        reads_the_number_of_tiles(&device, &inputs, &launch);
     }
 }
 

@@ -8,13 +8,10 @@ use std::process::Command;
 use cudarc::driver::result;
 use serde_json::Value;
 
+use super::attention::Variant;
 use super::device::Device;
 use super::gemm::Then;
-use super::params::{
-    ATTENTION_LARGE_ROWS, ATTENTION_MAX_KEYS, ATTENTION_SMALL_ROWS, ATTENTION_TILE_NUMBERS,
-    GEMM_LARGE_COLUMNS, GEMM_LARGE_ROWS, GEMM_MEDIUM_COLUMNS, GEMM_MEDIUM_ROWS, GEMM_SMALL16_COLUMNS,
-    GEMM_SMALL16_ROWS, GEMM_SMALL64_COLUMNS, GEMM_SMALL64_ROWS,
-};
+use super::params::*;
 use super::{attention, embed, gemm, layernorm, lora_down, pool};
 
 /// A launch, and its limits.
@@ -51,7 +48,8 @@ fn up(number: usize, step: u32) -> usize {
     number.next_multiple_of(step as usize)
 }
 
-fn launches() -> Vec<Launch> {
+/// Those of every device; with `sm90` those of compute capability 9.0 too.
+fn launches(sm90: bool) -> Vec<Launch> {
     let mut launches = Vec::new();
     // Whole tiles; heads with RoPE; partial tiles in every dimension, with adapters.
     for (variant, [rows, columns_of_tile, step]) in TILES {
@@ -80,33 +78,42 @@ fn launches() -> Vec<Launch> {
             });
         }
     }
+    let mut attentions = Vec::new();
     for head_dim in [32, 64, 128] {
-        for (variant, rows, lengths, rope) in [
-            ("large", ATTENTION_LARGE_ROWS, &[256][..], true),
-            ("small", ATTENTION_SMALL_ROWS, &[128, 64], false),
-            ("large", ATTENTION_LARGE_ROWS, &[3, 70, 133], false),
-            ("small", ATTENTION_SMALL_ROWS, &[3, 70, 133], true),
-        ] {
-            let tokens: usize = lengths.iter().sum();
-            let longest = lengths.iter().max().copied().unwrap_or_default();
-            let large = variant == "large";
-            let table = if rope { 4 * head_dim * longest } else { 0 };
-            // Whole warps, whole key tiles.
-            let (warp, keys) = (
-                rows / 4,
-                ATTENTION_MAX_KEYS.min(ATTENTION_TILE_NUMBERS / head_dim as u32),
-            );
-            let products =
-                |of: &dyn Fn(usize) -> usize| lengths.iter().map(|&length| of(length)).sum::<usize>();
-            launches.push(Launch {
-                entry: format!("attention_bf16_hd{head_dim}_{variant}"),
-                shape: format!("lengths {lengths:?}, 2 heads{}", if rope { ", rope" } else { "" }),
-                run: Box::new(move |device| attention::launch(device, lengths, 2, head_dim, rope, large)),
-                bytes: 2 * 2 * head_dim * 4 * tokens + table,
-                flops: 2 * 4 * head_dim * products(&|length| length * length),
-                tiled: 2 * 4 * head_dim * products(&|length| up(length, warp) * up(length, keys)),
-            });
+        attentions.extend([
+            (head_dim, Variant::Large, &[256][..], true),
+            (head_dim, Variant::Small, &[128, 64], false),
+            (head_dim, Variant::Large, &[3, 70, 133], false),
+            (head_dim, Variant::Small, &[3, 70, 133], true),
+        ]);
+    }
+    if sm90 {
+        for variant in [Variant::Wgmma128, Variant::Wgmma192] {
+            attentions.extend([
+                (64, variant, &[384][..], false),
+                (64, variant, &[3, 70, 133], false),
+            ]);
         }
+    }
+    for (head_dim, variant, lengths, rope) in attentions {
+        let tokens: usize = lengths.iter().sum();
+        let longest = lengths.iter().max().copied().unwrap_or_default();
+        let table = if rope { 4 * head_dim * longest } else { 0 };
+        // Whole warps or warpgroups, whole key tiles.
+        let rows = match variant {
+            Variant::Large | Variant::Small => variant.rows() as u32 / 4,
+            Variant::Wgmma128 | Variant::Wgmma192 => ATTENTION_SM90_BOX_ROWS,
+        };
+        let keys = ATTENTION_MAX_KEYS.min(ATTENTION_TILE_NUMBERS / head_dim as u32);
+        let products = |of: &dyn Fn(usize) -> usize| lengths.iter().map(|&length| of(length)).sum::<usize>();
+        launches.push(Launch {
+            entry: format!("attention_bf16_hd{head_dim}_{}", variant.name()),
+            shape: format!("lengths {lengths:?}, 2 heads{}", if rope { ", rope" } else { "" }),
+            run: Box::new(move |device| attention::launch(device, lengths, 2, head_dim, rope, variant)),
+            bytes: 2 * 2 * head_dim * 4 * tokens + table,
+            flops: 2 * 4 * head_dim * products(&|length| length * length),
+            tiled: 2 * 4 * head_dim * products(&|length| up(length, rows) * up(length, keys)),
+        });
     }
     for hidden in [1024, 4096] {
         for ranks in [&[][..], &[4]] {
@@ -162,13 +169,15 @@ fn launches() -> Vec<Launch> {
 #[ignore = "the test below runs it, in a process whose launches are counted"]
 fn every_launch_once() {
     let Some(device) = Device::open() else { return };
-    launches().iter().for_each(|launch| (launch.run)(&device));
+    let launches = launches(device.capability() == (9, 0));
+    launches.iter().for_each(|launch| (launch.run)(&device));
 }
 
 #[test]
 fn launches_cost_no_more_than_they_must() {
     let Some(device) = Device::open() else { return };
     let name = result::device::get(0).and_then(result::device::get_name);
+    let sm90 = device.capability() == (9, 0);
     drop(device);
     if !name.is_ok_and(|name| name.starts_with("softcuda")) {
         let line = b"SKIPPED: counts of what launches cost: only tools/softcuda/run has them\n";
@@ -192,7 +201,7 @@ fn launches_cost_no_more_than_they_must() {
         .lines()
         .map(|line| serde_json::from_str(line).expect("counts are JSON"))
         .collect();
-    let launches = launches();
+    let launches = launches(sm90);
     assert_eq!(counts.len(), launches.len(), "launches that were counted");
 
     println!(

@@ -15,6 +15,8 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use ropeway::inspect::kernels;
 
+use super::numbers::Number;
+
 /// An address outside of every allocation, for pointers that a kernel must not dereference.
 pub const WILD: u64 = 0xdead_0000;
 
@@ -141,6 +143,54 @@ impl Device {
             entry: entry.to_owned(),
             of: PhantomData,
         }
+    }
+
+    /// The compute capability, major and minor.
+    pub fn capability(&self) -> (u32, u32) {
+        use sys::CUdevice_attribute::*;
+        let ordinal = result::device::get(0).expect("there is a device");
+        // SAFETY: the device is the driver's.
+        let get = |attribute| unsafe { result::device::get_attribute(ordinal, attribute) };
+        let [major, minor] = [
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        ]
+        .map(|attribute| get(attribute).expect("a device has a compute capability") as u32);
+        (major, minor)
+    }
+
+    /// The map of a matrix of [rows, columns] elements, rows `stride` apart, in boxes of 64 columns with the swizzle of
+    /// 128 bytes: the words of a CUtensorMap.
+    pub fn tensor_map<T: Number>(
+        &self,
+        address: u64,
+        [rows, columns, stride]: [u64; 3],
+        box_rows: u32,
+    ) -> [u64; 16] {
+        let mut map = sys::CUtensorMap { opaque: [0; 16] };
+        // SAFETY: the arrays are as long as the rank says; the driver does not access the matrix.
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut map,
+                match T::NAME {
+                    "bf16" => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                    _ => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                },
+                2,
+                address as *mut c_void,
+                [columns, rows].as_ptr(),
+                [2 * stride].as_ptr(),
+                [64, box_rows].as_ptr(),
+                [1, 1].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        }
+        .result()
+        .unwrap_or_else(|e| panic!("no map of {rows} × {columns}, {stride}, at {address:#x}: {e:?}"));
+        map.opaque
     }
 
     /// Bytes for a kernel to read, in an allocation of their size.

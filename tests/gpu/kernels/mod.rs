@@ -6,6 +6,7 @@
 //! | `numbers` | 16-bit types, random numbers, the tolerance |
 //! | `rows` | what the row kernels share: shapes, adapters, references of LayerNorm and down-projection |
 //! | `counts` | what the launches of each kernel do, as softcuda counts it |
+//! | `gelu` | the polynomial of GELU over all of float32 |
 //! | `attention`, `embed`, `gemm`, `layernorm`, `lora_down`, `pool` | one kernel each: its reference, its table of cases, its tests |
 
 use crate::exhaustive;
@@ -14,6 +15,7 @@ mod attention;
 mod counts;
 mod device;
 mod embed;
+mod gelu;
 mod gemm;
 mod layernorm;
 mod lora_down;

@@ -159,7 +159,7 @@ typedef struct {
   // "auto" (also NULL: a GPU if there is one that can be used, else the CPU), "cpu", "cuda" or
   // "cuda:N". CUDA_VISIBLE_DEVICES selects GPUs by UUID.
   const char *device;
-  // The type of weights and of what products read: "f32" or "bf16" on a CPU, "bf16" or "f16" on a GPU.
+  // The type of weights and of what products read: "f32", "bf16" or "int8" on a CPU, "bf16" or "f16" on a GPU.
   // NULL: "f32" on a CPU, "bf16" on a GPU.
   const char *precision;
   // What a GPU's results may depend on beside their own input: "invariant" (also NULL), nothing, or

@@ -141,7 +141,7 @@ pub struct ropeway_options {
     /// "auto" (also NULL: a GPU if there is one that can be used, else the CPU), "cpu", "cuda" or
     /// "cuda:N". CUDA_VISIBLE_DEVICES selects GPUs by UUID.
     pub device: *const c_char,
-    /// The type of weights and of what products read: "f32" or "bf16" on a CPU, "bf16" or "f16" on a GPU.
+    /// The type of weights and of what products read: "f32", "bf16" or "int8" on a CPU, "bf16" or "f16" on a GPU.
     /// NULL: "f32" on a CPU, "bf16" on a GPU.
     pub precision: *const c_char,
     /// What a GPU's results may depend on beside their own input: "invariant" (also NULL), nothing, or

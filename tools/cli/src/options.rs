@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use crate::jsonl::{ENCODINGS, POOLINGS, check_mixture};
 use clap::ArgAction;
 use ropeway::{
-    AdapterSelection, Chunking, Device, Embed, Encoding, Engine, EngineBuilder, Numerics, Pooling, Precision,
-    Request, hub,
+    AdapterSelection, Chunking, Device, Embed, Encoding, Engine, EngineBuilder, KernelChoice, Numerics,
+    Pooling, Precision, Request, hub,
 };
 
 use super::exit::{Exit, note};
@@ -33,7 +33,7 @@ pub struct RunOptions {
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub device: Device,
 
-    /// Type of the weights and of what products read: f32 or bf16 on the CPU, bf16 or f16 on a GPU
+    /// Type of the weights and of what products read: f32, bf16 or int8 on the CPU, bf16 or f16 on a GPU
     /// [default: f32 on the CPU, bf16 on a GPU]
     #[arg(long, global = true, value_name = "TYPE")]
     pub precision: Option<Precision>,
@@ -41,6 +41,11 @@ pub struct RunOptions {
     /// On a GPU: invariant, where a result depends on its own input alone, or fastest, where it may depend on its batch
     #[arg(long, global = true, default_value_t, value_name = "CLASS")]
     pub numerics: Numerics,
+
+    /// On a GPU: the kernels to run. sm90 are those for compute capability 9.0, compared with sm80's when a model is
+    /// opened; auto takes what was measured to be best
+    #[arg(long, global = true, default_value_t, value_name = "KERNELS")]
+    pub kernels: KernelChoice,
 
     /// On a GPU, keep a copy of the weights with this task's adapter merged into them. With --numerics fastest,
     /// batches of that task alone use it; may be repeated
@@ -113,6 +118,7 @@ impl RunOptions {
         let mut builder = Engine::builder()
             .device(self.device)
             .numerics(self.numerics)
+            .kernels(self.kernels)
             .offline(self.offline);
         if let Some(precision) = self.precision {
             builder = builder.precision(precision);

@@ -12,7 +12,7 @@ use ropeway_server::{AdapterFolder, Address, Admin, Limits, Model, Server, Setti
 use crate::exit::{self, Exit, note};
 use crate::options::{RunOptions, positive};
 
-/// Of the threads that compute. Where a core talks to clients too, and both want it, this leaves a quarter of it to the former.
+/// Of the threads that compute: where one of them and one that talks to clients want the same core, it has a quarter of it.
 #[cfg(target_os = "linux")]
 const COMPUTE_NICENESS: i32 = 5;
 
@@ -198,9 +198,8 @@ fn admin(args: &Args) -> Result<Option<Admin>, Exit> {
     }))
 }
 
-/// Calls a function whose threads give way to the rest of the process: those that compute, to those that talk to clients. A
-/// refusal is told within milliseconds then, however much there is to compute. Threads have the priority of the thread that
-/// starts them.
+/// Calls a function whose threads give way to the rest of the process: those that compute, to those that talk to clients, so
+/// that a refusal waits less for a core. Threads have the priority of the thread that starts them.
 fn giving_way<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {

@@ -71,6 +71,29 @@ impl Drop for Listener {
     }
 }
 
+/// Open files besides connections: models, libraries, sockets of the runtime.
+#[cfg(unix)]
+const OTHER_FILES: u64 = 512;
+
+/// Asks for as many open files as connections may take: a process often starts with a limit of 1024, and may raise it.
+pub fn allow_files(connections: usize) {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let found = getrlimit(Resource::Nofile);
+        let wanted = connections as u64 + OTHER_FILES;
+        let wanted = found.maximum.map_or(wanted, |most| most.min(wanted));
+        if found.current.is_some_and(|current| current < wanted) {
+            let raised = Rlimit {
+                current: Some(wanted),
+                ..found
+            };
+            // Without it connections wait, as they do past their own limit.
+            let _ = setrlimit(Resource::Nofile, raised);
+        }
+    }
+}
+
 /// Ends when the process is told to end.
 pub async fn signalled() {
     #[cfg(unix)]

@@ -78,7 +78,8 @@ impl Default for Limits {
             body_bytes: 25 << 20,
             inputs: 2048,
             connections: 4096,
-            head_time: Duration::from_secs(30),
+            // Load balancers keep connections for 60 s, and must be the first to close one: a request may be on its way.
+            head_time: Duration::from_secs(75),
             body_time: Duration::from_secs(60),
             drain_time: Duration::from_secs(25),
         }
@@ -158,6 +159,7 @@ impl Server {
             .thread_name("ropeway-http")
             .enable_all()
             .build()?;
+        connections::allow_files(limits.connections);
         let listener = runtime.block_on(Listener::bind(&address))?;
         Ok(Server {
             runtime,

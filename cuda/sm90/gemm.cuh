@@ -1,0 +1,129 @@
+// The GEMM main loop of Hopper: one warpgroup fills the stages by bulk tensor copies, the others multiply by wgmma.
+//
+// A stage holds one k-block, 64 columns: the tile's rows of x, then of W, each row 128 bytes with the swizzle of TMA.
+// The copies fill what lies outside of the matrices with zeros, so that no k-block is special: neither the last of x
+// and W nor those of h and B, which follow as further k-blocks. A stage is `full` when its bytes have come, and `empty`
+// when each warp that multiplies has arrived; both sides go around the ring in step, tile after tile.
+#pragma once
+
+#include "../dtype.cuh"
+#include "barrier.cuh"
+
+/// Sizes of a block's tile of out, BLOCK_M x BLOCK_N, of which each of the warpgroups that multiply has 64 rows, and of
+/// the pipeline.
+template <int BLOCK_M_, int BLOCK_N_, int STAGES> struct WgmmaTile {
+    static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, BLOCK_K = 64;
+    static constexpr int kStages = STAGES;
+    /// Those that multiply; one more copies.
+    static constexpr int kWarpgroups = BLOCK_M / 64;
+    static constexpr int kThreads = 128 * (kWarpgroups + 1);
+    static constexpr int kRowBytes = 2 * BLOCK_K;
+    static constexpr int kStageBytes = (BLOCK_M + BLOCK_N) * kRowBytes;
+    /// Where each warpgroup stages 64 rows of 128 columns on their way to out (epilogue.cuh), and the barriers.
+    static constexpr int kStagingBytes = 64 * 128 * 2;
+    static constexpr int kStaging = kStages * kStageBytes;
+    static constexpr int kBarriers = kStaging + kWarpgroups * kStagingBytes;
+    typedef StageRing<kStages, kStageBytes, kBarriers> Ring;
+    static constexpr int kSharedBytes = kBarriers + Ring::kBarrierBytes;
+};
+
+/// wgmma by the type of its operands and the number of accumulators.
+template <class T> struct Wgmma;
+template <> struct Wgmma<Bf16> {
+    static __device__ __forceinline__ void mma(float (&d)[128], uint64_t a, uint64_t b, bool accumulate) {
+        wgmma_m64n256k16_bf16(d, a, b, accumulate);
+    }
+    static __device__ __forceinline__ void mma(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
+        wgmma_m64n128k16_bf16(d, a, b, accumulate);
+    }
+};
+template <> struct Wgmma<F16> {
+    static __device__ __forceinline__ void mma(float (&d)[128], uint64_t a, uint64_t b, bool accumulate) {
+        wgmma_m64n256k16_f16(d, a, b, accumulate);
+    }
+    static __device__ __forceinline__ void mma(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
+        wgmma_m64n128k16_f16(d, a, b, accumulate);
+    }
+};
+
+/// The tiles of out in the order in which blocks take them: eight rows of tiles, column after column, so that the tiles
+/// at work share their rows of x and of W in L2.
+template <class Tile> struct TileOrder {
+    static constexpr uint32_t kGroup = 8;
+    uint32_t rows, columns;
+
+    __device__ __forceinline__ TileOrder(const GemmParams &p, uint32_t tokens) {
+        rows = (tokens + Tile::BLOCK_M - 1) / Tile::BLOCK_M;
+        columns = (p.n + Tile::BLOCK_N - 1) / Tile::BLOCK_N;
+    }
+
+    __device__ __forceinline__ uint32_t count() const { return rows * columns; }
+
+    /// The first row and column of a tile.
+    __device__ __forceinline__ void at(uint32_t tile, uint32_t &row, uint32_t &column) const {
+        const uint32_t first = tile / (kGroup * columns) * kGroup, in_group = tile % (kGroup * columns);
+        const uint32_t group = min(kGroup, rows - first);
+        row = (first + in_group % group) * Tile::BLOCK_M;
+        column = in_group / group * Tile::BLOCK_N;
+    }
+};
+
+/// K-blocks of x and W.
+__device__ __forceinline__ uint32_t k_blocks(const GemmParams &p) { return (p.k + 63) / 64; }
+
+/// Copies all k-blocks of the block's tiles, one thread.
+template <class Tile> __device__ __forceinline__ void produce(const GemmSm90Params &p, uint32_t tokens, Watch watch) {
+    const TileOrder<Tile> order(p.gemm, tokens);
+    const uint32_t own = k_blocks(p.gemm), all = own + (p.gemm.columns + 63) / 64;
+    RingPosition<Tile::kStages> at;
+    for (uint32_t tile = blockIdx.x; tile < order.count(); tile += gridDim.x) {
+        uint32_t row, column;
+        order.at(tile, row, column);
+#pragma unroll 1
+        for (uint32_t i = 0; i < all; i++) {
+            const bool adapters = i >= own;
+            const uint32_t k = (adapters ? i - own : i) * Tile::BLOCK_K;
+            const uint32_t full = Tile::Ring::full(at.stage), stage = Tile::Ring::stage(at.stage);
+            watch.wait(Tile::Ring::empty(at.stage), at.parity ^ 1);
+            mbarrier_arrive_expect_tx(full, Tile::kStageBytes);
+            cp_async_bulk_tensor_2d_shared_global(stage, adapters ? p.h : p.x, k, row, full);
+            cp_async_bulk_tensor_2d_shared_global(stage + Tile::BLOCK_M * Tile::kRowBytes, adapters ? p.b : p.w, k,
+                                                  column, full);
+            at.advance();
+        }
+    }
+}
+
+/// acc = x Wᵀ + h Bᵀ for one tile. Every accumulator is one chain over k in steps of 16, then over the columns of h, as
+/// in the GEMM for all GPUs. One group of products is in flight while the next stage is awaited; its stage is given
+/// back when it has ended.
+template <class T, class Tile>
+__device__ __forceinline__ void multiply(float (&acc)[Tile::BLOCK_N / 2], const GemmParams &p, uint32_t warpgroup,
+                                         RingPosition<Tile::kStages> &at, Watch watch) {
+    const uint32_t all = k_blocks(p) + (p.columns + 63) / 64;
+    const bool arrives = threadIdx.x % 32 == 0;
+    uint32_t previous = 0;
+#pragma unroll 1
+    for (uint32_t i = 0; i < all; i++) {
+        watch.wait(Tile::Ring::full(at.stage), at.parity);
+        const uint32_t stage = Tile::Ring::stage(at.stage);
+        const uint64_t x = wgmma_descriptor(stage + warpgroup * 64 * Tile::kRowBytes);
+        const uint64_t w = wgmma_descriptor(stage + Tile::BLOCK_M * Tile::kRowBytes);
+        wgmma_fence();
+#pragma unroll
+        for (int step = 0; step < 4; step++) {
+            Wgmma<T>::mma(acc, x + 2 * step, w + 2 * step, step > 0 || i > 0);
+        }
+        wgmma_commit_group();
+        wgmma_wait_group<1>();
+        if (arrives && i > 0) {
+            mbarrier_arrive(Tile::Ring::empty(previous));
+        }
+        previous = at.stage;
+        at.advance();
+    }
+    wgmma_wait_group<0>();
+    if (arrives) {
+        mbarrier_arrive(Tile::Ring::empty(previous));
+    }
+}
