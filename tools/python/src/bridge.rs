@@ -3,6 +3,7 @@
 //! A ticket that is done wakes its `Pending`, which only goes into a channel, so that the service's threads never wait for
 //! the GIL. One thread takes all that is there, attaches to Python once, and hands the results to their loops.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -90,6 +91,20 @@ impl Bridge {
         }
         Ok(Ticket { pending })
     }
+
+    /// What the service did so far, and `queued` now.
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let counts = self.service.snapshot();
+        BTreeMap::from([
+            ("submitted", counts.submitted),
+            ("completed", counts.completed),
+            ("failed", counts.failed),
+            ("cancelled", counts.cancelled),
+            ("refused", counts.refused_overloaded),
+            ("passes", counts.passes),
+            ("queued", counts.queued_requests as u64),
+        ])
+    }
 }
 
 /// Delivers until the bridge and all its requests are gone, or Python is.
@@ -150,7 +165,11 @@ pub struct Ticket {
 impl Ticket {
     /// Takes the request back; what still waits of it is never computed.
     fn cancel(&self) {
-        let mut waiting = self.pending.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self
+            .pending
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         drop(waiting.take());
     }
 }

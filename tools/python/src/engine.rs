@@ -9,12 +9,12 @@ use pyo3::exceptions::{PyTypeError, PyUnicodeEncodeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyList, PyString};
-use ropeway::{ParseError, Request, hub};
+use ropeway::{Error, ParseError, Request, hub};
 
 use crate::bridge::{Bridge, Ticket};
+use crate::errors;
 use crate::options::{self, PerText};
 use crate::results::Results;
-use crate::errors;
 
 /// Passes whose texts are handed to the engine at once. Between such steps signals are looked at, so that a CPU gets one
 /// pass; on a GPU several keep it busy while the next text is tokenised.
@@ -43,26 +43,27 @@ fn word<T: FromStr<Err = ParseError>>(py: Python<'_>, name: &str, value: &str) -
     value.parse().map_err(|error| errors::of_word(py, name, &error))
 }
 
-/// The texts. A text that is no `str`, or holds half of a character, is refused with its number.
-fn read_texts(texts: &Bound<'_, PyList>) -> PyResult<Vec<PyBackedStr>> {
-    let py = texts.py();
-    let one = |(index, text): (usize, Bound<'_, PyAny>)| {
-        let Ok(text) = text.cast::<PyString>() else {
-            let class = text.get_type().name()?;
-            return Err(PyTypeError::new_err(format!("text {index} is of type {class}; wanted str")));
-        };
-        PyBackedStr::try_from(text.clone()).map_err(|error| match error.is_instance_of::<PyUnicodeEncodeError>(py) {
-            true => {
-                let problem = format!(
-                    "text {index} holds a lone surrogate, which is no character; replace it, as with \
-                     text.encode('utf-8', 'replace').decode()"
-                );
-                errors::raise(py, "TextError", problem)
-            }
-            false => error,
-        })
+/// One text. What is no `str` is an error of the whole call, what holds half of a character one of the text.
+fn read_text(text: &Bound<'_, PyAny>, index: usize) -> PyResult<PyResult<PyBackedStr>> {
+    let py = text.py();
+    let Ok(text) = text.cast::<PyString>() else {
+        let class = text.get_type().name()?;
+        return Err(PyTypeError::new_err(format!(
+            "text {index} is of type {class}; wanted str"
+        )));
     };
-    texts.iter().enumerate().map(one).collect()
+    match PyBackedStr::try_from(text.clone()) {
+        Err(error) if error.is_instance_of::<PyUnicodeEncodeError>(py) => {
+            let problem = format!(
+                "text {index} holds a lone surrogate, which is no character; replace it, as with \
+                 text.encode('utf-8', 'replace').decode()"
+            );
+            let error = errors::raise(py, "TextError", problem);
+            error.value(py).setattr("index", index)?;
+            Ok(Err(error))
+        }
+        read => read.map(Ok),
+    }
 }
 
 impl Engine {
@@ -99,7 +100,9 @@ impl Engine {
         merge: Vec<String>,
         offline: bool,
     ) -> PyResult<Engine> {
-        let mut builder = ropeway::Engine::builder().device(word(py, "device", device)?).offline(offline);
+        let mut builder = ropeway::Engine::builder()
+            .device(word(py, "device", device)?)
+            .offline(offline);
         if let Some(precision) = precision {
             builder = builder.precision(word(py, "precision", precision)?);
         }
@@ -144,7 +147,13 @@ impl Engine {
         keep_errors: bool,
     ) -> PyResult<Py<PyAny>> {
         let engine = &self.opened(py)?.engine;
-        let texts = read_texts(texts)?;
+        let texts: Vec<PyResult<PyBackedStr>> = (0..)
+            .zip(texts.iter())
+            .map(|(index, text)| read_text(&text, index))
+            .collect::<PyResult<_>>()?;
+        if let Some(Err(error)) = texts.iter().find(|text| text.is_err() && !keep_errors) {
+            return Err(error.clone_ref(py));
+        }
         let options = PerText::read(options, texts.len())?;
         let passes = if engine.on_gpu() { GPU_PASSES } else { CPU_PASSES };
         let step_bytes = passes * engine.batch_tokens() * TOKEN_BYTES;
@@ -153,21 +162,30 @@ impl Engine {
         while done < texts.len() {
             let most = batch_size.unwrap_or(usize::MAX).max(1);
             let mut bytes = 0;
-            let fits = |text: &&PyBackedStr| {
+            let fits = |text: &&PyResult<PyBackedStr>| {
                 let first = bytes == 0;
-                bytes += text.len() + TOKEN_BYTES;
+                bytes += text.as_ref().map_or(0, |text| text.len()) + TOKEN_BYTES;
                 first || bytes <= step_bytes
             };
             let count = texts[done..].iter().take(most).take_while(fits).count();
+            let step = done..done + count;
             let embedded = py.detach(|| {
-                let request = |number: usize| Request::text(&*texts[number], options.of(number));
-                let requests: Vec<Request<'_>> = (done..done + count).map(request).collect();
+                let request =
+                    |number: usize| Some(Request::text(&**texts[number].as_ref().ok()?, options.of(number)));
+                let requests: Vec<Request<'_>> = step.clone().filter_map(request).collect();
                 engine.embed_batch(&requests)
             });
-            for (number, result) in (done..).zip(embedded) {
-                let result = result.map_err(|error| error.at_input(number));
+            let mut embedded = embedded.into_iter();
+            for number in step {
+                let result = match &texts[number] {
+                    Err(error) => Err(error.clone_ref(py)),
+                    Ok(_) => embedded
+                        .next()
+                        .unwrap_or_else(|| Err(Error::Internal("a text has no result".into())))
+                        .map_err(|error| errors::of_engine(py, &error.at_input(number))),
+                };
                 match result {
-                    Err(error) if !keep_errors => return Err(errors::of_engine(py, &error)),
+                    Err(error) if !keep_errors => return Err(error),
                     result => results.push(result),
                 }
             }
@@ -193,19 +211,24 @@ impl Engine {
         py.detach(start).map_err(|error| errors::of_engine(py, &error))
     }
 
-    /// Hands a text to the service; the result comes to `future` of the event loop `event_loop`.
+    /// Hands text `number` of a call to the service; the result comes to `future` of the event loop `event_loop`.
     fn submit(
         &self,
         py: Python<'_>,
+        number: usize,
         text: &Bound<'_, PyAny>,
         options: &Bound<'_, PyAny>,
         event_loop: Py<PyAny>,
         future: Py<PyAny>,
     ) -> PyResult<Ticket> {
         let opened = self.opened(py)?;
-        let text = read_texts(&PyList::new(py, [text])?)?.remove(0).to_string();
+        let text = read_text(text, number)??.to_string();
         let request = Request::text(text, options::read(options)?);
-        let bridge = opened.bridge.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let bridge = opened
+            .bridge
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         match bridge {
             Some(bridge) => bridge.submit(py, request, event_loop, future),
             None => Err(errors::raise(py, "StoppedError", "start_service was not called")),
@@ -231,7 +254,10 @@ impl Engine {
     /// The prompts of the model's tasks, by name.
     fn prompts(&self, py: Python<'_>) -> PyResult<BTreeMap<String, String>> {
         let tasks = &self.opened(py)?.engine.config().tasks;
-        Ok(tasks.iter().map(|task| (task.name.clone(), task.prefix.clone())).collect())
+        Ok(tasks
+            .iter()
+            .map(|task| (task.name.clone(), task.prefix.clone()))
+            .collect())
     }
 
     /// What the engine is, by the names of `ropeway.Info`.
@@ -250,11 +276,21 @@ impl Engine {
         info.set_item("dimensions", config.embedding_size())?;
         info.set_item("matryoshka", config.matryoshka.clone())?;
         info.set_item("max_tokens", config.max_tokens)?;
-        info.set_item("tasks", config.tasks.iter().map(|task| &task.name).collect::<Vec<_>>())?;
+        info.set_item(
+            "tasks",
+            config.tasks.iter().map(|task| &task.name).collect::<Vec<_>>(),
+        )?;
         info.set_item("adapters", engine.adapters())?;
         info.set_item("weight_bytes", memory.weights)?;
         info.set_item("arena_bytes", memory.arena)?;
         info.set_item("truncated", engine.truncated())?;
+        let bridge = self
+            .opened(py)?
+            .bridge
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        info.set_item("service", bridge.map(|bridge| bridge.counts()))?;
         Ok(info)
     }
 }

@@ -60,7 +60,9 @@ pub fn read(options: &Bound<'_, PyAny>) -> PyResult<Embed> {
         None => None,
         Some(Chunks::Tokens(tokens)) => Some(Chunking::Tokens(tokens)),
         Some(Chunks::Spans(spans)) => Some(Chunking::Spans(spans)),
-        Some(Chunks::Word(word)) => Some(named(py, "chunks", &word, &[("sentences", ())]).map(|()| Chunking::Sentences)?),
+        Some(Chunks::Word(word)) => {
+            Some(named(py, "chunks", &word, &[("sentences", ())]).map(|()| Chunking::Sentences)?)
+        }
     };
     let embed = match (fields.task, fields.adapters) {
         (None, None) => Embed::default(),
@@ -75,7 +77,11 @@ pub fn read(options: &Bound<'_, PyAny>) -> PyResult<Embed> {
     let embed = embed
         .dimensions(fields.dimensions)
         .any_dimensions(fields.any_dimensions)
-        .pooling(pooling.map(|name| named(py, "pooling", name, &poolings)).transpose()?)
+        .pooling(
+            pooling
+                .map(|name| named(py, "pooling", name, &poolings))
+                .transpose()?,
+        )
         .normalize(fields.normalize)
         .truncate(fields.truncate)
         .chunks(chunks)

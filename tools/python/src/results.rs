@@ -3,7 +3,7 @@
 use numpy::{Element, IntoPyArray, PyArrayMethods};
 use pyo3::prelude::*;
 use ropeway::half::f16;
-use ropeway::{Embedding, Error, Output, Vector};
+use ropeway::{Embedding, Output, Vector};
 
 use crate::errors;
 
@@ -107,7 +107,10 @@ pub fn single(py: Python<'_>, embedding: Embedding) -> PyResult<Py<PyAny>> {
         Output::Tokens(vectors) => (vectors, None),
         Output::Chunks(chunks) => {
             let spans: Vec<(usize, usize)> = chunks.iter().map(|chunk| (chunk.start, chunk.end)).collect();
-            (chunks.into_iter().map(|chunk| chunk.vector).collect(), Some(spans))
+            (
+                chunks.into_iter().map(|chunk| chunk.vector).collect(),
+                Some(spans),
+            )
         }
         _ => return Err(errors::raise(py, "InternalError", "an output of an unknown form")),
     };
@@ -119,7 +122,7 @@ pub fn single(py: Python<'_>, embedding: Embedding) -> PyResult<Py<PyAny>> {
 pub struct Results {
     /// What came until one came that does not fit.
     block: Option<Block>,
-    rest: Vec<Result<Embedding, Error>>,
+    rest: Vec<PyResult<Embedding>>,
     texts: usize,
 }
 
@@ -132,7 +135,7 @@ impl Results {
         }
     }
 
-    pub fn push(&mut self, result: Result<Embedding, Error>) {
+    pub fn push(&mut self, result: PyResult<Embedding>) {
         let vector = match result {
             Ok(Embedding {
                 output: Output::Vector(vector),
@@ -152,11 +155,14 @@ impl Results {
     pub fn into_py(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let block = self.block.map(|block| block.into_py(py)).transpose()?;
         if self.rest.is_empty() {
-            return Ok((block, Vec::<Py<PyAny>>::new()).into_pyobject(py)?.into_any().unbind());
+            return Ok((block, Vec::<Py<PyAny>>::new())
+                .into_pyobject(py)?
+                .into_any()
+                .unbind());
         }
-        let one = |result| match result {
+        let one = |result: PyResult<Embedding>| match result {
             Ok(embedding) => single(py, embedding),
-            Err(error) => Ok(errors::of_engine(py, &error).into_value(py).into_any()),
+            Err(error) => Ok(error.into_value(py).into_any()),
         };
         let rest: Vec<Py<PyAny>> = self.rest.into_iter().map(one).collect::<PyResult<_>>()?;
         Ok((block, rest).into_pyobject(py)?.into_any().unbind())

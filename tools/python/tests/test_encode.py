@@ -45,8 +45,18 @@ def test_the_same_bits_as_the_command_line(engine, tmp_path, words, arguments):
 def test_one_text_is_a_vector_and_none_an_empty_array(engine):
     assert engine.encode("a").shape == (64,)
     assert engine.encode([]).shape == (0, 64)
-    assert engine.encode([], precision="binary").dtype == np.int8
     np.testing.assert_array_equal(engine.encode("a"), engine.encode(["b", "a"])[1])
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8", "binary", "ubinary"])
+@pytest.mark.parametrize("words", [{}, {"truncate_dim": 24}, {"task": []}])
+def test_an_empty_array_is_like_a_full_one(engine, precision, words):
+    found, scales = engine.encode([], precision=precision, return_scales=True, **words)
+    like, like_scales = engine.encode(["a"], precision=precision, return_scales=True, **{**words, "task": None})
+    assert found.dtype == like.dtype and found.shape == (0, like.shape[1])
+    assert (scales is None) == (like_scales is None) and (scales is None or scales.shape == (0,))
+    assert engine.encode([], precision=precision, output_value="token_embeddings", **words) == []
+    assert engine.encode([], precision=precision, late_chunking=True, **words) == []
 
 
 def test_batch_size_changes_no_bit(engine):
@@ -118,6 +128,12 @@ def test_a_bad_text_is_named_and_the_others_can_be_kept(engine):
     assert isinstance(bad, ropeway.RequestError)
     np.testing.assert_array_equal(good, engine.encode("good"))
     np.testing.assert_array_equal(other, engine.encode("good too"))
+    with pytest.raises(ropeway.TextError) as raised:
+        engine.encode(["good", "\ud800"])
+    assert raised.value.index == 1
+    good, bad = engine.encode(["good", "\ud800"], on_error="return")
+    assert isinstance(bad, ropeway.TextError) and bad.index == 1
+    np.testing.assert_array_equal(good, engine.encode("good"))
 
 
 def test_a_huge_text_is_cut(engine):

@@ -5,7 +5,6 @@ import gc
 import multiprocessing
 import os
 import resource
-import signal
 import subprocess
 import sys
 import threading
@@ -160,29 +159,58 @@ def test_await_has_the_forms_of_encode(engine):
     asyncio.run(forms())
 
 
+LONG = "a text of some length " * 8
+
+
 def test_cancelled_awaits_take_their_requests_back():
-    engine = ropeway.Engine(MODEL, device="cpu", threads=1)
+    engine = ropeway.Engine(MODEL, device="cpu", threads=1, batch_tokens=512)
 
     async def cancelled():
         await engine.aencode("warm")
-        start = time.perf_counter()
-        await engine.aencode(["a text of some length " * 8] * 400)
-        whole = time.perf_counter() - start
-        many = [asyncio.ensure_future(engine.aencode(["a text of some length " * 8] * 400)) for _ in range(10)]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        many = [asyncio.ensure_future(engine.aencode([LONG] * 1000)) for _ in range(3)]
+        while engine.info.service["submitted"] < 100:
+            await asyncio.sleep(0)
         for one in many:
             one.cancel()
         results = await asyncio.gather(*many, return_exceptions=True)
         assert all(isinstance(one, asyncio.CancelledError) for one in results)
-        # What was cancelled does not stand before this.
-        start = time.perf_counter()
-        await engine.aencode("a")
-        assert time.perf_counter() - start < 5 * whole
+        assert (await engine.aencode("a")).shape == (64,)
+        service = engine.info.service
+        assert service["queued"] == 0
+        assert 0 < service["cancelled"] < service["submitted"] < 3000
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(engine.aencode(["a text of some length " * 8] * 1000), 0.0001)
+            await asyncio.wait_for(engine.aencode([LONG] * 1000), 0.0001)
 
     asyncio.run(cancelled())
+
+
+def test_an_await_that_fails_takes_its_requests_back():
+    engine = ropeway.Engine(MODEL, device="cpu", threads=1, batch_tokens=512)
+    complaints = []
+
+    async def failing():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        with pytest.raises(ropeway.TextError) as raised:
+            await engine.aencode(["\ud800"] * 2 + [LONG] * 1000)
+        assert raised.value.index == 0
+        await engine.aencode("a")
+        gc.collect()
+        return engine.info.service
+
+    service = asyncio.run(failing())
+    assert service["queued"] == 0 and 0 < service["cancelled"] and service["submitted"] < 1000
+    assert complaints == []
+
+
+def test_a_list_longer_than_the_queue_waits_for_itself():
+    engine = ropeway.Engine(MODEL, device="cpu", batch_tokens=64)
+    texts = [f"{LONG}{number}" for number in range(500)]
+
+    async def long_list():
+        return await engine.aencode(texts)
+
+    np.testing.assert_array_equal(asyncio.run(long_list()), engine.encode(texts))
+    assert engine.info.service["submitted"] == len(texts)
 
 
 def test_memory_does_not_grow_with_calls(engine):
@@ -230,5 +258,5 @@ def test_progress_in_a_notebook(engine, monkeypatch):
     assert seen == [3, 6, 7, "closed"]
     seen.clear()
     with pytest.raises(ropeway.RequestError):
-        engine.encode(["a", "x" * 300_000], show_progress_bar=True)
+        engine.encode(["x" * 300_000, "a"], show_progress_bar=True)
     assert seen == ["closed"]

@@ -76,7 +76,6 @@ ENCODINGS = {
     "ubinary": "ubinary",
     "binary": "ubinary",
 }
-DTYPES = {"float32": "float32", "float16": "float16", "int8": "int8", "ubinary": "uint8", "binary": "int8"}
 
 OUTPUT_VALUES = ("sentence_embedding", "token_embeddings")
 ON_ERROR = ("raise", "return")
@@ -123,7 +122,9 @@ class Call:
             if len(values) != len(self.texts):
                 wanted = "one value" if self.single else "a value for each"
                 raise SettingError(f"{name} has {len(values)} values for {len(self.texts)} texts; give {wanted}")
-        if not lists:
+        if not self.texts:
+            given = {name: value for name, value in given.items() if name not in lists}
+        if not (lists and self.texts):
             return self._one(prompts, given)
         # Texts with the same options share them, which the engine's side reads once.
         known: Dict[Options, Options] = {}
@@ -173,11 +174,24 @@ class Call:
             encoding=ENCODINGS[self.precision],
         )
 
+    def options_of(self, number: int) -> Options:
+        """The options of a text."""
+        return self.options[number] if isinstance(self.options, list) else self.options
+
+    def _of_no_texts(self, width: int) -> Results:
+        """As the engine gives them: ``binary`` is made of ``ubinary`` like that of any text."""
+        options = self.options
+        if self.tokens or not isinstance(options, Options) or options.chunks is not None:
+            return None, []
+        width = options.dimensions or width
+        if options.encoding == "ubinary":
+            return (np.empty((0, (width + 7) // 8), np.uint8), None), []
+        scales = np.empty(0, np.float32) if options.encoding == "int8" else None
+        return (np.empty((0, width), options.encoding), scales), []
+
     def finish(self, results: Results, width: int) -> Output:
         """What the caller gets. ``width`` is that of a model's full vector, for the result of no texts."""
-        block, rest = results
-        if block is None and not rest and not (self.tokens or self.single):
-            block = (np.empty((0, width), DTYPES[self.precision]), None)
+        block, rest = results if self.texts else self._of_no_texts(width)
         scales: Any
         spans: Any = None
         out: Any

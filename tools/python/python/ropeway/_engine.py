@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,14 +13,19 @@ from numpy.typing import ArrayLike, NDArray
 from . import _ropeway
 from ._call import Call, Words
 from ._types import Results, Single
+from .errors import OverloadedError
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from typing_extensions import Unpack
 
-# Requests of one `aencode` that wait at the same time, so that a long list leaves room in the queue for others.
-IN_FLIGHT = 1024
+# What one `aencode` has in the service at the same time, in passes, so that a long list leaves room in the queue for
+# others; the queue has room for 32.
+IN_FLIGHT_PASSES = 8
+
+# Characters of text that are taken for a token when that is measured out.
+TOKEN_CHARACTERS = 4
 
 # The tasks and prompts that queries and documents take, the first that the model has.
 QUERY_TASKS = ("retrieval.query", "query", "search_query")
@@ -45,6 +51,8 @@ class Info:
     weight_bytes: int
     arena_bytes: int
     truncated: int
+    service: Optional[Dict[str, int]]
+    """What the service of ``aencode`` did so far, in requests, and how many are ``queued`` now; None before the first."""
 
 
 class Engine:
@@ -80,7 +88,9 @@ class Engine:
             offline=offline,
         )
         self._prompts = self._engine.prompts()
-        self._width = self.info.dimensions
+        info = self.info
+        self._width = info.dimensions
+        self._batch_tokens = info.batch_tokens
         self._serving = False
 
     def encode(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any:
@@ -114,36 +124,52 @@ class Engine:
         if not self._serving:
             await asyncio.get_running_loop().run_in_executor(None, self._engine.start_service)
             self._serving = True
-        rows: List[Union[Single, BaseException]] = []
-        for start in range(0, len(call.texts), IN_FLIGHT):
-            rows += await self._submit(call, range(start, min(start + IN_FLIGHT, len(call.texts))))
-        return call.finish(_stacked(call, rows), self._width)
+        return call.finish(_stacked(call, await self._serve(call)), self._width)
 
-    async def _submit(self, call: Call, numbers: range) -> List[Union[Single, BaseException]]:
+    async def _serve(self, call: Call) -> List[Union[Single, BaseException]]:
+        """What the service gives for each text. However this ends, it leaves nothing behind in the service."""
         loop = asyncio.get_running_loop()
-        futures: List[asyncio.Future[Single]] = []
-        tickets = []
+        rows: List[Union[Single, BaseException]] = []
+        waiting: Deque[_Waiting] = deque()
+        room = IN_FLIGHT_PASSES * self._batch_tokens
+
+        async def oldest() -> None:
+            nonlocal room
+            number = len(rows)
+            try:
+                rows.append(await waiting[0].future)
+            except Exception as error:
+                _number(error, number)
+                # A wrong type is an error of the call, as in `encode`.
+                if not call.keep_errors or isinstance(error, TypeError):
+                    raise
+                rows.append(error)
+            room += waiting.popleft().tokens
+
         try:
-            for number in numbers:
-                options = call.options[number] if isinstance(call.options, list) else call.options
-                future: asyncio.Future[Single] = loop.create_future()
-                try:
-                    tickets.append(self._engine.submit(call.texts[number], options, loop, future))
-                except Exception as error:
-                    _number(error, number)
-                    if not call.keep_errors:
-                        raise
-                    future.set_exception(error)
-                futures.append(future)
-            rows = await asyncio.gather(*futures, return_exceptions=True)
+            for number, text in enumerate(call.texts):
+                one = _Waiting(loop.create_future(), tokens=_tokens(text))
+                while waiting and room < one.tokens:
+                    await oldest()
+                while True:
+                    try:
+                        one.ticket = self._engine.submit(number, text, call.options_of(number), loop, one.future)
+                    except OverloadedError:
+                        # Others fill the queue. One's own that is done may have left room.
+                        if not waiting:
+                            raise
+                        await oldest()
+                        continue
+                    except Exception as error:
+                        one.future.set_exception(error)
+                    break
+                waiting.append(one)
+                room -= one.tokens
+            while waiting:
+                await oldest()
         finally:
-            for ticket in tickets:
-                ticket.cancel()
-        for number, row in zip(numbers, rows):
-            if isinstance(row, BaseException):
-                _number(row, number)
-                if not call.keep_errors:
-                    raise row
+            for one in waiting:
+                one.drop()
         return rows
 
     def encode_query(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any:
@@ -199,6 +225,27 @@ class Engine:
 
     def __reduce__(self) -> Any:
         raise TypeError("an Engine cannot be pickled; open one in each process")
+
+
+@dataclass
+class _Waiting:
+    """A text that was handed to the service."""
+
+    future: asyncio.Future[Single]
+    tokens: int
+    ticket: Optional[_ropeway.Ticket] = None
+
+    def drop(self) -> None:
+        if self.ticket is not None:
+            self.ticket.cancel()
+        if not self.future.cancel() and not self.future.cancelled():
+            # Seen: asyncio need not report it.
+            self.future.exception()
+
+
+def _tokens(text: object) -> int:
+    """About how many tokens a text has; the service refuses what is no text."""
+    return len(text) // TOKEN_CHARACTERS + 1 if isinstance(text, str) else 1
 
 
 def _number(error: BaseException, number: int) -> None:

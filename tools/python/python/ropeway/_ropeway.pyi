@@ -35,6 +35,7 @@ class Engine:
     def start_service(self) -> None: ...
     def submit(
         self,
+        number: int,
         text: str,
         options: Options,
         event_loop: asyncio.AbstractEventLoop,
