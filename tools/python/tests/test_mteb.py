@@ -8,7 +8,7 @@ datasets = pytest.importorskip("datasets")
 
 from mteb.mocks.mock_tasks import (  # noqa: E402
     MockClassificationTask,
-    MockClusteringTask,
+    MockMultilingualClusteringFastTask,
     MockRerankingTask,
     MockRetrievalTask,
     MockSTSTask,
@@ -22,7 +22,7 @@ CASES = [
     (MockRetrievalTask, {"retrieval.query", "retrieval.passage"}),
     (MockSTSTask, {"text-matching"}),
     (MockClassificationTask, {"classification"}),
-    (MockClusteringTask, {"separation"}),
+    (MockMultilingualClusteringFastTask, {"separation"}),
     (MockRerankingTask, {"separation"}),
 ]
 

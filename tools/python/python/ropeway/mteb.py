@@ -65,8 +65,9 @@ class RopewayEncoder(AbsEncoder):  # type: ignore[misc]
         info = engine.info
         self.engine = engine
         self.words = dict(words or {})
+        self.tasks: Dict[str, str] = {**tasks_of(engine), **(tasks or {})}
         # mteb's word for it, which its `get_prompt_name` reads.
-        self.model_prompts = {**tasks_of(engine), **(tasks or {})}
+        self.model_prompts = self.tasks
         self.mteb_model_meta = ModelMeta.create_empty(
             overwrites={
                 "name": name or f"ropeway/{Path(info.path).name}",
@@ -93,5 +94,5 @@ class RopewayEncoder(AbsEncoder):  # type: ignore[misc]
         words: Dict[str, Any] = {name: kwargs[name] for name in ("precision", "show_progress_bar") if name in kwargs}
         words.update(self.words)
         key = self.get_prompt_name(task_metadata, prompt_type)
-        task = None if key is None else self.model_prompts[key]
+        task = None if key is None else self.tasks[key]
         return self.engine.encode(texts, task=task, **words)
