@@ -86,7 +86,7 @@ impl Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (model, *, device, precision, numerics, threads, batch_tokens, concurrency, merge, offline))]
+    #[pyo3(signature = (model, *, device, precision, numerics, kernels, threads, batch_tokens, concurrency, merge, offline))]
     #[expect(clippy::too_many_arguments, reason = "each is a keyword of Python's")]
     fn new(
         py: Python<'_>,
@@ -94,6 +94,7 @@ impl Engine {
         device: &str,
         precision: Option<&str>,
         numerics: Option<&str>,
+        kernels: Option<&str>,
         threads: Option<usize>,
         batch_tokens: Option<usize>,
         concurrency: Option<usize>,
@@ -108,6 +109,9 @@ impl Engine {
         }
         if let Some(numerics) = numerics {
             builder = builder.numerics(word(py, "numerics", numerics)?);
+        }
+        if let Some(kernels) = kernels {
+            builder = builder.kernels(word(py, "kernels", kernels)?);
         }
         if let Some(threads) = threads {
             builder = builder.threads(threads);

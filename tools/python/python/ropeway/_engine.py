@@ -59,8 +59,9 @@ class Engine:
     """A model, opened. Threads may share it; a forked child may not use its parent's.
 
     ``model`` is a folder or a hub id (``owner/name``). ``device`` is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``;
-    ``precision`` is ``f32`` (the CPU's default), ``bf16`` (the GPU's) or ``f16``. ``batch_tokens`` bounds the tokens of a
-    pass and with them the memory. ``offline`` takes a hub's model from the cache only.
+    ``precision`` is ``f32`` (the CPU's default), ``bf16`` (the GPU's), ``f16`` (GPU) or ``int8`` (CPU). ``batch_tokens``
+    bounds the tokens of a pass and with them the memory. ``numerics``, ``kernels`` and ``merge`` are those of the command
+    line. ``offline`` takes a hub's model from the cache only.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Engine:
         device: str = "auto",
         precision: Optional[str] = None,
         numerics: Optional[str] = None,
+        kernels: Optional[str] = None,
         threads: Optional[int] = None,
         batch_tokens: Optional[int] = None,
         concurrency: Optional[int] = None,
@@ -81,6 +83,7 @@ class Engine:
             device=device,
             precision=precision,
             numerics=numerics,
+            kernels=kernels,
             threads=threads,
             batch_tokens=batch_tokens,
             concurrency=concurrency,

@@ -18,6 +18,7 @@ class Engine:
         device: str,
         precision: Optional[str],
         numerics: Optional[str],
+        kernels: Optional[str],
         threads: Optional[int],
         batch_tokens: Optional[int],
         concurrency: Optional[int],
