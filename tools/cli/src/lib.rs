@@ -15,6 +15,7 @@ mod exit;
 pub mod jsonl;
 mod measure;
 mod models;
+mod notices;
 mod npy;
 mod options;
 mod queue;
@@ -125,6 +126,7 @@ fn run() -> ExitCode {
         Err(e) => return exit::code(terminal::print(e.render().to_string().as_bytes())),
     };
     let run = &cli.run;
+    notices::show(run.notices());
     exit::code(match cli.command {
         Command::Embed(args) => embed::run(run, args),
         Command::Rank(args) => rank::run(run, args),

@@ -9,6 +9,7 @@ use ropeway::{
     AdapterSelection, Chunking, Device, Embed, Encoding, Engine, EngineBuilder, KernelChoice, Numerics,
     Pooling, Precision, Request, hub,
 };
+use tracing::level_filters::LevelFilter;
 
 use super::exit::{Exit, note};
 use super::terminal::Progress;
@@ -69,12 +70,30 @@ pub struct RunOptions {
     #[arg(long, global = true)]
     pub offline: bool,
 
+    /// Also say on standard error what the engine does: off, error, warn, info, debug or trace
+    #[arg(
+        long,
+        global = true,
+        env = "ROPEWAY_LOG",
+        default_value_t = LevelFilter::WARN,
+        value_name = "LEVEL"
+    )]
+    pub log_level: LevelFilter,
+
     /// Print errors only: no progress bar, no notes
     #[arg(long, short = 'q', global = true)]
     pub quiet: bool,
 }
 
 impl RunOptions {
+    /// What is printed of what the engine says.
+    pub fn notices(&self) -> LevelFilter {
+        match self.quiet {
+            true => self.log_level.min(LevelFilter::ERROR),
+            false => self.log_level,
+        }
+    }
+
     /// The model's name, or how to get one.
     pub fn model(&self) -> Result<&str, Exit> {
         match self.models()?[..] {

@@ -2,6 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use ropeway::{Output, Vector};
 
 use super::*;
@@ -174,13 +175,20 @@ fn files_that_ropeway_did_not_write_are_refused() {
     assert!(ExistingRows::npy(open(b"\x93NUM"), dtype, 4).unwrap().is_none());
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Stopped twice, at any places, whatever the sizes.
-    #[test]
-    fn resume_after_two_stops(
-        rows in 0usize..12, width in 1usize..20, array: bool, first in 0.0..1.0f64, second in 0.0..1.0f64,
-    ) {
+/// Stopped twice, at any places, whatever the sizes. The number of cases is this one and never `PROPTEST_CASES`: each waits
+/// for the disk some times, and twenty thousand of them for many minutes.
+#[test]
+fn resume_after_two_stops() {
+    let all = std::env::var_os("ROPEWAY_TEST_ALL").is_some();
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(if all { 1024 } else { 64 }));
+    let stops = (
+        0..12_usize,
+        1..20_usize,
+        any::<bool>(),
+        0.0..1.0_f64,
+        0.0..1.0_f64,
+    );
+    let tested = runner.run(&stops, |(rows, width, array, first, second)| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         let results = results(rows, width, Encoding::F32);
@@ -193,5 +201,7 @@ proptest! {
             resumed(&path, &results, array);
             prop_assert_eq!(fs::read(&path).unwrap(), &whole[..]);
         }
-    }
+        Ok(())
+    });
+    tested.unwrap();
 }

@@ -75,7 +75,8 @@ pub fn command(arguments: &[&str]) -> Command {
     command
         .args(arguments)
         .env("ROPEWAY_MODEL", test_model())
-        .env_remove("HF_HUB_OFFLINE");
+        .env_remove("HF_HUB_OFFLINE")
+        .env_remove("ROPEWAY_LOG");
     command.args(["--threads", "2"]);
     command
         .stdin(Stdio::piped())

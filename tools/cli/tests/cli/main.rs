@@ -9,5 +9,6 @@ mod growth;
 mod harness;
 mod hub;
 mod inputs;
+mod notices;
 mod outputs;
 mod serve;
