@@ -1,5 +1,5 @@
-"""The peers: PyTorch (sentence-transformers, transformers) and ONNX Runtime, each set up to be fast; in float32, or narrow:
-PyTorch in bf16, ONNX Runtime in int8."""
+"""The peers: PyTorch (sentence-transformers, transformers), ONNX Runtime and OpenVINO, each set up to be fast; in float32
+(without OpenVINO), or narrow: PyTorch and OpenVINO in bf16, ONNX Runtime in int8."""
 
 import os
 import warnings
@@ -69,6 +69,14 @@ def quantise(path):
     return quantised
 
 
+def compile_for_openvino(path, threads):
+    """The model in bf16, which multiplies by AMX where there is one."""
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    return openvino.Core().compile_model(str(path), "CPU", settings)
+
+
 def normalised(vectors):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -80,7 +88,9 @@ class MiniLm:
         from sentence_transformers import SentenceTransformer
 
         export_minilm(folder, onnx)
+        self.openvino = None
         if narrow:
+            self.openvino = compile_for_openvino(onnx, threads)
             onnx = quantise(onnx)
         self.tokenizer = load_tokenizer(folder)
         self.exact = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
@@ -96,10 +106,13 @@ class MiniLm:
     def candidates(self, case):
         texts = [row["text"] for row in case.inputs]
         by_torch = (32, 64) if len(texts) > 1 else (1,)
-        by_onnx = (1, 8, 32) if len(texts) > 1 else (1,)
+        by_others = (1, 8, 32) if len(texts) > 1 else (1,)
+        others = {"ONNX Runtime": lambda inputs: self.session.run(None, inputs)[0]}
+        if self.openvino:
+            others["OpenVINO"] = lambda inputs: self.openvino(inputs)[0]
         return {
             "PyTorch": [self._with_torch(texts, batch) for batch in by_torch],
-            "ONNX Runtime": [self._with_onnx(texts, batch) for batch in by_onnx],
+            **{name: [self._padded(name, run, texts, batch) for batch in by_others] for name, run in others.items()},
         }
 
     def reference(self, case):
@@ -115,7 +128,9 @@ class MiniLm:
 
         return Contestant(f"sentence-transformers, batch {batch}", timed(encode), lambda: encode().tolist())
 
-    def _with_onnx(self, texts, batch):
+    def _padded(self, name, run, texts, batch):
+        """One that `run`s padded batches of ids and gives token vectors."""
+
         def encode():
             rows = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
             # Neighbours in a batch are of like length, so little is padding.
@@ -129,12 +144,12 @@ class MiniLm:
                 for place, index in enumerate(chosen):
                     ids[place, : len(rows[index])] = rows[index]
                     mask[place, : len(rows[index])] = 1
-                tokens = self.session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+                tokens = run({"input_ids": ids, "attention_mask": mask})
                 weight = mask[:, :, None].astype(np.float32)
                 vectors[chosen] = (tokens * weight).sum(axis=1) / weight.sum(axis=1)
             return normalised(vectors)
 
-        return Contestant(f"ONNX Runtime, batch {batch}", timed(encode), lambda: encode().tolist())
+        return Contestant(f"{name}, batch {batch}", timed(encode), lambda: encode().tolist())
 
 
 class Jina4:

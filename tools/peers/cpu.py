@@ -1,7 +1,8 @@
 """Compares ropeway's CPU back end with PyTorch and ONNX Runtime: same weights, inputs and cores, in one run.
 
-In float32, or with --precision narrow in what people who want speed take: ropeway and PyTorch in bf16, ONNX Runtime in int8
-(dynamic, per channel). Prints a Markdown table; a ratio above 1 means that ropeway is faster than the faster of its peers.
+In float32, or with --precision narrow in what people who want speed take: ropeway, PyTorch and OpenVINO in bf16, ONNX Runtime
+in int8 (dynamic, per channel). Prints a Markdown table; a ratio above 1 means that ropeway is faster than the fastest of its
+peers.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from race import Contestant, Pace, compare, fastest, geometric_mean, race
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = REPOSITORY / "target" / "peers"
-PEERS = ["PyTorch", "ONNX Runtime"]
+PEERS = ["PyTorch", "ONNX Runtime", "OpenVINO"]
 # float32 in another order of sums; anything worse is another computation, and its speed says nothing.
 LEAST_COSINE = 0.99999
 # Of narrow types to PyTorch in float32. A peer that is further off is shown, and no one's ratio is to it.
@@ -223,14 +224,16 @@ def cell(row, name):
 
 
 def table(report):
+    there = [peer for peer in PEERS if any(peer in row["contestants"] for row in report["rows"])]
+    peers = "".join(f" {peer} ms |" for peer in there)
     lines = [
-        "| case | ropeway ms | PyTorch ms | ONNX Runtime ms | ratio to the faster | max-abs difference |",
-        "|---|---|---|---|---|---|",
+        f"| case | ropeway ms |{peers} ratio to the fastest | max-abs difference |",
+        "|---" * (4 + len(there)) + "|",
     ]
     for row in report["rows"]:
         ratio = f"{row['ratio']:.2f}" if "ratio" in row else "–"
         apart = max((apart["max_abs"] for apart in row.get("differences", {}).values()), default=None)
-        cells = [row["case"], *(cell(row, name) for name in ("ropeway", *PEERS)), ratio]
+        cells = [row["case"], *(cell(row, name) for name in ("ropeway", *there)), ratio]
         lines.append("| " + " | ".join([*cells, "–" if apart is None else f"{apart:.1e}"]) + " |")
     about = report["machine"]
     ratios = [row["ratio"] for row in report["rows"] if "ratio" in row]
@@ -245,8 +248,8 @@ def table(report):
             lines.append(f"Fastest settings for {row['case']}: {setups}.")
     if report["rows"] and "cosine" in report["rows"][0]["contestants"].get("PyTorch", {}):
         lines.append(
-            "ropeway and PyTorch in bf16, ONNX Runtime in int8 (dynamic, per channel); cosine: the smallest to PyTorch's"
-            f" float32 vectors. Peers below {LEAST_NARROW_COSINE} have no part in the ratio."
+            "ropeway, PyTorch and OpenVINO in bf16, ONNX Runtime in int8 (dynamic, per channel); cosine: the smallest to"
+            f" PyTorch's float32 vectors. Peers below {LEAST_NARROW_COSINE} have no part in the ratio."
         )
     load = " → ".join(f"{value:.1f}" for value in report["load_average"])
     lines += [
@@ -291,7 +294,7 @@ def run(options):
         model = loaded[case.model]
         reference = model.reference(case) if narrow else None
         rows.append(measure(case, folders[case.model], model.candidates(case), ropeway, options, reference))
-    packages = ("torch", "transformers", "sentence-transformers", "onnxruntime", "tokenizers", "numpy")
+    packages = ("torch", "transformers", "sentence-transformers", "onnxruntime", "openvino", "tokenizers", "numpy")
     return {
         "rows": rows,
         "rounds": options.rounds,
