@@ -9,7 +9,6 @@ use super::step::{At, each};
 use super::warp::Warp;
 use crate::ir::regs::{LANES, Width};
 use crate::ir::{Atomic, AtomicOp};
-use crate::memory::Var;
 use crate::ptx::ast::{Space, Type};
 
 impl<'l> Block<'l> {
@@ -83,14 +82,7 @@ impl<'l> Block<'l> {
                         return Err(self.at_address(Check::Illegal, warp, at, lane, address, message));
                     }
                 };
-                let (order, lanes) = (atomic.order, 1 << lane);
-                if shared {
-                    self.before_shared_write(warp, lane, address, order, scope, true);
-                } else {
-                    let var = Var::Global(address);
-                    self.clocks
-                        .before_strong_write(warp.index, lanes, var, order, scope, true);
-                }
+                self.before_strong_write(warp, lane, shared, address, atomic.order, scope, true);
                 for e in 0..elements {
                     let value = regs.lane(at.src(1 + e), width, lane);
                     let other = if atomic.op == AtomicOp::Cas {
@@ -110,13 +102,7 @@ impl<'l> Block<'l> {
                         }
                     }
                 }
-                if shared {
-                    self.after_shared_read(warp, lane, address, order, scope);
-                } else {
-                    let var = Var::Global(address);
-                    self.clocks
-                        .after_strong_read(warp.index, lanes, var, order, scope);
-                }
+                self.after_strong_read(warp, lane, shared, address, atomic.order, scope);
             }
         }
         if changed {

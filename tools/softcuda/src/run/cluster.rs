@@ -380,60 +380,66 @@ impl<'l> Block<'l> {
         })
     }
 
-    /// [`BlockClocks::before_strong_write`] for a lane and an address of any block's shared memory.
+    /// A lane is about to write strongly: to `shared` memory, its own block's or another's, or to global memory.
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn before_shared_write(
+    pub(super) fn before_strong_write(
         &mut self,
         warp: &Warp,
         lane: usize,
+        shared: bool,
         address: u64,
         order: Order,
         scope: Scope,
         rmw: bool,
     ) {
-        let Some(peer) = self.peer_at(address) else {
-            let var = Var::Shared(address as u32);
-            let clocks = &mut self.clocks;
-            return clocks.before_strong_write(warp.index, 1 << lane, var, order, scope, rmw);
-        };
-        let offset = shared_place(address, 0).1 as u32;
-        let there = &mut peer.clocks;
-        self.clocks
-            .before_far_write(there, warp.index, 1 << lane, offset, order, scope, rmw);
-    }
-
-    /// [`BlockClocks::after_strong_read`] for a lane and an address of any block's shared memory.
-    pub(super) fn after_shared_read(
-        &mut self,
-        warp: &Warp,
-        lane: usize,
-        address: u64,
-        order: Order,
-        scope: Scope,
-    ) {
-        match self.peer_at(address) {
-            None => {
-                let var = Var::Shared(address as u32);
+        let (warp, lanes) = (warp.index, 1 << lane);
+        match self.far_variable(shared, address) {
+            Some((peer, offset)) => {
+                let there = &mut peer.clocks;
                 self.clocks
-                    .after_strong_read(warp.index, 1 << lane, var, order, scope);
+                    .before_far_write(there, warp, lanes, offset, order, scope, rmw);
             }
-            // An access at block scope takes no part in what several blocks agree upon.
-            Some(_) if scope == Scope::Cta => {}
-            Some(peer) => {
-                let offset = shared_place(address, 0).1 as u32;
+            None => {
+                let var = near_variable(shared, address);
                 self.clocks
-                    .after_far_read(&peer.clocks, warp.index, 1 << lane, offset, order);
+                    .before_strong_write(warp, lanes, var, order, scope, rmw);
             }
         }
     }
 
-    /// The other block in whose shared memory an address lies.
-    fn peer_at(&mut self, address: u64) -> Option<&'l mut Block<'l>> {
-        let rank = self.far(address)?;
+    /// A lane has read strongly, from there.
+    pub(super) fn after_strong_read(
+        &mut self,
+        warp: &Warp,
+        lane: usize,
+        shared: bool,
+        address: u64,
+        order: Order,
+        scope: Scope,
+    ) {
+        let (warp, lanes) = (warp.index, 1 << lane);
+        match self.far_variable(shared, address) {
+            // An access at block scope takes no part in what several blocks agree upon.
+            Some(_) if scope == Scope::Cta => {}
+            Some((peer, offset)) => {
+                self.clocks
+                    .after_far_read(&peer.clocks, warp, lanes, offset, order);
+            }
+            None => {
+                let var = near_variable(shared, address);
+                self.clocks.after_strong_read(warp, lanes, var, order, scope);
+            }
+        }
+    }
+
+    /// The other block in whose shared memory an address lies, and the offset there.
+    fn far_variable(&mut self, shared: bool, address: u64) -> Option<(&'l mut Block<'l>, u32)> {
+        let rank = if shared { self.far(address)? } else { return None };
         let peer = self.member.peers[rank];
         debug_assert!(!std::ptr::eq(peer, self), "a block does not visit itself");
         // SAFETY: as in `with_peer`; the caller lets go of it before it does anything else with the cluster.
-        Some(unsafe { &mut *peer })
+        let peer = unsafe { &mut *peer };
+        Some((peer, shared_place(address, 0).1 as u32))
     }
 
     /// [`Block::shared_lanes`] for lanes whose addresses lie in other blocks.
@@ -492,6 +498,14 @@ impl<'l> Block<'l> {
             })?;
         }
         Ok(())
+    }
+}
+
+/// A location of the block's own shared memory, or of global memory.
+fn near_variable(shared: bool, address: u64) -> Var {
+    match shared {
+        true => Var::Shared(address as u32),
+        false => Var::Global(address),
     }
 }
 

@@ -10,7 +10,7 @@ use super::warp::Warp;
 use crate::ir::regs::{LANES, Regs, Slot, Width};
 use crate::ir::windows::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES, generic_to_shared};
 use crate::ir::{Access, Order, Scope};
-use crate::memory::{Allocation, Hazard, How, Kind, RaceKind, Var};
+use crate::memory::{Allocation, Hazard, How, Kind, RaceKind};
 use crate::ptx::ast::Space;
 
 /// What an instruction does to memory, for checks and words.
@@ -762,13 +762,7 @@ impl<'l> Block<'l> {
         shared: bool,
     ) {
         for lane in each(mask) {
-            if shared {
-                self.after_shared_read(warp, lane, addresses[lane], access.order, access.scope);
-            } else {
-                let var = Var::Global(addresses[lane]);
-                self.clocks
-                    .after_strong_read(warp.index, 1 << lane, var, access.order, access.scope);
-            }
+            self.after_strong_read(warp, lane, shared, addresses[lane], access.order, access.scope);
         }
     }
 
@@ -876,26 +870,8 @@ impl<'l> Block<'l> {
             let shared = space == Space::Shared;
             if access.order != Order::Weak {
                 for lane in each(mask) {
-                    if shared {
-                        self.before_shared_write(
-                            warp,
-                            lane,
-                            addresses[lane],
-                            access.order,
-                            access.scope,
-                            false,
-                        );
-                        continue;
-                    }
-                    let var = Var::Global(addresses[lane]);
-                    self.clocks.before_strong_write(
-                        warp.index,
-                        1 << lane,
-                        var,
-                        access.order,
-                        access.scope,
-                        false,
-                    );
+                    let (order, scope) = (access.order, access.scope);
+                    self.before_strong_write(warp, lane, shared, addresses[lane], order, scope, false);
                 }
             }
             match space {
