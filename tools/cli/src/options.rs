@@ -156,10 +156,12 @@ impl RunOptions {
             Named::Folder(folder) => builder.open(folder)?,
             Named::Id(id) => builder.on_download(download_bar(!self.quiet)).from_hub(id)?,
         };
-        // Where there is a driver, a GPU was meant to be used: without a word all would be slow.
+        // Where there is a driver, a GPU was meant to be used: without a word all would be slow. At `info` the engine has
+        // said so itself.
         if let Some(reason) = engine.fallback_reason()
             && ropeway::has_cuda_driver()
             && !self.quiet
+            && self.log_level < LevelFilter::INFO
         {
             note(reason);
         }

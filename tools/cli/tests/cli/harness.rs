@@ -14,20 +14,25 @@ pub fn test_model() -> PathBuf {
     static MODEL: OnceLock<PathBuf> = OnceLock::new();
     let make = || {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-model");
-        let spec = ModelSpec {
-            vocab: 600,
-            hidden: 64,
-            layers: 2,
-            heads: 2,
-            ffn: 128,
-            max_positions: 514,
-            force: true,
-            ..ModelSpec::new(Family::Jina)
-        };
-        model_maker::write(&spec, &folder).expect("the test model can be written");
+        write_model(&folder);
         folder
     };
     MODEL.get_or_init(make).clone()
+}
+
+/// Writes that model, for a test that changes it.
+pub fn write_model(folder: &Path) {
+    let spec = ModelSpec {
+        vocab: 600,
+        hidden: 64,
+        layers: 2,
+        heads: 2,
+        ffn: 128,
+        max_positions: 514,
+        force: true,
+        ..ModelSpec::new(Family::Jina)
+    };
+    model_maker::write(&spec, folder).expect("the test model can be written");
 }
 
 /// How a run ended.

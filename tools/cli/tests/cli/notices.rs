@@ -1,26 +1,11 @@
 //! What the engine says beside its results.
 
 use std::fs;
-use std::path::Path;
 
 use half::bf16;
-use model_maker::{Family, ModelSpec};
 use serde_json::{Value, json};
 
-use crate::harness::{command, finish, ropeway};
-
-fn write_model(folder: &Path) {
-    let spec = ModelSpec {
-        vocab: 600,
-        hidden: 64,
-        layers: 1,
-        heads: 2,
-        ffn: 128,
-        max_positions: 64,
-        ..ModelSpec::new(Family::Jina)
-    };
-    model_maker::write(&spec, folder).unwrap();
-}
+use crate::harness::{command, finish, ropeway, write_model};
 
 #[test]
 fn warnings_are_shown_and_more_or_less_on_request() {
