@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +30,11 @@ TOKEN_CHARACTERS = 4
 # The tasks and prompts that queries and documents take, the first that the model has.
 QUERY_TASKS = ("retrieval.query", "query", "search_query")
 DOCUMENT_TASKS = ("retrieval.passage", "document", "passage", "corpus", "search_document")
+
+
+def known_task(tasks: Sequence[str], prompts: Mapping[str, str]) -> Optional[str]:
+    """The first of these that the model has."""
+    return next((task for task in tasks if task in prompts), None)
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,7 @@ class Engine:
 
     def _with_task(self, tasks: Sequence[str], words: Words) -> Words:
         named = words.keys() & {"task", "prompt", "prompt_name", "adapters", "options"}
-        task = next((task for task in tasks if task in self._prompts), None)
+        task = known_task(tasks, self._prompts)
         if named or task is None:
             return words
         return {**words, "task": task}

@@ -16,7 +16,7 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
 from mteb.types import PromptType
 
-from ._engine import DOCUMENT_TASKS, QUERY_TASKS, Engine
+from ._engine import DOCUMENT_TASKS, QUERY_TASKS, Engine, known_task
 
 # The tasks that jina-embeddings-v3's authors take for those of mteb, by mteb's type or type and side.
 JINA_V3_TASKS = {
@@ -38,7 +38,7 @@ def tasks_of(engine: Engine) -> Dict[str, str]:
     prompts = engine.prompts
     found = {name: task for name, task in JINA_V3_TASKS.items() if task in prompts}
     for side, tasks in (("query", QUERY_TASKS), ("document", DOCUMENT_TASKS)):
-        task = next((task for task in tasks if task in prompts), None)
+        task = known_task(tasks, prompts)
         if task is not None:
             found[side] = task
     return found
