@@ -25,10 +25,8 @@
 //! only, not on the batch, on the threads or on the split into tasks.
 
 use super::gemm::{Strided, multiply};
-use super::isa::{Isa, MAX_LANES, Simd, isa_fn};
+use super::isa::{Isa, MAX_LANES, isa_fn};
 use super::math::{exp_v, rotate_v};
-#[cfg(target_arch = "x86_64")]
-use super::narrow::attention::Amx;
 use super::team::{SendPtr, Team};
 use crate::model::RopeTable;
 use std::cell::RefCell;
@@ -37,7 +35,7 @@ use std::cell::RefCell;
 /// are rescaled between blocks.
 const KEYS: usize = 128;
 /// Queries per task, at most: what a block of keys is copied (and rotated) for.
-pub(super) const QUERIES: usize = 256;
+pub const QUERIES: usize = 256;
 /// The widest panel of queries.
 const PANEL: usize = 2 * MAX_LANES;
 
@@ -50,19 +48,19 @@ pub struct Tasks {
     longest: usize,
 }
 
-/// Queries `first..first + rows` of the sequence that starts at token `start`.
+/// Queries `first..first + rows` of the sequence of `len` tokens that starts at token `start`.
 #[derive(Clone, Copy)]
-struct Block {
-    start: usize,
-    len: usize,
-    first: usize,
-    rows: usize,
+pub struct Block {
+    pub start: usize,
+    pub len: usize,
+    pub first: usize,
+    pub rows: usize,
 }
 
 impl Tasks {
     /// The tasks of sequences i at tokens `bounds[i]..bounds[i + 1]`, which may
-    /// be empty.
-    pub fn new(bounds: &[usize]) -> Tasks {
+    /// be empty, of up to so many queries.
+    pub fn new(bounds: &[usize], queries: usize) -> Tasks {
         let mut tasks = Tasks {
             blocks: Vec::new(),
             tokens: bounds.last().copied().unwrap_or(0),
@@ -73,12 +71,12 @@ impl Tasks {
             assert!(start <= end, "bounds rise");
             let len = end - start;
             tasks.longest = tasks.longest.max(len);
-            for first in (0..len).step_by(QUERIES) {
+            for first in (0..len).step_by(queries) {
                 tasks.blocks.push(Block {
                     start,
                     len,
                     first,
-                    rows: QUERIES.min(len - first),
+                    rows: queries.min(len - first),
                 });
             }
         }
@@ -87,6 +85,28 @@ impl Tasks {
             .blocks
             .sort_unstable_by_key(|b| (std::cmp::Reverse(b.len * b.rows), b.start, b.first));
         tasks
+    }
+
+    /// Tokens in all.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Calls `f` once for each block and head, from the threads of the team.
+    pub fn run(&self, team: &mut Team, heads: usize, f: &(dyn Fn(Block, usize) + Sync)) {
+        let items = self.blocks.len() * heads;
+        // A head of a short sequence takes about a microsecond, not much more
+        // than handing it out: several per task, where there are many.
+        let chunk = if self.longest <= 64 {
+            (items / (team.threads() * 8)).clamp(1, 16)
+        } else {
+            1
+        };
+        team.run(items.div_ceil(chunk), &|task| {
+            for item in task * chunk..items.min((task + 1) * chunk) {
+                f(self.blocks[item / heads], item % heads);
+            }
+        });
     }
 }
 
@@ -100,86 +120,9 @@ struct Operands<'a> {
     out: SendPtr,
 }
 
-/// One head of queries `first..first + rows` of a sequence of `len` tokens.
-pub struct Head<'a> {
-    operands: Operands<'a>,
-    start: usize,
-    head: usize,
-    pub d: usize,
-    pub len: usize,
-    pub first: usize,
-    pub rows: usize,
-}
-
-impl<'a> Head<'a> {
-    fn new(operands: Operands<'a>, block: Block, head: usize) -> Head<'a> {
-        Head {
-            operands,
-            start: block.start,
-            head,
-            d: operands.d,
-            len: block.len,
-            first: block.first,
-            rows: block.rows,
-        }
-    }
-
-    /// The query, key or value (0 to 2) of a token of the sequence, as it was computed.
-    #[inline(always)]
-    pub fn part(&self, token: usize, which: usize) -> &'a [f32] {
-        let Operands { qkv, heads, d, .. } = self.operands;
-        &qkv[((self.start + token) * 3 * heads + which * heads + self.head) * d..][..d]
-    }
-
-    /// The same, rotated to the token's position.
-    #[inline(always)]
-    pub fn rotated<S: Simd>(&self, s: S, token: usize, which: usize, out: &mut [f32]) {
-        match self.operands.rope {
-            Some(rope) => {
-                let (cos, sin) = rope.at(token);
-                rotate_v(s, self.part(token, which), cos, sin, out);
-            }
-            None => out.copy_from_slice(self.part(token, which)),
-        }
-    }
-
-    /// Writes the result of a token.
-    ///
-    /// # Safety
-    /// The token is one of the block's queries, and nothing else touches its result for this head meanwhile.
-    #[inline(always)]
-    pub unsafe fn write(&self, token: usize, row: &[f32]) {
-        let Operands { heads, d, out, .. } = self.operands;
-        let at = ((self.start + token) * heads + self.head) * d;
-        // SAFETY: inside of the result, whose length was checked; the rest is the caller's word.
-        unsafe { out.get().add(at).copy_from_nonoverlapping(row[..d].as_ptr(), d) };
-    }
-}
-
 thread_local! {
     /// Working memory of [`block`], kept between calls.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// What computes attention.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Way {
-    /// Products of float32 numbers.
-    F32(Isa),
-    /// Products of bf16 numbers, by AMX.
-    #[cfg(target_arch = "x86_64")]
-    Amx(Amx),
-}
-
-impl Way {
-    /// The way of the class bf16: its products are of bf16 numbers where the processor has them.
-    pub fn narrow(isa: Isa) -> Way {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(amx) = Amx::detect() {
-            return Way::Amx(amx);
-        }
-        Way::F32(isa)
-    }
 }
 
 /// Values of working memory for heads of `d`, with room to align its start.
@@ -330,7 +273,7 @@ isa_fn! {
 #[allow(clippy::too_many_arguments)]
 pub fn attention(
     team: &mut Team,
-    way: Way,
+    isa: Isa,
     tasks: &Tasks,
     qkv: &[f32],
     heads: usize,
@@ -346,35 +289,14 @@ pub fn attention(
         assert!(2 * rope.half() == head_dim, "a table for other heads");
         assert!(rope.positions() >= tasks.longest, "a table too short");
     }
-    let operands = Operands {
+    let t = Operands {
         qkv,
         heads,
         d: head_dim,
         rope,
         out: SendPtr(out.as_mut_ptr()),
     };
-    let items = tasks.blocks.len() * heads;
-    // A head of a short sequence takes about a microsecond, not much more
-    // than handing it out: several per task, where there are many.
-    let chunk = if tasks.longest <= 64 {
-        (items / (team.threads() * 8)).clamp(1, 16)
-    } else {
-        1
-    };
-    team.run(items.div_ceil(chunk), &|task| {
-        let range = task * chunk..items.min((task + 1) * chunk);
-        let isa = match way {
-            Way::F32(isa) => isa,
-            #[cfg(target_arch = "x86_64")]
-            Way::Amx(amx) => {
-                for item in range {
-                    let head = Head::new(operands, tasks.blocks[item / heads], item % heads);
-                    // SAFETY: the length of out was checked above, and every block and head is one task's alone.
-                    unsafe { amx.block(&head) };
-                }
-                return;
-            }
-        };
+    tasks.run(team, heads, &|b, head| {
         SCRATCH.with_borrow_mut(|scratch| {
             let len = scratch_len(head_dim);
             if scratch.len() < len {
@@ -382,11 +304,8 @@ pub fn attention(
             }
             // Vectors should not straddle cache lines.
             let offset = scratch.as_ptr().align_offset(64).min(15);
-            let scratch = &mut scratch[offset..];
-            for item in range {
-                // SAFETY: the length of out was checked above, and every block and head is one task's alone.
-                unsafe { block(isa, operands, tasks.blocks[item / heads], item % heads, scratch) };
-            }
+            // SAFETY: the length of out was checked above, and every block and head is one task's alone.
+            unsafe { block(isa, t, b, head, &mut scratch[offset..]) };
         });
     });
 }
@@ -394,6 +313,8 @@ pub fn attention(
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "x86_64")]
+    use crate::cpu::narrow::{Amx, Heads, Out};
 
     /// Reproducible values in -2..2.
     fn noise(n: usize, seed: u64) -> Vec<f32> {
@@ -447,14 +368,54 @@ mod tests {
     const SHAPES: [(usize, usize); 7] = [(2, 32), (1, 64), (3, 1), (2, 6), (1, 128), (2, 17), (1, 40)];
     const LENGTHS: [usize; 9] = [5, 0, 1, 16, 33, 300, 128, 129, 8];
 
+    /// What computes.
+    #[derive(Clone, Copy, Debug)]
+    enum Way {
+        F32(Isa),
+        #[cfg(target_arch = "x86_64")]
+        Amx(Amx),
+    }
+
     fn ways() -> Vec<Way> {
         let mut ways: Vec<Way> = Isa::available().into_iter().map(Way::F32).collect();
-        match Way::narrow(Isa::detect()) {
-            Way::F32(_) => println!("SKIPPED: this machine has no AMX"),
-            #[cfg(target_arch = "x86_64")]
-            amx => ways.push(amx),
+        #[cfg(target_arch = "x86_64")]
+        ways.extend(Amx::detect().map(Way::Amx));
+        if ways.iter().all(|way| matches!(way, Way::F32(_))) {
+            println!("SKIPPED: this machine has no AMX");
         }
         ways
+    }
+
+    /// Attention of the sequences between the bounds.
+    fn run(
+        team: &mut Team,
+        way: Way,
+        bounds: &[usize],
+        qkv: &[f32],
+        heads: usize,
+        d: usize,
+        rope: Option<&RopeTable>,
+    ) -> Vec<f32> {
+        let tokens = bounds.last().copied().unwrap_or(0);
+        let mut out = vec![9.0; tokens * heads * d];
+        match way {
+            Way::F32(isa) => {
+                let tasks = Tasks::new(bounds, QUERIES);
+                attention(team, isa, &tasks, qkv, heads, d, rope, &mut out);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Way::Amx(amx) => {
+                let tasks = Tasks::new(bounds, Amx::queries(tokens, heads, team.threads()));
+                let positions: Vec<u32> = bounds.windows(2).flat_map(|b| 0..(b[1] - b[0]) as u32).collect();
+                let mut rows = Heads::default();
+                let rotation = rope.map(|rope| (rope, &positions[..]));
+                rows.reset(amx, [tokens, heads, d], rotation).write_all(team, qkv);
+                let to = Out::Rows(SendPtr(out.as_mut_ptr()));
+                // SAFETY: the result has a row for each token.
+                unsafe { amx.attention(team, &tasks, &rows, to) };
+            }
+        }
+        out
     }
 
     /// How far results of numbers up to 2 may be off.
@@ -478,8 +439,7 @@ mod tests {
     #[test]
     fn agrees_with_f64() {
         let bounds = bounds();
-        let tasks = Tasks::new(&bounds);
-        let tokens = tasks.tokens;
+        let tokens = bounds[bounds.len() - 1];
         let mut team = Team::new(2);
         for way in ways() {
             let mut worst = 0f64;
@@ -490,8 +450,7 @@ mod tests {
                     }
                     let rope = base.map(|base| RopeTable::new(512, d, base));
                     let qkv = noise(tokens * 3 * heads * d, 1);
-                    let mut out = vec![9.0; tokens * heads * d];
-                    attention(&mut team, way, &tasks, &qkv, heads, d, rope.as_ref(), &mut out);
+                    let out = run(&mut team, way, &bounds, &qkv, heads, d, rope.as_ref());
                     for pair in bounds.windows(2) {
                         let qkv = &qkv[pair[0] * 3 * heads * d..pair[1] * 3 * heads * d];
                         let exact = reference(qkv, heads, d, base);
@@ -511,31 +470,17 @@ mod tests {
     #[test]
     fn a_sequence_alone_has_the_same_bits() {
         let bounds = bounds();
-        let mut tasks = Tasks::new(&bounds);
-        let tokens = tasks.tokens;
+        let tokens = bounds[bounds.len() - 1];
         for way in ways() {
             for (heads, d) in SHAPES {
                 let rope = (d % 2 == 0).then(|| RopeTable::new(300, d, 10000.0));
                 let qkv = noise(tokens * 3 * heads * d, 2);
-                let mut out = vec![0.0; tokens * heads * d];
-                tasks = Tasks::new(&bounds);
-                attention(
-                    &mut Team::new(3),
-                    way,
-                    &tasks,
-                    &qkv,
-                    heads,
-                    d,
-                    rope.as_ref(),
-                    &mut out,
-                );
+                let out = run(&mut Team::new(3), way, &bounds, &qkv, heads, d, rope.as_ref());
                 let mut solo = Team::new(1);
                 for pair in bounds.windows(2) {
                     let len = pair[1] - pair[0];
-                    tasks = Tasks::new(&[0, len]);
-                    let mut alone = vec![0.0; len * heads * d];
                     let qkv = &qkv[pair[0] * 3 * heads * d..];
-                    attention(&mut solo, way, &tasks, qkv, heads, d, rope.as_ref(), &mut alone);
+                    let alone = run(&mut solo, way, &[0, len], qkv, heads, d, rope.as_ref());
                     let batch = &out[pair[0] * heads * d..];
                     assert!(alone.iter().zip(batch).all(|(a, b)| a.to_bits() == b.to_bits()));
                 }
@@ -547,9 +492,7 @@ mod tests {
     fn large_scores_do_not_overflow() {
         for way in ways() {
             let qkv: Vec<f32> = noise(200 * 96, 3).iter().map(|x| x * 50.0).collect();
-            let mut out = vec![0.0; 200 * 32];
-            let tasks = Tasks::new(&[0, 200]);
-            attention(&mut Team::new(1), way, &tasks, &qkv, 1, 32, None, &mut out);
+            let out = run(&mut Team::new(1), way, &[0, 200], &qkv, 1, 32, None);
             let exact = reference(&qkv, 1, 32, None);
             // Scores reach 10^4, of which f32 keeps three decimals.
             let off = |(a, b): (&f32, &f64)| (f64::from(*a) - b).abs();
@@ -566,17 +509,9 @@ mod tests {
     #[test]
     fn nothing_to_do() {
         for bounds in [&[][..], &[0], &[0, 0, 0]] {
-            let tasks = Tasks::new(bounds);
-            attention(
-                &mut Team::new(1),
-                Way::F32(Isa::detect()),
-                &tasks,
-                &[],
-                2,
-                4,
-                None,
-                &mut [],
-            );
+            for way in ways() {
+                assert!(run(&mut Team::new(1), way, bounds, &[], 2, 4, None).is_empty());
+            }
         }
     }
 }

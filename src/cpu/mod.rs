@@ -6,8 +6,10 @@
 //!
 //! In the narrow classes, bf16 and int8, the products round what they read and their weights ([`narrow`]); softmax,
 //! LayerNorm, GELU, the residual stream and the adapters stay in float32. Adapters read what the product reads, the rounded
-//! rows. Attention's products are of bf16 numbers in both, where the processor has AMX.
+//! rows. Attention's products are of bf16 numbers in both, where the processor has AMX: then the product before it writes
+//! them, rotated and rounded, and no float32 copy.
 
+mod arena;
 mod attention;
 mod gemm;
 pub mod head;
@@ -23,7 +25,6 @@ mod team;
 mod weights;
 
 use std::cell::RefCell;
-use std::ops::Range;
 #[cfg(feature = "inspect")]
 use std::time::{Duration, Instant};
 
@@ -31,10 +32,13 @@ use crate::batch::{Batch, Pool, PoolKind};
 use crate::error::Result;
 use crate::model::adapter::Site;
 use crate::model::{Model, ModelConfig, Norm, Positions, RopeTable};
-use crate::plan::{Buffer, BufferId, NormSite, OnBuffer, Op, Output, Plan};
-use attention::{Way, attention};
+use crate::plan::{BufferId, NormSite, OnBuffer, Op, Output, Plan};
+use arena::Arena;
+use attention::attention;
 use gemm::gemm;
 pub use isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use narrow::{Amx, Heads, Out};
 pub use narrow::{Kernel, Number};
 use narrow::{PackedTiles, TileWriter, Tiles};
 #[cfg(any(test, feature = "inspect"))]
@@ -49,6 +53,9 @@ pub struct Cpu {
     isa: Isa,
     /// What computes the products of a narrow class.
     kernel: Option<Kernel>,
+    /// What computes attention in a narrow class; else it is in float32.
+    #[cfg(target_arch = "x86_64")]
+    amx: Option<Amx>,
     layers: Vec<Layer>,
     norm: NormWeights,
     /// Type 0's row (and nothing else of the tables: those are gathered from the file).
@@ -98,6 +105,22 @@ struct Rounded {
     tiles: Tiles,
     /// Of the product at work, whose result is rounded at once.
     next: Tiles,
+    /// Whose queries, keys and values are the heads, if they are.
+    #[cfg(target_arch = "x86_64")]
+    heads_of: Option<BufferId>,
+    #[cfg(target_arch = "x86_64")]
+    heads: Heads,
+}
+
+/// What reads the result of a product.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// Nothing but the next product: in a narrow class the rounded copy is all that is written.
+    Product,
+    /// Nothing but attention: likewise its heads, where AMX computes it.
+    Attention,
+    /// Anything.
+    Any,
 }
 
 impl ExecContext {
@@ -105,15 +128,15 @@ impl ExecContext {
     pub fn new(threads: usize) -> ExecContext {
         ExecContext {
             team: Team::new(threads),
-            arena: Arena { lines: Vec::new() },
+            arena: Arena::default(),
             rounded: Rounded::default(),
         }
     }
 
-    /// Lines of the arena so far: none before the first pass.
+    /// Numbers of the arena so far: none before the first pass.
     #[cfg(test)]
     pub fn arena_len(&self) -> usize {
-        self.arena.lines.len()
+        self.arena.len()
     }
 }
 
@@ -150,6 +173,8 @@ impl Cpu {
         Ok(Cpu {
             isa,
             kernel,
+            #[cfg(target_arch = "x86_64")]
+            amx: kernel.and_then(|_| Amx::detect()),
             layers,
             norm: norm(&encoder.norm),
             token_type: encoder.token_type.index(0).read(),
@@ -199,6 +224,16 @@ impl Cpu {
             .sum()
     }
 
+    /// Queries of one of attention's tasks, at most.
+    fn queries(&self, tokens: usize, config: &ModelConfig, threads: usize) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.amx.is_some() {
+            return Amx::queries(tokens, config.num_attention_heads, threads);
+        }
+        let _ = (tokens, config, threads);
+        attention::QUERIES
+    }
+
     /// Runs a plan and returns its output rows, `[output rows, hidden]`.
     pub fn run<'a>(
         &self,
@@ -211,7 +246,12 @@ impl Cpu {
         let ExecContext { team, arena, rounded } = context;
         arena.reserve(plan.arena_len);
         rounded.of = None;
-        let layout = BatchLayout::new(batch, &model.config);
+        #[cfg(target_arch = "x86_64")]
+        {
+            rounded.heads_of = None;
+        }
+        let queries = self.queries(batch.tokens(), &model.config, team.threads());
+        let layout = BatchLayout::new(batch, &model.config, queries);
         for (number, step) in plan.steps.iter().enumerate() {
             let first = step.outputs[0].buffer;
             for (i, &Output { op, layer, buffer }) in step.outputs.iter().enumerate() {
@@ -240,7 +280,7 @@ impl Cpu {
                     Op::OutProj => pass.linear(Site::OutProj, &reads, out),
                     Op::Fc1 => pass.linear(Site::Fc1, &reads, out),
                     Op::Fc2 => pass.linear(Site::Fc2, &reads, out),
-                    Op::BaseGemm(site) => pass.gemm(site, reads[0], out, false, &|_, _, _| ()),
+                    Op::BaseGemm(site) => pass.gemm(site, reads[0], out, Reader::Any, &|_, _, _| ()),
                     Op::LoraUp(site) => pass.lora_up(site, reads[0], reads[1], out),
                     Op::AddLayerNorm(site) => pass.add_layer_norm(site, reads[0], reads[1], out),
                     Op::Pool => pass.pool(reads[0], out),
@@ -279,9 +319,10 @@ struct BatchLayout {
 }
 
 impl BatchLayout {
-    fn new(batch: &Batch, config: &ModelConfig) -> BatchLayout {
+    /// `queries`: those of one of attention's tasks, at most.
+    fn new(batch: &Batch, config: &ModelConfig, queries: usize) -> BatchLayout {
         BatchLayout {
-            attention: attention::Tasks::new(&batch.cu_seqlens),
+            attention: attention::Tasks::new(&batch.cu_seqlens, queries),
             sequence_of_rows: batch.sequence_of_rows(),
             positions: batch.positions(config.positions).collect(),
             columns: Site::ALL.map(|site| batch.adapters.columns(site)),
@@ -423,7 +464,12 @@ impl<'a> Pass<'a> {
     /// y = x Wᵀ + b + h Bᵀ, and GELU for Fc1.
     fn linear(&mut self, site: Site, reads: &[&[f32]], y: &mut [f32]) {
         let epilogue = self.epilogue(site, reads.get(1).copied());
-        self.gemm(site, reads[0], y, site == Site::Fc1, &epilogue);
+        let reader = match site {
+            Site::Qkv => Reader::Attention,
+            Site::Fc1 => Reader::Product,
+            Site::OutProj | Site::Fc2 => Reader::Any,
+        };
+        self.gemm(site, reads[0], y, reader, &epilogue);
     }
 
     /// y = base + b + h Bᵀ, and GELU for Fc1.
@@ -436,14 +482,13 @@ impl<'a> Pass<'a> {
         });
     }
 
-    /// y = x Wᵀ; `epilogue` gets each finished segment: its row, its first column and its elements. `read_next`: nothing but
-    /// the next product reads the result, so that in a narrow class its rounded copy is all that is written.
+    /// y = x Wᵀ; `epilogue` gets each finished segment: its row, its first column and its elements.
     fn gemm(
         &mut self,
         site: Site,
         x: &[f32],
         y: &mut [f32],
-        read_next: bool,
+        reader: Reader,
         epilogue: &(impl Fn(usize, usize, &mut [f32]) + Sync),
     ) {
         match &self.linear_weights(site).matrix {
@@ -452,7 +497,7 @@ impl<'a> Pass<'a> {
                 let (isa, tokens) = (self.cpu.isa, self.batch.tokens());
                 gemm(self.team, isa, x, k, tokens, matrix, y, n, epilogue);
             }
-            Matrix::Narrow(matrix) => self.narrow_gemm(matrix, x, y, read_next, epilogue),
+            Matrix::Narrow(matrix) => self.narrow_gemm(matrix, x, y, reader, epilogue),
         }
     }
 
@@ -462,20 +507,48 @@ impl<'a> Pass<'a> {
         matrix: &PackedTiles,
         x: &[f32],
         y: &mut [f32],
-        read_next: bool,
+        reader: Reader,
         epilogue: &(impl Fn(usize, usize, &mut [f32]) + Sync),
     ) {
         let kernel = self.cpu.kernel.expect("the weights are packed for it");
         self.round(kernel.number, x, matrix.k());
-        let Rounded { of, tiles, next } = &mut *self.rounded;
+        #[cfg(target_arch = "x86_64")]
+        if let (Reader::Attention, Some(amx), false) = (reader, self.cpu.amx, self.traced) {
+            let config = &self.model.config;
+            let sizes = [self.batch.tokens(), config.num_attention_heads, config.head_dim];
+            let rotation = self.rotation();
+            let Rounded {
+                tiles,
+                heads,
+                heads_of,
+                ..
+            } = &mut *self.rounded;
+            let writer = heads.reset(amx, sizes, rotation);
+            narrow::gemm(
+                self.team,
+                kernel,
+                tiles,
+                matrix,
+                config.head_dim,
+                None,
+                &|row, first, segment| {
+                    epilogue(row, first, segment);
+                    // SAFETY: the heads have the batch's size, and each segment comes once, of whole heads.
+                    unsafe { writer.write(row, first, segment) };
+                },
+            );
+            *heads_of = Some(self.written);
+            return;
+        }
+        let Rounded { of, tiles, next, .. } = &mut *self.rounded;
         // A row of int8 numbers is rounded when all of it is there.
-        if !read_next || kernel.number == Number::Int8 {
-            narrow::gemm(self.team, kernel, tiles, matrix, Some(y), epilogue);
+        if reader != Reader::Product || kernel.number == Number::Int8 {
+            narrow::gemm(self.team, kernel, tiles, matrix, 1, Some(y), epilogue);
             return;
         }
         let writer = next.reset(self.cpu.isa, kernel.number, tiles.rows(), matrix.n());
         let y = self.traced.then_some(y);
-        narrow::gemm(self.team, kernel, tiles, matrix, y, &|row, first, segment| {
+        narrow::gemm(self.team, kernel, tiles, matrix, 1, y, &|row, first, segment| {
             epilogue(row, first, segment);
             // SAFETY: the copy has the result's size, each segment comes once, and starts at a multiple of 32 columns.
             unsafe { writer.write(row, first, segment) };
@@ -511,17 +584,25 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// The rotation of queries and keys, and the position of each token.
+    #[cfg(target_arch = "x86_64")]
+    fn rotation(&self) -> Option<(&'a RopeTable, &'a [u32])> {
+        let positions = &self.layout.positions[..];
+        self.cpu.rope.as_ref().map(|table| (table, positions))
+    }
+
     fn attention(&mut self, qkv: &[f32], out: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(amx) = self.cpu.amx {
+            self.attention_by(amx, qkv, out);
+            return;
+        }
         let config = &self.model.config;
         let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
         let (isa, rope) = (self.cpu.isa, self.cpu.rope.as_ref());
-        let way = match self.cpu.kernel {
-            None => Way::F32(isa),
-            Some(_) => Way::narrow(isa),
-        };
         attention(
             self.team,
-            way,
+            isa,
             &self.layout.attention,
             qkv,
             heads,
@@ -529,6 +610,34 @@ impl<'a> Pass<'a> {
             rope,
             out,
         );
+    }
+
+    /// The same by AMX. `qkv` is read where its product did not write the heads.
+    #[cfg(target_arch = "x86_64")]
+    fn attention_by(&mut self, amx: Amx, qkv: &[f32], out: &mut [f32]) {
+        let config = &self.model.config;
+        let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
+        let rotation = self.rotation();
+        if self.rounded.heads_of != self.read {
+            let sizes = [self.batch.tokens(), heads, head_dim];
+            let writer = self.rounded.heads.reset(amx, sizes, rotation);
+            writer.write_all(self.team, qkv);
+            self.rounded.heads_of = self.read;
+        }
+        // The next product alone reads the result. It is rounded at once where a head fills whole rows of tiles.
+        let of_tiles = self
+            .cpu
+            .kernel
+            .is_some_and(|kernel| kernel.number == Number::Bf16)
+            && head_dim.is_multiple_of(narrow::ROW_NUMBERS)
+            && !self.traced;
+        let writer = of_tiles.then(|| self.rounded_result(heads * head_dim)).flatten();
+        let out = match writer {
+            Some(writer) => Out::Tiles(writer),
+            None => Out::Rows(SendPtr(out.as_mut_ptr())),
+        };
+        // SAFETY: both ways lead to a row for each token of the batch.
+        unsafe { amx.attention(self.team, &self.layout.attention, &self.rounded.heads, out) };
     }
 
     fn add_layer_norm(&mut self, site: NormSite, x: &[f32], y: &[f32], out: &mut [f32]) {
@@ -663,49 +772,6 @@ fn par_rows(team: &mut Team, columns: usize, out: &mut [f32], f: impl Fn(usize, 
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// The memory of a pass; buffers lie where the plan put them.
-struct Arena {
-    lines: Vec<Line>,
-}
-
-impl Arena {
-    fn reserve(&mut self, len: usize) {
-        let lines = len.div_ceil(16);
-        if self.lines.len() < lines {
-            self.lines = Vec::new();
-            self.lines = vec![Line([0.0; 16]); lines];
-        }
-    }
-
-    /// What an op reads and what it writes.
-    fn borrow(&mut self, plan: &Plan, reads: &[BufferId], write: BufferId) -> (Vec<&[f32]>, &mut [f32]) {
-        let start: *mut f32 = self.lines.as_mut_ptr().cast();
-        let length = self.lines.len() * 16;
-        let write = plan.buffers[write].range();
-        let reads: Vec<Range<usize>> = reads.iter().map(|&id| plan.buffers[id].range()).collect();
-        assert!(write.end <= length && reads.iter().all(|read| read.end <= length));
-        assert!(
-            reads
-                .iter()
-                .all(|read| read.end <= write.start || write.end <= read.start)
-        );
-        // SAFETY: the ranges lie in the arena, which is borrowed for as long as the slices live;
-        // the one that is written overlaps none that is read.
-        unsafe {
-            let slice = |r: Range<usize>| std::slice::from_raw_parts(start.add(r.start), r.len());
-            let out = std::slice::from_raw_parts_mut(start.add(write.start), write.len());
-            (reads.into_iter().map(slice).collect(), out)
-        }
-    }
-
-    fn get(&self, buffer: &Buffer) -> &[f32] {
-        let range = buffer.range();
-        assert!(range.end <= self.lines.len() * 16);
-        // SAFETY: the range lies in the arena; Line is plain f32s without padding.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<f32>().add(range.start), range.len()) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -769,5 +835,56 @@ mod tests {
         };
         let cpu = Cpu::new(&model, 2, Precision::F32).unwrap();
         cpu.run(&model, &plan, &batch, &mut context, Watch::Buffers(&mut after));
+    }
+
+    /// Watched, every buffer is whole and float32; else products and attention write what the next one reads.
+    #[test]
+    fn a_watched_pass_has_the_same_bits() {
+        for name in ["jina-hub", "bert"] {
+            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/golden")
+                .join(name);
+            let mut model = Model::open(&folder).unwrap();
+            let table = AdapterTable::new(std::mem::take(&mut model.adapters));
+            let adapted = Site::ALL.iter().any(|&site| table.columns(site).1 > 0);
+            let mut batch = Batch::new(table);
+            for length in [3, 1, 40, 17] {
+                let ids: Vec<u32> = (0..length).map(|i| 5 + i % 7).collect();
+                let mixture = if adapted && length == 40 {
+                    vec![(0, 0.5)]
+                } else {
+                    Vec::new()
+                };
+                batch.push(&ids, mixture);
+            }
+            batch.pools = (0..4)
+                .map(|sequence| Pool {
+                    sequence,
+                    tokens: 0..batch.rows(sequence).len(),
+                    kind: PoolKind::Mean,
+                    dimensions: model.config.hidden_size,
+                    normalize: true,
+                    encoding: Encoding::F32,
+                })
+                .collect();
+            let plan = Plan::cpu(
+                &model.config,
+                batch.shape(),
+                Site::ALL.map(|site| batch.adapters.columns(site).1),
+            );
+            for precision in Cpu::PRECISIONS {
+                let cpu = Cpu::new(&model, 2, precision).unwrap();
+                let mut context = ExecContext::new(2);
+                let plain = cpu
+                    .run(&model, &plan, &batch, &mut context, Watch::Nothing)
+                    .to_vec();
+                let mut look = |_: usize, _: BufferId, _: &[f32]| ();
+                let watched = cpu.run(&model, &plan, &batch, &mut context, Watch::Buffers(&mut look));
+                assert!(
+                    plain.iter().zip(watched).all(|(a, b)| a.to_bits() == b.to_bits()),
+                    "{name} {precision}"
+                );
+            }
+        }
     }
 }

@@ -275,17 +275,17 @@ fn work(shared: &Shared) {
 
 /// A pointer that tasks share to write disjoint parts of one slice.
 #[derive(Clone, Copy)]
-pub(super) struct SendPtr(pub *mut f32);
+pub(super) struct SendPtr<T = f32>(pub *mut T);
 
 // SAFETY: a pointer by itself does nothing; each use states why it is sound.
-unsafe impl Send for SendPtr {}
+unsafe impl<T> Send for SendPtr<T> {}
 // SAFETY: a shared pointer by itself does nothing; each use states why it is sound.
-unsafe impl Sync for SendPtr {}
+unsafe impl<T> Sync for SendPtr<T> {}
 
-impl SendPtr {
+impl<T> SendPtr<T> {
     /// A method, so that closures capture the whole and not the bare pointer.
     #[inline(always)]
-    pub(super) fn get(self) -> *mut f32 {
+    pub(super) fn get(self) -> *mut T {
         self.0
     }
 }

@@ -21,12 +21,14 @@ thread_local! {
 }
 
 /// y[M, N] = x[M, K] · W[N, K]ᵀ; `epilogue(row, first column, segment)` changes every element once, in segments of rows
-/// that are still in the cache. Without `y` the result goes nowhere else than to the epilogue.
+/// that are still in the cache, which begin and end at multiples of `unit` columns. Without `y` the result goes nowhere
+/// else than to the epilogue.
 pub fn gemm(
     team: &mut Team,
     kernel: Kernel,
     x: &Tiles,
     w: &PackedTiles,
+    unit: usize,
     y: Option<&mut [f32]>,
     epilogue: &(dyn Fn(usize, usize, &mut [f32]) + Sync),
 ) {
@@ -42,14 +44,18 @@ pub fn gemm(
     }
     let y = y.map(|y| SendPtr(y.as_mut_ptr()));
     let tiles = m.div_ceil(TILE_ROWS);
-    let (height, group) = split(tiles, w.panels(), team.threads());
-    let (row_parts, groups) = (tiles.div_ceil(height), w.panels().div_ceil(group));
+    // Panels that cannot be parted.
+    let unit = lcm(unit, PANEL) / PANEL;
+    let units = w.panels().div_ceil(unit);
+    let (height, group) = split(tiles, units, unit, team.threads());
+    let (row_parts, groups) = (tiles.div_ceil(height), units.div_ceil(group));
     // Row parts vary fastest: threads at work together share their panels.
     team.run(row_parts * groups, &|task| {
         let (i, g) = (task % row_parts, task / row_parts);
         let part = |i: usize| i * tiles / row_parts * TILE_ROWS;
         let rows = part(i)..part(i + 1).min(m);
-        let panels = g * w.panels() / groups..(g + 1) * w.panels() / groups;
+        let bound = |g: usize| w.panels().min(g * units / groups * unit);
+        let panels = bound(g)..bound(g + 1);
         // The distance between rows is not a multiple of 4096 bytes, for those would compete for the same cache lines.
         let c_row = panels.len() * PANEL + 16;
         RESULT.with_borrow_mut(|result| {
@@ -101,15 +107,25 @@ pub fn gemm(
     });
 }
 
-/// How one product is cut into tasks: rows of tiles and panels of each, at most.
-fn split(tiles: usize, panels: usize, threads: usize) -> (usize, usize) {
+/// The least common multiple.
+fn lcm(a: usize, b: usize) -> usize {
+    let (mut gcd, mut rest) = (a, b);
+    while rest > 0 {
+        (gcd, rest) = (rest, gcd % rest);
+    }
+    a / gcd * b
+}
+
+/// How one product is cut into tasks: rows of tiles and units of panels of each, at most.
+fn split(tiles: usize, units: usize, unit: usize, threads: usize) -> (usize, usize) {
     // Tasks enough for threads of uneven speed to finish about together.
     let wanted = if threads == 1 { 1 } else { threads * 6 };
+    let most = (TASK_PANELS / unit).max(1);
     if tiles <= FEW_TILES {
-        return (tiles, (panels / wanted).clamp(1, TASK_PANELS));
+        return (tiles, (units / wanted).clamp(1, most));
     }
-    let group = TASK_PANELS.min(panels);
-    let groups = panels.div_ceil(group);
+    let group = most.min(units);
+    let groups = units.div_ceil(group);
     // Two rows of tiles at the least, as the kernels take two at a time.
     let row_parts = wanted
         .div_ceil(groups)

@@ -42,11 +42,13 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
-pub mod attention;
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod gemm;
 mod grouped;
+#[cfg(target_arch = "x86_64")]
+mod heads;
 mod integers;
 mod number;
 mod tiles;
@@ -60,7 +62,11 @@ mod int8_tests;
 mod tests;
 
 use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+pub use attention::{Amx, Out};
 pub use gemm::gemm;
+#[cfg(target_arch = "x86_64")]
+pub use heads::Heads;
 pub use number::{Number, Outlier, flush, round_row};
 pub use tiles::{PackedTiles, TileWriter, Tiles};
 

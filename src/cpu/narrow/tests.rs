@@ -90,7 +90,7 @@ pub fn tiles(team: &mut Team, number: Number, k: usize, x: &[f32]) -> Tiles {
 pub fn product(team: &mut Team, kernel: Kernel, k: usize, x: &[f32], w: &PackedTiles) -> Vec<f32> {
     let x = tiles(team, kernel.number, k, x);
     let mut y = vec![7.0; x.rows() * w.n()];
-    gemm(team, kernel, &x, w, Some(&mut y), &|_, _, _| ());
+    gemm(team, kernel, &x, w, 1, Some(&mut y), &|_, _, _| ());
     y
 }
 
@@ -326,22 +326,26 @@ fn epilogue_once_for_every_element() {
                 let x = tiles(&mut team, kernel.number, k, &noise(m * k, 9));
                 let matrix = packed(&mut team, kernel.number, n, k, &noise(n * k, 10));
                 let mut plain = vec![0.0; m * n];
-                gemm(&mut team, kernel, &x, &matrix, Some(&mut plain), &|_, _, _| ());
-                let seen = Mutex::new(vec![None; m * n]);
-                let mut y = vec![0.0; m * n];
-                let epilogue = |i: usize, j: usize, segment: &mut [f32]| {
-                    assert!(j.is_multiple_of(PANEL));
-                    let mut seen = seen.lock().unwrap();
-                    for (c, v) in segment.iter_mut().enumerate() {
-                        *v += (j + c) as f32;
-                        assert!(seen[i * n + j + c].replace(*v).is_none());
+                gemm(&mut team, kernel, &x, &matrix, 1, Some(&mut plain), &|_, _, _| ());
+                for unit in [1, 40, 64] {
+                    let seen = Mutex::new(vec![None; m * n]);
+                    let mut y = vec![0.0; m * n];
+                    let epilogue = |i: usize, j: usize, segment: &mut [f32]| {
+                        assert!(j.is_multiple_of(PANEL) && j.is_multiple_of(unit));
+                        let end = j + segment.len();
+                        assert!(end == n || end.is_multiple_of(unit));
+                        let mut seen = seen.lock().unwrap();
+                        for (c, v) in segment.iter_mut().enumerate() {
+                            *v += (j + c) as f32;
+                            assert!(seen[i * n + j + c].replace(*v).is_none());
+                        }
+                    };
+                    gemm(&mut team, kernel, &x, &matrix, unit, Some(&mut y), &epilogue);
+                    let seen = seen.into_inner().unwrap();
+                    for i in 0..m * n {
+                        assert_eq!(y[i], plain[i] + (i % n) as f32);
+                        assert_eq!(seen[i], Some(y[i]));
                     }
-                };
-                gemm(&mut team, kernel, &x, &matrix, Some(&mut y), &epilogue);
-                let seen = seen.into_inner().unwrap();
-                for i in 0..m * n {
-                    assert_eq!(y[i], plain[i] + (i % n) as f32);
-                    assert_eq!(seen[i], Some(y[i]));
                 }
             }
         }
