@@ -143,6 +143,14 @@ class Driver:
         command = [sys.executable, "-m", "ropeway.fleet", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stderr.close()
+
     def wait_for_parts(self, folder, more_than):
         """Waits until so many are finished, which is before the run's end."""
         while len(list(folder.glob("part-*.parquet"))) <= more_than:
@@ -153,6 +161,11 @@ class Driver:
     def end(self):
         said = self.process.communicate()[1]
         return self.process.returncode, said
+
+
+# Of the run of a fleet: many more shards than an actor does in a moment. The first file has the rows below FIRST.
+ROWS, FIRST, SHARD_ROWS = 15_000, 9_000, 300
+PARTS = 30 + 21
 
 
 def actors():
@@ -171,63 +184,61 @@ def actors():
 
 
 def test_a_run_of_a_fleet_outlives_its_driver_and_its_actors(engine, cluster, tmp_path):
-    # More in a shard than an actor does in a moment.
-    texts = [f"text {number} {'and so much more ' * 8}" for number in range(8000)]
-    kinds = ["separation" if number % 2 else None for number in range(len(texts))]
-    pq.write_table(pa.table({"text": texts[:5000], "kind": kinds[:5000]}), tmp_path / "a.parquet", row_group_size=300)
+    texts = [f"text {number} {'and so much more ' * 8}" for number in range(ROWS)]
+    kinds = ["separation" if number % 2 else None for number in range(ROWS)]
+    pq.write_table(pa.table({"text": texts[:FIRST], "kind": kinds[:FIRST]}), tmp_path / "a.parquet", row_group_size=350)
     with open(tmp_path / "b.jsonl", "w") as lines:
-        for text, kind in zip(texts[5000:], kinds[5000:]):
+        for text, kind in zip(texts[FIRST:], kinds[FIRST:]):
             lines.write(json.dumps({"text": text, "kind": kind}) + "\n")
         lines.write('{"text": null}\n{"text": "a", "kind": "none such"}\n')
     folder = tmp_path / "out"
     inputs = [str(tmp_path / "a.parquet"), str(tmp_path / "b.jsonl")]
-    options = ["--keep", "kind", "--column", "task=kind", "--shard-rows", "500", "--actors", "2", "--threads", "1"]
+    options = ["--keep", "kind", "--column", "task=kind", "--shard-rows", str(SHARD_ROWS), "--actors", "2", "--threads", "1"]
     options += ["--address", cluster]
     command = [*inputs, "--model", MODEL, "--output", str(folder), *options]
 
-    first = Driver(*command)
-    first.wait_for_parts(folder, 0)
-    assert actors()
-    first.process.kill()
-    first.end()
+    with Driver(*command) as first:
+        first.wait_for_parts(folder, 0)
+        assert actors()
     while actors():
         time.sleep(0.01)
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("part-*.parquet")}
-    assert 0 < len(finished) < 16
+    assert 0 < len(finished) < PARTS - 1
 
-    second = Driver(*command)
-    second.wait_for_parts(folder, len(finished))
-    os.kill(actors()[0], signal.SIGKILL)
-    assert len(list(folder.glob("part-*.parquet"))) < 17
-    status, said = second.end()
+    with Driver(*command) as second:
+        second.wait_for_parts(folder, len(finished))
+        os.kill(actors()[0], signal.SIGKILL)
+        assert len(list(folder.glob("part-*.parquet"))) < PARTS
+        status, said = second.end()
     assert status == 1, said
-    assert f"going on: {len(finished)} of 17 parts are finished" in said
-    assert "8002 rows in 17 parts, 2 with an error" in said
-    assert f"{tmp_path / 'b.jsonl'}, row 3000: the text is null" in said
+    assert f"going on: {len(finished)} of {PARTS} parts are finished" in said
+    assert f"{ROWS + 2} rows in {PARTS} parts, 2 with an error" in said
+    assert f"{tmp_path / 'b.jsonl'}, row {ROWS - FIRST}: the text is null" in said
     # What was finished is not computed again.
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
     parts = sorted(folder.glob("*part*"))
-    assert [path.name for path in parts] == [f"part-{number:06d}.parquet" for number in range(17)]
+    assert [path.name for path in parts] == [f"part-{number:06d}.parquet" for number in range(PARTS)]
     found = pa.concat_tables([pq.read_table(path) for path in parts])
     assert found["embedding"].type == pa.list_(pa.float32(), 64)
-    assert found["file"].to_pylist() == [inputs[0]] * 5000 + [inputs[1]] * 3002
-    assert found["row"].to_pylist() == [*range(5000), *range(3002)]
-    assert found["kind"].to_pylist()[:8000] == kinds
+    assert found["file"].to_pylist() == [inputs[0]] * FIRST + [inputs[1]] * (ROWS + 2 - FIRST)
+    assert found["row"].to_pylist() == [*range(FIRST), *range(ROWS + 2 - FIRST)]
+    assert found["kind"].to_pylist()[:ROWS] == kinds
     errors = found["error"].to_pylist()
-    assert errors[:8000] == [None] * 8000 and errors[8000] == "the text is null" and "none such" in errors[8001]
+    assert errors[:ROWS] == [None] * ROWS and errors[ROWS] == "the text is null" and "none such" in errors[ROWS + 1]
     assert found["embedding"].null_count == 2
-    vectors = found["embedding"].slice(0, 8000).combine_chunks().flatten().to_numpy().reshape(8000, 64)
+    vectors = found["embedding"].slice(0, ROWS).combine_chunks().flatten().to_numpy().reshape(ROWS, 64)
     np.testing.assert_array_equal(vectors, engine.encode(texts, task=kinds))
 
-    third = Driver(*command, "--dimensions", "32")
-    status, said = third.end()
+    with Driver(*command, "--dimensions", "32") as third:
+        status, said = third.end()
     assert status == 2 and "--dimensions was not given, and is 32 now" in said and "another folder" in said
 
 
 def test_a_run_of_a_fleet_that_cannot_start_says_why(cluster, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
     command = [str(tmp_path / "a.jsonl"), "--model", MODEL, "--output", str(tmp_path / "out"), "--address", cluster]
-    status, said = Driver(*command, "--task", "none such", "--threads", "1").end()
+    with Driver(*command, "--task", "none such", "--threads", "1") as driver:
+        status, said = driver.end()
     assert status == 3, said
     assert "ropeway-fleet: error: input 0: there is no task or adapter `none such`" in said, said

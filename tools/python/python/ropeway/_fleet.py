@@ -51,12 +51,8 @@ class ShardEmbedder:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.refused: Optional[Exception] = None
-        try:
-            self.embedder = self._open()
-        except (RopewayError, OSError) as error:
-            # Ray would start an actor anew that fails to start. The first shard ends the run.
-            self.refused = error
+        # Opened with the first shard: an actor that fails to start Ray would start again and again.
+        self.embedder: Optional[Embedder] = None
 
     def _open(self) -> Embedder:
         run = self.run
@@ -78,18 +74,24 @@ class ShardEmbedder:
         return embedder
 
     def __call__(self, shards: pa.Table) -> pa.Table:
-        """One row for each shard: ``rows``, ``failed``, ``samples``."""
-        if self.refused is not None:
-            raise self.refused
-        return pa.Table.from_pylist([self._embed(Shard(**shard)) for shard in shards.to_pylist()], RESULT)
+        """One row for each shard: ``rows``, ``failed``, ``samples``, or ``ended``: what the run cannot go on for."""
+        results = []
+        for shard in shards.to_pylist():
+            try:
+                results.append(self._embed(Shard(**shard)))
+            except (RopewayError, OSError, pa.ArrowException) as error:
+                # Not raised: of that Ray hands on no more than that something was raised.
+                results.append({"ended": str(error)})
+        return pa.Table.from_pylist(results, RESULT)
 
     def _embed(self, shard: Shard) -> Dict[str, Any]:
         path = os.path.join(self.run.output, shard.part)
         samples: List[str] = []
         if not os.path.exists(path):
+            self.embedder = self.embedder or self._open()
             tables = []
             for rows in read(shard, self.run.columns):
-                tables.append(self._vectors(shard.file, rows))
+                tables.append(self._vectors(self.embedder, shard.file, rows))
                 problems = enumerate(tables[-1]["error"].to_pylist(), rows.first)
                 samples += [f"{shard.file}, row {row}: {problem}" for row, problem in problems if problem is not None]
                 del samples[SHARD_SAMPLES:]
@@ -100,8 +102,8 @@ class ShardEmbedder:
         rows_there, failed = count(path)
         return {"rows": rows_there, "failed": failed, "samples": samples}
 
-    def _vectors(self, file: str, rows: Rows) -> pa.Table:
-        table = self.embedder(rows.table())
+    def _vectors(self, embedder: Embedder, file: str, rows: Rows) -> pa.Table:
+        table = embedder(rows.table())
         errors = [problem or error for problem, error in zip(rows.problems, table["error"].to_pylist())]
         numbers = range(rows.first, rows.first + table.num_rows)
         return pa.table(
@@ -115,7 +117,9 @@ class ShardEmbedder:
         )
 
 
-RESULT = pa.schema([("rows", pa.int64()), ("failed", pa.int64()), ("samples", pa.list_(pa.string()))])
+RESULT = pa.schema(
+    [("rows", pa.int64()), ("failed", pa.int64()), ("samples", pa.list_(pa.string())), ("ended", pa.string())]
+)
 
 
 def _write(table: pa.Table, file: Any) -> None:
@@ -139,7 +143,10 @@ def count(path: str) -> Tuple[int, int]:
 
 
 def embed_shards(run: Run, shards: List[Shard], actors: int, threads: int, gpus: float) -> Iterator[Dict[str, Any]]:
-    """Has actors embed the shards, and yields how each went, in any order."""
+    """Has actors embed the shards, and yields how each went, in any order.
+
+    Raises a ``RopewayError`` for what the run cannot go on for.
+    """
     ray.data.DataContext.get_current().enable_progress_bars = False
     # What is raised ends the run, and is printed once; the rest is for those who debug Ray.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -153,7 +160,10 @@ def embed_shards(run: Run, shards: List[Shard], actors: int, threads: int, gpus:
         num_cpus=threads,
         num_gpus=gpus or None,
     )
-    yield from results.iter_rows()
+    for result in results.iter_rows():
+        if result["ended"] is not None:
+            raise RopewayError(result["ended"])
+        yield result
 
 
 def room(threads: int, gpus: float) -> int:
@@ -164,15 +174,3 @@ def room(threads: int, gpus: float) -> int:
         by_cpu = resources.get("CPU", 0) // threads
         found += int(min(by_cpu, resources.get("GPU", 0) // gpus) if gpus else by_cpu)
     return found
-
-
-def cause(error: BaseException) -> BaseException:
-    """What an actor raised, out of what Ray wraps it in."""
-    chain: List[BaseException] = []
-    inner: Optional[BaseException] = error
-    while inner is not None and inner not in chain:
-        chain.append(inner)
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    ours = [one for one in chain if isinstance(one, (RopewayError, OSError))]
-    told = [one for one in ours or chain if str(one) and not isinstance(one, ray.exceptions.RayError)]
-    return (told or chain)[-1]

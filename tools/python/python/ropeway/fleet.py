@@ -152,7 +152,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except (RopewayError, OSError) as error:
         return _say(f"error: {error}", 2)
     except ImportError as error:
-        return _say(f"error: {error}; it needs Ray: pip install 'ropeway[fleet]'", 2)
+        return _say(f"error: {error}; ropeway-fleet needs Ray: pip install 'ray[data]'", 2)
     except KeyboardInterrupt:
         return _say("interrupted; the same command goes on", 3)
 
@@ -207,7 +207,9 @@ def _run(given: argparse.Namespace) -> int:
                 _follow(_fleet.embed_shards(run, todo, given.actors, threads, given.gpus), len(shards), len(todo))
             except Exception as error:
                 # Whatever Ray raises, of its many kinds.
-                return _say(f"error: {_fleet.cause(error)}\nropeway-fleet: the same command goes on", 3)
+                return _say(f"error: {error}\nropeway-fleet: the same command goes on", 3)
+        # Of actors that were killed.
+        _manifest.remove_unfinished(output)
         counts = [_fleet.count(os.path.join(output, shard.part)) for shard in shards]
     finally:
         if lock is not None:
