@@ -15,6 +15,7 @@ use ropeway::service::{Served, Service};
 use ropeway::{Error, Request};
 
 use crate::errors;
+use crate::notices;
 use crate::results;
 
 /// A service whose results go to event loops.
@@ -115,7 +116,7 @@ fn deliver(done: &Receiver<Arc<Pending>>) {
             .filter_map(|pending| pending.take())
             .collect();
         let handed = Python::try_attach(|py| {
-            if let Err(failure) = hand_over(py, all) {
+            if let Err(failure) = hand_over(py, all).and(notices::deliver(py)) {
                 failure.write_unraisable(py, None);
             }
         });

@@ -13,6 +13,7 @@ use ropeway::{Error, ParseError, Request, hub};
 
 use crate::bridge::{Bridge, Ticket};
 use crate::errors;
+use crate::notices::detached;
 use crate::options::{self, PerText};
 use crate::results::Results;
 
@@ -128,7 +129,7 @@ impl Engine {
             Some(id) => builder.from_hub(id),
             None => builder.open(&model),
         };
-        let engine = py.detach(open).map_err(|error| errors::of_engine(py, &error))?;
+        let engine = detached(py, open)?.map_err(|error| errors::of_engine(py, &error))?;
         let opened = Opened {
             engine: Arc::new(engine),
             bridge: Mutex::new(None),
@@ -173,12 +174,12 @@ impl Engine {
             };
             let count = texts[done..].iter().take(most).take_while(fits).count();
             let step = done..done + count;
-            let embedded = py.detach(|| {
+            let embedded = detached(py, || {
                 let request =
                     |number: usize| Some(Request::text(&**texts[number].as_ref().ok()?, options.of(number)));
                 let requests: Vec<Request<'_>> = step.clone().filter_map(request).collect();
                 engine.embed_batch(&requests)
-            });
+            })?;
             let mut embedded = embedded.into_iter();
             for number in step {
                 let result = match &texts[number] {
@@ -212,7 +213,7 @@ impl Engine {
             }
             Ok(())
         };
-        py.detach(start).map_err(|error| errors::of_engine(py, &error))
+        detached(py, start)?.map_err(|error| errors::of_engine(py, &error))
     }
 
     /// Hands text `number` of a call to the service; the result comes to `future` of the event loop `event_loop`.
@@ -241,14 +242,12 @@ impl Engine {
 
     fn add_adapter(&self, py: Python<'_>, name: &str, folder: PathBuf) -> PyResult<()> {
         let engine = &self.opened(py)?.engine;
-        py.detach(|| engine.add_adapter(name, folder))
-            .map_err(|error| errors::of_engine(py, &error))
+        detached(py, || engine.add_adapter(name, folder))?.map_err(|error| errors::of_engine(py, &error))
     }
 
     fn remove_adapter(&self, py: Python<'_>, name: &str) -> PyResult<()> {
         let engine = &self.opened(py)?.engine;
-        py.detach(|| engine.remove_adapter(name))
-            .map_err(|error| errors::of_engine(py, &error))
+        detached(py, || engine.remove_adapter(name))?.map_err(|error| errors::of_engine(py, &error))
     }
 
     fn adapters(&self, py: Python<'_>) -> PyResult<Vec<String>> {

@@ -4,6 +4,7 @@
 mod bridge;
 mod engine;
 mod errors;
+mod notices;
 mod options;
 mod results;
 
@@ -12,6 +13,7 @@ use pyo3::prelude::*;
 /// What `ropeway/__init__.py` imports.
 #[pymodule]
 fn _ropeway(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    notices::listen();
     module.add_class::<engine::Engine>()?;
     module.add_class::<bridge::Ticket>()?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
