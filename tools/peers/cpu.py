@@ -12,6 +12,7 @@ import os
 import platform
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from engine import Engine, EngineError
-from race import Contestant, Pace, compare, fastest, geometric_mean, race
+from race import Contestant, Pace, compare, fastest, geometric_mean, race, ratio
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = REPOSITORY / "target" / "peers"
@@ -143,13 +144,14 @@ def measure(case, model, peers, ropeway, options, reference=None):
                 for name, result in row["contestants"].items():
                     result["cosine"] = compare(vectors[name], reference)["cosine"]
             sound = [
-                result["ms"]
+                result
                 for peer, result in row["contestants"].items()
                 if peer != "ropeway" and result.get("cosine", 1.0) >= LEAST_NARROW_COSINE
             ]
             if engine:
                 if sound:
-                    row["ratio"] = min(sound) / row["contestants"]["ropeway"]["ms"]
+                    peer = min(sound, key=lambda result: result["ms"])
+                    row["ratio"] = ratio(peer, row["contestants"]["ropeway"])
                 row["tokens_counted_by_ropeway"] = engine.last.get("tokens")
                 row["load_seconds"] = engine.ready.get("load_seconds")
                 row["peak_rss_bytes"] = engine.last.get("peak_rss_bytes")
@@ -253,7 +255,8 @@ def table(report):
         )
     load = " → ".join(f"{value:.1f}" for value in report["load_average"])
     lines += [
-        f"Milliseconds per pass over a case's inputs: median of {report['rounds']} rounds (min–max), alternating.",
+        f"Milliseconds per pass over a case's inputs: median of {report['rounds']} rounds (min–max), alternating. The ratio: median"
+        " of the rounds' ratios.",
         f"{about['cpu']}, {about['threads']} threads, {' '.join(about['flags'])}; load average {load}.",
         "; ".join(f"{name} {number}" for name, number in report["versions"].items()) + f"; commit {report['commit']}.",
     ]

@@ -123,6 +123,12 @@ def summary(rounds, runs_per_round):
     }
 
 
+def ratio(theirs, ours):
+    """The median over rounds of a peer's time over ours. On a shared machine the two of one round, seconds apart, had the
+    same share of it; those of two rounds may not."""
+    return statistics.median(peer / mine for peer, mine in zip(theirs["rounds"], ours["rounds"]))
+
+
 def compare(ours, theirs):
     """How far two lists of vectors are apart: the largest difference of a value, the smallest cosine of a pair."""
     if [len(vector) for vector in ours] != [len(vector) for vector in theirs]:

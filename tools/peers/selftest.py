@@ -11,7 +11,7 @@ import cpu
 from cases import Case, mixed_lengths
 from engine import EngineError
 from fake_engine import vector_of
-from race import Contestant, Pace, compare, fastest, timed
+from race import Contestant, Pace, compare, fastest, ratio, timed
 
 COMMAND = shlex.join([sys.executable, str(Path(__file__).with_name("fake_engine.py"))])
 PACE = Pace(rounds=3, round_s=0.02, pause_s=0.0)
@@ -42,7 +42,8 @@ def main():
     row = measured("well")
     assert row["contestants"]["PyTorch"]["setup"] == "fast setting", row
     # About 3; a busy machine sleeps longer than it was told to, so only the arithmetic is checked.
-    assert row["ratio"] == row["contestants"]["PyTorch"]["ms"] / row["contestants"]["ropeway"]["ms"], row
+    assert row["ratio"] == ratio(row["contestants"]["PyTorch"], row["contestants"]["ropeway"]), row
+    assert ratio({"rounds": [9.0, 40.0, 10.0]}, {"rounds": [3.0, 10.0, 5.0]}) == 3.0
     assert row["contestants"]["ropeway"]["runs_per_round"] >= 2, row
     assert cpu.check(row) == [], cpu.check(row)
 
