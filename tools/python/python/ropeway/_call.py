@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, TypedDict, Union
 
 import numpy as np
@@ -95,7 +96,7 @@ class Call:
         if unknown:
             raise TypeError(f"encode() has no keyword {unknown[0]!r}; it has {', '.join(sorted(WORDS))}")
         self.single = isinstance(sentences, str)
-        if isinstance(sentences, (bytes, Mapping)) or not hasattr(sentences, "__iter__"):
+        if isinstance(sentences, (bytes, collections.abc.Mapping)) or not hasattr(sentences, "__iter__"):
             raise TypeError(f"sentences is of type {type(sentences).__name__}; wanted str or a list of str")
         self.texts: List[str] = [sentences] if isinstance(sentences, str) else list(sentences)
         self.precision = one_of("precision", words.get("precision", "float32"), tuple(ENCODINGS))
