@@ -409,7 +409,7 @@ mod tests {
                 let positions: Vec<u32> = bounds.windows(2).flat_map(|b| 0..(b[1] - b[0]) as u32).collect();
                 let mut rows = Heads::default();
                 let rotation = rope.map(|rope| (rope, &positions[..]));
-                rows.reset(amx, [tokens, heads, d], rotation).write_all(team, qkv);
+                rows.round(amx, team, [tokens, heads, d], rotation, qkv);
                 let to = Out::Rows(SendPtr(out.as_mut_ptr()));
                 // SAFETY: the result has a row for each token.
                 unsafe { amx.attention(team, &tasks, &rows, to) };

@@ -224,16 +224,6 @@ impl Cpu {
             .sum()
     }
 
-    /// Queries of one of attention's tasks, at most.
-    fn queries(&self, tokens: usize, config: &ModelConfig, threads: usize) -> usize {
-        #[cfg(target_arch = "x86_64")]
-        if self.amx.is_some() {
-            return Amx::queries(tokens, config.num_attention_heads, threads);
-        }
-        let _ = (tokens, config, threads);
-        attention::QUERIES
-    }
-
     /// Runs a plan and returns its output rows, `[output rows, hidden]`.
     pub fn run<'a>(
         &self,
@@ -246,11 +236,13 @@ impl Cpu {
         let ExecContext { team, arena, rounded } = context;
         arena.reserve(plan.arena_len);
         rounded.of = None;
+        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
+        let mut queries = attention::QUERIES;
         #[cfg(target_arch = "x86_64")]
-        {
+        if self.amx.is_some() {
             rounded.heads_of = None;
+            queries = Amx::queries(batch.tokens(), model.config.num_attention_heads, team.threads());
         }
-        let queries = self.queries(batch.tokens(), &model.config, team.threads());
         let layout = BatchLayout::new(batch, &model.config, queries);
         for (number, step) in plan.steps.iter().enumerate() {
             let first = step.outputs[0].buffer;
@@ -620,8 +612,8 @@ impl<'a> Pass<'a> {
         let rotation = self.rotation();
         if self.rounded.heads_of != self.read {
             let sizes = [self.batch.tokens(), heads, head_dim];
-            let writer = self.rounded.heads.reset(amx, sizes, rotation);
-            writer.write_all(self.team, qkv);
+            let heads = &mut self.rounded.heads;
+            heads.round(amx, self.team, sizes, rotation, qkv);
             self.rounded.heads_of = self.read;
         }
         // The next product alone reads the result. It is rounded at once where a head fills whole rows of tiles.

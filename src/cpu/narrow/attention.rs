@@ -234,8 +234,7 @@ unsafe fn block_avx512(t: &Head<'_>, layout: &Layout, memory: *mut u8) {
     let wide = layout.wide;
     let blocks = wide / ROW_NUMBERS;
     let at = |offset: usize| memory.wrapping_add(offset);
-    // SAFETY: all parts of the memory are where the layout says, and none overlaps another; `numbers` are f32, and every
-    // bit pattern is one.
+    // SAFETY: all parts of the memory are where the layout says, and none overlaps another.
     unsafe {
         let maxima: *mut f32 = at(layout.maxima).cast();
         let sums: *mut f32 = at(layout.sums).cast();

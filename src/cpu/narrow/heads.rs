@@ -74,6 +74,31 @@ impl Heads {
         }
     }
 
+    /// The same, and fills it in from a matrix `[tokens, 3 heads d]`: queries of all heads, keys, values.
+    pub fn round(
+        &mut self,
+        amx: Amx,
+        team: &mut Team,
+        sizes: [usize; 3],
+        rotation: Option<(&RopeTable, &[u32])>,
+        qkv: &[f32],
+    ) {
+        /// Rows that make a task worth handing to another thread.
+        const HEIGHT: usize = 8;
+        let [tokens, heads, d] = sizes;
+        let width = 3 * heads * d;
+        assert!(qkv.len() >= tokens * width, "qkv is too short");
+        let writer = self.reset(amx, sizes, rotation);
+        team.run(tokens.div_ceil(HEIGHT), &|task| {
+            let mut row = vec![0.0; width];
+            for token in task * HEIGHT..tokens.min((task + 1) * HEIGHT) {
+                row.copy_from_slice(&qkv[token * width..][..width]);
+                // SAFETY: the heads are borrowed until all rows are written, and each row is one task's alone.
+                unsafe { writer.write(token, 0, &mut row) };
+            }
+        });
+    }
+
     /// How many heads.
     pub fn heads(&self) -> usize {
         self.heads
@@ -98,23 +123,7 @@ impl Heads {
 }
 
 impl HeadsWriter<'_> {
-    /// All rows of a matrix `[tokens, 3 heads d]`: queries of all heads, keys, values.
-    pub fn write_all(self, team: &mut Team, qkv: &[f32]) {
-        /// Rows that make a task worth handing to another thread.
-        const HEIGHT: usize = 8;
-        let width = 3 * self.heads * self.d;
-        assert!(qkv.len() >= self.tokens * width, "qkv is too short");
-        team.run(self.tokens.div_ceil(HEIGHT), &|task| {
-            let mut row = vec![0.0; width];
-            for token in task * HEIGHT..self.tokens.min((task + 1) * HEIGHT) {
-                row.copy_from_slice(&qkv[token * width..][..width]);
-                // SAFETY: each row is one task's alone.
-                unsafe { self.write(token, 0, &mut row) };
-            }
-        });
-    }
-
-    /// Numbers `first..` of a token's row of the matrix: whole heads. They are rotated in place.
+    /// Numbers `first..` of a token's row `[3 heads d]`, queries of all heads, keys, values: whole heads. They are rotated in place.
     ///
     /// # Safety
     /// The heads that this writes to are alive, and nothing else touches these rows of them meanwhile.

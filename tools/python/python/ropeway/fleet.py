@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from typing import Any, Dict, Mapping, NoReturn, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 from . import __version__
 from .errors import RopewayError, SettingError
@@ -133,15 +133,16 @@ def _gpus(text: str) -> float:
 
 
 def _adapters(text: str) -> Dict[str, float]:
+    mixture: Dict[str, float] = {}
     try:
-        parts = [part.rpartition("=") for part in text.split(",")]
-        return {name: float(weight) for name, equals, weight in parts if name or _fail()}
+        for part in text.split(","):
+            name, _, weight = part.rpartition("=")
+            if not name:
+                raise ValueError(part)
+            mixture[name] = float(weight)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is not NAME=WEIGHT,...") from None
-
-
-def _fail() -> NoReturn:
-    raise ValueError
+    return mixture
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
