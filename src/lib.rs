@@ -96,6 +96,7 @@
 //! | `engine` | a model, opened |
 //! | `service` | requests of many callers merged into passes |
 //! | `verify` | whether a model's outputs make sense |
+//! | `notices` | what the engine says beside its results, as text |
 //! | `inspect` | a pass taken apart |
 #![warn(missing_docs)]
 
@@ -119,6 +120,7 @@ pub mod hub;
 pub mod inspect;
 mod kernels;
 pub mod model;
+pub mod notices;
 mod output;
 #[cfg_attr(not(feature = "inspect"), allow(dead_code))]
 mod phases;

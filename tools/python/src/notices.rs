@@ -6,13 +6,12 @@
 //! GIL and none of the engine's locks. The queue has no lock either: a process forked in the midst of an event could not
 //! open it. What comes up after the last call of a process is not delivered.
 
-use std::fmt::{Arguments, Debug, Write as _};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use tracing::field::{Field, Visit};
+use ropeway::notices;
 use tracing::subscriber::{self, Interest};
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
@@ -151,21 +150,13 @@ impl Subscriber for Listener {
     }
 
     fn enabled(&self, of: &Metadata<'_>) -> bool {
-        of.is_event()
-            && severity(*of.level()) >= LEVEL.load(Ordering::Relaxed)
-            && of.target().starts_with("ropeway")
+        severity(*of.level()) >= LEVEL.load(Ordering::Relaxed) && notices::is_ours(of)
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut text = Text::default();
-        event.record(&mut text);
-        let values = match text.values.as_str() {
-            "" => String::new(),
-            values => format!(" ({values})"),
-        };
         // A name from a file may hold a line end, which would forge a line of a log.
         let mut message = String::new();
-        for c in text.message.chars().chain(values.chars()) {
+        for c in notices::text(event).chars() {
             match c.is_control() {
                 true => message.extend(c.escape_default()),
                 false => message.push(c),
@@ -182,36 +173,4 @@ impl Subscriber for Listener {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
     fn enter(&self, _: &span::Id) {}
     fn exit(&self, _: &span::Id) {}
-}
-
-/// An event's message, and its values: `path: a/b, limit: 3`.
-#[derive(Default)]
-struct Text {
-    message: String,
-    values: String,
-}
-
-impl Text {
-    fn add(&mut self, field: &Field, value: Arguments<'_>) {
-        // Writing to a `String` does not fail.
-        let _ = match (field.name(), self.values.as_str()) {
-            ("message", _) => write!(self.message, "{value}"),
-            (name, "") => write!(self.values, "{name}: {value}"),
-            (name, _) => write!(self.values, ", {name}: {value}"),
-        };
-    }
-}
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.add(field, format_args!("{value:?}"));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.add(field, format_args!("{value}"));
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.add(field, format_args!("{value:.3}"));
-    }
 }
