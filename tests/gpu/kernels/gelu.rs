@@ -1,10 +1,8 @@
 //! `cuda/gelu.cuh`: its polynomial, evaluated as the kernels do, over all of float32.
 
-use crate::common::paths;
-
 /// The coefficients of q in the source, the highest power first.
 fn coefficients() -> Vec<f32> {
-    let source = std::fs::read_to_string(paths::root().join("cuda/gelu.cuh")).unwrap();
+    let source = include_str!("../../../cuda/gelu.cuh");
     let number = |text: &str| {
         let text = text.trim_end_matches(';').trim_end_matches(')');
         text.trim_end_matches('f').parse().expect("a float32")

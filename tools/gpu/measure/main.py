@@ -34,6 +34,7 @@ class Context:
         self.began = self.deadline = time.monotonic()
         self.models = set()
         self.simulated = True
+        self.capability = None
         scratch = files / "scratch"
         scratch.mkdir()
         self.environment = {
@@ -167,6 +168,7 @@ def measure(given, manifest, files, end):
     for stage in chosen:
         made["stages"][stage.name] = {"outcome": "cut", "note": "the run ended before it"}
     context.simulated = made["simulated"]
+    context.capability = found["capability"]
     say(f"{found['name']}, {given.minutes:g} minutes, the report goes to {given.out}")
     if made["simulated"]:
         say("this is a rehearsal: the device is software, times mean nothing and are not reported")

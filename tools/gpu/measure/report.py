@@ -4,7 +4,7 @@ from .stages import ROWS
 
 TAIL_LINES = 40
 
-BENCHES = ("kernels", "encoder", "adapters", "peers")
+BENCHES = ("kernels", "kernels-sm90", "encoder", "encoder-sm90", "adapters", "peers")
 
 
 def markdown(report):

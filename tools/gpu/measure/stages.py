@@ -28,7 +28,13 @@ SANITIZED = (
     "kernels::pool::pool_has_the_same_bits_in_any_batch",
     "engine::golden::bert_and_xlm_roberta_with_a_users_adapter",
 )
-SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
+# Of each tool, options. A kernel's parameters are asked for until the driver says that there are no more.
+SANITIZERS = {
+    "memcheck": ["--report-api-errors", "no"],
+    "racecheck": [],
+    "synccheck": [],
+    "initcheck": [],
+}
 SANITIZER_FOUND = 86
 # tools/peers/gpu ends with it where there is no PyTorch, or it finds no GPU.
 PEERS_NOT_RUN = 3
@@ -68,13 +74,17 @@ def run_driver(context):
     return program.result()
 
 
-def bench(name):
-    """The stage of `ropeway bench NAME`."""
+def bench(name, kernels="auto"):
+    """The stage of `ropeway bench NAME`, with kernels of one kind where there are several."""
+    stage = f"{name}-sm90" if kernels == "sm90" else name
 
     def run(context):
-        path = context.log(f"{name}.json")
+        if kernels == "sm90" and context.capability != "9.0":
+            return missing(f"the kernels sm90 are for compute capability 9.0, and this is {context.capability}")
+        path = context.log(f"{stage}.json")
         command = [context.program("ropeway"), "bench", name, "-m", context.model(), "--device", "cuda", "--json", path]
-        return measured(context, command + context.flags(), path, name)
+        command += ["--kernels", kernels, *context.flags()]
+        return measured(context, command, path, stage)
 
     return run
 
@@ -135,8 +145,8 @@ def run_sanitizer(context):
     Tests(program, context.environment, context.log("sanitizer")).check(SANITIZED)
     names = QUICK[-1:] if context.quick else SANITIZED
     outcomes, failures = {}, []
-    for at, name in enumerate(SANITIZERS):
-        command = [tool, "--tool", name, "--error-exitcode", SANITIZER_FOUND, "--print-limit", 20]
+    for at, (name, options) in enumerate(SANITIZERS.items()):
+        command = [tool, "--tool", name, *options, "--error-exitcode", SANITIZER_FOUND, "--print-limit", 20]
         command += [program, "--exact", *names, "--test-threads=1"]
         part = context.left() / (len(SANITIZERS) - at)
         ended = process.run(command, part, context.log(f"sanitizer-{name}"), context.environment)
@@ -201,8 +211,10 @@ def failed(name, how, ended):
 STAGES = (
     Stage("driver", "the library's tests of its driver layer", 5, 10, run_driver),
     Stage("tests", "all tests of kernels and engine", 20, 20, run_tests),
-    Stage("kernels", "each kernel over the model's shapes", 10, 20, bench("kernels")),
-    Stage("encoder", "the engine: throughput, latency, start-up, memory", 12, 20, bench("encoder")),
+    Stage("kernels", "each kernel over the model's shapes", 10, 20, bench("kernels", "sm80")),
+    Stage("kernels-sm90", "the same, with the kernels for compute capability 9.0", 10, 20, bench("kernels", "sm90")),
+    Stage("encoder", "the engine: throughput, latency, start-up, memory", 12, 20, bench("encoder", "sm80")),
+    Stage("encoder-sm90", "the same, with the kernels for compute capability 9.0", 12, 20, bench("encoder", "sm90")),
     Stage("adapters", "what adapters cost", 12, 20, bench("adapters")),
     Stage("peers", "PyTorch and cuBLASLt beside it, in the same run", 25, 60, run_peers),
     Stage("sanitizer", "compute-sanitizer over a test of each kernel", 10, 30, run_sanitizer),
