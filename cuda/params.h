@@ -307,17 +307,31 @@ SAME_SIZE(struct GemmParams, 120);
 #define GEMM_WIDE_ROWS 128
 #define GEMM_WIDE_COLUMNS 256
 #define GEMM_WIDE_THREADS 384
-#define GEMM_WIDE_SHARED 229440
-/// For some hundred tokens: four times as many tiles.
-#define GEMM_NARROW_ROWS 64
-#define GEMM_NARROW_COLUMNS 128
-#define GEMM_NARROW_THREADS 256
-#define GEMM_NARROW_SHARED 90160
+#define GEMM_WIDE_SHARED 230464
+/// For many tokens too, where the epilogue is long: its two warpgroups take tiles in turn.
+#define GEMM_PINGPONG_ROWS 128
+#define GEMM_PINGPONG_COLUMNS 128
+#define GEMM_PINGPONG_THREADS 384
+#define GEMM_PINGPONG_SHARED 230000
+/// For fewer: each of the next three has half of the elements of the one before, so that more multiprocessors have one.
+#define GEMM_SQUARE_ROWS 128
+#define GEMM_SQUARE_COLUMNS 128
+#define GEMM_SQUARE_THREADS 384
+#define GEMM_SQUARE_SHARED 229984
+#define GEMM_HALF_ROWS 64
+#define GEMM_HALF_COLUMNS 128
+#define GEMM_HALF_THREADS 256
+#define GEMM_HALF_SHARED 213376
+/// Not for RoPE on heads of 128 elements, which are two tiles.
+#define GEMM_QUARTER_ROWS 64
+#define GEMM_QUARTER_COLUMNS 64
+#define GEMM_QUARTER_THREADS 256
+#define GEMM_QUARTER_SHARED 205120
 /// Rows of the boxes by which these kernels store out; those of x and h have ROWS, those of w and b COLUMNS. All have 64
 /// columns.
 #define GEMM_SM90_OUT_ROWS 64
 
-/// gemm_*_wide, gemm_*_narrow: the same product, with the matrices as maps too.
+/// gemm_*_wide, _pingpong, _square, _half, _quarter: the same product, with the matrices as maps too.
 struct GemmSm90Params {
     /// Of x: [rows, k], where `rows` are at least tokens: the rows that may be read.
     struct TensorMap x;

@@ -68,4 +68,11 @@ template <int STAGES> struct RingPosition {
             parity ^= 1;
         }
     }
+
+    /// Past so many stages, which another warpgroup reads.
+    __device__ __forceinline__ void skip(uint32_t stages) {
+        stages += stage;
+        stage = stages % STAGES;
+        parity ^= stages / STAGES & 1;
+    }
 };

@@ -3,28 +3,43 @@
 // A stage holds one k-block, 64 columns: the tile's rows of x, then of W, each row 128 bytes with the swizzle of TMA.
 // The copies fill what lies outside of the matrices with zeros, so that no k-block is special: neither the last of x
 // and W nor those of h and B, which follow as further k-blocks. A stage is `full` when its bytes have come, and `empty`
-// when each warp that multiplies has arrived; both sides go around the ring in step, tile after tile.
+// when each warp that reads it has arrived; all go around the ring in step, tile after tile. Warpgroups that take tiles
+// in turn pass by the stages of the other's: when their turn comes, the other has seen all of its stages full.
 #pragma once
 
 #include "../dtype.cuh"
 #include "barrier.cuh"
 
-/// Sizes of a block's tile of out, BLOCK_M x BLOCK_N, of which each of the warpgroups that multiply has 64 rows, and of
-/// the pipeline.
-template <int BLOCK_M_, int BLOCK_N_, int STAGES> struct WgmmaTile {
+/// Sizes of a block's tile of out, BLOCK_M x BLOCK_N, and of the pipeline. The warpgroups that multiply have 64 rows
+/// each, or with PINGPONG take whole tiles in turn: two, one of which multiplies while the other stores.
+template <int BLOCK_M_, int BLOCK_N_, int STAGES, bool PINGPONG = false> struct WgmmaTile {
     static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, BLOCK_K = 64;
     static constexpr int kStages = STAGES;
+    static constexpr bool kPingPong = PINGPONG;
     /// Those that multiply; one more copies.
-    static constexpr int kWarpgroups = BLOCK_M / 64;
+    static constexpr int kWarpgroups = PINGPONG ? 2 : BLOCK_M / 64;
+    /// Of 64 rows, that a warpgroup multiplies.
+    static constexpr int kFragments = PINGPONG ? BLOCK_M / 64 : 1;
+    /// Warps that read a stage.
+    static constexpr int kReaders = 4 * (PINGPONG ? 1 : kWarpgroups);
     static constexpr int kThreads = 128 * (kWarpgroups + 1);
     static constexpr int kRowBytes = 2 * BLOCK_K;
     static constexpr int kStageBytes = (BLOCK_M + BLOCK_N) * kRowBytes;
-    /// Where each warpgroup stages 64 rows of 128 columns on their way to out (epilogue.cuh), and the barriers.
-    static constexpr int kStagingBytes = 64 * 128 * 2;
+    /// Where each warpgroup stages its rows on their way to out, 64 columns in each buffer, and has the tile's bias
+    /// (epilogue.cuh); then the barriers.
+    static constexpr int kBuffers = BLOCK_N > 64 ? 2 : 1;
+    static constexpr int kStagingBytes = kBuffers * 64 * 64 * 2;
     static constexpr int kStaging = kStages * kStageBytes;
-    static constexpr int kBarriers = kStaging + kWarpgroups * kStagingBytes;
+    static constexpr int kBias = kStaging + kWarpgroups * kStagingBytes;
+    static constexpr int kBarriers = kBias + kWarpgroups * 2 * BLOCK_N;
     typedef StageRing<kStages, kStageBytes, kBarriers> Ring;
-    static constexpr int kSharedBytes = kBarriers + Ring::kBarrierBytes;
+    static constexpr int kTurns = kBarriers + Ring::kBarrierBytes;
+    static constexpr int kSharedBytes = kTurns + (PINGPONG ? 16 : 0);
+
+    /// The barrier at which a warpgroup of ping-pong waits for its turn to multiply.
+    static __device__ __forceinline__ uint32_t turn(uint32_t warpgroup) {
+        return cvta_to_shared(smem) + kTurns + 8 * warpgroup;
+    }
 };
 
 /// wgmma by the type of its operands and the number of accumulators.
@@ -36,6 +51,9 @@ template <> struct Wgmma<Bf16> {
     static __device__ __forceinline__ void mma(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
         wgmma_m64n128k16_bf16(d, a, b, accumulate);
     }
+    static __device__ __forceinline__ void mma(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
+        wgmma_m64n64k16_bf16(d, a, b, accumulate);
+    }
 };
 template <> struct Wgmma<F16> {
     static __device__ __forceinline__ void mma(float (&d)[128], uint64_t a, uint64_t b, bool accumulate) {
@@ -43,6 +61,9 @@ template <> struct Wgmma<F16> {
     }
     static __device__ __forceinline__ void mma(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
         wgmma_m64n128k16_f16(d, a, b, accumulate);
+    }
+    static __device__ __forceinline__ void mma(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
+        wgmma_m64n64k16_f16(d, a, b, accumulate);
     }
 };
 
@@ -71,10 +92,15 @@ template <class Tile> struct TileOrder {
 /// K-blocks of x and W.
 __device__ __forceinline__ uint32_t k_blocks(const GemmParams &p) { return (p.k + 63) / 64; }
 
+/// K-blocks of a tile.
+__device__ __forceinline__ uint32_t tile_k_blocks(const GemmParams &p) {
+    return k_blocks(p) + (p.columns + 63) / 64;
+}
+
 /// Copies all k-blocks of the block's tiles, one thread.
 template <class Tile> __device__ __forceinline__ void produce(const GemmSm90Params &p, uint32_t tokens, Watch watch) {
     const TileOrder<Tile> order(p.gemm, tokens);
-    const uint32_t own = k_blocks(p.gemm), all = own + (p.gemm.columns + 63) / 64;
+    const uint32_t own = k_blocks(p.gemm), all = tile_k_blocks(p.gemm);
     RingPosition<Tile::kStages> at;
     for (uint32_t tile = blockIdx.x; tile < order.count(); tile += gridDim.x) {
         uint32_t row, column;
@@ -94,25 +120,29 @@ template <class Tile> __device__ __forceinline__ void produce(const GemmSm90Para
     }
 }
 
-/// acc = x Wᵀ + h Bᵀ for one tile. Every accumulator is one chain over k in steps of 16, then over the columns of h, as
-/// in the GEMM for all GPUs. One group of products is in flight while the next stage is awaited; its stage is given
-/// back when it has ended.
-template <class T, class Tile>
-__device__ __forceinline__ void multiply(float (&acc)[Tile::BLOCK_N / 2], const GemmParams &p, uint32_t warpgroup,
-                                         RingPosition<Tile::kStages> &at, Watch watch) {
-    const uint32_t all = k_blocks(p) + (p.columns + 63) / 64;
+/// acc = x Wᵀ + h Bᵀ for the rows of one tile from `first_row` on. Every accumulator is one chain over k in steps of 16,
+/// then over the columns of h, as in the GEMM for all GPUs. One group of products is in flight while the next stage is
+/// awaited; its stage is given back when it has ended. `issued` is called when all products are under way.
+template <class T, class Tile, class Issued>
+__device__ __forceinline__ void multiply(float (&acc)[Tile::kFragments][Tile::BLOCK_N / 2], const GemmParams &p,
+                                         uint32_t first_row, RingPosition<Tile::kStages> &at, Watch watch,
+                                         Issued issued) {
+    const uint32_t all = tile_k_blocks(p);
     const bool arrives = threadIdx.x % 32 == 0;
     uint32_t previous = 0;
 #pragma unroll 1
     for (uint32_t i = 0; i < all; i++) {
         watch.wait(Tile::Ring::full(at.stage), at.parity);
         const uint32_t stage = Tile::Ring::stage(at.stage);
-        const uint64_t x = wgmma_descriptor(stage + warpgroup * 64 * Tile::kRowBytes);
+        const uint64_t x = wgmma_descriptor(stage + first_row * Tile::kRowBytes);
         const uint64_t w = wgmma_descriptor(stage + Tile::BLOCK_M * Tile::kRowBytes);
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < 4; step++) {
-            Wgmma<T>::mma(acc, x + 2 * step, w + 2 * step, step > 0 || i > 0);
+#pragma unroll
+            for (int m = 0; m < Tile::kFragments; m++) {
+                Wgmma<T>::mma(acc[m], x + 2 * step + m * (64 * Tile::kRowBytes >> 4), w + 2 * step, step > 0 || i > 0);
+            }
         }
         wgmma_commit_group();
         wgmma_wait_group<1>();
@@ -122,6 +152,7 @@ __device__ __forceinline__ void multiply(float (&acc)[Tile::BLOCK_N / 2], const 
         previous = at.stage;
         at.advance();
     }
+    issued();
     wgmma_wait_group<0>();
     if (arrives) {
         mbarrier_arrive(Tile::Ring::empty(previous));

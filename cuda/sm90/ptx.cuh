@@ -206,6 +206,28 @@ __device__ __forceinline__ uint64_t wgmma_descriptor_at(uint64_t descriptor, uin
     "+f"(d[119]), "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), \
     "+f"(d[126]), "+f"(d[127])
 
+__device__ __forceinline__ void wgmma_m64n64k16_bf16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.b32 p, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_NAMES_32
+                 ", %32, %33, p, 1, 1, 0, 0;\n"
+                 "}"
+                 : WGMMA_REGISTERS_32
+                 : "l"(a), "l"(b), "r"(static_cast<uint32_t>(accumulate)));
+}
+
+__device__ __forceinline__ void wgmma_m64n64k16_f16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.b32 p, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " WGMMA_NAMES_32
+                 ", %32, %33, p, 1, 1, 0, 0;\n"
+                 "}"
+                 : WGMMA_REGISTERS_32
+                 : "l"(a), "l"(b), "r"(static_cast<uint32_t>(accumulate)));
+}
+
 __device__ __forceinline__ void wgmma_m64n128k16_bf16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
     asm volatile("{\n"
                  ".reg .pred p;\n"

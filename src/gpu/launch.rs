@@ -362,22 +362,19 @@ impl StepLowering<'_> {
         }
     }
 
-    /// The tile on compute capability 9.0, if such kernels are to run and have one for so few rows.
-    fn sm90_tile(&self, n: usize) -> Option<Sm90Tile> {
+    fn gemm(&self, params: GemmParams) -> Launch {
         let GpuOptions {
             sm90,
             multiprocessors,
             ..
         } = *self.options;
-        Sm90Tile::choose(self.rows(), n, multiprocessors.count).filter(|_| sm90)
-    }
-
-    fn gemm(&self, params: GemmParams) -> Launch {
-        if let Some(tile) = self.sm90_tile(params.n as usize) {
+        let (rows, n) = (self.rows(), params.n as usize);
+        let head_dim = if params.rope.table == 0 { 0 } else { params.rope.head_dim };
+        let choose = || Sm90Tile::choose([rows, n, params.k as usize], head_dim as usize, multiprocessors);
+        if let Some(tile) = sm90.then(choose).flatten() {
             let shape = tile.shape();
-            let tiles = tile.count(self.rows(), params.n as usize);
-            let blocks = tiles.min(self.options.multiprocessors.count) as u32;
-            let params = Params::GemmSm90(tile, self.rows() as u32, params);
+            let blocks = tile.count(rows, n).min(multiprocessors.count) as u32;
+            let params = Params::GemmSm90(tile, rows as u32, params);
             return self.launch([blocks, 1, 1], shape.threads, shape.shared_bytes, params);
         }
         let tile = self.step.tile.expect("a product on a GPU has a tile");
@@ -575,7 +572,6 @@ mod tests {
                             }
                             Params::Gemm(tile, _) => {
                                 let shape = tile.shape();
-                                prop_assert!(!sm90 || rows <= 64);
                                 prop_assert!(launch.grid[0] * shape.columns >= p.n);
                                 prop_assert!(launch.grid[1] * shape.rows >= rows);
                             }

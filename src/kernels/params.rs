@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0x559ed609a54577ef;
+pub const HEADER_FNV1A: u64 = 0xb8f893ac6b7d4d51;
 
 pub const STALL_GEMM: u32 = 1;
 pub const STALL_ATTENTION: u32 = 2;
@@ -46,11 +46,23 @@ pub const GEMM_SMALL16_BLOCKS: u32 = 3;
 pub const GEMM_WIDE_ROWS: u32 = 128;
 pub const GEMM_WIDE_COLUMNS: u32 = 256;
 pub const GEMM_WIDE_THREADS: u32 = 384;
-pub const GEMM_WIDE_SHARED: u32 = 229440;
-pub const GEMM_NARROW_ROWS: u32 = 64;
-pub const GEMM_NARROW_COLUMNS: u32 = 128;
-pub const GEMM_NARROW_THREADS: u32 = 256;
-pub const GEMM_NARROW_SHARED: u32 = 90160;
+pub const GEMM_WIDE_SHARED: u32 = 230464;
+pub const GEMM_PINGPONG_ROWS: u32 = 128;
+pub const GEMM_PINGPONG_COLUMNS: u32 = 128;
+pub const GEMM_PINGPONG_THREADS: u32 = 384;
+pub const GEMM_PINGPONG_SHARED: u32 = 230000;
+pub const GEMM_SQUARE_ROWS: u32 = 128;
+pub const GEMM_SQUARE_COLUMNS: u32 = 128;
+pub const GEMM_SQUARE_THREADS: u32 = 384;
+pub const GEMM_SQUARE_SHARED: u32 = 229984;
+pub const GEMM_HALF_ROWS: u32 = 64;
+pub const GEMM_HALF_COLUMNS: u32 = 128;
+pub const GEMM_HALF_THREADS: u32 = 256;
+pub const GEMM_HALF_SHARED: u32 = 213376;
+pub const GEMM_QUARTER_ROWS: u32 = 64;
+pub const GEMM_QUARTER_COLUMNS: u32 = 64;
+pub const GEMM_QUARTER_THREADS: u32 = 256;
+pub const GEMM_QUARTER_SHARED: u32 = 205120;
 pub const GEMM_SM90_OUT_ROWS: u32 = 64;
 pub const LORA_DOWN_ROWS: u32 = 16;
 pub const LORA_DOWN_THREADS: u32 = 256;
@@ -414,7 +426,7 @@ const _: () = {
     ["Offset of field: GemmParams::gelu"][::core::mem::offset_of!(GemmParams, gelu) - 112usize];
     ["Offset of field: GemmParams::reserved"][::core::mem::offset_of!(GemmParams, reserved) - 116usize];
 };
-#[doc = " gemm_*_wide, gemm_*_narrow: the same product, with the matrices as maps too."]
+#[doc = " gemm_*_wide, _pingpong, _square, _half, _quarter: the same product, with the matrices as maps too."]
 #[repr(C)]
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{KernelModule, embedded, entries, figures, ptx, source};
 use crate::kernels::params::*;
-use crate::tile::{AttentionTile, GemmTile};
+use crate::tile::{AttentionTile, GemmTile, Sm90Tile};
 
 /// The lines of a source's contract that begin with `// gates`: `// gates: registers <= 96, stack = 0` for all of its
 /// entries; `// gates large sm_89: blocks >= 1` for those that have these words in their names, on that architecture.
@@ -122,11 +122,11 @@ fn shared_bytes(entry: &str) -> u32 {
         ["embed" | "layernorm", _] => ROW_SHARED_BYTES,
         ["pool", _] => POOL_SHARED_BYTES,
         ["lora", "down", _] => LORA_DOWN_SHARED_BYTES,
-        ["gemm", _, "wide"] => GEMM_WIDE_SHARED,
-        ["gemm", _, "narrow"] => GEMM_NARROW_SHARED,
         ["gemm", _, name] => {
-            let tile = GemmTile::ALL.into_iter().find(|tile| tile.name() == name);
-            tile.expect("a tile of the table").shape().shared_bytes
+            let tiles = GemmTile::ALL.map(|tile| (tile.name(), tile.shape()));
+            let sm90 = Sm90Tile::ALL.map(|tile| (tile.name(), tile.shape()));
+            let tile = tiles.into_iter().chain(sm90).find(|tile| tile.0 == name);
+            tile.expect("a tile of the tables").1.shared_bytes
         }
         ["attention", _, _, "wgmma128"] => ATTENTION_WGMMA128_SHARED,
         ["attention", _, _, "wgmma192"] => ATTENTION_WGMMA192_SHARED,

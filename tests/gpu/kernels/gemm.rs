@@ -1,4 +1,5 @@
-//! `gemm_{bf16,f16}_{large,medium,small64,small16}`, and on compute capability 9.0 `gemm_{bf16,f16}_{wide,narrow}`.
+//! `gemm_{bf16,f16}_{large,medium,small64,small16}`, and on compute capability 9.0 those of
+//! `sm90/gemm.cu`.
 
 use half::{bf16, f16};
 
@@ -19,7 +20,7 @@ struct Variant {
 }
 
 /// Those of compute capability 9.0: blocks that take any number of tiles, and matrices as maps.
-const SM90: [Variant; 2] = [
+const SM90: [Variant; 5] = [
     Variant {
         name: "wide",
         rows: GEMM_WIDE_ROWS,
@@ -28,11 +29,32 @@ const SM90: [Variant; 2] = [
         shared: GEMM_WIDE_SHARED,
     },
     Variant {
-        name: "narrow",
-        rows: GEMM_NARROW_ROWS,
-        columns: GEMM_NARROW_COLUMNS,
-        threads: GEMM_NARROW_THREADS,
-        shared: GEMM_NARROW_SHARED,
+        name: "pingpong",
+        rows: GEMM_PINGPONG_ROWS,
+        columns: GEMM_PINGPONG_COLUMNS,
+        threads: GEMM_PINGPONG_THREADS,
+        shared: GEMM_PINGPONG_SHARED,
+    },
+    Variant {
+        name: "square",
+        rows: GEMM_SQUARE_ROWS,
+        columns: GEMM_SQUARE_COLUMNS,
+        threads: GEMM_SQUARE_THREADS,
+        shared: GEMM_SQUARE_SHARED,
+    },
+    Variant {
+        name: "half",
+        rows: GEMM_HALF_ROWS,
+        columns: GEMM_HALF_COLUMNS,
+        threads: GEMM_HALF_THREADS,
+        shared: GEMM_HALF_SHARED,
+    },
+    Variant {
+        name: "quarter",
+        rows: GEMM_QUARTER_ROWS,
+        columns: GEMM_QUARTER_COLUMNS,
+        threads: GEMM_QUARTER_THREADS,
+        shared: GEMM_QUARTER_SHARED,
     },
 ];
 
@@ -463,7 +485,9 @@ impl<T: Number> Inputs<T> {
     /// The result of all variants; panics if they differ.
     fn run_all(&self, device: &Device) -> Vec<T> {
         let first = self.run(device, &VARIANTS[0]);
-        for variant in &variants(device)[1..] {
+        // The narrowest tile has no whole heads of 128 elements.
+        let whole = |variant: &&Variant| variant.name != "quarter" || self.shape.then.head_dim() <= 64;
+        for variant in variants(device).into_iter().skip(1).filter(whole) {
             let what = format!("{}, and not as {} has it", variant.name, VARIANTS[0].name);
             assert_same(&what, &self.run(device, variant), &first);
         }
