@@ -22,12 +22,17 @@ typedef WgmmaTile<GEMM_NARROW_ROWS, GEMM_NARROW_COLUMNS, 3> Narrow;
 constexpr int kProducerRegisters = 40;
 
 template <class T, class Tile, int REGISTERS> __device__ __forceinline__ void gemm(const GemmSm90Params &p) {
+    griddepcontrol_launch_dependents();
     const Watch watch{p.stall, STALL_GEMM};
+    const uint32_t tokens = *p.gemm.tokens;
     if (threadIdx.x == 0) {
+        prefetch_tensormap(p.w);
+        prefetch_tensormap(p.x);
         Tile::Ring::init(1, 4 * Tile::kWarpgroups);
+        produce_ahead<Tile>(p, tokens);
     }
     __syncthreads();
-    const uint32_t tokens = *p.gemm.tokens;
+    griddepcontrol_wait();
     // From one lane, so that the compiler knows that a warp does not diverge here.
     const uint32_t role = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
     if (role == 0) {

@@ -20,6 +20,10 @@ use crate::tile::AttentionTile;
 /// Blocks per multiprocessor of the persistent kernels.
 const BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
 
+/// Whether a kernel of a pass starts while the one before it runs, on devices that have programmatic dependent launch.
+/// Without, kernels follow one another, as they do wherever steps are launched one by one.
+const OVERLAP: bool = true;
+
 /// Called with the stream before the upload, after the upload, after the graph and after the download of a pass; four
 /// times more for every further pool batch.
 pub type OnStage<'a> = &'a mut dyn FnMut(&Stream) -> Result<(), DriverError>;
@@ -190,9 +194,17 @@ impl Gpu {
         assert!(layout.bytes <= context.upload.len());
         let launches = self.launches(context, context.arena.address(), &plan, &layout);
         let graph = context.stream.capture(|stream| {
-            for (launch, step) in launches.iter().zip(&plan.steps) {
+            for (number, (launch, step)) in launches.iter().zip(&plan.steps).enumerate() {
                 // SAFETY: captured, not run; the launch of the graph says why its addresses are valid.
-                unsafe { self.kernels.launch(stream, launch) }.map_err(in_step(plan.describe(step)))?;
+                let launched = unsafe {
+                    // The graph begins when the batch has been copied, and so the first kernel.
+                    if OVERLAP && number > 0 {
+                        self.kernels.launch_dependent(stream, launch)
+                    } else {
+                        self.kernels.launch(stream, launch)
+                    }
+                };
+                launched.map_err(in_step(plan.describe(step)))?;
             }
             Ok::<_, Failure>(())
         })?;
