@@ -36,20 +36,27 @@ const OLDEST: (u32, u32) = (12, 4);
 const LAST_MAJOR: u32 = 13;
 
 /// GPUs of compute capability 8.x and 9.0 have machine code; the driver compiles the PTX for later GPUs at load time.
-const ANY: Target = Target {
-    machine_code: &["sm_80", "sm_90"],
-    ptx: "compute_80",
-};
+/// From 9.0 on kernels have instructions for programmatic dependent launch, and so PTX of their own.
+const ANY: &[Target] = &[
+    Target {
+        machine_code: &["sm_80"],
+        ptx: "compute_80",
+    },
+    Target {
+        machine_code: &["sm_90"],
+        ptx: "compute_90",
+    },
+];
 
-/// Names architectures besides those of [`ANY`], as `sm_100`, whose drivers then compile nothing when they load a kernel. Not the
+/// Names later architectures than those of [`ANY`], as `sm_100`, whose drivers then compile nothing when they load a kernel. Not the
 /// default, for the time and the size that it takes. For `sm_120` lora_down spills registers, and so is refused.
 const MORE: &str = "ROPEWAY_CUDA_ARCHS";
 
 /// Kernels under `cuda/sm90/`, which use wgmma and TMA. This PTX runs on no other GPU.
-const SM90: Target = Target {
+const SM90: &[Target] = &[Target {
     machine_code: &["sm_90a"],
     ptx: "compute_90a",
-};
+}];
 
 /// Without compression, so that tests and software devices can read the PTX in place.
 const FLAGS: [&str; 8] = [
@@ -258,7 +265,7 @@ fn more_architectures(nvcc: &Nvcc) -> Vec<String> {
     for name in list
         .split(',')
         .map(str::trim)
-        .filter(|name| !ANY.machine_code.contains(name))
+        .filter(|name| !ANY.iter().any(|target| target.machine_code.contains(name)))
     {
         let number = name.strip_prefix("sm_").and_then(|number| number.parse().ok());
         match number.filter(|_| known.lines().any(|code| code == name)) {
@@ -344,7 +351,7 @@ fn compile(
     let mut arguments: Vec<&OsStr> = FLAGS.iter().map(OsStr::new).collect();
     arguments.extend(nvcc.host.iter().map(OsString::as_os_str));
     let gencode = source.gencode(more);
-    arguments.extend(["-gencode", &gencode].map(OsStr::new));
+    arguments.extend(gencode.iter().flat_map(|code| ["-gencode", code].map(OsStr::new)));
     arguments.push(source.path.as_os_str());
 
     let mut key = DefaultHasher::new();
@@ -447,21 +454,36 @@ fn empty(reason: &str) -> String {
 }
 
 impl Source {
-    /// The architectures of its image, in their order there. `more` is none of the business of a kernel for one GPU.
-    fn architectures<'a>(&self, more: &'a [String]) -> Vec<&'a str> {
-        let (target, more) = match self.name.starts_with("sm90/") {
-            true => (&SM90, &[][..]),
-            false => (&ANY, more),
+    /// The architectures of its image by the PTX that is among them, in their order there. `more` is machine code from the
+    /// last, and none of the business of a kernel for one GPU.
+    fn targets<'a>(&self, more: &'a [String]) -> Vec<Vec<&'a str>> {
+        let (targets, more) = match self.name.starts_with("sm90/") {
+            true => (SM90, &[][..]),
+            false => (ANY, more),
         };
-        let own = target.machine_code.iter().copied();
-        let all = own.chain(more.iter().map(String::as_str));
-        all.chain([target.ptx]).collect()
+        let last = targets.len() - 1;
+        let codes = targets.iter().enumerate().map(|(i, target)| {
+            let more = if i == last { more } else { &[] };
+            let own = target.machine_code.iter().copied();
+            let all = own.chain(more.iter().map(String::as_str));
+            all.chain([target.ptx]).collect()
+        });
+        codes.collect()
+    }
+
+    /// All of them.
+    fn architectures<'a>(&self, more: &'a [String]) -> Vec<&'a str> {
+        self.targets(more).concat()
     }
 
     /// The same for nvcc.
-    fn gencode(&self, more: &[String]) -> String {
-        let codes = self.architectures(more);
-        format!("arch={},code=[{}]", codes[codes.len() - 1], codes.join(","))
+    fn gencode(&self, more: &[String]) -> Vec<String> {
+        let targets = self.targets(more);
+        let gencode = targets.iter().map(|codes| {
+            let ptx = codes[codes.len() - 1];
+            format!("arch={ptx},code=[{}]", codes.join(","))
+        });
+        gencode.collect()
     }
 }
 

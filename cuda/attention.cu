@@ -118,6 +118,7 @@ template <class T, int HEAD_DIM, int BLOCK_M> __device__ __forceinline__ void at
     constexpr uint32_t kStageBytes = 2 * BLOCK_N * Tile::kRowBytes;
     constexpr uint32_t kSmemQ = 0, kSmemK = BLOCK_M * Tile::kRowBytes, kSmemV = kSmemK + BLOCK_N * Tile::kRowBytes;
 
+    griddepcontrol_launch_dependents();
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t warp_row = warp * 16 * kWarpTiles;
     const Tile loader;
@@ -133,6 +134,7 @@ template <class T, int HEAD_DIM, int BLOCK_M> __device__ __forceinline__ void at
     // head need not be adjacent: those that run at the same time start with the same keys and proceed at the same pace,
     // so L2 holds the keys for all of them.
     const uint32_t items = *p.tile_count * p.heads;
+    griddepcontrol_wait();
 #pragma unroll 1
     for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
         const AttentionTile tile = p.tiles[item / p.heads];

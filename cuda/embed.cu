@@ -13,8 +13,11 @@
 #include "row.cuh"
 
 template <class T> __device__ __forceinline__ void embed(const EmbedParams &p) {
+    griddepcontrol_launch_dependents();
     RowThread thread(p.hidden_size);
-    if (thread.row >= *p.tokens) {
+    const uint32_t tokens = *p.tokens;
+    griddepcontrol_wait();
+    if (thread.row >= tokens) {
         return; // Whole warps with one warp per row, else whole blocks: no barrier waits for them.
     }
     const bool needs_sequence = p.adapters != nullptr || p.lora.columns > 0;

@@ -33,7 +33,7 @@ typedef GemmTile<GEMM_SMALL16_ROWS, GEMM_SMALL16_COLUMNS, GEMM_SMALL16_WARP_ROWS
 /// For warps of 32 columns or more.
 template <class T, class Tile> __device__ __forceinline__ void gemm_fragments(const GemmParams &p) {
     const uint32_t tokens = *p.tokens;
-    if (blockIdx.y * Tile::BLOCK_M >= tokens) {
+    if (!start<Tile>(p, tokens)) {
         return;
     }
     const ColumnMap<Tile> columns(p);
@@ -47,7 +47,7 @@ template <class T, class Tile> __device__ __forceinline__ void gemm_fragments(co
 template <class T, class Tile> __device__ __forceinline__ void gemm_rows(const GemmParams &p) {
     const uint32_t tokens = *p.tokens;
     const uint32_t first_row = blockIdx.y * Tile::BLOCK_M;
-    if (first_row >= tokens) {
+    if (!start<Tile>(p, tokens)) {
         return;
     }
     const ColumnMap<Tile> columns(p);

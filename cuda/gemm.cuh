@@ -127,29 +127,60 @@ template <class Tile> struct TileLoader {
         w_stride = width * 2;
     }
 
-    /// Starts the copies of the next k-block to the stage at shared address `stage`, as one group.
-    __device__ __forceinline__ void copy(uint32_t stage) {
+    /// Starts the copies of the next k-block to the stage at shared address `stage`: of x, of W, or of both. Copies of W
+    /// alone belong to the group of the next copies of x.
+    template <bool X = true, bool W = true> __device__ __forceinline__ void copy(uint32_t stage) {
         const uint32_t to = stage + stage_offset;
+        if constexpr (X) {
 #pragma unroll
-        for (int i = 0; i < kXPasses; i++) {
-            const bool inside = k_left > 0 && i * Tile::kRowsPerPass < rows_left;
-            const uint8_t *from = x + static_cast<uint64_t>(x_row[i]) * x_stride;
-            cp_async_cg_shared_global_16(to + i * Tile::kRowsPerPass * Tile::kRowBytes, from, inside ? 16 : 0);
+            for (int i = 0; i < kXPasses; i++) {
+                const bool inside = k_left > 0 && i * Tile::kRowsPerPass < rows_left;
+                const uint8_t *from = x + static_cast<uint64_t>(x_row[i]) * x_stride;
+                cp_async_cg_shared_global_16(to + i * Tile::kRowsPerPass * Tile::kRowBytes, from, inside ? 16 : 0);
+            }
         }
+        if constexpr (W) {
 #pragma unroll
-        for (int i = 0; i < kWPasses; i++) {
-            const uint32_t row = Tile::BLOCK_M + i * Tile::kRowsPerPass;
-            const uint8_t *from = w + static_cast<uint64_t>(w_row[i]) * w_stride;
-            cp_async_cg_shared_global_16(to + row * Tile::kRowBytes, from, k_left > 0 ? 16 : 0);
+            for (int i = 0; i < kWPasses; i++) {
+                const uint32_t row = Tile::BLOCK_M + i * Tile::kRowsPerPass;
+                const uint8_t *from = w + static_cast<uint64_t>(w_row[i]) * w_stride;
+                cp_async_cg_shared_global_16(to + row * Tile::kRowBytes, from, k_left > 0 ? 16 : 0);
+            }
         }
-        cp_async_commit_group();
+        if constexpr (X) {
+            cp_async_commit_group();
+        }
         k_left -= Tile::BLOCK_K;
         if (k_left > 0) {
             x += Tile::kRowBytes;
             w += Tile::kRowBytes;
         }
     }
+
+    /// Starts the copies to all stages but the last.
+    template <bool X, bool W> __device__ __forceinline__ void fill(const GemmParams &p) {
+#pragma unroll 1
+        for (int i = 0; i < Tile::kStages - 1; i++) {
+            next_operands(p);
+            k_blocks--;
+            copy<X, W>(cvta_to_shared(smem) + i * Tile::kStageBytes);
+        }
+    }
 };
+
+/// Waits for the kernels before this one; meanwhile W comes, for as many stages as x then does. Returns whether the
+/// block's tile has rows.
+template <class Tile> __device__ __forceinline__ bool start(const GemmParams &p, uint32_t tokens) {
+    griddepcontrol_launch_dependents();
+    const bool has_rows = blockIdx.y * Tile::BLOCK_M < tokens;
+    if constexpr (kDependentLaunch) {
+        if (has_rows) {
+            TileLoader<Tile>(p, ColumnMap<Tile>(p), tokens).template fill<false, true>(p);
+        }
+    }
+    griddepcontrol_wait();
+    return has_rows;
+}
 
 /// The MMA operands of a warp for one k-step (16 columns of k).
 template <class Tile> struct Fragments {
@@ -183,19 +214,14 @@ template <class Tile> struct Fragments {
 /// A warp's accumulators: lane l holds columns 2·(l % 4) and 2·(l % 4) + 1 of rows l / 4 and l / 4 + 8 of each 16x8.
 template <class Tile> using Accumulators = float[Tile::WARP_M / 16][Tile::WARP_N / 8][4];
 
-/// acc += x Wᵀ + h Bᵀ. Every accumulator is one chain of MMAs over k in steps of 16, then over the columns of h; zeros
-/// past their ends change no bit. On return no thread uses shared memory any longer.
+/// acc += x Wᵀ + h Bᵀ, after start(). Every accumulator is one chain of MMAs over k in steps of 16, then over the columns
+/// of h; zeros past their ends change no bit. On return no thread uses shared memory any longer.
 template <class T, class Tile>
 __device__ __forceinline__ void mainloop(const GemmParams &p, const ColumnMap<Tile> &columns, uint32_t tokens,
                                          Accumulators<Tile> &acc) {
     const uint32_t pipeline = cvta_to_shared(smem);
     TileLoader<Tile> loader(p, columns, tokens);
-#pragma unroll 1
-    for (int i = 0; i < Tile::kStages - 1; i++) {
-        loader.next_operands(p);
-        loader.k_blocks--;
-        loader.copy(pipeline + i * Tile::kStageBytes);
-    }
+    loader.template fill<true, !kDependentLaunch>(p);
 
     // ldmatrix addresses. For x, lanes 0-15 pass rows 0-15 at columns 0-7 of the k-step, lanes 16-31 the same rows at
     // columns 8-15. For W, lanes 0-7 and 8-15 pass rows 0-7 at columns 0-7 and 8-15, lanes 16-31 rows 8-15 likewise.

@@ -11,8 +11,11 @@
 #include "row.cuh"
 
 template <class T> __device__ __forceinline__ void layernorm(const LayerNormParams &p) {
+    griddepcontrol_launch_dependents();
     RowThread thread(p.hidden_size);
-    if (thread.row >= *p.tokens) {
+    const uint32_t tokens = *p.tokens;
+    griddepcontrol_wait();
+    if (thread.row >= tokens) {
         return; // Whole warps with one warp per row, else whole blocks: no barrier waits for them.
     }
     const uint32_t sequence = p.lora.columns > 0 ? p.mixtures.sequence_of_row[thread.row] : 0;

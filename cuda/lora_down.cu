@@ -115,9 +115,11 @@ __device__ __forceinline__ void accumulate(const LoraDownParams &p, uint32_t tok
 }
 
 template <class T> __device__ __forceinline__ void lora_down(const LoraDownParams &p) {
+    griddepcontrol_launch_dependents();
     SharedStorage &shared = *reinterpret_cast<SharedStorage *>(smem);
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const uint32_t tokens = *p.tokens, first_row = blockIdx.x * LORA_DOWN_ROWS;
+    griddepcontrol_wait();
     if (first_row >= tokens) {
         return;
     }

@@ -211,8 +211,10 @@ __device__ __forceinline__ uint32_t record_bytes(const PoolRow &row) {
 }
 
 template <class T> __device__ __forceinline__ void pool(const PoolParams &p) {
+    griddepcontrol_launch_dependents();
     SharedStorage &shared = *reinterpret_cast<SharedStorage *>(smem);
     const uint32_t count = *p.count;
+    griddepcontrol_wait();
 #pragma unroll 1
     for (uint32_t index = blockIdx.x; index < count; index += gridDim.x) {
         const PoolRow row = p.rows[index];

@@ -173,6 +173,40 @@ __device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// ---- Programmatic dependent launch ----
+//
+// From compute capability 9.0 on, a kernel of a pass starts while the one before it runs: as soon as each of that one's
+// blocks has called griddepcontrol_launch_dependents(), which all kernels do first. So it may well run beside several
+// kernels before it, as none of them need have come further than its own wait. What holds for every kernel:
+//
+// - Before griddepcontrol_wait() it accesses nothing that any kernel of the pass writes, and writes nothing: weights,
+//   adapters and tables are there before the pass, and so is its input (the number of tokens, ids, positions, tiles, pool
+//   rows), which is copied before the first kernel, and next after the last.
+// - Every thread of every block waits, before it ends. Then no kernel ends before the one before it has, and to wait for
+//   the one before is to wait for all of them.
+//
+// Below compute capability 9.0 neither does anything, and each kernel starts when the one before it has ended.
+
+#if __CUDA_ARCH__ >= 900
+constexpr bool kDependentLaunch = true;
+#else
+constexpr bool kDependentLaunch = false;
+#endif
+
+/// Lets the next kernel start, once all blocks have called this.
+__device__ __forceinline__ void griddepcontrol_launch_dependents() {
+    if constexpr (kDependentLaunch) {
+        asm volatile("griddepcontrol.launch_dependents;");
+    }
+}
+
+/// Waits until the kernels before this have ended; what they wrote is then visible.
+__device__ __forceinline__ void griddepcontrol_wait() {
+    if constexpr (kDependentLaunch) {
+        asm volatile("griddepcontrol.wait;" ::: "memory");
+    }
+}
+
 // ---- Arithmetic ----
 
 /// 2^x within 2 ulp; 2^-∞ is 0.

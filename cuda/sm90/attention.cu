@@ -334,12 +334,15 @@ template <class T, class Block> struct Consumer {
 /// PRODUCER, CONSUMER: registers of a thread that copies, and of one that multiplies.
 template <class T, class Block, int PRODUCER, int CONSUMER>
 __device__ __forceinline__ void attention(const AttentionSm90Params &p) {
+    griddepcontrol_launch_dependents();
     const Watch watch{p.stall, STALL_ATTENTION};
     if (threadIdx.x == 0) {
+        prefetch_tensormap(p.qkv);
         Block::Ring::init(2, 4 * Block::kWarpgroups);
     }
     __syncthreads();
     const uint32_t items = *p.attention.tile_count * p.attention.heads;
+    griddepcontrol_wait();
     if (threadIdx.x < 128) {
         setmaxnreg_dec<PRODUCER>();
         if (threadIdx.x == 0) {

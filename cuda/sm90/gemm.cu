@@ -29,16 +29,21 @@ typedef WgmmaTile<GEMM_QUARTER_ROWS, GEMM_QUARTER_COLUMNS, 12> Quarter;
 constexpr int kProducerRegisters = 40;
 
 template <class T, class Tile, int REGISTERS> __device__ __forceinline__ void gemm(const GemmSm90Params &p) {
+    griddepcontrol_launch_dependents();
     const Watch watch{p.stall, STALL_GEMM};
+    const uint32_t tokens = *p.gemm.tokens;
     if (threadIdx.x == 0) {
+        prefetch_tensormap(p.w);
+        prefetch_tensormap(p.x);
         if (Tile::kPingPong) {
             mbarrier_init(Tile::turn(0), 4);
             mbarrier_init(Tile::turn(1), 4);
         }
         Tile::Ring::init(1, Tile::kReaders);
+        produce_ahead<Tile>(p, tokens);
     }
     __syncthreads();
-    const uint32_t tokens = *p.gemm.tokens;
+    griddepcontrol_wait();
     // From one lane, so that the compiler knows that a warp does not diverge here.
     const uint32_t role = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
     if (role == 0) {

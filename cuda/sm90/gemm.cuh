@@ -92,29 +92,64 @@ template <class Tile> struct TileOrder {
 /// K-blocks of x and W.
 __device__ __forceinline__ uint32_t k_blocks(const GemmParams &p) { return (p.k + 63) / 64; }
 
-/// K-blocks of a tile.
+/// K-blocks of x and W, then of h and B.
 __device__ __forceinline__ uint32_t tile_k_blocks(const GemmParams &p) {
     return k_blocks(p) + (p.columns + 63) / 64;
 }
 
-/// Copies all k-blocks of the block's tiles, one thread.
+/// Announces k-block `i` of a tile at its stage, and copies what it has of W or B: rows from `column` on.
+template <class Tile>
+__device__ __forceinline__ void copy_right(const GemmSm90Params &p, uint32_t i, uint32_t column, uint32_t at_stage) {
+    const uint32_t own = k_blocks(p.gemm), full = Tile::Ring::full(at_stage);
+    mbarrier_arrive_expect_tx(full, Tile::kStageBytes);
+    cp_async_bulk_tensor_2d_shared_global(Tile::Ring::stage(at_stage) + Tile::BLOCK_M * Tile::kRowBytes,
+                                          i >= own ? p.b : p.w, (i >= own ? i - own : i) * Tile::BLOCK_K, column, full);
+}
+
+/// Copies what a k-block has of x or h.
+template <class Tile>
+__device__ __forceinline__ void copy_left(const GemmSm90Params &p, uint32_t i, uint32_t row, uint32_t at_stage) {
+    const uint32_t own = k_blocks(p.gemm);
+    cp_async_bulk_tensor_2d_shared_global(Tile::Ring::stage(at_stage), i >= own ? p.h : p.x,
+                                          (i >= own ? i - own : i) * Tile::BLOCK_K, row, Tile::Ring::full(at_stage));
+}
+
+/// The stages that are begun before x is there.
+template <class Tile> __device__ __forceinline__ uint32_t stages_ahead(const GemmParams &p) {
+    return min(tile_k_blocks(p), Tile::kStages);
+}
+
+/// Begins the first stages of the block's first tile, as far as they are weights; the thread that produces.
+template <class Tile> __device__ __forceinline__ void produce_ahead(const GemmSm90Params &p, uint32_t tokens) {
+    const TileOrder<Tile> order(p.gemm, tokens);
+    if (blockIdx.x < order.count()) {
+        uint32_t row, column;
+        order.at(blockIdx.x, row, column);
+#pragma unroll 1
+        for (uint32_t i = 0; i < stages_ahead<Tile>(p.gemm); i++) {
+            copy_right<Tile>(p, i, column, i);
+        }
+    }
+}
+
+/// Copies all k-blocks of the block's tiles but for what produce_ahead() has, one thread.
 template <class Tile> __device__ __forceinline__ void produce(const GemmSm90Params &p, uint32_t tokens, Watch watch) {
     const TileOrder<Tile> order(p.gemm, tokens);
-    const uint32_t own = k_blocks(p.gemm), all = tile_k_blocks(p.gemm);
+    const uint32_t all = tile_k_blocks(p.gemm);
+    uint32_t ahead = stages_ahead<Tile>(p.gemm);
     RingPosition<Tile::kStages> at;
     for (uint32_t tile = blockIdx.x; tile < order.count(); tile += gridDim.x) {
         uint32_t row, column;
         order.at(tile, row, column);
 #pragma unroll 1
         for (uint32_t i = 0; i < all; i++) {
-            const bool adapters = i >= own;
-            const uint32_t k = (adapters ? i - own : i) * Tile::BLOCK_K;
-            const uint32_t full = Tile::Ring::full(at.stage), stage = Tile::Ring::stage(at.stage);
-            watch.wait(Tile::Ring::empty(at.stage), at.parity ^ 1);
-            mbarrier_arrive_expect_tx(full, Tile::kStageBytes);
-            cp_async_bulk_tensor_2d_shared_global(stage, adapters ? p.h : p.x, k, row, full);
-            cp_async_bulk_tensor_2d_shared_global(stage + Tile::BLOCK_M * Tile::kRowBytes, adapters ? p.b : p.w, k,
-                                                  column, full);
+            if (ahead > 0) {
+                ahead--;
+            } else {
+                watch.wait(Tile::Ring::empty(at.stage), at.parity ^ 1);
+                copy_right<Tile>(p, i, column, at.stage);
+            }
+            copy_left<Tile>(p, i, row, at.stage);
             at.advance();
         }
     }

@@ -45,6 +45,11 @@ __device__ __forceinline__ bool mbarrier_try_wait_parity(uint32_t barrier, uint3
 
 // ---- Bulk copies of tensors (TMA) ----
 
+/// Fetches the map itself, ahead of the first copy by it.
+__device__ __forceinline__ void prefetch_tensormap(const TensorMap &map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
 /// Copies the box at (column, row) of the map's matrix to shared memory; what lies outside of the matrix is zero. The
 /// whole box counts for the barrier's bytes.
 __device__ __forceinline__ void cp_async_bulk_tensor_2d_shared_global(uint32_t to, const TensorMap &map,

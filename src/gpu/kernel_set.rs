@@ -5,10 +5,12 @@ use std::marker::PhantomData;
 
 use bytemuck::Pod;
 
-use super::driver::{Context, DriverError, Function, Module, Pinned, Stream};
+use super::driver::{Context, DriverError, Function, Module, Pinned, Serialization, Stream};
 use super::failure::in_step;
 use super::launch::{Launch, Params};
 use super::maps;
+#[cfg(test)]
+use super::testing;
 use crate::error::{Error, Result};
 use crate::kernels::kernels;
 use crate::kernels::params::*;
@@ -127,6 +129,28 @@ impl KernelSet {
     /// # Safety
     /// The addresses in the launch must be valid for what its kernel does with them, until it has ended.
     pub unsafe fn launch(&self, stream: &Stream, launch: &Launch) -> Result<(), DriverError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_with(stream, launch, Serialization::Full) }
+    }
+
+    /// The same, for a launch that may begin before the one before it has ended: of one of these kernels, in the same
+    /// capture. All of them wait for one another, and before that read nothing that one of them writes.
+    ///
+    /// # Safety
+    /// As [`launch`](KernelSet::launch).
+    pub unsafe fn launch_dependent(&self, stream: &Stream, launch: &Launch) -> Result<(), DriverError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_with(stream, launch, Serialization::Programmatic) }
+    }
+
+    /// # Safety
+    /// As [`launch`](KernelSet::launch).
+    unsafe fn launch_with(
+        &self,
+        stream: &Stream,
+        launch: &Launch,
+        serialization: Serialization,
+    ) -> Result<(), DriverError> {
         let (function, limit) = self.select(&launch.params);
         let (with_maps, attention_with_map);
         let params = match &launch.params {
@@ -157,7 +181,7 @@ impl KernelSet {
             function.entry()
         );
         // SAFETY: the caller's promise; each struct is passed to the kernel that takes it, whose size was checked.
-        unsafe { stream.launch(function, grid, block, shared, params) }
+        unsafe { stream.launch(function, grid, block, shared, params, serialization) }
     }
 
     /// The entry that a launch starts.
@@ -312,8 +336,13 @@ impl Loader {
                 module.architectures.join(", ")
             )));
         }
-        // SAFETY: `build.rs` embeds what nvcc made, whole and aligned.
-        let module = unsafe { self.context.load(name, module.image) };
+        let image = module.image;
+        #[cfg(test)]
+        let without_wait = testing::without_wait(image);
+        #[cfg(test)]
+        let image = without_wait.as_deref().unwrap_or(image);
+        // SAFETY: `build.rs` embeds what nvcc made, whole and aligned; a test changes no more than an instruction of PTX.
+        let module = unsafe { self.context.load(name, image) };
         Ok(module.map_err(in_step(format!("module {name}")))?)
     }
 }
@@ -321,7 +350,6 @@ impl Loader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::testing;
 
     #[test]
     fn a_kernel_that_is_not_as_thought_is_refused() {

@@ -20,6 +20,10 @@ use crate::tile::AttentionTile;
 /// Blocks per multiprocessor of the persistent kernels.
 const BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
 
+/// Whether a kernel of a pass starts while the one before it runs, on devices that have programmatic dependent launch.
+/// Without, kernels follow one another, as they do wherever steps are launched one by one.
+const OVERLAP: bool = true;
+
 /// Called with the stream before the upload, after the upload, after the graph and after the download of a pass; four
 /// times more for every further pool batch.
 pub type OnStage<'a> = &'a mut dyn FnMut(&Stream) -> Result<(), DriverError>;
@@ -190,9 +194,17 @@ impl Gpu {
         assert!(layout.bytes <= context.upload.len());
         let launches = self.launches(context, context.arena.address(), &plan, &layout);
         let graph = context.stream.capture(|stream| {
-            for (launch, step) in launches.iter().zip(&plan.steps) {
+            for (number, (launch, step)) in launches.iter().zip(&plan.steps).enumerate() {
                 // SAFETY: captured, not run; the launch of the graph says why its addresses are valid.
-                unsafe { self.kernels.launch(stream, launch) }.map_err(in_step(plan.describe(step)))?;
+                let launched = unsafe {
+                    // The graph begins when the batch has been copied, and so the first kernel.
+                    if OVERLAP && number > 0 {
+                        self.kernels.launch_dependent(stream, launch)
+                    } else {
+                        self.kernels.launch(stream, launch)
+                    }
+                };
+                launched.map_err(in_step(plan.describe(step)))?;
             }
             Ok::<_, Failure>(())
         })?;
@@ -373,8 +385,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::gpu::testing;
     use crate::plan::GpuOptions;
     use crate::precision::Half;
+    use crate::{Device, Embed, Engine, KernelChoice, Precision};
 
     fn options(fusion: Fusion) -> GpuOptions {
         GpuOptions {
@@ -384,6 +398,51 @@ mod tests {
             attention: AttentionTile::Large,
             multiprocessors: crate::tile::Multiprocessors::H200,
             sm90: false,
+        }
+    }
+
+    /// What each kernel waits for is written by the one before: without the wait softcuda has to find it. Only the first of a
+    /// pass has none before it.
+    #[test]
+    fn a_kernel_that_does_not_wait_for_those_before_it_is_found() {
+        let test = "gpu::pass::tests::a_kernel_that_does_not_wait_for_those_before_it_is_found";
+        if testing::is_child() {
+            let altered = std::env::var(testing::WITHOUT_WAIT).unwrap();
+            let sm90 = ["narrow", "wgmma128"].iter().any(|name| altered.ends_with(name));
+            // With more than 64 tokens, the kernels for compute capability 9.0; with an adapter, lora_down.
+            let (kernels, words) = if sm90 {
+                (KernelChoice::Sm90, 150)
+            } else {
+                (KernelChoice::Sm80, 9)
+            };
+            let builder = Engine::builder()
+                .device(Device::Cuda(0))
+                .precision(Precision::Bf16);
+            let engine = builder
+                .kernels(kernels)
+                .open(testing::golden("jina-hub"))
+                .unwrap();
+            let done = engine.embed(&["word ".repeat(words)], &Embed::task("retrieval.query"));
+            assert_eq!(done.is_ok(), altered == "none", "{altered}: {:?}", done.err());
+            return;
+        }
+        // A context of this process would be lost with the first finding, for other tests too: each has its own.
+        let facts = testing::context().map(|context| context.facts().clone());
+        let Some(facts) = facts.filter(|facts| facts.simulated() && facts.capability >= (9, 0)) else {
+            return;
+        };
+        let mut entries = vec!["gemm_bf16_small16", "attention_bf16_hd64_small"];
+        entries.extend(["layernorm_bf16", "lora_down_bf16", "pool_bf16"]);
+        if facts.capability == (9, 0) {
+            entries.extend(["gemm_bf16_narrow", "attention_bf16_hd64_wgmma128"]);
+        }
+        for entry in entries.into_iter().chain(["none"]) {
+            let output = testing::in_a_child(test, &[(testing::WITHOUT_WAIT, entry)]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            let found =
+                "before griddepcontrol.wait (cudaGridDependencySynchronize), but the launch before writes";
+            let found = said.contains(found) && said.contains(&format!(" in {entry}, "));
+            assert_eq!(found, entry != "none", "{entry}:\n{said}");
         }
     }
 

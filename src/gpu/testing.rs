@@ -65,6 +65,32 @@ pub fn model(name: &str) -> Model {
     Model::open(&golden(name)).unwrap()
 }
 
+/// Names an entry to a test that was started with [`in_a_child`]: it has to run without its `griddepcontrol.wait`.
+pub const WITHOUT_WAIT: &str = "ROPEWAY_TEST_WITHOUT_WAIT";
+
+/// A module without the wait of the entry that [`WITHOUT_WAIT`] names, if that is one of the module's.
+pub fn without_wait(image: &[u8]) -> Option<Vec<u8>> {
+    let find = |text: &str, from: usize| {
+        let mut places = image[from..].windows(text.len());
+        places
+            .position(|place| place == text.as_bytes())
+            .map(|at| from + at)
+    };
+    let head = format!(".visible .entry {}(", std::env::var(WITHOUT_WAIT).ok()?);
+    let wait = "griddepcontrol.wait;";
+    let (mut altered, mut from) = (None, 0);
+    // In each PTX of the module, as far as it has one.
+    while let Some(entry) = find(&head, from) {
+        from = entry + head.len();
+        let end = find(".visible .entry ", from).unwrap_or(image.len());
+        if let Some(at) = find(wait, from).filter(|&at| at < end) {
+            let image = altered.get_or_insert_with(|| image.to_vec());
+            image[at..at + wait.len()].fill(b' ');
+        }
+    }
+    altered
+}
+
 /// Says to a test that it is the one that a test has started.
 const CHILD: &str = "ROPEWAY_TEST_CHILD";
 

@@ -22,7 +22,7 @@ pub struct Kernels {
 pub struct KernelModule {
     /// The file's path there, without extension: `embed`, `sm90/gemm`.
     pub name: &'static str,
-    /// The architectures in the image: machine code (`sm_80`), and PTX (`compute_80`), which the driver of a later GPU
+    /// The architectures in the image: machine code (`sm_80`), and PTX (`compute_90`), which the driver of a later GPU
     /// compiles when it loads the image.
     pub architectures: &'static [&'static str],
     /// The fatbin, not compressed, aligned to 16 bytes.

@@ -162,15 +162,19 @@ fn images(fatbin: &[u8]) -> Vec<Image<'_>> {
     found
 }
 
-/// The PTX of a module.
-fn ptx(module: &KernelModule) -> &str {
-    let images = images(module.image);
-    let ptx = images
-        .iter()
-        .find(|image| image.architecture.starts_with("compute"));
-    let bytes = ptx.expect("there is PTX in every module").bytes;
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    std::str::from_utf8(&bytes[..end]).expect("PTX is text")
+/// The PTX of a module, for each architecture that it has PTX for.
+fn ptx(module: &KernelModule) -> Vec<&str> {
+    let images = images(module.image).into_iter();
+    let ptx = images.filter(|image| image.architecture.starts_with("compute"));
+    let texts: Vec<_> = ptx
+        .map(|image| {
+            let bytes = image.bytes;
+            let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+            std::str::from_utf8(&bytes[..end]).expect("PTX is text")
+        })
+        .collect();
+    assert!(!texts.is_empty(), "there is PTX in every module");
+    texts
 }
 
 #[test]
@@ -231,7 +235,10 @@ fn every_architecture_holds_every_entry() {
 fn parameter_structs_have_the_size_that_the_ptx_takes() {
     for module in embedded() {
         let source = source(module);
-        for (entry, params) in entries(&source) {
+        for ((entry, params), ptx) in entries(&source)
+            .into_iter()
+            .flat_map(|entry| ptx(module).into_iter().map(move |ptx| (entry, ptx)))
+        {
             // Maps are aligned to 64 bytes.
             let wanted = |align| {
                 format!(
@@ -240,15 +247,12 @@ fn parameter_structs_have_the_size_that_the_ptx_takes() {
                 )
             };
             assert!(
-                [8, 64].iter().any(|align| ptx(module).contains(&wanted(align))),
+                [8, 64].iter().any(|align| ptx.contains(&wanted(align))),
                 "the PTX of {entry} does not have `{}`",
                 wanted(&8)
             );
             let second = format!("{entry}_param_1");
-            assert!(
-                !ptx(module).contains(&second),
-                "{entry} takes more than one parameter"
-            );
+            assert!(!ptx.contains(&second), "{entry} takes more than one parameter");
         }
     }
 }
@@ -318,7 +322,7 @@ fn kernels_keep_to_their_registers_and_use_no_local_memory() {
         }
         // `depot` is what PTX calls a kernel's local memory.
         assert!(
-            !ptx(module).contains(".local"),
+            !ptx(module).iter().any(|ptx| ptx.contains(".local")),
             "{} declares local memory",
             module.name
         );
@@ -337,7 +341,7 @@ fn a_log_is_read_as_ptxas_writes_it() {
     assert_eq!((of.registers, of.stack, of.spills, of.shared), (64, 80, 256, 512));
 }
 
-const ANY: &[&str] = &["sm_80", "sm_90", "compute_80"];
+const ANY: &[&str] = &["sm_80", "compute_80", "sm_90", "compute_90"];
 const HOPPER: &[&str] = &["sm_90a", "compute_90a"];
 
 fn module(architectures: &'static [&'static str]) -> KernelModule {
@@ -360,19 +364,19 @@ fn a_device_runs_the_machine_code_or_ptx_that_fits_it() {
         ((8, 7), Some("sm_80"), None, Some("compute_80"), Some("sm_86")),
         ((8, 9), Some("sm_80"), None, Some("compute_80"), Some("sm_86")),
         ((9, 0), Some("sm_90"), Some("sm_90a"), Some("compute_90"), None),
-        ((10, 0), Some("compute_80"), None, Some("compute_90"), None),
-        ((10, 3), Some("compute_80"), None, Some("compute_90"), None),
-        ((11, 0), Some("compute_80"), None, Some("compute_90"), None),
+        ((10, 0), Some("compute_90"), None, Some("compute_90"), None),
+        ((10, 3), Some("compute_90"), None, Some("compute_90"), None),
+        ((11, 0), Some("compute_90"), None, Some("compute_90"), None),
         (
             (12, 0),
-            Some("compute_80"),
+            Some("compute_90"),
             None,
             Some("compute_90"),
             Some("sm_120"),
         ),
         (
             (12, 1),
-            Some("compute_80"),
+            Some("compute_90"),
             None,
             Some("compute_90"),
             Some("sm_120"),
@@ -394,16 +398,16 @@ fn a_device_runs_the_machine_code_or_ptx_that_fits_it() {
 /// What `ROPEWAY_CUDA_ARCHS=sm_100,sm_120` adds is taken by the GPUs of these major versions alone.
 #[test]
 fn machine_code_for_later_gpus_goes_before_ptx() {
-    let more = module(&["sm_80", "sm_90", "sm_100", "sm_120", "compute_80"]);
+    let more = module(&["sm_80", "compute_80", "sm_90", "sm_100", "sm_120", "compute_90"]);
     for (capability, image) in [
         ((8, 9), "sm_80"),
         ((9, 0), "sm_90"),
         ((10, 0), "sm_100"),
         ((10, 3), "sm_100"),
-        ((11, 0), "compute_80"),
+        ((11, 0), "compute_90"),
         ((12, 0), "sm_120"),
         ((12, 1), "sm_120"),
-        ((13, 0), "compute_80"),
+        ((13, 0), "compute_90"),
     ] {
         assert_eq!(more.fit(capability), Some(image), "{capability:?}");
     }
@@ -435,7 +439,7 @@ fn a_device_is_served_by_all_modules_that_are_not_for_another_alone() {
     }
     assert_eq!(
         build.check((7, 5), (13, 0)).unwrap_err(),
-        "compute capability 7.5, and the kernels of this build are for sm_80, sm_90, compute_80"
+        "compute capability 7.5, and the kernels of this build are for sm_80, compute_80, sm_90, compute_90"
     );
     let none = Kernels {
         compiler: Err("nvcc was not found"),

@@ -31,7 +31,7 @@ pub use device::clocks;
 pub use device::{DeviceFacts, devices};
 pub use library::{Unavailable, found, version};
 pub use memory::{DeviceMemory, Pinned};
-pub use stream::{Event, Graph, Stream};
+pub use stream::{Event, Graph, Serialization, Stream};
 pub use tensor_map::{BOX_COLUMNS, Element, Matrix, tensor_map};
 
 /// A call of the driver that failed.

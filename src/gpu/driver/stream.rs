@@ -9,7 +9,8 @@ use std::ops::Range;
 #[cfg(feature = "inspect")]
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::sys::{
-    CUevent, CUevent_flags, CUgraph, CUgraphExec, CUstream, CUstream_flags, CUstreamCaptureMode,
+    CUevent, CUevent_flags, CUgraph, CUgraphExec, CUlaunchAttribute, CUlaunchAttributeID,
+    CUlaunchAttributeValue, CUlaunchConfig, CUstream, CUstream_flags, CUstreamCaptureMode,
 };
 
 #[cfg(feature = "inspect")]
@@ -31,6 +32,19 @@ pub struct Graph {
     handle: Handle<CUgraphExec>,
     context: Context,
 }
+
+/// When a launch begins, as to the launch before it in its stream, or in the capture of a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serialization {
+    /// When that one has ended.
+    Full,
+    /// From compute capability [`DEPENDENT_LAUNCH`] on, when that one lets it (programmatic dependent launch: see
+    /// `cuda/ptx.cuh`); on others when that one has ended.
+    Programmatic,
+}
+
+/// Since when devices have programmatic dependent launch, and kernels the instructions for it.
+const DEPENDENT_LAUNCH: (u32, u32) = (9, 0);
 
 #[cfg(feature = "inspect")]
 type ElapsedTime = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
@@ -103,6 +117,7 @@ impl Stream {
     /// Every address in `params` is valid for what the kernel does with it until the kernel has ended; meanwhile
     /// nothing else writes there, or reads what the kernel writes. The function lives until then. In a
     /// capture all this holds for each launch of the graph. The function belongs to this stream's context.
+    /// With [`Serialization::Programmatic`] the kernel itself waits for those before it, all of whose threads do likewise.
     pub unsafe fn launch(
         &self,
         function: &Function,
@@ -110,26 +125,41 @@ impl Stream {
         block: u32,
         shared: u32,
         params: &[u8],
+        serialization: Serialization,
     ) -> Result<(), DriverError> {
         if let Some(sizes) = function.params() {
             assert_eq!(sizes, [params.len()], "{}", function.entry());
         }
         let _entered = self.context.enter()?;
         let mut arguments = [params.as_ptr().cast_mut().cast::<c_void>()];
+        let mut attributes = [CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        }];
+        let programmatic = serialization == Serialization::Programmatic
+            && self.context.facts().capability >= DEPENDENT_LAUNCH;
         let [x, y, z] = grid;
-        // SAFETY: there is one argument, of the size that the kernel takes (see `Module::function`), which the
-        // driver reads; the rest is the caller's.
+        let config = CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared,
+            hStream: self.handle.0,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: u32::from(programmatic),
+        };
+        // SAFETY: there is one argument, of the size that the kernel takes (see `Module::function`), and there are as many
+        // attributes as the configuration says; the driver reads them, and keeps none. The rest is the caller's.
         unsafe {
-            call!(cuLaunchKernel(
+            call!(cuLaunchKernelEx(
+                &config,
                 function.handle(),
-                x,
-                y,
-                z,
-                block,
-                1,
-                1,
-                shared,
-                self.handle.0,
                 arguments.as_mut_ptr(),
                 std::ptr::null_mut()
             ))

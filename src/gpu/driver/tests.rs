@@ -279,7 +279,14 @@ impl Rows {
             stream.zero(self.out.address(), self.out.len())?;
             stream.upload(self.device.address(), &self.host, 0..PARTS[5])?;
             let params = bytemuck::bytes_of(&self.params);
-            stream.launch(&self.kernel, [1, 1, 1], 32 * ROWS as u32, 0, params)?;
+            stream.launch(
+                &self.kernel,
+                [1, 1, 1],
+                32 * ROWS as u32,
+                0,
+                params,
+                Serialization::Full,
+            )?;
             stream.download(&mut self.back, 0..2 * ROWS * HIDDEN, self.out.address())
         }
     }
@@ -531,15 +538,16 @@ fn shared_memory_is_allowed_up_to_what_the_device_has() {
     rows.give(&stream).unwrap();
     let params = bytemuck::bytes_of(&rows.params);
     // SAFETY: the kernel's memory is laid out as `params` says; it all lives until the test has waited.
-    unsafe { stream.launch(&kernel, [1, 1, 1], 96, most, params) }.unwrap();
+    unsafe { stream.launch(&kernel, [1, 1, 1], 96, most, params, Serialization::Full) }.unwrap();
     stream.synchronize().unwrap();
     rows.check();
     let params = bytemuck::bytes_of(&rows.params);
     // SAFETY: the driver refuses the launch, and the memory that it names is alive.
-    let refused = unsafe { stream.launch(&kernel, [1, 1, 1], 1 << 20, 0, params) }.unwrap_err();
+    let refused =
+        unsafe { stream.launch(&kernel, [1, 1, 1], 1 << 20, 0, params, Serialization::Full) }.unwrap_err();
     let said = refused.to_string();
     let wanted =
-        "cuLaunchKernel of layernorm_bf16, 1×1×1 blocks of 1048576 threads with 0 bytes of shared memory";
+        "cuLaunchKernelEx of layernorm_bf16, 1×1×1 blocks of 1048576 threads with 0 bytes of shared memory";
     assert!(said.starts_with(wanted), "{said}");
 }
 

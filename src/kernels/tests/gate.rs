@@ -141,7 +141,7 @@ fn shared_bytes(entry: &str) -> u32 {
 
 /// Threads of a block at most: its launch bounds.
 fn threads(module: &KernelModule, entry: &str) -> u32 {
-    let text = ptx(module).split(&format!(".visible .entry {entry}(")).nth(1);
+    let text = ptx(module)[0].split(&format!(".visible .entry {entry}(")).nth(1);
     let head = text.and_then(|text| text.split('{').next()).unwrap_or_default();
     let bound = head
         .split(".maxntid ")

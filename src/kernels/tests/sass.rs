@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
+use super::super::Architecture;
 use super::gate::Gate;
 use super::{embedded, entries, figures, images, source};
 
@@ -205,6 +206,38 @@ fn disassemble(code: &[u8]) -> Option<String> {
     Some(String::from_utf8(output.stdout).expect("nvdisasm writes text"))
 }
 
+/// From compute capability 9.0 on every thread lets the next launch begin, and waits for those before it ends or writes.
+fn check_dependent_launch(code: &[Instruction], architecture: &str, place: &str) {
+    let parsed = Architecture::parse(architecture);
+    let dependent = parsed.is_some_and(|parsed| parsed.capability >= (9, 0));
+    let at = |kind: &str| -> Vec<usize> {
+        let all = code.iter().enumerate().filter(|(_, one)| one.kind() == kind);
+        all.map(|(at, _)| at).collect()
+    };
+    let (starts, waits) = (at("PREEXIT"), at("ACQBULK"));
+    assert_eq!(
+        [starts.len(), waits.len()],
+        [usize::from(dependent); 2],
+        "{place}: lets the next launch begin, and waits for those before"
+    );
+    let Some(&wait) = waits.first() else { return };
+    assert!(
+        starts[0] < wait && !code[wait].conditional,
+        "{place}: waits on a condition"
+    );
+    for one in &code[..wait] {
+        assert!(
+            !["EXIT", "RET", "BRX", "STG", "UTMASTG", "RED"].contains(&one.kind()),
+            "{place}: {} before the wait",
+            one.opcode
+        );
+        assert!(
+            one.target.is_none_or(|target| target <= wait),
+            "{place}: a way around the wait"
+        );
+    }
+}
+
 #[test]
 fn main_loops_have_the_matrix_instructions_that_were_planned() {
     println!(
@@ -228,6 +261,7 @@ fn main_loops_have_the_matrix_instructions_that_were_planned() {
                 let has = |kinds: &[&str]| code.iter().any(|one| kinds.contains(&one.kind()));
                 let place = format!("{entry} on {architecture}");
                 assert!(!has(&["LDL", "STL"]), "{place} uses local memory");
+                check_dependent_launch(code, architecture, &place);
                 // These find out when they run which memory they are to access.
                 assert!(!has(&["LD", "ST", "ATOM"]), "{place} uses generic addresses");
 

@@ -77,7 +77,7 @@ fn embedded(kernels: &Kernels) -> Value {
     }
 }
 
-/// `embed, layernorm for sm_80, sm_90, compute_80; …`: modules for the same architectures together.
+/// `embed, layernorm for sm_80, compute_80, sm_90, compute_90; …`: modules for the same architectures together.
 fn summary(kernels: &Kernels) -> String {
     let groups = kernels
         .modules

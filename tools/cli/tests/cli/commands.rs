@@ -189,10 +189,10 @@ fn devices_tells_what_is_embedded() {
             );
             assert_eq!(
                 kernels["modules"]["embed"],
-                json!(["sm_80", "sm_90", "compute_80"])
+                json!(["sm_80", "compute_80", "sm_90", "compute_90"])
             );
             assert!(
-                last.contains("embed, ") && last.contains(" for sm_80, sm_90, compute_80"),
+                last.contains("embed, ") && last.contains(" for sm_80, compute_80, sm_90, compute_90"),
                 "{last}"
             );
         }

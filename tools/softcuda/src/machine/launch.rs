@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Device, Module};
 use crate::counters::Counters;
@@ -97,7 +98,7 @@ pub fn launch(
         launches,
         output,
         workspace,
-        last_launch,
+        unfinished,
     } = device;
     *launches += 1;
     let workspace = match (config.cooperative, *workspace) {
@@ -120,9 +121,11 @@ pub fn launch(
             .expect("the workspace is there");
     }
     let number = memory.begin_launch();
-    let previous = last_launch
-        .insert(config.stream, number.number())
-        .filter(|_| config.programmatic);
+    let this = number.number();
+    let previous = unfinished
+        .remove(&config.stream)
+        .filter(|_| config.programmatic)
+        .unwrap_or_default();
     let dynamic_end = kernel.dynamic_base + config.shared;
     let static_end = if config.shared == 0 {
         kernel.shared_end
@@ -148,6 +151,7 @@ pub fn launch(
         grid_id: *launches,
         workspace,
         previous,
+        early: Default::default(),
         findings: Default::default(),
         stop: Default::default(),
         events: Default::default(),
@@ -156,6 +160,13 @@ pub fn launch(
     };
     let meter = grid::run(&run, config.cooperative);
     let counters = Counters::new(&run, &meter);
+    // If every block lets the next launch begin before it waits, that one may run beside those that this one waits for.
+    let mut running = match run.early.load(Relaxed) == run.blocks() {
+        true => run.previous.clone(),
+        false => Vec::new(),
+    };
+    running.push(this);
+    unfinished.insert(config.stream, running);
     output.extend(run.output.into_inner().unwrap_or_else(|e| e.into_inner()));
     let Findings {
         mut list,

@@ -24,8 +24,9 @@ pub struct Device {
     pub output: Vec<u8>,
     /// Where grids of cooperative launches keep their barrier.
     workspace: Option<u64>,
-    /// Memory's number of the last launch by stream, for programmatic dependent launch.
-    last_launch: HashMap<u64, u64>,
+    /// Memory's numbers of launches by stream, for programmatic dependent launch: those that may not have ended when the
+    /// next one begins, if that one may begin early. The last is at the end.
+    unfinished: HashMap<u64, Vec<u64>>,
 }
 
 impl Device {
@@ -37,12 +38,12 @@ impl Device {
             launches: 0,
             output: Vec::new(),
             workspace: None,
-            last_launch: HashMap::new(),
+            unfinished: HashMap::new(),
         }
     }
 
     /// Notes work in a stream that is not a launch: the next launch depends on all of it.
     pub fn order_stream(&mut self, stream: u64) {
-        self.last_launch.remove(&stream);
+        self.unfinished.remove(&stream);
     }
 }

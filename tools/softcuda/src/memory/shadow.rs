@@ -470,7 +470,7 @@ impl Shadow {
     ) -> Option<Touch> {
         let epochs = launch.epochs_of(number)?;
         let mut found: Option<Touch> = None;
-        let done = for_words(offset, bytes, |word, mask| {
+        let mut look = |word: usize, mask: u64| {
             for (stamps, wrote) in [(&self.writes, true), (&self.reads, false)] {
                 let stamp = stamps[word].load(Relaxed);
                 let epoch = (stamp >> stamp::EPOCH) as u32;
@@ -487,8 +487,12 @@ impl Shadow {
                 });
             }
             Ok(())
-        });
-        debug_assert_eq!(done, Ok(()));
+        };
+        // A bulk copy has more than one access of an instruction.
+        for first in (0..bytes).step_by(64) {
+            let done = for_words(offset + first as u64, (bytes - first).min(64), &mut look);
+            debug_assert_eq!(done, Ok(()));
+        }
         found
     }
 

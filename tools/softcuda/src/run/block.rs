@@ -59,6 +59,8 @@ pub struct Block<'l> {
     parked: bool,
     /// The kernel's dependence on the launch before it has been waited for, by warp (lanes).
     pub(super) waited_for_previous: Vec<u32>,
+    /// Whether a thread has let the next launch begin, and has not waited itself.
+    pub(super) early: bool,
     random: u64,
 }
 
@@ -90,6 +92,7 @@ impl<'l> Block<'l> {
             idle_rounds: 0,
             parked: false,
             waited_for_previous: vec![0; warps],
+            early: false,
             random: 0,
         }
     }
@@ -123,6 +126,7 @@ impl<'l> Block<'l> {
         self.groups.clear();
         self.member = Member::default();
         self.waited_for_previous.fill(0);
+        self.early = false;
         self.last_change = (run.events.load(Ordering::Relaxed), self.executed);
         self.changed = true;
         self.idle_rounds = 0;

@@ -40,8 +40,10 @@ pub struct Run<'l> {
     pub grid_id: u64,
     /// Device address of a cooperative launch's workspace (its barrier), 0 for other launches.
     pub workspace: u64,
-    /// The launch before this one in the stream, if this one may begin before it has ended.
-    pub previous: Option<u64>,
+    /// The launches before this one in the stream that may not have ended when this one begins, the last at the end.
+    pub previous: Vec<u64>,
+    /// Blocks in which a thread has let the next launch begin before it has waited for those before this one.
+    pub early: AtomicU64,
     pub findings: Mutex<Findings>,
     pub stop: AtomicBool,
     /// Number of events that a thread may wait for: changed memory, arrivals, exits.
@@ -173,7 +175,7 @@ fn run_clusters(run: &Run<'_>, next: &AtomicU64, order: &Order, meter: &Mutex<Me
 /// A dependent launch whose threads all exit before `griddepcontrol.wait` may end before the launch before it does, and then
 /// the launch after it, which waits for this one alone, begins too early. One thread that waits is enough.
 fn check_dependency(run: &Run<'_>, meter: &Meter) {
-    if run.previous.is_none() || run.stopped() {
+    if run.previous.is_empty() || run.stopped() {
         return;
     }
     let waits = || {

@@ -329,7 +329,7 @@ impl<'l> Block<'l> {
         Err(self.at_address(Check::OutOfBounds, warp, at, lane, offset, message))
     }
 
-    /// What a dependent launch touches before it waits for the launch before it must not be what that one touched.
+    /// What a dependent launch touches before it waits for the launches before it must not be what they touched.
     pub(super) fn check_previous(
         &self,
         warp: &Warp,
@@ -340,7 +340,9 @@ impl<'l> Block<'l> {
         allocation: &Allocation,
         deed: Deed,
     ) {
-        let Some(previous) = self.run.previous else { return };
+        if self.run.previous.is_empty() {
+            return;
+        }
         let waited = match self.member.visitor() {
             Some(visitor) => visitor.waited_for_previous,
             None => self.waited_for_previous[warp.index],
@@ -348,23 +350,31 @@ impl<'l> Block<'l> {
         if waited >> lane & 1 != 0 {
             return;
         }
-        let touch = allocation.shadow().touched_by_launch(
-            allocation.offset(address),
-            bytes,
-            &self.run.launch,
-            previous,
-        );
-        if let Some(touch) = touch
-            && (touch.wrote || deed != Deed::Read)
-        {
-            let message = format!(
-                "{} of {bytes} bytes at {address:#x} before griddepcontrol.wait (cudaGridDependencySynchronize), but \
-                 the launch before {} them",
-                deed.name(),
-                if touch.wrote { "writes" } else { "reads" }
+        // The last launch first.
+        for (back, &previous) in self.run.previous.iter().rev().enumerate() {
+            let touch = allocation.shadow().touched_by_launch(
+                allocation.offset(address),
+                bytes,
+                &self.run.launch,
+                previous,
             );
-            self.run
-                .report(*self.at_address(Check::Race, warp, at, lane, address, message));
+            if let Some(touch) = touch
+                && (touch.wrote || deed != Deed::Read)
+            {
+                let which = match back {
+                    0 => "the launch before".to_owned(),
+                    _ => format!("a launch before, {} back, which may not have ended,", back + 1),
+                };
+                let message = format!(
+                    "{} of {bytes} bytes at {address:#x} before griddepcontrol.wait (cudaGridDependencySynchronize), but \
+                     {which} {} them",
+                    deed.name(),
+                    if touch.wrote { "writes" } else { "reads" }
+                );
+                self.run
+                    .report(*self.at_address(Check::Race, warp, at, lane, address, message));
+                return;
+            }
         }
     }
 
@@ -446,7 +456,7 @@ impl<'l> Block<'l> {
                     hazard,
                 );
             }
-            if self.run.previous.is_some() {
+            if !self.run.previous.is_empty() {
                 for lane in each(lanes) {
                     self.check_previous(warp, at, lane, addresses[lane], bytes, allocation, deed);
                 }

@@ -1,5 +1,7 @@
 //! Barriers, fences, and warp-level instructions (shuffle, vote, match, redux, elect).
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::block::Block;
 use super::check::{Check, Finding};
 use super::step::{At, Next, each};
@@ -198,7 +200,12 @@ impl<'l> Block<'l> {
             Sync::ActiveMask => regs.set32(at.dst(0), &[at.mask & whole; LANES], at.mask),
             Sync::Sleep => return Ok(Next::Wait(Wait::Poll { mbarrier: None })),
             Sync::GridDependencyWait => self.waited_for_previous[warp.index] |= at.mask,
-            Sync::GridDependencyLaunch => {}
+            Sync::GridDependencyLaunch => {
+                if !self.early && self.waited_for_previous[warp.index] & at.mask != at.mask {
+                    self.early = true;
+                    self.run.early.fetch_add(1, Relaxed);
+                }
+            }
             Sync::ClusterArrive { order, .. } if self.member.is_clustered() => {
                 self.arrive_at_cluster(warp, at, order)?;
             }

@@ -90,3 +90,94 @@ fn a_launch_in_which_nobody_waits_is_reported() {
         other => panic!("nobody waits: {other:?}"),
     }
 }
+
+/// A launch that lets the next one begin before it has waited itself may still wait for those before it then: what they write
+/// the next one must not touch either.
+#[test]
+fn what_an_earlier_launch_of_a_chain_writes_is_not_touched_before_the_wait() {
+    let source = ".version 8.4\n.target sm_90\n.address_size 64\n\
+                  .visible .entry writes(.param .u64 at)\n{\n.reg .b64 %d;\nld.param.u64 %d, [at];\n\
+                  griddepcontrol.launch_dependents;\ngriddepcontrol.wait;\nst.global.u32 [%d], 7;\nret;\n}\n\
+                  .visible .entry early()\n{\ngriddepcontrol.launch_dependents;\ngriddepcontrol.wait;\nret;\n}\n\
+                  .visible .entry late()\n{\ngriddepcontrol.wait;\ngriddepcontrol.launch_dependents;\nret;\n}\n\
+                  .visible .entry ends()\n{\ngriddepcontrol.wait;\nret;\n}\n\
+                  .visible .entry reads(.param .u64 at)\n{\n.reg .b64 %d;\n.reg .b32 %r;\nld.param.u64 %d, [at];\n\
+                  ld.global.u32 %r, [%d];\ngriddepcontrol.wait;\nret;\n}\n";
+    let chain = |between: &[(&str, bool)]| {
+        let mut gpu = Gpu::new();
+        let module = gpu.load_text("chain", source.as_bytes());
+        let at = Args::new().with(gpu.zeros(4));
+        let none = Args::new();
+        let shape = |programmatic| Shape {
+            programmatic,
+            ..Shape::new(1, 1)
+        };
+        gpu.launch(&module, "writes", shape(false), &at);
+        for &(name, programmatic) in between {
+            gpu.launch(&module, name, shape(programmatic), &none);
+        }
+        match gpu.try_launch(&module, "reads", shape(true), &at) {
+            Ended::Well => None,
+            Ended::Found(findings) => Some(findings[0].message.clone()),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (between, wanted) in [
+        (&[][..], "but the launch before writes them"),
+        (&[("early", true)], "but a launch before, 2 back,"),
+        (
+            &[("early", true), ("early", true)],
+            "but a launch before, 3 back,",
+        ),
+    ] {
+        let found = chain(between);
+        assert!(
+            found.as_ref().is_some_and(|found| found.contains(wanted)),
+            "{between:?}: {found:?}"
+        );
+    }
+    for between in [
+        &[("late", true)][..],
+        &[("ends", true)],
+        &[("early", false)],
+        &[("early", true), ("late", true), ("early", true)],
+    ] {
+        assert_eq!(chain(between), None, "{between:?}");
+    }
+}
+
+/// Bulk copies too, which are larger than any access of a thread.
+#[test]
+fn a_bulk_copy_before_the_wait_is_checked() {
+    let source = ".version 8.4\n.target sm_90\n.address_size 64\n\
+                  .visible .entry writes(.param .u64 at)\n{\n.reg .b64 %d;\nld.param.u64 %d, [at];\n\
+                  st.global.u32 [%d+508], 7;\nret;\n}\n\
+                  .visible .entry copies(.param .u64 at)\n{\n.reg .pred %p;\n.reg .b64 %d;\n\
+                  .shared .align 128 .b8 to[512];\n.shared .align 8 .b64 bar;\nld.param.u64 %d, [at];\n\
+                  mbarrier.init.shared::cta.b64 [bar], 1;\nfence.mbarrier_init.release.cluster;\n\
+                  mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 512;\n\
+                  cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [to], [%d], 512, [bar];\n\
+                  again:\nmbarrier.try_wait.parity.shared::cta.b64 %p, [bar], 0;\n@!%p bra again;\n\
+                  griddepcontrol.wait;\nret;\n}\n";
+    let mut gpu = Gpu::new();
+    let module = gpu.load_text("copies", source.as_bytes());
+    let (written, other) = (gpu.zeros(512), gpu.zeros(512));
+    let mut after = |at: u64| {
+        gpu.launch(&module, "writes", Shape::new(1, 1), &Args::new().with(written));
+        let shape = Shape {
+            programmatic: true,
+            ..Shape::new(1, 1)
+        };
+        gpu.try_launch(&module, "copies", shape, &Args::new().with(at))
+    };
+    assert!(matches!(after(other), Ended::Well));
+    match after(written) {
+        Ended::Found(findings) => assert!(
+            findings[0].message.contains("512 bytes")
+                && findings[0].message.contains("launch before writes them"),
+            "{}",
+            findings[0]
+        ),
+        other => panic!("the copy is too early: {other:?}"),
+    }
+}
