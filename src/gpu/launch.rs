@@ -369,7 +369,11 @@ impl StepLowering<'_> {
             ..
         } = *self.options;
         let (rows, n) = (self.rows(), params.n as usize);
-        let head_dim = if params.rope.table == 0 { 0 } else { params.rope.head_dim };
+        let head_dim = if params.rope.table == 0 {
+            0
+        } else {
+            params.rope.head_dim
+        };
         let choose = || Sm90Tile::choose([rows, n, params.k as usize], head_dim as usize, multiprocessors);
         if let Some(tile) = sm90.then(choose).flatten() {
             let shape = tile.shape();

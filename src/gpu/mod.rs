@@ -115,6 +115,43 @@ pub struct Gpu {
     lost: OnceLock<DriverError>,
 }
 
+/// The kernels of a model, and whether those for compute capability 9.0 are among them, which are compared with the others
+/// first.
+fn load_kernels(
+    device: &driver::Context,
+    config: &ModelConfig,
+    options: &Options,
+) -> Result<(KernelSet, bool)> {
+    let facts = device.facts();
+    let sm90 = options
+        .kernels
+        .sm90(facts.capability)
+        .map_err(|problem| Error::Device(format!("cuda:{} ({}): {problem}", facts.index, facts.name)))?;
+    let load = |sm90| KernelSet::load(device, config, options.precision, sm90);
+    let kernels = load(sm90)?;
+    if sm90
+        && !accept(
+            options.kernels,
+            self_check::run(device, &kernels, config, options.precision),
+        )?
+    {
+        return Ok((load(false)?, false));
+    }
+    Ok((kernels, sm90))
+}
+
+/// Whether kernels run that were checked so. Where nobody asked for them, others take their place if their results differ;
+/// after an error of the driver nothing can.
+fn accept(choice: KernelChoice, checked: Result<()>) -> Result<bool> {
+    match checked {
+        Err(Error::Device(problem)) if choice == KernelChoice::Auto => {
+            tracing::warn!("{problem}; the kernels sm80 run in their place");
+            Ok(false)
+        }
+        checked => checked.map(|()| true),
+    }
+}
+
 impl Gpu {
     /// Brings a model and its adapters to a device.
     pub fn open(
@@ -135,17 +172,7 @@ impl Gpu {
         }
         let device = select::open(index)?;
         phases.end("context");
-        let facts = device.facts();
-        let sm90 = options.kernels.sm90(facts.capability);
-        let sm90 = sm90
-            .map_err(|problem| Error::Device(format!("cuda:{} ({}): {problem}", facts.index, facts.name)))?;
-        let kernels = KernelSet::load(&device, config, options.precision, sm90)?;
-        if sm90 {
-            self_check::run(&device, &kernels, options.precision)?;
-            if AttentionTile::Large.sm90(config.head_dim) {
-                self_check::attention::run(&device, &kernels, options.precision)?;
-            }
-        }
+        let (kernels, sm90) = load_kernels(&device, config, &options)?;
         phases.end("kernels");
         let weights = Weights::upload(&device, model, options.precision)?;
         phases.end("weights");
@@ -350,5 +377,24 @@ impl Gpu {
             None => lost,
         };
         Err(Failure::Lost(self.lost.get_or_init(named).clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_take_the_place_of_kernels_that_nobody_asked_for() {
+        let differs = || Err(Error::Device("the kernels sm90 fail their self-check".into()));
+        assert!(accept(KernelChoice::Auto, Ok(())).unwrap());
+        assert!(!accept(KernelChoice::Auto, differs()).unwrap());
+        accept(KernelChoice::Sm90, differs()).unwrap_err();
+        // Nothing runs in a context that is lost.
+        accept(
+            KernelChoice::Auto,
+            Err(Error::Internal("not of the results".into())),
+        )
+        .unwrap_err();
     }
 }

@@ -8,10 +8,11 @@ use super::kernel_set::KernelSet;
 use super::launch::{Launch, Params};
 use crate::error::{Error, Result};
 use crate::kernels::params::*;
+use crate::model::ModelConfig;
 use crate::precision::Half;
-use crate::tile::Sm90Tile;
+use crate::tile::{AttentionTile, Sm90Tile};
 
-pub mod attention;
+mod attention;
 
 /// A product with a part of a tile in every dimension, and more k-blocks than stages: rows, n, k, columns of h.
 const SHAPE: [usize; 4] = [129, 384, 840, 32];
@@ -54,11 +55,20 @@ fn offset(array: Array) -> usize {
     before.iter().map(|bytes| bytes.next_multiple_of(256)).sum()
 }
 
-/// Runs the product with GELU and with rotation on every tile for compute capability 9.0 and on its twin.
+/// Runs what a model's kernels for compute capability 9.0 compute, and their twins.
 ///
 /// # Errors
 /// [`Error::Device`] if the results differ, with a hash of both; [`Error::Gpu`] if a call of the driver fails.
-pub fn run(context: &Context, kernels: &KernelSet, precision: Half) -> Result<()> {
+pub fn run(context: &Context, kernels: &KernelSet, config: &ModelConfig, precision: Half) -> Result<()> {
+    products(context, kernels, precision)?;
+    if AttentionTile::Large.sm90(config.head_dim) {
+        attention::run(context, kernels, precision)?;
+    }
+    Ok(())
+}
+
+/// The product with GELU and with rotation on every tile.
+fn products(context: &Context, kernels: &KernelSet, precision: Half) -> Result<()> {
     for tile in Sm90Tile::ALL {
         for rotated in [false, true] {
             let names = [tile.name(), tile.twin().name()].map(|tile| format!("gemm_{precision}_{tile}"));
@@ -78,8 +88,8 @@ fn compare([name, twin]: [String; 2], hash: impl Fn(bool) -> Result<u64, DriverE
         return Ok(());
     }
     Err(Error::Device(format!(
-        "the kernels sm90 fail their self-check: {name} gives {found:016x} where {twin} gives {wanted:016x}; open the engine \
-         with the kernels sm80, and please report this"
+        "the kernels sm90 fail their self-check: {name} gives {found:016x} where {twin} gives {wanted:016x} (open the engine \
+         with the kernels sm80, and please report this)"
     )))
 }
 
@@ -213,7 +223,7 @@ mod tests {
         let config = testing::model("jina-hub").config;
         for precision in [Half::Bf16, Half::F16] {
             let kernels = KernelSet::load(&context, &config, precision, true).unwrap();
-            run(&context, &kernels, precision).unwrap();
+            run(&context, &kernels, &config, precision).unwrap();
             let hash = |tile, rotated| product(&context, &kernels, precision, tile, rotated, true).unwrap();
             // It is the result that is compared.
             assert_ne!(hash(Sm90Tile::Half, false), hash(Sm90Tile::Half, true));
