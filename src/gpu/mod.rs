@@ -142,7 +142,7 @@ impl Gpu {
         let kernels = KernelSet::load(&device, config, options.precision, sm90)?;
         if sm90 {
             self_check::run(&device, &kernels, options.precision)?;
-            if AttentionTile::Large.sm90(config.head_dim) {
+            if AttentionTile::Large.sm90(config.head_dim).is_some() {
                 self_check::attention::run(&device, &kernels, options.precision)?;
             }
         }
@@ -294,7 +294,8 @@ impl Gpu {
     }
 
     fn attention_tile(&self, batch: &Batch) -> AttentionTile {
-        AttentionTile::choose((0..batch.sequences()).map(|s| batch.rows(s).len()))
+        let sm90 = self.sm90 && AttentionTile::Large.sm90(self.config.head_dim).is_some();
+        AttentionTile::choose((0..batch.sequences()).map(|s| batch.rows(s).len()), sm90)
     }
 
     /// How a batch gets its adapters: from merged weights if all of it uses one adapter with weight 1, and the numerics

@@ -87,7 +87,10 @@ impl Sm90Tile {
         let time = |tile: Sm90Tile| {
             let rounds = tile.count(rows, columns).div_ceil(multiprocessors.count) as f64;
             let Timed {
-                launch, tile, k_block, ..
+                launch,
+                tile,
+                k_block,
+                ..
             } = tile.row();
             launch + rounds * (tile + k_blocks * k_block)
         };
@@ -98,8 +101,8 @@ impl Sm90Tile {
             .min_by(|&a, &b| time(a).total_cmp(&time(b)))?;
         let small = GemmTile::Small64.shape();
         let [launch, k_block] = SMALL64;
-        let streamed = blocks(small, rows, columns) <= multiprocessors.count
-            && launch + k_blocks * k_block < time(best);
+        let streamed =
+            blocks(small, rows, columns) <= multiprocessors.count && launch + k_blocks * k_block < time(best);
         (!streamed).then_some(best)
     }
 }
@@ -135,7 +138,10 @@ mod tests {
     fn a_tile_has_whole_heads() {
         for (head_dim, tile) in [(64, Sm90Tile::Quarter), (128, Sm90Tile::Half)] {
             let shape = [128, 3072, 1024];
-            assert_eq!(Sm90Tile::choose(shape, head_dim, Multiprocessors::H200), Some(tile));
+            assert_eq!(
+                Sm90Tile::choose(shape, head_dim, Multiprocessors::H200),
+                Some(tile)
+            );
         }
     }
 }
