@@ -437,20 +437,21 @@ struct AttentionParams {
 SAME_SIZE(struct AttentionParams, 64);
 
 /// Tiles of the attention kernels of compute capability 9.0 (sm90/attention.cu), for a head_dim of 64: THREADS with SHARED
-/// bytes of dynamic shared memory. They have the key tile of the other kernels, ATTENTION_MAX_KEYS, and so their bits.
+/// bytes of dynamic shared memory, of which a multiprocessor has BLOCKS at a time. They have the key tile of the other
+/// kernels, ATTENTION_MAX_KEYS, and so their bits. The boxes by which they read q, k and v have ROWS rows and 64 columns.
 ///
-/// Queries of a tile of attention_*_wgmma128, for two warpgroups.
+/// Queries of a tile of attention_*_wgmma64, for one warpgroup.
+#define ATTENTION_WGMMA64_ROWS 64
+#define ATTENTION_WGMMA64_THREADS 256
+#define ATTENTION_WGMMA64_SHARED 65760
+#define ATTENTION_WGMMA64_BLOCKS 3
+/// Queries of a tile of attention_*_wgmma128, for two.
 #define ATTENTION_WGMMA128_ROWS 128
 #define ATTENTION_WGMMA128_THREADS 384
 #define ATTENTION_WGMMA128_SHARED 147712
-/// Queries of a tile of attention_*_wgmma192, for three.
-#define ATTENTION_WGMMA192_ROWS 192
-#define ATTENTION_WGMMA192_THREADS 512
-#define ATTENTION_WGMMA192_SHARED 155904
-/// Rows of the boxes by which these kernels read q, k and v; they have 64 columns.
-#define ATTENTION_SM90_BOX_ROWS 64
+#define ATTENTION_WGMMA128_BLOCKS 1
 
-/// attention_*_wgmma128, attention_*_wgmma192: the same for heads of 64 elements, with qkv as a map too.
+/// attention_*_wgmma64, attention_*_wgmma128: the same for heads of 64 elements, with qkv as a map too.
 struct AttentionSm90Params {
     /// [rows, 3·heads·64], where `rows` are at least the tokens: the rows that may be read.
     struct TensorMap qkv;

@@ -170,6 +170,11 @@ __device__ __forceinline__ uint64_t wgmma_descriptor_at(uint64_t descriptor, uin
     "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), \
     "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), \
     "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+#define WGMMA_RESULTS_32 \
+    "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]), "=f"(d[4]), "=f"(d[5]), "=f"(d[6]), "=f"(d[7]), "=f"(d[8]), \
+    "=f"(d[9]), "=f"(d[10]), "=f"(d[11]), "=f"(d[12]), "=f"(d[13]), "=f"(d[14]), "=f"(d[15]), "=f"(d[16]), \
+    "=f"(d[17]), "=f"(d[18]), "=f"(d[19]), "=f"(d[20]), "=f"(d[21]), "=f"(d[22]), "=f"(d[23]), "=f"(d[24]), \
+    "=f"(d[25]), "=f"(d[26]), "=f"(d[27]), "=f"(d[28]), "=f"(d[29]), "=f"(d[30]), "=f"(d[31])
 #define WGMMA_NAMES_64 \
     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
     "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, " \
@@ -279,31 +284,53 @@ __device__ __forceinline__ void wgmma_m64n256k16_f16(float (&d)[128], uint64_t a
 
 /// A in registers, in the layout of mma_m16n8k16. MnMajor: the rows of B are k; else B is K-major, as elsewhere here.
 template <bool MnMajor>
-__device__ __forceinline__ void wgmma_m64n64k16_bf16_registers(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
-                                                               bool accumulate) {
+__device__ __forceinline__ void wgmma_m64n64k16_bf16_registers(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("{\n"
                  ".reg .pred p;\n"
-                 "setp.ne.b32 p, %37, 0;\n"
+                 "setp.ne.b32 p, 1, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_NAMES_32
-                 ", {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n"
+                 ", {%32, %33, %34, %35}, %36, p, 1, 1, %37;\n"
                  "}"
                  : WGMMA_REGISTERS_32
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<uint32_t>(accumulate)),
-                   "n"(MnMajor ? 1 : 0));
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(MnMajor ? 1 : 0));
 }
 
 template <bool MnMajor>
-__device__ __forceinline__ void wgmma_m64n64k16_f16_registers(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
-                                                               bool accumulate) {
+__device__ __forceinline__ void wgmma_m64n64k16_f16_registers(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("{\n"
                  ".reg .pred p;\n"
-                 "setp.ne.b32 p, %37, 0;\n"
+                 "setp.ne.b32 p, 1, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " WGMMA_NAMES_32
-                 ", {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n"
+                 ", {%32, %33, %34, %35}, %36, p, 1, 1, %37;\n"
                  "}"
                  : WGMMA_REGISTERS_32
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<uint32_t>(accumulate)),
-                   "n"(MnMajor ? 1 : 0));
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(MnMajor ? 1 : 0));
+}
+
+/// The same for a K-major B, without `accumulate`. What d was is no operand: were it one, ptxas would order what read it
+/// before the product.
+__device__ __forceinline__ void wgmma_m64n64k16_bf16_registers_first(float (&d)[32], const uint32_t (&a)[4],
+                                                                      uint64_t b) {
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.b32 p, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_NAMES_32
+                 ", {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n"
+                 "}"
+                 : WGMMA_RESULTS_32
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ __forceinline__ void wgmma_m64n64k16_f16_registers_first(float (&d)[32], const uint32_t (&a)[4],
+                                                                     uint64_t b) {
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.b32 p, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " WGMMA_NAMES_32
+                 ", {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n"
+                 "}"
+                 : WGMMA_RESULTS_32
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
 #undef WGMMA_NAMES_32

@@ -42,8 +42,8 @@ pub struct KernelSet {
 struct Sm90 {
     /// By tile.
     gemm: [Kernel<GemmSm90Params>; Sm90Tile::ALL.len()],
-    /// If there is one for the model's heads.
-    attention: Option<Kernel<AttentionSm90Params>>,
+    /// By tile, if there is one for the model's heads.
+    attention: [Option<Kernel<AttentionSm90Params>>; AttentionTile::ALL.len()],
     /// One [`Stall`], which a thread writes that gives up waiting at a barrier.
     stall: Pinned,
 }
@@ -92,13 +92,13 @@ impl KernelSet {
                     let entry = format!("gemm_{precision}_{tile}");
                     loader.kernel("sm90/gemm", &entry, tile.shape().shared_bytes)
                 }))?,
-                attention: AttentionTile::Large
-                    .sm90(config.head_dim)
-                    .then(|| {
-                        let entry = format!("attention_{precision}_hd{head_dim}_wgmma128");
-                        loader.kernel("sm90/attention", &entry, ATTENTION_WGMMA128_SHARED)
-                    })
-                    .transpose()?,
+                attention: all(AttentionTile::ALL.map(|tile| {
+                    let kernel = tile.sm90(config.head_dim).map(|tile| {
+                        let entry = format!("attention_{precision}_hd{head_dim}_{}", tile.name);
+                        loader.kernel("sm90/attention", &entry, tile.shape.shared_bytes)
+                    });
+                    kernel.transpose()
+                }))?,
                 stall: context
                     .pinned(size_of::<Stall>())
                     .map_err(in_step("page-locked memory of the kernels"))?,
@@ -164,10 +164,10 @@ impl KernelSet {
             }
             Params::LoraDown(p) => bytemuck::bytes_of(p),
             Params::Attention(_, p) => bytemuck::bytes_of(p),
-            Params::AttentionSm90(rows, p) => {
+            Params::AttentionSm90(tile, rows, p) => {
                 let stall = self.sm90().stall.address();
                 attention_with_map =
-                    maps::attention_params(stream.context(), self.precision, *rows, p, stall)?;
+                    maps::attention_params(stream.context(), self.precision, *tile, *rows, p, stall)?;
                 bytemuck::bytes_of(&attention_with_map)
             }
             Params::Pool(p) => bytemuck::bytes_of(p),
@@ -199,8 +199,8 @@ impl KernelSet {
             Params::GemmSm90(tile, ..) => self.sm90().gemm[*tile as usize].both(),
             Params::LoraDown(_) => self.lora_down.both(),
             Params::Attention(tile, _) => self.attention[*tile as usize].both(),
-            Params::AttentionSm90(..) => {
-                let attention = self.sm90().attention.as_ref();
+            Params::AttentionSm90(tile, ..) => {
+                let attention = self.sm90().attention[*tile as usize].as_ref();
                 attention
                     .expect("a plan has it only for heads that it serves")
                     .both()

@@ -36,8 +36,8 @@ pub enum Params {
     GemmSm90(Sm90Tile, u32, GemmParams),
     LoraDown(LoraDownParams),
     Attention(AttentionTile, AttentionParams),
-    /// On compute capability 9.0, with the rows that may be read; its tile is the large one.
-    AttentionSm90(u32, AttentionParams),
+    /// On compute capability 9.0, with the rows that may be read.
+    AttentionSm90(AttentionTile, u32, AttentionParams),
     Pool(PoolParams),
 }
 
@@ -420,15 +420,12 @@ impl StepLowering<'_> {
         let shape = tile.shape(config.head_dim as u32);
         // At most one tile per token and head: every tile has at least one row.
         let items = self.rows() * config.num_attention_heads;
-        if self.options.sm90 && tile.sm90(config.head_dim) && params.rope == 0 {
-            let params = Params::AttentionSm90(self.rows() as u32, params);
-            let blocks = items.min(self.options.multiprocessors.count) as u32;
-            return self.launch(
-                [blocks, 1, 1],
-                ATTENTION_WGMMA128_THREADS,
-                ATTENTION_WGMMA128_SHARED,
-                params,
-            );
+        let sm90 = self.options.sm90 && params.rope == 0;
+        if let Some(kernel) = tile.sm90(config.head_dim).filter(|_| sm90) {
+            let params = Params::AttentionSm90(tile, self.rows() as u32, params);
+            let blocks = items.min(self.options.multiprocessors.count * kernel.blocks as usize) as u32;
+            let shape = kernel.shape;
+            return self.launch([blocks, 1, 1], shape.threads, shape.shared_bytes, params);
         }
         let params = Params::Attention(tile, params);
         self.persistent_launch(items, shape.threads, shape.shared_bytes, params)
@@ -592,13 +589,14 @@ mod tests {
                         prop_assert_eq!(p.rope.table != 0, rotary && site == Some(Site::Qkv));
                     }
                     Params::Attention(tile, p) => {
-                        prop_assert!(!(sm90 && tile.sm90(head_dim)));
+                        prop_assert!(!sm90 || tile.sm90(head_dim).is_none());
                         prop_assert_eq!((p.qkv, p.out, tile), (reads[0], writes[0], attention));
                         prop_assert_eq!((p.rope, p.scale == 1.0), (0, rotary));
                     }
-                    Params::AttentionSm90(readable, p) => {
-                        prop_assert!(sm90 && head_dim == 64 && attention == AttentionTile::Large);
+                    Params::AttentionSm90(tile, readable, p) => {
+                        prop_assert!(sm90 && head_dim == 64);
                         prop_assert_eq!((p.qkv, p.out, readable), (reads[0], writes[0], rows));
+                        prop_assert_eq!((tile, launch.block), (attention, 128 + 2 * tile.rows()));
                         prop_assert_eq!((p.rope, p.scale == 1.0), (0, rotary));
                     }
                     Params::Pool(p) => prop_assert_eq!((p.x, p.out), (reads[0], writes[0])),

@@ -3,7 +3,7 @@
 use super::driver::{BOX_COLUMNS, Context, DriverError, Element, Matrix, tensor_map};
 use crate::kernels::params::*;
 use crate::precision::Half;
-use crate::tile::Sm90Tile;
+use crate::tile::{AttentionTile, Sm90Tile};
 
 /// Maps of all operands of a product, which may read up to `rows` rows of x and h, the bucket's. `stall` is where a thread
 /// leaves word that gives up waiting.
@@ -61,6 +61,7 @@ pub fn gemm_params(
 pub fn attention_params(
     context: &Context,
     precision: Half,
+    tile: AttentionTile,
     rows: u32,
     attention: &AttentionParams,
     stall: u64,
@@ -76,7 +77,7 @@ pub fn attention_params(
         "qkv of attention",
         element(precision),
         matrix,
-        ATTENTION_SM90_BOX_ROWS,
+        tile.rows(),
     )?;
     Ok(AttentionSm90Params {
         qkv: TensorMap { words },

@@ -408,7 +408,7 @@ mod tests {
         let test = "gpu::pass::tests::a_kernel_that_does_not_wait_for_those_before_it_is_found";
         if testing::is_child() {
             let altered = std::env::var(testing::WITHOUT_WAIT).unwrap();
-            let sm90 = ["narrow", "wgmma128"].iter().any(|name| altered.ends_with(name));
+            let sm90 = ["narrow", "wgmma64"].iter().any(|name| altered.ends_with(name));
             // With more than 64 tokens, the kernels for compute capability 9.0; with an adapter, lora_down.
             let (kernels, words) = if sm90 {
                 (KernelChoice::Sm90, 150)
@@ -434,7 +434,7 @@ mod tests {
         let mut entries = vec!["gemm_bf16_small16", "attention_bf16_hd64_small"];
         entries.extend(["layernorm_bf16", "lora_down_bf16", "pool_bf16"]);
         if facts.capability == (9, 0) {
-            entries.extend(["gemm_bf16_narrow", "attention_bf16_hd64_wgmma128"]);
+            entries.extend(["gemm_bf16_narrow", "attention_bf16_hd64_wgmma64"]);
         }
         for entry in entries.into_iter().chain(["none"]) {
             let output = testing::in_a_child(test, &[(testing::WITHOUT_WAIT, entry)]);

@@ -61,7 +61,7 @@ fn offset(array: Array) -> usize {
 /// [`Error::Device`] if the results differ, with a hash of both; [`Error::Gpu`] if a call of the driver fails.
 pub fn run(context: &Context, kernels: &KernelSet, config: &ModelConfig, precision: Half) -> Result<()> {
     products(context, kernels, precision)?;
-    if AttentionTile::Large.sm90(config.head_dim) {
+    if AttentionTile::Large.sm90(config.head_dim).is_some() {
         attention::run(context, kernels, precision)?;
     }
     Ok(())

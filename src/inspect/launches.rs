@@ -71,7 +71,7 @@ fn shape(
                 json!({"n": p.n, "k": p.k, "columns": p.columns, "epilogue": epilogue}),
             )
         }
-        Params::Attention(_, p) | Params::AttentionSm90(_, p) => {
+        Params::Attention(_, p) | Params::AttentionSm90(_, _, p) => {
             let same = lengths.iter().all(|&length| length == lengths[0]);
             let sequences = match same {
                 true => format!("{} × {} tokens", lengths.len(), lengths[0]),

@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0xb8f893ac6b7d4d51;
+pub const HEADER_FNV1A: u64 = 0x1c37694ee9b5e2ea;
 
 pub const STALL_GEMM: u32 = 1;
 pub const STALL_ATTENTION: u32 = 2;
@@ -73,13 +73,14 @@ pub const ATTENTION_LARGE_ROWS: u32 = 128;
 pub const ATTENTION_SMALL_ROWS: u32 = 64;
 pub const ATTENTION_MAX_KEYS: u32 = 64;
 pub const ATTENTION_TILE_NUMBERS: u32 = 4096;
+pub const ATTENTION_WGMMA64_ROWS: u32 = 64;
+pub const ATTENTION_WGMMA64_THREADS: u32 = 256;
+pub const ATTENTION_WGMMA64_SHARED: u32 = 65760;
+pub const ATTENTION_WGMMA64_BLOCKS: u32 = 3;
 pub const ATTENTION_WGMMA128_ROWS: u32 = 128;
 pub const ATTENTION_WGMMA128_THREADS: u32 = 384;
 pub const ATTENTION_WGMMA128_SHARED: u32 = 147712;
-pub const ATTENTION_WGMMA192_ROWS: u32 = 192;
-pub const ATTENTION_WGMMA192_THREADS: u32 = 512;
-pub const ATTENTION_WGMMA192_SHARED: u32 = 155904;
-pub const ATTENTION_SM90_BOX_ROWS: u32 = 64;
+pub const ATTENTION_WGMMA128_BLOCKS: u32 = 1;
 pub const POOL_F32: u32 = 0;
 pub const POOL_F16: u32 = 1;
 pub const POOL_INT8: u32 = 2;
@@ -561,7 +562,7 @@ const _: () = {
     ["Offset of field: AttentionParams::out_stride"]
         [::core::mem::offset_of!(AttentionParams, out_stride) - 60usize];
 };
-#[doc = " attention_*_wgmma128, attention_*_wgmma192: the same for heads of 64 elements, with qkv as a map too."]
+#[doc = " attention_*_wgmma64, attention_*_wgmma128: the same for heads of 64 elements, with qkv as a map too."]
 #[repr(C)]
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]

@@ -6,10 +6,11 @@ use crate::gpu::kernel_set::KernelSet;
 use crate::gpu::launch::{Launch, Params};
 use crate::kernels::params::*;
 use crate::precision::Half;
-use crate::tile::AttentionTile;
+use crate::tile::{AttentionTile, Sm90Attention};
 
-/// Sequences that end within a key tile and at its end, in one tile of queries and in two, in more stages than there are.
-const CU_SEQLENS: [u32; 4] = [0, 63, 127, 667];
+/// Sequences that end within a key tile and at its end, with queries for one warpgroup and for two, in more stages than there
+/// are.
+const CU_SEQLENS: [u32; 4] = [0, 63, 127, 607];
 const ROWS: usize = CU_SEQLENS[3] as usize;
 const HEADS: usize = 2;
 const HEAD_DIM: usize = 64;
@@ -21,13 +22,18 @@ const AT: [usize; 6] = {
     [0, 256, 512, qkv, out, out + 2 * ROWS * HEADS * HEAD_DIM]
 };
 
-/// Runs attention on the kernel for compute capability 9.0 and on its twin.
+/// Runs attention on the kernels for compute capability 9.0, and on the twin of each.
 ///
 /// # Errors
 /// [`Error::Device`] if the results differ, with a hash of both; [`Error::Gpu`] if a call of the driver fails.
 pub fn run(context: &Context, kernels: &KernelSet, precision: Half) -> Result<()> {
-    let names = ["wgmma128", "large"].map(|variant| format!("attention_{precision}_hd64_{variant}"));
-    super::compare(names, |sm90| attention(context, kernels, precision, sm90))
+    for tile in AttentionTile::ALL {
+        let sm90 = tile.sm90(HEAD_DIM).expect("there is one for heads of this size");
+        let names = [sm90.name, tile.name()].map(|name| format!("attention_{precision}_hd64_{name}"));
+        let run = |of: Option<Sm90Attention>| attention(context, kernels, precision, tile, of);
+        super::compare(names, |own| run(own.then_some(sm90)))?;
+    }
+    Ok(())
 }
 
 /// The hash of the output.
@@ -35,12 +41,13 @@ fn attention(
     context: &Context,
     kernels: &KernelSet,
     precision: Half,
-    sm90: bool,
+    tile: AttentionTile,
+    sm90: Option<Sm90Attention>,
 ) -> Result<u64, DriverError> {
     let [count, tiles, starts, qkv, out, end] = AT;
     let (stream, memory) = (context.stream()?, context.allocate(end)?);
     let mut host = context.pinned(end)?;
-    fill(&mut host, precision);
+    fill(&mut host, precision, tile);
     let at = |offset: usize| memory.address() + offset as u64;
     let width = (HEADS * HEAD_DIM) as u32;
     let params = AttentionParams {
@@ -55,32 +62,23 @@ fn attention(
         qkv_stride: 3 * width,
         out_stride: width,
     };
-    let shape = AttentionTile::Large.shape(HEAD_DIM as u32);
-    let (block, shared, params) = match sm90 {
-        true => (
-            ATTENTION_WGMMA128_THREADS,
-            ATTENTION_WGMMA128_SHARED,
-            Params::AttentionSm90(ROWS as u32, params),
-        ),
-        false => (
-            shape.threads,
-            shape.shared_bytes,
-            Params::Attention(AttentionTile::Large, params),
-        ),
+    let (shape, params) = match sm90 {
+        Some(kernel) => (kernel.shape, Params::AttentionSm90(tile, ROWS as u32, params)),
+        None => (tile.shape(HEAD_DIM as u32), Params::Attention(tile, params)),
     };
     // Fewer blocks than work items.
     let grid = [3, 1, 1];
     let launch = Launch {
         grid,
-        block,
-        shared,
+        block: shape.threads,
+        shared: shape.shared_bytes,
         params,
     };
     super::hash_of(&stream, kernels, &launch, &memory, host, out)
 }
 
 /// Queries, keys and values between -2 and 2, and all tiles of the sequences, the longest first.
-fn fill(host: &mut [u8], precision: Half) {
+fn fill(host: &mut [u8], precision: Half, tile: AttentionTile) {
     let [count, tiles, starts, qkv, out, _] = AT;
     let mut put = |offset: usize, numbers: &[u32]| {
         for (to, number) in host[offset..].chunks_exact_mut(4).zip(numbers) {
@@ -90,7 +88,7 @@ fn fill(host: &mut [u8], precision: Half) {
     let mut list = Vec::new();
     for sequence in (0..CU_SEQLENS.len() - 1).rev() {
         let length = CU_SEQLENS[sequence + 1] - CU_SEQLENS[sequence];
-        for first in (0..length).step_by(ATTENTION_WGMMA128_ROWS as usize) {
+        for first in (0..length).step_by(tile.rows() as usize) {
             list.extend([sequence as u32, first]);
         }
     }

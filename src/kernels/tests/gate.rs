@@ -128,8 +128,8 @@ fn shared_bytes(entry: &str) -> u32 {
             let tile = tiles.into_iter().chain(sm90).find(|tile| tile.0 == name);
             tile.expect("a tile of the tables").1.shared_bytes
         }
+        ["attention", _, _, "wgmma64"] => ATTENTION_WGMMA64_SHARED,
         ["attention", _, _, "wgmma128"] => ATTENTION_WGMMA128_SHARED,
-        ["attention", _, _, "wgmma192"] => ATTENTION_WGMMA192_SHARED,
         ["attention", _, head_dim, name] => {
             let head_dim = head_dim.trim_start_matches("hd").parse().expect("a number");
             let tile = AttentionTile::ALL.into_iter().find(|tile| tile.name() == name);

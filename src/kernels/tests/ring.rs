@@ -3,73 +3,102 @@
 
 use super::protocol::{Op, Protocol, Ring};
 
-/// An item: boxes of queries; key tiles; whether the last of these is not whole.
-type Item = (usize, usize, bool);
+/// How a warpgroup goes through keys and values: `attend` and `attend_ahead`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Order {
+    InTurn,
+    Ahead,
+}
 
-/// The roles of attention: one copies boxes, one writes the last values of sequences, `readers` multiply. `alone`: only who
-/// fills a stage arrives, and the other role that fills stages passes it by.
-fn attention(stages: usize, readers: usize, items: &[Item], alone: bool) -> Protocol {
+/// An item: stages of keys; whether the last of these is not whole; warpgroups that have queries.
+type Item = (usize, bool, usize);
+
+/// The roles of attention: one copies, `readers` multiply. `meet`: they do where they zero the last values.
+fn attention(order: Order, stages: usize, readers: usize, items: &[Item], meet: bool) -> Protocol {
     let ring = Ring(stages);
-    let (mut boxes, mut tails, mut multiply) = (Vec::new(), Vec::new(), Vec::new());
-    let mut next = 0;
-    let mut fill = |count: usize, tail: bool| {
-        for at in next..next + count {
-            boxes.push(ring.await_empty(at));
-            tails.push(ring.await_empty(at));
-            let (filler, other) = match tail {
-                false => (&mut boxes, &mut tails),
-                true => (&mut tails, &mut boxes),
-            };
-            filler.push(if tail { ring.write(at) } else { ring.fill(at) });
-            filler.push(ring.arrive_full(at));
-            if !alone {
-                other.push(ring.arrive_full(at));
+    // Behind those of the ring.
+    let meeting = 2 * stages;
+    let wait = |at: usize| [ring.await_full(at), ring.read(at)];
+    let (mut copies, mut multiply) = (Vec::new(), vec![Vec::new(); readers]);
+    let (mut first, mut meetings) = (0, 0);
+    for &(keys, ragged, active) in items {
+        let end = first + 1 + 2 * keys;
+        for at in first..end {
+            copies.extend([ring.await_empty(at), ring.fill(at), ring.arrive_full(at)]);
+        }
+        let met = ragged && active > 1 && meet;
+        for (reader, ops) in multiply.iter_mut().enumerate() {
+            ops.extend(wait(first));
+            ops.extend(ring.release(first));
+            if reader >= active {
+                for at in first + 1..end {
+                    ops.extend(wait(at));
+                    ops.extend(ring.release(at));
+                }
+                continue;
             }
-        }
-        next += count;
-    };
-    let mut first = 0;
-    for &(queries, keys, ragged) in items {
-        // k, and then from k of the next tile on k and v in turn.
-        fill(queries + 2 * keys - 1, false);
-        fill(1, ragged);
-        let wait = |at: usize| [ring.await_full(at), ring.read(at)];
-        for at in first..first + queries + 1 {
-            multiply.extend(wait(at));
-            multiply.extend(ring.release(at));
-        }
-        let mut at = first + queries + 1;
-        multiply.extend(wait(at));
-        for _ in 1..keys {
-            for (held, awaited) in [(at, at + 1), (at + 1, at + 2)] {
-                multiply.extend(wait(awaited));
-                multiply.extend(ring.release(held));
+            ops.extend(wait(first + 1));
+            for k in (first + 1..end).step_by(2) {
+                let (v, last) = (k + 1, k + 2 == end);
+                if order == Order::InTurn {
+                    ops.extend(ring.release(k));
+                }
+                ops.push(ring.await_full(v));
+                if last && ragged {
+                    ops.push(ring.write(v));
+                }
+                if last && met {
+                    let (barrier, parity) = (meeting, (meetings % 2) as u8);
+                    ops.extend([Op::Arrive { barrier }, Op::Wait { barrier, parity }]);
+                }
+                ops.push(ring.read(v));
+                if order == Order::Ahead {
+                    if k > first + 1 {
+                        ops.extend(ring.release(k - 1));
+                    }
+                    ops.extend(ring.release(k));
+                }
+                if !last {
+                    ops.extend(wait(k + 2));
+                    if order == Order::InTurn {
+                        ops.extend(ring.release(v));
+                    }
+                }
             }
-            at += 2;
+            ops.extend(ring.release(end - 1));
         }
-        multiply.extend(ring.release(at));
-        first = at + 1;
+        meetings += usize::from(met);
+        first = end;
     }
-    let mut roles = vec![boxes, tails];
-    roles.resize(2 + readers, multiply);
-    ring.protocol(roles, if alone { 1 } else { 2 }, readers as u8)
+    let roles = [vec![copies], multiply].concat();
+    let mut protocol = ring.protocol(roles, 1, readers as u8);
+    protocol.arrivals.push(readers as u8);
+    protocol
 }
 
 #[test]
 fn attention_neither_hangs_nor_overtakes_in_any_order() {
-    let items: [&[Item]; 4] = [
-        &[(1, 1, false), (1, 1, true)],
-        &[(1, 1, true), (1, 1, true), (1, 2, true)],
-        &[(2, 2, true), (2, 1, false)],
-        &[(2, 4, true)],
+    let items: [&[Item]; 5] = [
+        &[(1, false, 1), (1, true, 1)],
+        &[(1, true, 1), (1, true, 2), (2, true, 1)],
+        &[(2, true, 2), (1, true, 2)],
+        &[(2, false, 2), (1, true, 1), (2, true, 2)],
+        &[(4, true, 2)],
     ];
     for items in items {
-        for stages in [4, 5] {
-            for readers in [1, 2] {
-                let states = attention(stages, readers, items, false).search();
-                let states = states.unwrap_or_else(|e| panic!("{items:?}, {stages} stages: {e}"));
-                assert!(states > 100, "{states}");
-            }
+        for (order, stages, readers) in [
+            (Order::InTurn, 2, 1),
+            (Order::InTurn, 3, 1),
+            (Order::Ahead, 3, 2),
+            (Order::Ahead, 4, 2),
+        ] {
+            let items: Vec<_> = items
+                .iter()
+                .map(|&(k, r, active)| (k, r, active.min(readers)))
+                .collect();
+            let states = attention(order, stages, readers, &items, true).search();
+            let states = states.unwrap_or_else(|e| panic!("{items:?}, {order:?}, {stages} stages: {e}"));
+            assert!(states > 20, "{states}");
         }
     }
 }
@@ -77,22 +106,25 @@ fn attention_neither_hangs_nor_overtakes_in_any_order() {
 /// That the search sees faults: each of these was possible.
 #[test]
 fn the_search_finds_what_is_wrong() {
-    // A role that fills stages passes one by so late that the stage is already at its next phase, of the same parity as
-    // the one that is waited for.
-    let problem = attention(4, 1, &[(1, 1, false), (1, 1, true)], true)
+    // A warpgroup multiplies by values that the other still zeroes.
+    let problem = attention(Order::Ahead, 3, 2, &[(1, true, 2)], false)
         .search()
         .unwrap_err();
-    assert!(problem.starts_with("no role can go on"), "{problem}");
+    assert!(problem.contains("while it is read"), "{problem}");
 
-    // A role that multiplies holds a stage while it awaits the next.
-    let problem = attention(1, 1, &[(1, 2, false)], false).search().unwrap_err();
-    assert!(problem.starts_with("no role can go on"), "{problem}");
+    // A role that multiplies holds stages while it awaits the next.
+    for (order, stages) in [(Order::InTurn, 1), (Order::Ahead, 2)] {
+        let problem = attention(order, stages, 1, &[(2, false, 1)], true)
+            .search()
+            .unwrap_err();
+        assert!(problem.starts_with("no role can go on"), "{problem}");
+    }
 
     // One gives a stage back twice, in the place of the other.
-    let mut twice = attention(3, 2, &[(1, 4, false)], false);
+    let mut twice = attention(Order::Ahead, 3, 2, &[(4, false, 2)], true);
     let [_, arrive] = Ring(3).release(1);
-    let first = twice.roles[3].iter().position(|&op: &Op| op == arrive);
-    twice.roles[3].insert(first.expect("a key tile"), arrive);
+    let first = twice.roles[2].iter().position(|&op: &Op| op == arrive);
+    twice.roles[2].insert(first.expect("a stage of keys"), arrive);
     let problem = twice.search().unwrap_err();
     assert!(
         problem.contains("while it is read") || problem.starts_with("no role can go on"),

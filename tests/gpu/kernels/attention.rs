@@ -39,8 +39,8 @@ pub enum Variant {
     Large,
     Small,
     /// Of compute capability 9.0, for a head_dim of 64, without rotation.
+    Wgmma64,
     Wgmma128,
-    Wgmma192,
 }
 
 impl Variant {
@@ -48,8 +48,8 @@ impl Variant {
         match self {
             Variant::Large => "large",
             Variant::Small => "small",
+            Variant::Wgmma64 => "wgmma64",
             Variant::Wgmma128 => "wgmma128",
-            Variant::Wgmma192 => "wgmma192",
         }
     }
 
@@ -57,8 +57,8 @@ impl Variant {
         let rows = match self {
             Variant::Large => ATTENTION_LARGE_ROWS,
             Variant::Small => ATTENTION_SMALL_ROWS,
+            Variant::Wgmma64 => ATTENTION_WGMMA64_ROWS,
             Variant::Wgmma128 => ATTENTION_WGMMA128_ROWS,
-            Variant::Wgmma192 => ATTENTION_WGMMA192_ROWS,
         };
         rows as usize
     }
@@ -71,8 +71,8 @@ impl Variant {
                 let rows = self.rows() as u32;
                 (ATTENTION_THREADS, 2 * head_dim as u32 * (rows + 4 * keys))
             }
+            Variant::Wgmma64 => (ATTENTION_WGMMA64_THREADS, ATTENTION_WGMMA64_SHARED),
             Variant::Wgmma128 => (ATTENTION_WGMMA128_THREADS, ATTENTION_WGMMA128_SHARED),
-            Variant::Wgmma192 => (ATTENTION_WGMMA192_THREADS, ATTENTION_WGMMA192_SHARED),
         }
     }
 }
@@ -343,10 +343,11 @@ impl<T: Number> Inputs<T> {
                 let kernel = device.kernel("attention", &entry);
                 kernel.launch(blocks, threads, shared, &params);
             }
-            Variant::Wgmma128 | Variant::Wgmma192 => {
+            Variant::Wgmma64 | Variant::Wgmma128 => {
                 let rows = (self.tokens() + spare).max(1);
+                let params = sm90::params::<T>(device, variant, params, rows);
                 let kernel = device.kernel("sm90/attention", &entry);
-                kernel.launch(blocks, threads, shared, &sm90::params::<T>(device, params, rows));
+                kernel.launch(blocks, threads, shared, &params);
             }
         }
 

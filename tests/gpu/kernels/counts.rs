@@ -88,7 +88,7 @@ fn launches(sm90: bool) -> Vec<Launch> {
         ]);
     }
     if sm90 {
-        for variant in [Variant::Wgmma128, Variant::Wgmma192] {
+        for variant in [Variant::Wgmma64, Variant::Wgmma128] {
             attentions.extend([
                 (64, variant, &[384][..], false),
                 (64, variant, &[3, 70, 133], false),
@@ -102,7 +102,7 @@ fn launches(sm90: bool) -> Vec<Launch> {
         // Whole warps or warpgroups, whole key tiles.
         let rows = match variant {
             Variant::Large | Variant::Small => variant.rows() as u32 / 4,
-            Variant::Wgmma128 | Variant::Wgmma192 => ATTENTION_SM90_BOX_ROWS,
+            Variant::Wgmma64 | Variant::Wgmma128 => ATTENTION_WGMMA64_ROWS,
         };
         let keys = ATTENTION_MAX_KEYS.min(ATTENTION_TILE_NUMBERS / head_dim as u32);
         let products = |of: &dyn Fn(usize) -> usize| lengths.iter().map(|&length| of(length)).sum::<usize>();

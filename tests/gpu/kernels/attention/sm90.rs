@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::*;
 
-const VARIANTS: [Variant; 2] = [Variant::Wgmma128, Variant::Wgmma192];
+const VARIANTS: [Variant; 2] = [Variant::Wgmma64, Variant::Wgmma128];
 
 /// Around the 64 keys of a step and the 64 queries of a warpgroup; around the queries of a tile; more steps than the ring
 /// has room for; ragged batches, whose tiles' other warpgroups have nothing to do, and whose sequences begin at any row.
@@ -24,12 +24,17 @@ const LENGTHS: [&[usize]; 12] = [
 ];
 
 /// The parameters of these variants for those of the others, with a map of this many rows.
-pub fn params<T: Number>(device: &Device, attention: AttentionParams, rows: usize) -> AttentionSm90Params {
+pub fn params<T: Number>(
+    device: &Device,
+    variant: Variant,
+    attention: AttentionParams,
+    rows: usize,
+) -> AttentionSm90Params {
     let columns = 3 * attention.heads as u64 * 64;
     let matrix = [rows as u64, columns, attention.qkv_stride.into()];
     AttentionSm90Params {
         qkv: TensorMap {
-            words: device.tensor_map::<T>(attention.qkv, matrix, ATTENTION_SM90_BOX_ROWS),
+            words: device.tensor_map::<T>(attention.qkv, matrix, variant.rows() as u32),
         },
         attention,
         stall: 0,
