@@ -188,6 +188,7 @@ impl Engine {
                 merged: settings.merged.clone(),
                 batch_tokens: settings.batch_tokens.unwrap_or(GPU_BATCH_TOKENS),
                 sleeping_wait: settings.sleeping_wait,
+                dependent_launch: settings.dependent_launch,
             };
             let open = || gpu::Gpu::open(&model, &adapters.table, index, options, phases);
             let (gpu, on_device) = tokenizers.install(open)?;

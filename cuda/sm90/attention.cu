@@ -12,8 +12,8 @@
 //     may be read, but none counts: as queries they are not stored, as keys they are masked, as values they are zeroed
 //     before they are multiplied. Only the tiles' rows are written.
 // gates: registers <= 168, stack = 0, static shared = 0, blocks >= 1
-// gates wgmma128: instructions per mma <= 33, ex2 beside wgmma >= 33
-// gates wgmma64: instructions per mma <= 37, registers <= 80, blocks >= 3
+// gates wgmma128: instructions per mma <= 31, ex2 beside wgmma >= 33
+// gates wgmma64: instructions per mma <= 34, registers <= 80, blocks >= 3
 #include "../dtype.cuh"
 #include "../smem.cuh"
 #include "../softmax.cuh"
@@ -104,7 +104,7 @@ struct Item {
     }
 };
 
-/// Fills the stages: one thread, by bulk copies of whole boxes. At the end of a sequence a box brings in the rows of the
+/// Fills the stages: one thread, by bulk copies of whole boxes. At the end of a sequence a box brings in rows of the
 /// next one, or zeros behind the last row of the map: see Consumer::clear.
 template <class Block> struct Producer {
     const AttentionSm90Params &p;
@@ -185,8 +185,9 @@ template <class T, class Block> struct Consumer {
     }
 
     /// One step after the other: the scores of 64 keys become weights, then the products with their values and those
-    /// with the next keys run. The tensor cores have the products of the multiprocessor's other blocks beside the ex2 of
-    /// this one. Measured on an H200, 16 sequences of 512: 6 % faster than with those of the values beside the next ex2.
+    /// with the next keys run. Beside the ex2 of this block the tensor cores have the products of the multiprocessor's
+    /// other blocks. Measured on an H200, 16 sequences of 512 tokens: 6 % less time than with the products of the
+    /// values beside the next ex2.
     __device__ __forceinline__ void attend(const Item &item) {
         float scores[kRows / 8][4];
         uint32_t weights[kRows / 16][4];
@@ -223,9 +224,9 @@ template <class T, class Block> struct Consumer {
         multiply_values(weights, stage);
     }
 
-    /// Two steps for each stage of 128 keys. While the scores of 64 become weights, the products of the queries with the
-    /// next 64 run, into other registers, behind those of the weights before with their values. Measured on an H200:
-    /// of the orders tried, the fastest at 1024 tokens and more.
+    /// Two steps for each stage of 128 keys. While the scores of 64 become weights, the products with the next 64 keys
+    /// run, into other registers, behind those of the weights before with their values. Measured on an H200: of the
+    /// orders tried, the fastest at 1024 tokens and more.
     __device__ __forceinline__ void attend_ahead(const Item &item) {
         float a[kRows / 8][4], b[kRows / 8][4];
         uint32_t stage = await();
@@ -309,8 +310,8 @@ template <class T, class Block> struct Consumer {
         held.advance();
     }
 
-    /// Zeros the values of a stage from `keys` on, as far as they are multiplied: their weights are zero, but under these
-    /// NaN of another sequence would remain NaN. All warpgroups with queries in the tile do it together.
+    /// Zeros the values of a stage from `keys` on, as far as they are multiplied: their weights are zero, but under
+    /// these NaN of another sequence would remain NaN. All warpgroups with queries in the tile do it together.
     __device__ __forceinline__ void clear(uint32_t stage, uint32_t keys, const Item &item) const {
         const uint32_t end = (keys + kRows - 1) / kRows * kRows;
         if (keys == end) {

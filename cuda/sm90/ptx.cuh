@@ -282,7 +282,8 @@ __device__ __forceinline__ void wgmma_m64n256k16_f16(float (&d)[128], uint64_t a
                  : "l"(a), "l"(b), "r"(static_cast<uint32_t>(accumulate)));
 }
 
-/// A in registers, in the layout of mma_m16n8k16. MnMajor: the rows of B are k; else B is K-major, as elsewhere here.
+/// A in registers, in the layout of mma_m16n8k16; d is always accumulated. MnMajor: the rows of B are k; else B is
+/// K-major, as elsewhere here.
 template <bool MnMajor>
 __device__ __forceinline__ void wgmma_m64n64k16_bf16_registers(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("{\n"
@@ -307,8 +308,8 @@ __device__ __forceinline__ void wgmma_m64n64k16_f16_registers(float (&d)[32], co
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(MnMajor ? 1 : 0));
 }
 
-/// The same for a K-major B, without `accumulate`. What d was is no operand: were it one, ptxas would order what read it
-/// before the product.
+/// The same for a K-major B, without accumulation. What d was is no operand: were it one, ptxas would have all that
+/// reads it end before the product begins.
 __device__ __forceinline__ void wgmma_m64n64k16_bf16_registers_first(float (&d)[32], const uint32_t (&a)[4],
                                                                       uint64_t b) {
     asm volatile("{\n"

@@ -21,6 +21,7 @@ pub struct EngineBuilder {
     pub(super) batch_tokens: Option<usize>,
     concurrency: Option<usize>,
     pub(super) sleeping_wait: bool,
+    pub(super) dependent_launch: bool,
     pub(super) precision: Option<Precision>,
     pub(super) numerics: Numerics,
     pub(super) kernels: KernelChoice,
@@ -91,6 +92,14 @@ impl EngineBuilder {
     /// per waiting call and hears of the end some microseconds earlier. For an engine that shares its cores with other work.
     pub fn sleeping_wait(mut self, sleeps: bool) -> Self {
         self.sleeping_wait = sleeps;
+        self
+    }
+
+    /// Whether the kernels of a pass overlap on a GPU of compute capability 9.0 or later, each starting, and reading its
+    /// weights, while the one before it still runs (programmatic dependent launch); `false` if not set, since no GPU has
+    /// run it yet. It changes no result.
+    pub fn dependent_launch(mut self, dependent: bool) -> Self {
+        self.dependent_launch = dependent;
         self
     }
 

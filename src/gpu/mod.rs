@@ -94,6 +94,8 @@ pub struct Options {
     pub batch_tokens: usize,
     /// Whether a thread that waits for a pass sleeps instead of spinning.
     pub sleeping_wait: bool,
+    /// Whether a kernel of a pass starts while the one before it runs, on devices that have programmatic dependent launch.
+    pub dependent_launch: bool,
 }
 
 /// A model on a GPU: what all batches share.

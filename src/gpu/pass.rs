@@ -20,10 +20,6 @@ use crate::tile::AttentionTile;
 /// Blocks per multiprocessor of the persistent kernels.
 const BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
 
-/// Whether a kernel of a pass starts while the one before it runs, on devices that have programmatic dependent launch.
-/// Without, kernels follow one another, as they do wherever steps are launched one by one.
-const OVERLAP: bool = true;
-
 /// Called with the stream before the upload, after the upload, after the graph and after the download of a pass; four
 /// times more for every further pool batch.
 pub type OnStage<'a> = &'a mut dyn FnMut(&Stream) -> Result<(), DriverError>;
@@ -198,7 +194,7 @@ impl Gpu {
                 // SAFETY: captured, not run; the launch of the graph says why its addresses are valid.
                 let launched = unsafe {
                     // The graph begins when the batch has been copied, and so the first kernel.
-                    if OVERLAP && number > 0 {
+                    if self.options.dependent_launch && number > 0 {
                         self.kernels.launch_dependent(stream, launch)
                     } else {
                         self.kernels.launch(stream, launch)
@@ -408,16 +404,18 @@ mod tests {
         let test = "gpu::pass::tests::a_kernel_that_does_not_wait_for_those_before_it_is_found";
         if testing::is_child() {
             let altered = std::env::var(testing::WITHOUT_WAIT).unwrap();
-            let sm90 = ["narrow", "wgmma64"].iter().any(|name| altered.ends_with(name));
-            // With more than 64 tokens, the kernels for compute capability 9.0; with an adapter, lora_down.
-            let (kernels, words) = if sm90 {
-                (KernelChoice::Sm90, 150)
-            } else {
-                (KernelChoice::Sm80, 9)
+            // With more than 64 tokens, the kernels for compute capability 9.0, and with 1024 the larger tile of attention;
+            // with an adapter, lora_down.
+            let name = altered.rsplit('_').next().unwrap();
+            let (kernels, words) = match name {
+                "wgmma128" => (KernelChoice::Sm90, 1030),
+                "quarter" | "wgmma64" => (KernelChoice::Sm90, 150),
+                _ => (KernelChoice::Sm80, 9),
             };
             let builder = Engine::builder()
                 .device(Device::Cuda(0))
-                .precision(Precision::Bf16);
+                .precision(Precision::Bf16)
+                .dependent_launch(true);
             let engine = builder
                 .kernels(kernels)
                 .open(testing::golden("jina-hub"))
@@ -434,7 +432,8 @@ mod tests {
         let mut entries = vec!["gemm_bf16_small16", "attention_bf16_hd64_small"];
         entries.extend(["layernorm_bf16", "lora_down_bf16", "pool_bf16"]);
         if facts.capability == (9, 0) {
-            entries.extend(["gemm_bf16_narrow", "attention_bf16_hd64_wgmma64"]);
+            entries.push("gemm_bf16_quarter");
+            entries.extend(["attention_bf16_hd64_wgmma64", "attention_bf16_hd64_wgmma128"]);
         }
         for entry in entries.into_iter().chain(["none"]) {
             let output = testing::in_a_child(test, &[(testing::WITHOUT_WAIT, entry)]);

@@ -32,7 +32,7 @@ fn attention(order: Order, stages: usize, readers: usize, items: &[Item], meet: 
             ops.extend(ring.release(first));
             if reader >= active {
                 for at in first + 1..end {
-                    ops.extend(wait(at));
+                    ops.push(ring.await_full(at));
                     ops.extend(ring.release(at));
                 }
                 continue;

@@ -78,7 +78,10 @@ impl Gpu {
 
     /// Settings for an engine on it, with little memory.
     pub fn builder(self) -> EngineBuilder {
-        Engine::builder().device(TARGET).batch_tokens(1024)
+        Engine::builder()
+            .device(TARGET)
+            .batch_tokens(1024)
+            .dependent_launch(true)
     }
 
     /// An engine on it.

@@ -48,6 +48,11 @@ pub struct RunOptions {
     #[arg(long, global = true, default_value_t, value_name = "KERNELS")]
     pub kernels: KernelChoice,
 
+    /// On a GPU of compute capability 9.0 or later: let each kernel of a pass start while the one before it runs. Not the
+    /// default, since no GPU has run it yet
+    #[arg(long, global = true)]
+    pub dependent_launch: bool,
+
     /// On a GPU, keep a copy of the weights with this task's adapter merged into them. With --numerics fastest,
     /// batches of that task alone use it; may be repeated
     #[arg(long, global = true, value_name = "TASK", action = ArgAction::Append)]
@@ -138,6 +143,7 @@ impl RunOptions {
             .device(self.device)
             .numerics(self.numerics)
             .kernels(self.kernels)
+            .dependent_launch(self.dependent_launch)
             .offline(self.offline);
         if let Some(precision) = self.precision {
             builder = builder.precision(precision);

@@ -4,7 +4,7 @@ from .stages import ROWS
 
 TAIL_LINES = 40
 
-BENCHES = ("kernels", "kernels-sm90", "encoder", "encoder-sm90", "adapters", "peers")
+BENCHES = "kernels kernels-sm90 encoder encoder-sm90 encoder-sm90-dependent adapters peers".split()
 
 
 def markdown(report):

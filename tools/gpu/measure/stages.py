@@ -74,16 +74,17 @@ def run_driver(context):
     return program.result()
 
 
-def bench(name, kernels="auto"):
+def bench(name, kernels="auto", dependent=False):
     """The stage of `ropeway bench NAME`, with kernels of one kind where there are several."""
     stage = f"{name}-sm90" if kernels == "sm90" else name
+    stage += "-dependent" if dependent else ""
 
     def run(context):
         if kernels == "sm90" and context.capability != "9.0":
             return missing(f"the kernels sm90 are for compute capability 9.0, and this is {context.capability}")
         path = context.log(f"{stage}.json")
         command = [context.program("ropeway"), "bench", name, "-m", context.model(), "--device", "cuda", "--json", path]
-        command += ["--kernels", kernels, *context.flags()]
+        command += ["--kernels", kernels, *(["--dependent-launch"] if dependent else []), *context.flags()]
         return measured(context, command, path, stage)
 
     return run
@@ -215,6 +216,7 @@ STAGES = (
     Stage("kernels-sm90", "the same, with the kernels for compute capability 9.0", 10, 20, bench("kernels", "sm90")),
     Stage("encoder", "the engine: throughput, latency, start-up, memory", 12, 20, bench("encoder", "sm80")),
     Stage("encoder-sm90", "the same, with the kernels for compute capability 9.0", 12, 20, bench("encoder", "sm90")),
+    Stage("encoder-sm90-dependent", "with dependent launch", 12, 20, bench("encoder", "sm90", dependent=True)),
     Stage("adapters", "what adapters cost", 12, 20, bench("adapters")),
     Stage("peers", "PyTorch and cuBLASLt beside it, in the same run", 25, 60, run_peers),
     Stage("sanitizer", "compute-sanitizer over a test of each kernel", 10, 30, run_sanitizer),
