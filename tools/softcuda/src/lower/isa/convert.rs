@@ -3,6 +3,9 @@
 //! Conversions that kernels are full of have versions of their own; all others go through
 //! [`Value`], slowly and exactly. A register may be wider than the type: the source's low bits
 //! count, and the result is extended to the register, with its sign for signed integers and with zeros otherwise.
+//!
+//! A NaN becomes the format's canonical one, but keeps sign and payload to and from `.f64`, from `.bf16` to `.f32` and
+//! with `.rna.tf32`: what an H200 does, and the ISA leaves open.
 
 use super::Covered;
 use super::float::*;
@@ -73,10 +76,42 @@ fn pack_float(value: Value, format: Format, code: u32) -> u64 {
     }
 }
 
+/// A NaN in the format `to` where it keeps its sign and payload, of which the upper bits count.
+fn kept_nan(bits: u64, to: u32, from: u32, code: u32) -> Option<u64> {
+    // Of the format's bits: all, and those of the fraction.
+    const SIZES: [(u32, u32); 5] = [(16, 10), (16, 7), (32, 23), (64, 52), (32, 23)];
+    const BRAIN: u32 = FLOATS + 1;
+    let kept =
+        to == DOUBLE || from == DOUBLE || (to, from) == (SINGLE, BRAIN) || to == TENSOR && code & RNA != 0;
+    let single = to == SINGLE || to == TENSOR;
+    if from < FLOATS || !kept || !(single || to == DOUBLE) || code & (SAT | RELU) != 0 {
+        return None;
+    }
+    let [(size, fraction), (to_size, to_fraction)] =
+        [from, to].map(|format| SIZES[(format - FLOATS) as usize]);
+    let payload = bits & ((1 << fraction) - 1);
+    let exponent = bits >> fraction & ((1 << (size - 1 - fraction)) - 1);
+    if payload == 0 || exponent + 1 != 1 << (size - 1 - fraction) {
+        return None;
+    }
+    let sign = bits >> (size - 1) & 1;
+    let ones = (1u64 << (to_size - 1 - to_fraction)) - 1;
+    let mut payload = payload << (52 - fraction) >> (52 - to_fraction);
+    if to == DOUBLE || from == DOUBLE {
+        payload |= 1 << (to_fraction - 1);
+    } else if to == TENSOR {
+        payload &= !0x1fff;
+    }
+    Some(sign << (to_size - 1) | ones << to_fraction | payload)
+}
+
 /// Any conversion of one number.
 #[inline(never)]
 fn convert(bits: u64, code: u32) -> u64 {
     let (to, from) = (code >> TO & 15, code >> FROM & 15);
+    if let Some(nan) = kept_nan(bits, to, from, code) {
+        return nan;
+    }
     let round = code & ROUND;
     let flush = |bits: u64| {
         if code & FTZ != 0 {
@@ -175,12 +210,18 @@ fn quick(to: Type, from: Type, mods: &Mods<'_>, exact_register: bool) -> Option<
         (F32, U64) if nearest => alu!(|a: u64| -> f32 { a as f32 }),
         (F64, S32) if nearest => alu!(|a: i32| -> f64 { a.into() }),
         (F64, U32) if nearest => alu!(|a: u32| -> f64 { a.into() }),
-        (F64, F32) => alu!(|a: f32| -> f64 { payload(a.into(), []) }),
-        (F32, F64) if nearest => alu!(|a: f64| -> f32 { canonical(a as f32) }),
+        (F64, F32) => alu!(|a: f32| -> f64 { payload(a.into(), [a.into()]) }),
+        (F32, F64) if nearest => alu!(|a: u64| -> u32 {
+            let number = f64::from_bits(a);
+            match number.is_nan() {
+                true => ((a >> 32 & 0x8000_0000) | 0x7fc0_0000 | (a >> 29 & 0x7f_ffff)) as u32,
+                false => (number as f32).to_bits(),
+            }
+        }),
         (F16, F32) if nearest => alu!(|a: f32| -> u16 { Binary16::narrow(a) as u16 }),
         (BF16, F32) if nearest => alu!(|a: f32| -> u16 { Brain16::narrow(a) as u16 }),
         (F32, F16) => alu!(|a: u16| -> f32 { Binary16::widen(a.into()) }),
-        (F32, BF16) => alu!(|a: u16| -> f32 { Brain16::widen(a.into()) }),
+        (F32, BF16) => alu!(|a: u16| -> u32 { u32::from(a) << 16 }),
         (S64, S32) => alu!(|a: i32| -> i64 { a.into() }),
         (U64 | S64, U32) => alu!(|a: u32| -> u64 { a.into() }),
         (U32 | S32, U16) => alu!(|a: u16| -> u32 { a.into() }),

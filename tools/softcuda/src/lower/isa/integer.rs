@@ -48,7 +48,7 @@ pub const COVERED: &[Covered] = &[
     Covered {
         opcode: "div rem",
         forms: "u16 s16 u32 s32 u64 s64",
-        notes: "x / 0 has all bits set and x rem 0 is x; MIN / -1 is MIN",
+        notes: "x / 0 and x rem 0 have all bits set; MIN / -1 is MIN",
     },
     Covered {
         opcode: "abs neg",
@@ -456,7 +456,7 @@ fn divide(mut form: Form<'_>, builder: &mut Builder<'_>, opcode: &str) -> Result
     } else {
         by_type!(ty, T in {
             U16 = u16, S16 = i16, U32 = u32, S32 = i32, U64 = u64, S64 = i64
-        }, alu!(|a: T, b: T| -> T { if b == 0 { a } else { a.wrapping_rem(b) } }))
+        }, alu!(|a: T, b: T| -> T { if b == 0 { !0 } else { a.wrapping_rem(b) } }))
     };
     let run = run.ok_or_else(|| form.wrong_type(ty))?;
     code(builder, run, (d, ty), &[(a, ty), (b, ty)])

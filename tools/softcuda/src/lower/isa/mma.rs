@@ -38,10 +38,8 @@
 //!   when |C| is 0 or between 2^-24 and 2^5 or so; for bf16 and tf32, if the terms span no more than about 2^30. Else
 //!   it rounds at 2^-53 of the running sum, far below what a device drops; only then can "toward zero"
 //!   be off, by one unit in the last place, and the order matter.
-//! * Of the alignment one consequence is modelled, because it reaches results that share no more than the instruction: a
-//!   product that is zero is aligned to as well, with the exponent field that its zero has (2^-126). So 0·2^127 cuts C and all
-//!   other products to multiples of 2^-23. It is done where a factor is beyond 2^64 and the zero's exponent is the
-//!   greatest, with 24 bits for all devices. (That is MMA-Sim's rule; whether all hardware follows it is not known.)
+//! * A product that is zero takes no part in the alignment, whatever its other factor is: MMA-Sim aligns to it, an H200
+//!   does not (`tests/parity/zero_products.rs`).
 //! * A sum of negative zeros is -0 here and may be +0 there.
 //!
 //! Integers are exact, and wrap to 32 bits without `.satfinite`.
@@ -266,8 +264,6 @@ pub(super) trait Element {
     const PER_WORD: usize;
     /// The element at this place of the word, exactly.
     fn decode(word: u32, place: usize) -> Self::Value;
-    /// Whether values beyond [`HUGE`] exist.
-    const WIDE: bool = false;
     /// The same for a register. `FAST` says that the processor has AVX2, FMA and F16C.
     #[inline(always)]
     fn decode_all<const FAST: bool>(words: &[u32; LANES], place: usize, to: &mut [Self::Value; LANES]) {
@@ -305,7 +301,6 @@ impl Element for Half {
 impl Element for Brain {
     type Value = f64;
     const PER_WORD: usize = 2;
-    const WIDE: bool = true;
     #[inline(always)]
     fn decode(word: u32, place: usize) -> f64 {
         f32::from_bits(if place == 0 {
@@ -320,7 +315,6 @@ impl Element for Brain {
 impl Element for Tf32 {
     type Value = f64;
     const PER_WORD: usize = 1;
-    const WIDE: bool = true;
     #[inline(always)]
     fn decode(word: u32, _place: usize) -> f64 {
         f32::from_bits(word & !0x1fff).into()
@@ -639,55 +633,7 @@ where
             }
         }
     }
-    if A::WIDE && (huge(a.as_flattened().as_flattened()) || huge(b.as_flattened())) {
-        cut_by_zeros(&mut sums, &S::load::<FAST>(regs, c), &a, &b);
-    }
     S::store(regs, d, &sums, mask);
-}
-
-/// Factors up to this make no zero product that matters: it cuts below 2^-86.
-const HUGE: f64 = (1u128 << 64) as f64;
-
-#[inline(always)]
-fn huge(values: &[f64]) -> bool {
-    values
-        .iter()
-        .fold(false, |found, value| found | (value.abs() > HUGE))
-}
-
-/// The exponent that a factor is aligned by: that of its field, which subnormals and zero have in common.
-fn exponent(value: f64) -> i32 {
-    ((value.to_bits() >> 52 & 0x7ff) as i32 - 1023).max(ZERO_EXPONENT)
-}
-
-const ZERO_EXPONENT: i32 = -126;
-
-/// Forms those sums anew whose terms lie far below the exponent of a zero product.
-#[cold]
-#[inline(never)]
-fn cut_by_zeros<const QUADS: usize>(
-    sums: &mut Tile<f64>,
-    c: &Tile<f64>,
-    a: &[[[f64; LANES]; 2]; QUADS],
-    b: &[[f64; LANES]; QUADS],
-) {
-    for (half, g, n) in (0..2).flat_map(|half| (0..8).flat_map(move |g| (0..8).map(move |n| (half, g, n)))) {
-        let place = (2 * half + n / 4, 4 * g + n % 4);
-        let add = c[place.0][place.1];
-        let factors =
-            (0..QUADS).flat_map(|quad| (0..4).map(move |t| (a[quad][half][4 * g + t], b[quad][8 * t + n])));
-        let (mut zeros, mut others) = (i32::MIN, if add == 0.0 { i32::MIN } else { exponent(add) });
-        for (x, y) in factors.clone() {
-            let to = if x * y == 0.0 { &mut zeros } else { &mut others };
-            *to = (*to).max(exponent(x) + exponent(y));
-        }
-        // Infinities and NaNs are what they were.
-        if zeros > others && sums[place.0][place.1].is_finite() {
-            let step = 2f64.powi(zeros - 24);
-            let terms = factors.map(|(x, y)| x * y).chain([add]);
-            sums[place.0][place.1] = terms.map(|term| (term / step).trunc() * step).sum();
-        }
-    }
 }
 
 fn float_product<A, B, S, const QUADS: usize>(regs: Regs, ops: &[Slot], mask: u32)
@@ -798,45 +744,6 @@ mod tests {
 
     #[repr(align(64))]
     struct Window([[u32; LANES]; 20]);
-
-    /// Zeros in A against a great B: C keeps its bits up to 2^64, and beyond it loses what lies below the alignment.
-    #[test]
-    fn a_zero_product_of_a_huge_factor_cuts_what_is_small() {
-        use Type::*;
-        let of = |fast, b: u32, c: f32| {
-            let form = Form::of("m16n8k16", [F32, BF16, BF16, F32], false, fast).unwrap();
-            let slots: Vec<Slot> = (0..(2 * form.d + form.a + form.b) as u32)
-                .map(|index| Slot(index * 128))
-                .collect();
-            let mut window = Window([[0; LANES]; 20]);
-            for register in &mut window.0[form.d + form.a..][..form.b] {
-                *register = [b << 16 | b; LANES];
-            }
-            for register in &mut window.0[form.d + form.a + form.b..][..form.d] {
-                *register = [c.to_bits(); LANES];
-            }
-            // SAFETY: twenty slots of 128 bytes, aligned to 64, which nobody else uses.
-            let regs = unsafe { Regs::new(window.0.as_mut_ptr().cast(), std::ptr::null()) };
-            (form.run)(regs, &slots, FULL);
-            assert!(
-                window.0[..form.d]
-                    .as_flattened()
-                    .iter()
-                    .all(|&bits| bits == window.0[0][0])
-            );
-            f32::from_bits(window.0[0][0])
-        };
-        let (to_64, to_127) = ((127 + 64) << 7, (127 + 127) << 7);
-        for fast in [false, vectors()] {
-            assert_eq!(of(fast, to_64, 0.3), 0.3);
-            // 0·2^127 counts as 2^1, and 24 bits behind it are left.
-            let cut = (0.3f32 * 8_388_608.0).trunc() / 8_388_608.0;
-            assert!(cut != 0.3);
-            assert_eq!(of(fast, to_127, 0.3), cut);
-            assert_eq!(of(fast, to_127, 4.5), 4.5);
-            assert_eq!(of(fast, to_127, f32::INFINITY), f32::INFINITY);
-        }
-    }
 
     /// The portable code gives the bits that the AVX2 code gives, which tests/isa_mma.rs compares with exact sums.
     #[test]
