@@ -420,7 +420,9 @@ impl StepLowering<'_> {
         let shape = tile.shape(config.head_dim as u32);
         // At most one tile per token and head: every tile has at least one row.
         let items = self.rows() * config.num_attention_heads;
-        let sm90 = self.options.sm90 && params.rope == 0;
+        // Of so few rows all launches are of the kernels for all GPUs (`Sm90Tile::choose`): nothing else was measured.
+        let few = self.rows() <= Sm90Tile::Quarter.shape().rows as usize;
+        let sm90 = self.options.sm90 && params.rope == 0 && !few;
         if let Some(kernel) = tile.sm90(config.head_dim).filter(|_| sm90) {
             let params = Params::AttentionSm90(tile, self.rows() as u32, params);
             let blocks = items.min(self.options.multiprocessors.count * kernel.blocks as usize) as u32;
@@ -589,12 +591,12 @@ mod tests {
                         prop_assert_eq!(p.rope.table != 0, rotary && site == Some(Site::Qkv));
                     }
                     Params::Attention(tile, p) => {
-                        prop_assert!(!sm90 || tile.sm90(head_dim).is_none());
+                        prop_assert!(!sm90 || tile.sm90(head_dim).is_none() || rows <= 64);
                         prop_assert_eq!((p.qkv, p.out, tile), (reads[0], writes[0], attention));
                         prop_assert_eq!((p.rope, p.scale == 1.0), (0, rotary));
                     }
                     Params::AttentionSm90(tile, readable, p) => {
-                        prop_assert!(sm90 && head_dim == 64);
+                        prop_assert!(sm90 && head_dim == 64 && rows > 64);
                         prop_assert_eq!((p.qkv, p.out, readable), (reads[0], writes[0], rows));
                         prop_assert_eq!((tile, launch.block), (attention, 128 + 2 * tile.rows()));
                         prop_assert_eq!((p.rope, p.scale == 1.0), (0, rotary));
