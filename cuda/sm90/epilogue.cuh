@@ -94,6 +94,8 @@ template <class T, class Tile> struct FragmentEpilogue {
         for (int part = 0; part < Tile::BLOCK_N / 64; part++) {
             if (first_column + 64 * part < p.n) {
                 store(acc, m, part);
+            } else if (thread == 0) {
+                cp_async_bulk_commit_group(); // Empty, so that groups alternate with buffers.
             }
         }
     }
@@ -209,8 +211,7 @@ template <class T, class Tile> struct FragmentEpilogue {
             if (whole) {
                 cp_async_bulk_tensor_2d_global_shared(map.out, column, first, buffer);
             }
-            // An empty group too, so that groups alternate with buffers.
-            cp_async_bulk_commit_group();
+            cp_async_bulk_commit_group(); // Empty too: see finish().
         }
         if (!whole) {
 #pragma unroll 1
