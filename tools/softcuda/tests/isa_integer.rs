@@ -178,7 +178,7 @@ fn arithmetic(rows: &mut Rows) {
             if v[1] == 0 { -1 } else { v[0] / v[1] }
         });
         rows.numbers(format!("rem.{t}"), w, &[n, n], |v| {
-            if v[1] == 0 { v[0] } else { v[0] % v[1] }
+            if v[1] == 0 { -1 } else { v[0] % v[1] }
         });
         rows.numbers(format!("min.{t}"), w, &[n, n], |v| v[0].min(v[1]));
         rows.numbers(format!("max.{t}"), w, &[n, n], |v| v[0].max(v[1]));

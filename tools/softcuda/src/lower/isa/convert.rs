@@ -81,8 +81,10 @@ fn kept_nan(bits: u64, to: u32, from: u32, code: u32) -> Option<u64> {
     // Of the format's bits: all, and those of the fraction.
     const SIZES: [(u32, u32); 5] = [(16, 10), (16, 7), (32, 23), (64, 52), (32, 23)];
     const BRAIN: u32 = FLOATS + 1;
-    let kept =
-        to == DOUBLE || from == DOUBLE || (to, from) == (SINGLE, BRAIN) || to == TENSOR && code & RNA != 0;
+    let kept = to == DOUBLE
+        || from == DOUBLE
+        || (to, from) == (SINGLE, BRAIN)
+        || to == TENSOR && code & ROUND == AWAY;
     let single = to == SINGLE || to == TENSOR;
     if from < FLOATS || !kept || !(single || to == DOUBLE) || code & (SAT | RELU) != 0 {
         return None;
