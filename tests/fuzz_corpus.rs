@@ -102,6 +102,9 @@ fn mutate_files(random: &mut Random, input: &[u8], other: &[u8]) -> Vec<u8> {
 #[ignore = "writes tools/fuzz/corpus; run it by name"]
 fn write_corpus() {
     type Damage = fn(&Path);
+    fn weights(m: &Path) -> PathBuf {
+        m.join("model.safetensors")
+    }
     let put = |target: &str, name: &str, bytes: &[u8]| {
         fs::create_dir_all(corpus(target)).unwrap();
         fs::write(corpus(target).join(name), bytes).unwrap();
@@ -146,6 +149,16 @@ fn write_corpus() {
         },
         |_| {},
     );
+    // Of two faults `verify` and opening may name one each.
+    put_model("nan-and-name", &jina, |m| {
+        const ADAPTED: &str = "roberta.embeddings.word_embeddings.parametrizations.weight.0.lora_B";
+        const FC2: &str = "roberta.encoder.layers.0.mlp.fc2.parametrizations.weight.0.lora_B";
+        edit_tensors(&weights(m), |t| {
+            t.get_mut(ADAPTED).unwrap().set(0, f32::NAN);
+            let renamed = t.remove(FC2).unwrap();
+            t.insert(FC2.replace("weight.0", "weight.1"), renamed);
+        });
+    });
     put_model(
         "xlm-roberta-f16",
         &ModelSpec {
@@ -154,9 +167,6 @@ fn write_corpus() {
         },
         |_| {},
     );
-    fn weights(m: &Path) -> PathBuf {
-        m.join("model.safetensors")
-    }
     const WORD: &str = "embeddings.word_embeddings.weight";
     let damages: &[(&str, Damage)] = &[
         ("bert", |_| {}),

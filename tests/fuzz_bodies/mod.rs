@@ -37,7 +37,8 @@ pub fn model(input: &[u8]) {
         let verified = verify(folder);
         if let Err(error) = &verified {
             readable(&error.to_string());
-            // Opening finds numbers that are not finite too, but for those of the tables, which are read by rows.
+            // Opening does not read all numbers of the tables, and may stop at another fault before it comes to one
+            // that is not finite.
             if !is_of_a_number(error) {
                 return;
             }
@@ -50,7 +51,7 @@ pub fn model(input: &[u8]) {
             Ok(engine) => engine,
             Err(error) => {
                 readable(&error.to_string());
-                assert!(is_of_a_number(&error) && verified.is_err(), "{error}");
+                assert!(verified.is_err(), "{error}");
                 return;
             }
         };
