@@ -9,8 +9,6 @@ use super::driver::{Context, DriverError, Function, Module, Pinned, Serializatio
 use super::failure::in_step;
 use super::launch::{Launch, Params};
 use super::maps;
-#[cfg(test)]
-use super::testing;
 use crate::error::{Error, Result};
 use crate::kernels::kernels;
 use crate::kernels::params::*;
@@ -338,7 +336,7 @@ impl Loader {
         }
         let image = module.image;
         #[cfg(test)]
-        let without_wait = testing::without_wait(image);
+        let without_wait = tests::without_wait(image);
         #[cfg(test)]
         let image = without_wait.as_deref().unwrap_or(image);
         // SAFETY: `build.rs` embeds what nvcc made, whole and aligned; a test changes no more than an instruction of PTX.
@@ -350,6 +348,8 @@ impl Loader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::testing;
+    pub(super) use crate::gpu::testing::without_wait;
 
     #[test]
     fn a_kernel_that_is_not_as_thought_is_refused() {
