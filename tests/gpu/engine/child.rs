@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ropeway::{Embed, Embedding, Engine, Error};
+use ropeway::{Embed, Embedding, Engine, Error, KernelChoice};
 use serde::{Deserialize, Serialize};
 
 use super::device::fingerprint;
@@ -156,6 +156,8 @@ impl Job {
 
     fn run_here(&self) -> Vec<Outcome> {
         let builder = Engine::builder()
+            // Those for compute capability 9.0 would be launched to be checked first, which is not what is counted.
+            .kernels(KernelChoice::Sm80)
             .device(self.device.parse().unwrap())
             .batch_tokens(64)
             .threads(1);
