@@ -25,6 +25,9 @@ template <int BLOCK_M_, int BLOCK_N_, int WARP_M_, int WARP_N_, int BLOCK_K_, in
     static constexpr int kRowBytes = 2 * BLOCK_K;
     static constexpr int kStageBytes = (BLOCK_M + BLOCK_N) * kRowBytes;
     static constexpr int kPipelineBytes = kStages * kStageBytes;
+    /// Whether W of the first stages comes before x does: where there are many, as there are if weights are what takes
+    /// the time.
+    static constexpr bool kWeightsAhead = kDependentLaunch && kStages > 3;
 
     static_assert(kRowVectors == 4 || kRowVectors == 8, "smem_offset() swizzles rows of 64 or 128 bytes");
     static_assert(BLOCK_M % kRowsPerPass == 0 && BLOCK_N % kRowsPerPass == 0 && kRowsPerPass % 8 == 0,
@@ -168,12 +171,12 @@ template <class Tile> struct TileLoader {
     }
 };
 
-/// Waits for the kernels before this one; meanwhile W comes, for as many stages as x then does. Returns whether the
+/// Waits for the kernels before this one; meanwhile W may come, for as many stages as x then does. Returns whether the
 /// block's tile has rows.
 template <class Tile> __device__ __forceinline__ bool start(const GemmParams &p, uint32_t tokens) {
     griddepcontrol_launch_dependents();
     const bool has_rows = blockIdx.y * Tile::BLOCK_M < tokens;
-    if constexpr (kDependentLaunch) {
+    if constexpr (Tile::kWeightsAhead) {
         if (has_rows) {
             TileLoader<Tile>(p, ColumnMap<Tile>(p), tokens).template fill<false, true>(p);
         }
@@ -221,7 +224,7 @@ __device__ __forceinline__ void mainloop(const GemmParams &p, const ColumnMap<Ti
                                          Accumulators<Tile> &acc) {
     const uint32_t pipeline = cvta_to_shared(smem);
     TileLoader<Tile> loader(p, columns, tokens);
-    loader.template fill<true, !kDependentLaunch>(p);
+    loader.template fill<true, !Tile::kWeightsAhead>(p);
 
     // ldmatrix addresses. For x, lanes 0-15 pass rows 0-15 at columns 0-7 of the k-step, lanes 16-31 the same rows at
     // columns 8-15. For W, lanes 0-7 and 8-15 pass rows 0-7 at columns 0-7 and 8-15, lanes 16-31 rows 8-15 likewise.
