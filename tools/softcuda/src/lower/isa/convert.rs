@@ -76,35 +76,34 @@ fn pack_float(value: Value, format: Format, code: u32) -> u64 {
     }
 }
 
-/// A NaN in the format `to` where it keeps its sign and payload, of which the upper bits count.
+/// A NaN in another format, with its sign and the upper bits of its payload, and `quiet` or as it was.
+fn nan_in(to: Format, from: Format, bits: u64, quiet: bool) -> u64 {
+    let sign = |format: Format| format.exponent + format.fraction;
+    let exponent = ((1u64 << to.exponent) - 1) << to.fraction;
+    let payload = bits << (64 - from.fraction) >> (64 - to.fraction);
+    let quiet = u64::from(quiet) << (to.fraction - 1);
+    (bits >> sign(from) & 1) << sign(to) | exponent | payload | quiet
+}
+
+/// A NaN as the type `to`, if it is one that keeps its sign and payload.
 fn kept_nan(bits: u64, to: u32, from: u32, code: u32) -> Option<u64> {
-    // Of the format's bits: all, and those of the fraction.
-    const SIZES: [(u32, u32); 5] = [(16, 10), (16, 7), (32, 23), (64, 52), (32, 23)];
     const BRAIN: u32 = FLOATS + 1;
-    let kept = to == DOUBLE
-        || from == DOUBLE
-        || (to, from) == (SINGLE, BRAIN)
-        || to == TENSOR && code & ROUND == AWAY;
-    let single = to == SINGLE || to == TENSOR;
-    if from < FLOATS || !kept || !(single || to == DOUBLE) || code & (SAT | RELU) != 0 {
+    if from < FLOATS || code & (SAT | RELU) != 0 {
         return None;
     }
-    let [(size, fraction), (to_size, to_fraction)] =
-        [from, to].map(|format| SIZES[(format - FLOATS) as usize]);
-    let payload = bits & ((1 << fraction) - 1);
-    let exponent = bits >> fraction & ((1 << (size - 1 - fraction)) - 1);
-    if payload == 0 || exponent + 1 != 1 << (size - 1 - fraction) {
+    let format = |number: u32| FORMATS[(number - FLOATS) as usize];
+    let own = format(from);
+    let magnitude = bits & ((1 << (own.exponent + own.fraction)) - 1);
+    if magnitude <= ((1 << own.exponent) - 1) << own.fraction {
         return None;
     }
-    let sign = bits >> (size - 1) & 1;
-    let ones = (1u64 << (to_size - 1 - to_fraction)) - 1;
-    let mut payload = payload << (52 - fraction) >> (52 - to_fraction);
-    if to == DOUBLE || from == DOUBLE {
-        payload |= 1 << (to_fraction - 1);
-    } else if to == TENSOR {
-        payload &= !0x1fff;
+    match (to, from) {
+        (DOUBLE, _) | (SINGLE, DOUBLE) => Some(nan_in(format(to), own, bits, true)),
+        (SINGLE, BRAIN) => Some(nan_in(format(to), own, bits, false)),
+        // Of 32 bits the lower 13 are not kept.
+        (TENSOR, _) if code & ROUND == AWAY => Some(bits & !0x1fff),
+        _ => None,
     }
-    Some(sign << (to_size - 1) | ones << to_fraction | payload)
 }
 
 /// Any conversion of one number.
@@ -216,7 +215,7 @@ fn quick(to: Type, from: Type, mods: &Mods<'_>, exact_register: bool) -> Option<
         (F32, F64) if nearest => alu!(|a: u64| -> u32 {
             let number = f64::from_bits(a);
             match number.is_nan() {
-                true => ((a >> 32 & 0x8000_0000) | 0x7fc0_0000 | (a >> 29 & 0x7f_ffff)) as u32,
+                true => nan_in(Format::F32, Format::F64, a, true) as u32,
                 false => (number as f32).to_bits(),
             }
         }),
