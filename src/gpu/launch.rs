@@ -420,9 +420,7 @@ impl StepLowering<'_> {
         let shape = tile.shape(config.head_dim as u32);
         // At most one tile per token and head: every tile has at least one row.
         let items = self.rows() * config.num_attention_heads;
-        // Of so few rows all launches are of the kernels for all GPUs (`Sm90Tile::choose`): nothing else was measured.
-        let few = self.rows() <= Sm90Tile::Quarter.shape().rows as usize;
-        let sm90 = self.options.sm90 && params.rope == 0 && !few;
+        let sm90 = self.options.sm90 && params.rope == 0 && Sm90Tile::serves(self.rows());
         if let Some(kernel) = tile.sm90(config.head_dim).filter(|_| sm90) {
             let params = Params::AttentionSm90(tile, self.rows() as u32, params);
             let blocks = items.min(self.options.multiprocessors.count * kernel.blocks as usize) as u32;

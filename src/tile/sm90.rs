@@ -71,16 +71,22 @@ impl Sm90Tile {
         blocks(self.shape(), rows, columns)
     }
 
+    /// Whether there are kernels for passes of so many rows. Where all fit the smallest tile, weights are better streamed
+    /// through narrower columns, and no other launch was measured there.
+    pub const fn serves(rows: usize) -> bool {
+        rows > Sm90Tile::Quarter.shape().rows as usize
+    }
+
     /// The tile with the least estimated time for x Wᵀ with x of `rows` rows, W of `columns` rows, and sums over `k`, of
     /// those in which heads of `head_dim` elements are whole (0 where there is no rotation). `None` where a [`GemmTile`]
-    /// is better: where all rows fit the smallest tile, so that weights are streamed through narrower columns, and where
-    /// such columns are what gives every multiprocessor a block.
+    /// is better: for few rows ([`serves`](Self::serves)), and where narrower columns are what gives every multiprocessor
+    /// a block.
     pub fn choose(
         [rows, columns, k]: [usize; 3],
         head_dim: usize,
         multiprocessors: Multiprocessors,
     ) -> Option<Sm90Tile> {
-        if rows <= Sm90Tile::Quarter.shape().rows as usize {
+        if !Sm90Tile::serves(rows) {
             return None;
         }
         let k_blocks = k.div_ceil(64) as f64;
