@@ -180,7 +180,7 @@ __device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (
 
 // ---- Programmatic dependent launch ----
 //
-// From compute capability 9.0 on, a kernel of a pass starts while the one before it runs: as soon as each of that one's
+// From compute capability 9.0 on, a kernel of a pass can start while the one before it runs: as soon as each of that one's
 // blocks has called griddepcontrol_launch_dependents(), which all kernels do first. So it may well run beside several
 // kernels before it, as none of them need have come further than its own wait. What holds for every kernel:
 //

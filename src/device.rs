@@ -57,8 +57,7 @@ impl fmt::Display for Device {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KernelChoice {
-    /// What is best for the GPU, of what has been measured on one: the kernels for compute capability 9.0 there, if they
-    /// agree with those for all GPUs when an engine is opened; else the latter.
+    /// What is best for the GPU, of what has been measured on one: so far the kernels for all GPUs.
     #[default]
     Auto,
     /// The kernels for all GPUs from compute capability 8.0 on.
@@ -67,9 +66,9 @@ pub enum KernelChoice {
     Sm90,
 }
 
-/// Whether [`KernelChoice::Auto`] takes the kernels for compute capability 9.0: since a report from such a GPU says that they
-/// are right and faster (`benches/results`).
-const SM90_BY_DEFAULT: bool = true;
+/// Whether [`KernelChoice::Auto`] takes the kernels for compute capability 9.0: once a report from such a GPU says that
+/// they are right and faster as they are. `benches/results` has one of their first version, which was.
+const SM90_BY_DEFAULT: bool = false;
 
 impl KernelChoice {
     /// Whether a device of this compute capability runs the kernels for 9.0.
