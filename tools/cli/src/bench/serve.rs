@@ -2,11 +2,11 @@
 
 use std::process::Command;
 
-use crate::measure::{self, Serve};
+use crate::measure::{self, Load, Serve};
 
 use super::Common;
 use crate::exit::Exit;
-use crate::options::RunOptions;
+use crate::options::{RunOptions, positive};
 use crate::terminal;
 
 #[derive(clap::Args)]
@@ -22,6 +22,14 @@ pub struct Args {
     /// model; may be repeated
     #[arg(long, value_name = "NAME=URL", value_parser = named_url)]
     against: Vec<(String, String)>,
+
+    /// Some kinds of load, separated by commas [default: all]
+    #[arg(long, value_name = "LOAD,…", value_enum, value_delimiter = ',')]
+    only: Vec<Load>,
+
+    /// Some numbers of clients, separated by commas [default: 1,4,16,64,256]
+    #[arg(long, value_name = "N,…", value_parser = positive, value_delimiter = ',')]
+    clients: Vec<usize>,
 }
 
 fn named_url(text: &str) -> Result<(String, String), String> {
@@ -37,6 +45,8 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         command: &|threads| serve_command(run, threads),
         url: args.url,
         against: args.against,
+        only: args.only,
+        clients: args.clients,
         effort: args.common.effort(),
     };
     let mut printed = Ok(());

@@ -35,7 +35,7 @@ pub use count::{COUNTERS, count};
 pub use encoder::{encoder, encoder_fastest, encoder_on_cpu, encoder_table, first_vector, startup};
 pub use kernels::{KernelBench, kernels};
 pub use kernels_cpu::kernels_on_cpu;
-pub use load::{Serve, load};
+pub use load::{Load, Serve, load};
 pub use report::Report;
 
 /// How much is measured.

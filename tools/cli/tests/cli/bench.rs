@@ -211,6 +211,19 @@ fn servers_are_put_under_load() {
             assert_eq!(bar["met"], true, "{report}");
         }
     }
+    let some = ["--only", "clients,start", "--clients", "2"];
+    let run = place.run(&[&flags[..], &some].concat());
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{}", run.out);
+    let report: Value = serde_json::from_slice(&place.read("report.json")).unwrap();
+    let of = |list: &str, key: &str| -> Vec<String> {
+        let list = report[list].as_array().unwrap().iter();
+        list.map(|item| item[key].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(of("rows", "case"), ["2 clients"]);
+    assert_eq!(
+        of("bars", "what"),
+        ["from the start of the process until it is ready"]
+    );
     peer.kill().unwrap();
     peer.wait().unwrap();
     place

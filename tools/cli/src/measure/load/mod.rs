@@ -20,4 +20,4 @@ mod server;
 mod texts;
 mod traffic;
 
-pub use run::{Serve, load};
+pub use run::{Load, Serve, load};

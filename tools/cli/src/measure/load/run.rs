@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use hyper::body::Bytes;
 use ropeway::Engine;
 use tokio::runtime::Runtime;
@@ -41,6 +41,9 @@ mod wanted {
 /// A vector of another server that is further away than this is another computation.
 const LEAST_COSINE: f64 = 0.999;
 
+/// Offered load of the overload, in capacities.
+const OVERLOAD: f64 = 2.0;
+
 /// Part of the capacity at which queries come beside documents.
 const QUERIES_BESIDE: f64 = 0.2;
 
@@ -54,7 +57,7 @@ struct Pace {
     rounds: usize,
     warm_up: Duration,
     time: Duration,
-    /// Offered load, in capacities; the last is the overload.
+    /// Offered load, in capacities.
     offered: &'static [f64],
     open_time: Duration,
     overload_time: Duration,
@@ -69,7 +72,7 @@ const FULL: Pace = Pace {
     rounds: 3,
     warm_up: Duration::from_millis(500),
     time: Duration::from_secs(3),
-    offered: &[0.5, 0.8, 1.0, 1.5, 2.0],
+    offered: &[0.5, 0.8, 1.0, 1.5],
     open_time: Duration::from_secs(10),
     overload_time: Duration::from_secs(60),
     documents_time: Duration::from_secs(15),
@@ -83,12 +86,29 @@ const QUICK: Pace = Pace {
     rounds: 1,
     warm_up: Duration::from_millis(50),
     time: Duration::from_millis(250),
-    offered: &[0.5, 2.0],
+    offered: &[0.5],
     open_time: Duration::from_millis(300),
     overload_time: Duration::from_millis(900),
     documents_time: Duration::from_millis(300),
     starts: 1,
 };
+
+/// A kind of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Load {
+    /// Clients that wait for their answers, with a query each
+    Clients,
+    /// The same with texts of mixed lengths
+    Mixed,
+    /// Queries that come whether or not earlier ones were answered, up to 1.5 times what the server can do
+    Arrivals,
+    /// The same at twice what it can do, for a minute
+    Overload,
+    /// Queries beside long documents
+    Documents,
+    /// Cold starts
+    Start,
+}
 
 /// What is put under load.
 pub struct Serve<'a> {
@@ -100,6 +120,10 @@ pub struct Serve<'a> {
     pub url: Option<String>,
     /// Names and URLs of servers that take turns with it.
     pub against: Vec<(String, String)>,
+    /// The kinds of load; none is all.
+    pub only: Vec<Load>,
+    /// The numbers of clients; none is those of the effort.
+    pub clients: Vec<usize>,
     /// How much is measured.
     pub effort: Effort,
 }
@@ -137,6 +161,10 @@ pub fn load(serve: Serve<'_>, say: &mut dyn FnMut(&str)) -> Result<LoadReport> {
     ));
     let mut bench = Bench {
         pace,
+        clients: match serve.clients.is_empty() {
+            true => pace.clients.to_vec(),
+            false => serve.clients,
+        },
         runtime,
         texts,
         inside,
@@ -144,11 +172,39 @@ pub fn load(serve: Serve<'_>, say: &mut dyn FnMut(&str)) -> Result<LoadReport> {
         report,
         say,
     };
-    let (url, against) = (serve.url.as_deref(), &serve.against);
-    let capacity = bench.closed_loops(url, against)?;
-    bench.open_loops(url, capacity)?;
-    if url.is_none() {
+    let url = serve.url.as_deref();
+    let wants = |load| serve.only.is_empty() || serve.only.contains(&load);
+    let capacity = {
+        let (_server, ours) = bench.server(url, &[])?;
+        let mut targets = vec![ours];
+        for (name, url) in &serve.against {
+            targets.push(bench.runtime.block_on(Target::at(name, url))?);
+        }
+        targets.iter().try_for_each(|target| bench.check(target))?;
+        let measured = match wants(Load::Clients) {
+            true => bench.queries(&targets)?,
+            false => None,
+        };
+        if wants(Load::Mixed) {
+            bench.throughput(&targets)?;
+        }
+        let needed = [Load::Arrivals, Load::Overload, Load::Documents].map(wants);
+        match measured {
+            None if needed.contains(&true) => bench.capacity(&targets[0])?,
+            measured => measured.unwrap_or_default(),
+        }
+    };
+    if wants(Load::Arrivals) {
+        bench.arrivals(url, capacity)?;
+    }
+    if wants(Load::Overload) {
+        bench.overload(url, capacity)?;
+    }
+    // These need servers of other settings.
+    if url.is_none() && wants(Load::Documents) {
         bench.beside_documents(capacity)?;
+    }
+    if url.is_none() && wants(Load::Start) {
         bench.cold_starts()?;
     }
     for row in &bench.report.rows {
@@ -166,6 +222,7 @@ pub fn load(serve: Serve<'_>, say: &mut dyn FnMut(&str)) -> Result<LoadReport> {
 
 struct Bench<'a> {
     pace: &'static Pace,
+    clients: Vec<usize>,
     runtime: Runtime,
     texts: Texts,
     inside: Inside,
@@ -222,18 +279,19 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// The queries per second of the busy number of clients.
+    fn capacity(&self, target: &Target) -> Result<f64> {
+        Ok(self
+            .closed(target, &self.texts.queries, 1, self.pace.busy)?
+            .rate())
+    }
+
     /// Clients that wait for their answers; all servers take turns. Gives the queries per second of the busy number of
-    /// clients.
-    fn closed_loops(&mut self, url: Option<&str>, against: &[(String, String)]) -> Result<f64> {
-        let (_server, ours) = self.server(url, &[])?;
-        let mut targets = vec![ours];
-        for (name, url) in against {
-            targets.push(self.runtime.block_on(Target::at(name, url))?);
-        }
-        targets.iter().try_for_each(|target| self.check(target))?;
+    /// clients, if it is among those that are measured.
+    fn queries(&mut self, targets: &[Target]) -> Result<Option<f64>> {
         let pace = self.pace;
-        let mut capacity = 0.0;
-        for &clients in pace.clients {
+        let mut capacity = None;
+        for clients in self.clients.clone() {
             let mut inside = Vec::new();
             let mut tallies = vec![Tally::default(); targets.len()];
             for _ in 0..pace.rounds {
@@ -271,18 +329,14 @@ impl Bench<'_> {
                 );
             }
             if clients == pace.busy {
-                capacity = rates[0];
+                capacity = Some(rates[0]);
                 for (target, rate) in targets.iter().zip(&rates).skip(1) {
                     let what = format!("{clients} clients: requests/s over those of {}", target.name);
                     self.bar(what, rates[0] / rate, "×", Wanted::AtLeast(wanted::OVER_PEERS));
                 }
             }
         }
-        self.throughput(&targets)?;
-        match capacity > 0.0 {
-            true => Ok(capacity),
-            false => bail!("the server answered nothing"),
-        }
+        Ok(capacity)
     }
 
     /// Texts of mixed lengths, one and many to a request, beside one call of `embed_batch` with all of them.
@@ -346,44 +400,62 @@ impl Bench<'_> {
         }
     }
 
-    /// Queries that come whether or not earlier ones were answered, up to twice what the server can do. Its queue holds half
-    /// a second of them.
-    fn open_loops(&mut self, url: Option<&str>, capacity: f64) -> Result<()> {
+    /// A server whose queue holds half a second of queries.
+    fn bounded(&self, url: Option<&str>, capacity: f64) -> Result<(Option<Server>, Target)> {
         let queue = ((0.5 * capacity).ceil() as usize).clamp(16, 1024);
-        let (server, target) = self.server(url, &["--queue-inputs", &queue.to_string()])?;
+        self.server(url, &["--queue-inputs", &queue.to_string()])
+    }
+
+    /// Queries that come whether or not earlier ones were answered.
+    fn arrivals(&mut self, url: Option<&str>, capacity: f64) -> Result<()> {
+        let (_server, target) = self.bounded(url, capacity)?;
         let bodies = self.bodies(&target, &self.texts.queries, 1);
-        let pace = self.pace;
-        let (&overload, light) = pace.offered.split_last().context("no load is offered")?;
-        for (seed, &times) in light.iter().enumerate() {
-            let arrivals = open(
-                &target,
-                &bodies,
-                times * capacity,
-                pace.open_time,
-                seed as u64 + 1,
-            );
+        for (seed, &times) in self.pace.offered.iter().enumerate() {
+            let rate = times * capacity;
+            let arrivals = open(&target, &bodies, rate, self.pace.open_time, seed as u64 + 1);
             let tally = self.runtime.block_on(arrivals);
             self.row(LoadRow {
-                offered_per_s: Some(times * capacity),
+                offered_per_s: Some(rate),
                 ..LoadRow::new(format!("{times} × capacity"), "queries", &target.name, &tally)
             });
         }
+        Ok(())
+    }
+
+    /// Twice as many queries as the server can answer. What it can is measured right before and right after: on a shared
+    /// machine it changes from minute to minute.
+    fn overload(&mut self, url: Option<&str>, capacity: f64) -> Result<()> {
+        let (server, target) = self.bounded(url, capacity)?;
+        let bodies = self.bodies(&target, &self.texts.queries, 1);
+        let pace = self.pace;
+        let mut around = [self.capacity(&target)?, 0.0];
+        let rate = OVERLOAD * around[0];
         let memory = server.as_ref().map(Server::watch_memory);
-        let arrivals = open(&target, &bodies, overload * capacity, pace.overload_time, 99);
+        let arrivals = open(&target, &bodies, rate, pace.overload_time, 99);
         let tally = self.runtime.block_on(arrivals);
         let rss_bytes = memory.and_then(|memory| memory.end());
+        around[1] = self.capacity(&target)?;
         self.row(LoadRow {
-            offered_per_s: Some(overload * capacity),
+            offered_per_s: Some(rate),
             rss_bytes,
             ..LoadRow::new(
-                format!("{overload} × capacity, {:.0?}", pace.overload_time),
+                format!("{OVERLOAD} × capacity, {:.0?}", pace.overload_time),
                 "queries",
                 &target.name,
                 &tally,
             )
         });
-        let goodput = tally.rate() / capacity;
-        let what = format!("{overload} × capacity: ");
+        for (when, answered_per_s) in ["before", "after"].into_iter().zip(around) {
+            self.row(LoadRow {
+                case: format!("{} clients, right {when} it", pace.busy),
+                texts: "queries",
+                server: target.name.clone(),
+                answered_per_s,
+                ..LoadRow::default()
+            });
+        }
+        let goodput = tally.rate() / (0.5 * (around[0] + around[1]));
+        let what = format!("{OVERLOAD} × capacity: ");
         self.bar(
             format!("{what}goodput over capacity"),
             goodput,
