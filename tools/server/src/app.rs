@@ -311,14 +311,18 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response<Body> {
 /// All routes, and what goes around them.
 pub fn router(app: Arc<App>) -> Router {
     let add = |router: Router<Arc<App>>, route: Route| router.route(route.path, route.handler);
+    // From the outside to the inside. In one piece: axum boxes what it is given one by one, for each request.
+    let layers = (
+        CompressionLayer::new(),
+        from_fn_with_state(app.clone(), around),
+        CatchPanicLayer::custom(panicked),
+        RequestDecompressionLayer::new(),
+    );
     routes()
         .into_iter()
         .fold(Router::new(), add)
         .fallback(async || Failure::new(Kind::NotFound, "there is no such route"))
-        .layer(RequestDecompressionLayer::new())
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(app.clone(), around))
-        .layer(CompressionLayer::new())
+        .layer(layers)
         .with_state(app)
 }
 

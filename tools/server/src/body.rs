@@ -54,9 +54,17 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
     }
 }
 
+/// A body of more bytes is not parsed by a thread that other clients wait for.
+const LONG: usize = 128 << 10;
+
 /// Parses JSON.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(bytes).map_err(|error| {
+    let read = || serde_json::from_slice(bytes);
+    let parsed = match bytes.len() > LONG {
+        true => tokio::task::block_in_place(read),
+        false => read(),
+    };
+    parsed.map_err(|error| {
         Failure::new(
             Kind::Malformed,
             format!("the body is not the JSON that this route takes: {error}"),

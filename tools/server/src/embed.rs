@@ -42,6 +42,9 @@ impl Embedded {
 /// The longest pause before an input is handed in again that had no room.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
+/// After so many inputs the thread looks after other clients.
+const TURN: usize = 64;
+
 /// Embeds inputs. If one of them cannot be embedded the others are cancelled.
 ///
 /// A request that has no room for its first input is refused. One with more inputs than there is room for hands in the
@@ -55,6 +58,9 @@ pub async fn embed(
     let caller: Arc<str> = terms.caller.as_str().into();
     let mut tickets: Vec<Ticket> = Vec::with_capacity(count);
     for (index, (text, options)) in inputs.into_iter().enumerate() {
+        if index % TURN == TURN - 1 {
+            tokio::task::yield_now().await;
+        }
         let submission = Submission::new(text.request(options))
             .caller(caller.clone())
             .priority(terms.priority)

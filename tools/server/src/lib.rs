@@ -109,6 +109,13 @@ pub struct Settings {
     pub log: bool,
 }
 
+/// Threads that parse and write; the work is done by the services' threads. Two on two cores get in the way of these, and wake
+/// each other. What takes one of them long goes elsewhere ([`body::parse`]).
+fn http_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / 4).clamp(1, 4)
+}
+
 /// A server that listens.
 pub struct Server {
     runtime: Runtime,
@@ -154,8 +161,7 @@ impl Server {
             )));
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            // They parse and write; the work is done by the services' threads.
-            .worker_threads(2)
+            .worker_threads(http_threads())
             .thread_name("ropeway-http")
             .enable_all()
             .build()?;
