@@ -28,7 +28,7 @@ class Engine:
     def embed(
         self,
         texts: List[str],
-        options: Union[Options, List[Options]],
+        options: Union[Options, None, List[Options]],
         batch_size: Optional[int],
         progress: Optional[Callable[[int], object]],
         keep_errors: bool,
