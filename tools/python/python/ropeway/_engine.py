@@ -116,11 +116,13 @@ class Engine:
         ``(start, end)`` of the chunks behind. ``on_error="return"`` puts the exception of a bad text in its place in a
         list; else the first is raised. The GIL is free meanwhile.
         """
-        if isinstance(sentences, str) and not words:
+        if not words and isinstance(sentences, (str, list)):
             # The weights of a model throw all of this out of the processor's caches, where a line takes several times as long
-            # as in a loop: the most frequent call goes without a `Call`.
-            block, _ = self._engine.embed([sentences], None, None, None, False)
-            return None if block is None else block[0][0]
+            # as in a loop: the most frequent calls go without a `Call`.
+            texts = [sentences] if isinstance(sentences, str) else sentences
+            block, _ = self._engine.embed(texts, None, None, None, False)
+            if block is not None:
+                return block[0] if texts is sentences else block[0][0]
         call = Call(self._prompts, sentences, words)
         bar = _progress_bar(len(call.texts)) if call.show_progress else None
         try:
