@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use pyo3::exceptions::{PyTypeError, PyUnicodeEncodeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyList, PyString};
-use ropeway::{Error, ParseError, Request, hub};
+use ropeway::{Embed, Error, ParseError, Request, hub};
 
 use crate::bridge::{Bridge, Ticket};
 use crate::errors;
@@ -201,6 +202,21 @@ impl Engine {
             }
         }
         results.into_py(py)
+    }
+
+    /// The seconds of each of `calls` calls of [`ropeway::Engine::embed`], one after the other: what the package's own part
+    /// of `encode` is measured against, in one process and on one engine.
+    fn time_embed(&self, py: Python<'_>, texts: Vec<PyBackedStr>, calls: usize) -> PyResult<Vec<f64>> {
+        let engine = &self.opened(py)?.engine;
+        let embed = || {
+            let start = Instant::now();
+            let embeddings = engine.embed(&texts, &Embed::default())?;
+            let seconds = start.elapsed().as_secs_f64();
+            drop(embeddings);
+            Ok(seconds)
+        };
+        let seconds: ropeway::Result<_> = detached(py, || (0..calls).map(|_| embed()).collect())?;
+        seconds.map_err(|error| errors::of_engine(py, &error))
     }
 
     /// Starts the service that `submit` needs; does nothing where it runs.

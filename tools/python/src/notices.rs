@@ -9,6 +9,7 @@
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use ropeway::notices;
@@ -58,15 +59,23 @@ pub fn listen() {
 pub fn detached<T: Send>(py: Python<'_>, work: impl Send + FnOnce() -> T) -> PyResult<T> {
     read_level(py)?;
     let result = py.detach(work);
-    deliver(py)?;
+    tell(py)?;
     Ok(result)
+}
+
+/// Tells the logger what is queued, and takes over its level for what comes up next.
+///
+/// # Errors
+/// As for [`tell`].
+pub fn deliver(py: Python<'_>) -> PyResult<()> {
+    tell(py).and(read_level(py))
 }
 
 /// Tells the logger what is queued.
 ///
 /// # Errors
 /// What a handler raised; the events behind that one are told all the same.
-pub fn deliver(py: Python<'_>) -> PyResult<()> {
+fn tell(py: Python<'_>) -> PyResult<()> {
     let mut told = Ok(());
     if !LAST.load(Ordering::Relaxed).is_null() {
         let logger = logger(py)?;
@@ -75,12 +84,14 @@ pub fn deliver(py: Python<'_>) -> PyResult<()> {
             told = told.and(of_one.map(drop));
         }
     }
-    told.and(read_level(py))
+    told
 }
 
 /// Takes over what level the logger has; whoever set it need not tell.
 fn read_level(py: Python<'_>) -> PyResult<()> {
-    let level = logger(py)?.call_method0("getEffectiveLevel")?.extract()?;
+    let level = logger(py)?
+        .call_method0(intern!(py, "getEffectiveLevel"))?
+        .extract()?;
     LEVEL.store(level, Ordering::Relaxed);
     Ok(())
 }

@@ -102,8 +102,11 @@ pub enum PerText {
 }
 
 impl PerText {
-    /// Reads one `Options` or a list of `count`. An object that is in the list many times is read once.
+    /// Reads one `Options`, a list of `count`, or `None`, which is the default. An object that is in the list many times is read once.
     pub fn read(options: &Bound<'_, PyAny>, count: usize) -> PyResult<PerText> {
+        if options.is_none() {
+            return Ok(PerText::One(Embed::default()));
+        }
         let Ok(list) = options.cast::<pyo3::types::PyList>() else {
             return Ok(PerText::One(read(options)?));
         };

@@ -1,6 +1,7 @@
 //! Embeddings as numpy arrays.
 
-use numpy::{Element, IntoPyArray, PyArrayMethods};
+use numpy::ndarray::Array2;
+use numpy::{Element, IntoPyArray};
 use pyo3::prelude::*;
 use ropeway::half::f16;
 use ropeway::{Embedding, Output, Vector};
@@ -73,7 +74,10 @@ impl Block {
     /// `(array[rows, width], scales[rows] or None)`; the arrays take the memory over.
     fn into_py(self, py: Python<'_>) -> PyResult<(Py<PyAny>, Option<Py<PyAny>>)> {
         fn array<T: Element>(py: Python<'_>, numbers: Vec<T>, shape: [usize; 2]) -> PyResult<Py<PyAny>> {
-            Ok(numbers.into_pyarray(py).reshape(shape)?.into_any().unbind())
+            let rows = Array2::from_shape_vec(shape, numbers).map_err(|error| {
+                errors::raise(py, "InternalError", format!("vectors of {shape:?}: {error}"))
+            })?;
+            Ok(rows.into_pyarray(py).into_any().unbind())
         }
         let shape = [self.rows, self.width];
         let scales = matches!(self.numbers, Numbers::Int8(_))

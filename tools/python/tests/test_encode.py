@@ -46,6 +46,9 @@ def test_one_text_is_a_vector_and_none_an_empty_array(engine):
     assert engine.encode("a").shape == (64,)
     assert engine.encode([]).shape == (0, 64)
     np.testing.assert_array_equal(engine.encode("a"), engine.encode(["b", "a"])[1])
+    # A call without words goes a shorter way.
+    np.testing.assert_array_equal(engine.encode("a"), engine.encode("a", truncate=True))
+    np.testing.assert_array_equal(engine.encode(["a"]), engine.encode(("a",), truncate=True))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8", "binary", "ubinary"])

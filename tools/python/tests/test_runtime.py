@@ -233,6 +233,13 @@ def resident():
         return int(statm.read().split()[1]) * resource.getpagesize()
 
 
+def test_calls_of_the_engine_alone_are_timed(engine):
+    times = engine._engine.time_embed(["a", "b"], 3)
+    assert len(times) == 3 and min(times) > 0
+    with pytest.raises(ropeway.RequestError, match="^input 1: "):
+        engine._engine.time_embed(["a", "x" * 300_000], 1)
+
+
 def test_progress_bar(engine, capsys):
     engine.encode(["a"] * 10, batch_size=3, show_progress_bar=True)
     shown = capsys.readouterr().err

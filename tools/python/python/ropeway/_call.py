@@ -21,31 +21,41 @@ if TYPE_CHECKING:
     Output = Union[Array, List[Any], Tuple[Any, ...], torch.Tensor]
 
 
-class Words(TypedDict, total=False):
+class SharedWords(TypedDict, total=False):
+    task: TaskWord
+    prompt_name: TaskWord
+    prompt: TaskWord
+    adapters: Union[Mapping[str, float], None, List[Optional[Mapping[str, float]]]]
+    normalize: Union[bool, None, List[Optional[bool]]]
+    normalize_embeddings: bool
+    truncate: bool
+    precision: str
+    batch_size: Optional[int]
+    show_progress_bar: Optional[bool]
+
+
+class ArrayWords(SharedWords, total=False):
+    """The keywords with which ``encode`` gives one array."""
+
+    dimensions: Optional[int]
+    truncate_dim: Optional[int]
+
+
+class Words(SharedWords, total=False):
     """The keywords of ``encode`` and ``aencode``; ``tools/python/README.md`` has a table of them.
 
     Those that may be a list take one value per text that way.
     """
 
-    task: TaskWord
-    prompt_name: TaskWord
-    prompt: TaskWord
-    adapters: Union[Mapping[str, float], None, List[Optional[Mapping[str, float]]]]
     dimensions: SizeWord
     truncate_dim: SizeWord
-    normalize: Union[bool, None, List[Optional[bool]]]
-    normalize_embeddings: bool
     late_chunking: Union[bool, int, str, List[Union[bool, int, str]]]
     spans: Union[Spans, None, List[Optional[Spans]]]
     options: Union[Options, None, List[Options]]
     pooling: Optional[str]
-    truncate: bool
     window: Optional[int]
     overlap: Optional[int]
-    precision: str
     output_value: str
-    batch_size: Optional[int]
-    show_progress_bar: Optional[bool]
     convert_to_numpy: bool
     convert_to_tensor: bool
     return_scales: bool

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Union, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _ropeway
-from ._call import Call, Words
-from ._types import Results, Single
+from ._call import ArrayWords, Call, Words
+from ._types import Array, Results, Single
 from .errors import OverloadedError
 
 if TYPE_CHECKING:
@@ -101,6 +101,10 @@ class Engine:
         self._batch_tokens = info.batch_tokens
         self._serving = False
 
+    @overload
+    def encode(self, sentences: Union[str, Sequence[str]], **words: Unpack[ArrayWords]) -> Array: ...
+    @overload
+    def encode(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any: ...
     def encode(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any:
         """Embeds one text or many.
 
@@ -112,6 +116,13 @@ class Engine:
         ``(start, end)`` of the chunks behind. ``on_error="return"`` puts the exception of a bad text in its place in a
         list; else the first is raised. The GIL is free meanwhile.
         """
+        if not words and isinstance(sentences, (str, list)):
+            # The weights of a model throw all of this out of the processor's caches, where a line takes several times as long
+            # as in a loop: the most frequent calls go without a `Call`.
+            texts = [sentences] if isinstance(sentences, str) else sentences
+            block, _ = self._engine.embed(texts, None, None, None, False)
+            if block is not None:
+                return block[0] if texts is sentences else block[0][0]
         call = Call(self._prompts, sentences, words)
         bar = _progress_bar(len(call.texts)) if call.show_progress else None
         try:
@@ -122,6 +133,10 @@ class Engine:
                 bar.close()
         return call.finish(results, self._width)
 
+    @overload
+    async def aencode(self, sentences: Union[str, Sequence[str]], **words: Unpack[ArrayWords]) -> Array: ...
+    @overload
+    async def aencode(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any: ...
     async def aencode(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any:
         """As :meth:`encode`, for coroutines: what many of them ask for at the same time shares passes.
 
@@ -180,18 +195,34 @@ class Engine:
                 one.drop()
         return rows
 
+    @overload
+    def encode_query(self, sentences: Union[str, Sequence[str]], **words: Unpack[ArrayWords]) -> Array: ...
+    @overload
+    def encode_query(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any: ...
     def encode_query(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any:
         """As :meth:`encode`, with the model's task for queries where it has one and no other is named."""
         return self.encode(sentences, **self._with_task(QUERY_TASKS, words))
 
+    @overload
+    def encode_document(self, sentences: Union[str, Sequence[str]], **words: Unpack[ArrayWords]) -> Array: ...
+    @overload
+    def encode_document(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any: ...
     def encode_document(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any:
         """As :meth:`encode`, with the model's task for documents where it has one and no other is named."""
         return self.encode(sentences, **self._with_task(DOCUMENT_TASKS, words))
 
+    @overload
+    async def aencode_query(self, sentences: Union[str, Sequence[str]], **words: Unpack[ArrayWords]) -> Array: ...
+    @overload
+    async def aencode_query(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any: ...
     async def aencode_query(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any:
         """As :meth:`encode_query`, for coroutines."""
         return await self.aencode(sentences, **self._with_task(QUERY_TASKS, words))
 
+    @overload
+    async def aencode_document(self, sentences: Union[str, Sequence[str]], **words: Unpack[ArrayWords]) -> Array: ...
+    @overload
+    async def aencode_document(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any: ...
     async def aencode_document(self, sentences: Union[str, Sequence[str]], **words: Unpack[Words]) -> Any:
         """As :meth:`encode_document`, for coroutines."""
         return await self.aencode(sentences, **self._with_task(DOCUMENT_TASKS, words))

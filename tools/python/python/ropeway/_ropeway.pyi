@@ -28,11 +28,12 @@ class Engine:
     def embed(
         self,
         texts: List[str],
-        options: Union[Options, List[Options]],
+        options: Union[Options, None, List[Options]],
         batch_size: Optional[int],
         progress: Optional[Callable[[int], object]],
         keep_errors: bool,
     ) -> Results: ...
+    def time_embed(self, texts: List[str], calls: int) -> List[float]: ...
     def start_service(self) -> None: ...
     def submit(
         self,
