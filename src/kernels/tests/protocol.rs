@@ -311,3 +311,102 @@ fn every_mistake_in_the_pipeline_of_gemm_is_found() {
         assert!(wrong.search().is_err(), "one arrival more at barrier {barrier}");
     }
 }
+
+/// The protocol of the tile `pingpong`: two roles that multiply take tiles in turn, `k_blocks` each, and pass by the stages
+/// of the other's. Behind the ring's barriers stand those of their turns.
+fn pingpong(stages: usize, tiles: usize, k_blocks: usize) -> Protocol {
+    let ring = Ring(stages);
+    let turn = |warpgroup: usize| 2 * stages + warpgroup;
+    let copies = (0..tiles * k_blocks)
+        .flat_map(|block| [ring.await_empty(block), ring.fill(block), ring.arrive_full(block)]);
+    let mut roles = vec![copies.collect::<Vec<_>>()];
+    for warpgroup in 0..2 {
+        let mut ops = Vec::new();
+        // The first may begin: on a new barrier the phase of parity 1 has ended.
+        let mut parity = warpgroup as u8 ^ 1;
+        for tile in (warpgroup..tiles).step_by(2) {
+            let blocks = tile * k_blocks..(tile + 1) * k_blocks;
+            let barrier = turn(warpgroup);
+            ops.push(Op::Wait { barrier, parity });
+            parity ^= 1;
+            for block in blocks.clone() {
+                ops.extend([ring.await_full(block), ring.read(block)]);
+                if block > blocks.start {
+                    ops.extend(ring.release(block - 1));
+                }
+            }
+            let barrier = turn(warpgroup ^ 1);
+            ops.push(Op::Arrive { barrier });
+            ops.extend(ring.release(blocks.end - 1));
+        }
+        roles.push(ops);
+    }
+    let mut protocol = ring.protocol(roles, 1, 1);
+    protocol.arrivals.extend([1, 1]);
+    protocol
+}
+
+#[test]
+fn the_turns_of_ping_pong_neither_deadlock_nor_overrun() {
+    // Tiles of fewer k-blocks than stages, of as many, and of more, which go around the ring alone.
+    for stages in [2, 3, 4] {
+        for k_blocks in [1, stages - 1, stages, stages + 1, 2 * stages + 1] {
+            for tiles in 1..=5 {
+                let states = pingpong(stages, tiles, k_blocks).search();
+                let states = states.unwrap_or_else(|fault| {
+                    panic!("{stages} stages, {tiles} tiles of {k_blocks} k-blocks: {fault}")
+                });
+                assert!(states > tiles * k_blocks, "{states} states");
+            }
+        }
+    }
+}
+
+/// Each wait for a turn and each word of one left out, each parity turned around, both beginning and neither.
+#[test]
+fn every_mistake_in_the_turns_of_ping_pong_is_found() {
+    // A stage is several rounds further when a turn comes.
+    let right = pingpong(2, 5, 3);
+    assert!(right.search().is_ok());
+    let turns = 2 * right.stages..2 * right.stages + 2;
+    let mut planted = 0;
+    for role in 1..3 {
+        let ops = &right.roles[role];
+        let last = ops
+            .iter()
+            .rposition(|op| matches!(op, Op::Arrive { barrier } if turns.contains(barrier)));
+        for at in 0..ops.len() {
+            let mut wrong = right.clone();
+            wrong.roles[role].remove(at);
+            let harmless = match ops[at] {
+                // The first begins; and nobody waits for word of the last tile's end.
+                Op::Wait { barrier, .. } if turns.contains(&barrier) => role == 1 && at == 0,
+                Op::Arrive { barrier } if turns.contains(&barrier) => role == 1 && Some(at) == last,
+                _ => continue,
+            };
+            planted += usize::from(!harmless);
+            assert_eq!(
+                wrong.search().is_ok(),
+                harmless,
+                "role {role} without {:?} at {at}",
+                ops[at]
+            );
+            if let Op::Wait { barrier, parity } = ops[at] {
+                let mut turned = right.clone();
+                let parity = parity ^ 1;
+                turned.roles[role][at] = Op::Wait { barrier, parity };
+                assert!(
+                    turned.search().is_err(),
+                    "role {role}, {:?} turned around",
+                    ops[at]
+                );
+            }
+        }
+    }
+    assert_eq!(planted, 8, "mistakes that must be found");
+    for barrier in turns {
+        let mut wrong = right.clone();
+        wrong.arrivals[barrier] += 1;
+        assert!(wrong.search().is_err(), "one arrival more at barrier {barrier}");
+    }
+}

@@ -130,4 +130,22 @@ fn the_search_finds_what_is_wrong() {
         problem.contains("while it is read") || problem.starts_with("no role can go on"),
         "{problem}"
     );
+
+    // A warpgroup without queries gives back what it has not waited for: at the next round it takes one phase for another.
+    let right = attention(Order::Ahead, 3, 2, &[(4, false, 1), (2, false, 2)], true);
+    assert!(right.search().is_ok());
+    let ops = &right.roles[2];
+    let passes_by =
+        |at: &usize| matches!(ops[*at], Op::Wait { .. }) && matches!(ops[at + 1], Op::Finish { .. });
+    let waits: Vec<usize> = (0..ops.len()).filter(passes_by).collect();
+    assert_eq!(waits.len(), 8, "four stages of keys, and of values");
+    for (block, &at) in (1..).zip(&waits) {
+        let mut hasty = right.clone();
+        hasty.roles[2].remove(at);
+        assert_eq!(
+            hasty.search().is_err(),
+            block >= 3,
+            "without the wait for block {block}"
+        );
+    }
 }

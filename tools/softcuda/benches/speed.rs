@@ -8,7 +8,8 @@ mod harness;
 
 use std::time::Instant;
 
-use harness::{Args, Gpu, Shape, compile};
+use harness::engine::Run;
+use harness::{Args, Ended, Gpu, Shape, compile};
 use softcuda::machine::{self, Launch, Module, Settings};
 
 /// Numbers in -1…1 as bf16, from a counter.
@@ -68,7 +69,11 @@ impl Bench {
 }
 
 fn main() {
-    let (Some(gemm), Some(attention)) = (compile("gemm_bf16.cu"), compile("flash_attention.cu")) else {
+    let (Some(gemm), Some(attention), Some(hopper)) = (
+        compile("gemm_bf16.cu"),
+        compile("flash_attention.cu"),
+        compile("engine_gemm.cu"),
+    ) else {
         return;
     };
     let mut gpu = Gpu::with(|settings| *settings = Settings::default());
@@ -89,6 +94,18 @@ fn main() {
     measure(&mut bench, threads, "GEMM 512 x 3072 x 1024, bf16", |bench| {
         bench.gemm(a, b, c, [512, 3072, 1024]);
     });
+
+    // The same by the engine's kernels with tensor copies and wgmma.
+    let module = Module::load(&hopper, &mut bench.gpu.device).expect("a module that loads");
+    for tile in ["pingpong", "wide", "square", "half", "quarter"] {
+        let run = Run::gemm(&mut bench.gpu, tile, [m, n, k, 0], 132);
+        let name = format!("the same by TMA and wgmma, tile {tile}");
+        measure(&mut bench, threads, &name, |bench| {
+            let (ended, _) = run.launch(&mut bench.gpu, &module);
+            assert!(matches!(ended, Ended::Well), "{ended:?}");
+            bench.instructions += bench.gpu.counters.instructions.warps;
+        });
+    }
 
     // Two layers of hidden size 256 with four heads over 8 sequences of 64 tokens.
     let (tokens, hidden, sequences) = (512u32, 256u32, 8usize);

@@ -91,7 +91,8 @@ impl TensorMap {
                 0 => self.dimensions[0] * u64::from(self.element),
                 _ => self.strides[0],
             };
-            if stride < least {
+            // Nothing steps over where there is one; CUTLASS has no stride there.
+            if stride < least && self.dimensions[axis + 1] > 1 {
                 return Err(format!(
                     "globalStrides[{axis}] is {stride}, less than the {least} bytes of what it steps over"
                 ));
@@ -135,7 +136,6 @@ impl TensorMap {
     pub fn encode(&self) -> [u8; TENSOR_MAP_BYTES] {
         let mut bytes = Vec::with_capacity(TENSOR_MAP_BYTES);
         bytes.extend(MARK);
-        bytes.extend(self.address.to_le_bytes());
         let swizzle = match self.swizzle {
             Swizzle::None => 0,
             Swizzle::B32 => 1,
@@ -143,7 +143,9 @@ impl TensorMap {
             Swizzle::B128 => 3,
         };
         let fill = u8::from(self.fill == Fill::Nan);
+        // CUTLASS clears bit 21 of the second word, against a fault of some drivers: here it is always clear.
         bytes.extend([self.rank as u8, self.element as u8, swizzle, fill, 0, 0, 0, 0]);
+        bytes.extend(self.address.to_le_bytes());
         self.dimensions
             .iter()
             .chain(&self.strides)
@@ -163,14 +165,14 @@ impl TensorMap {
             return None;
         }
         let map = Self {
-            address: long(8),
-            rank: bytes[16].into(),
-            element: bytes[17].into(),
+            address: long(16),
+            rank: bytes[8].into(),
+            element: bytes[9].into(),
             dimensions: [24, 32, 40].map(long),
             strides: [48, 56].map(long),
             tile: [64, 68, 72].map(short),
-            swizzle: [Swizzle::None, Swizzle::B32, Swizzle::B64, Swizzle::B128][usize::from(bytes[18] & 3)],
-            fill: if bytes[19] == 0 { Fill::Zero } else { Fill::Nan },
+            swizzle: [Swizzle::None, Swizzle::B32, Swizzle::B64, Swizzle::B128][usize::from(bytes[10] & 3)],
+            fill: if bytes[11] == 0 { Fill::Zero } else { Fill::Nan },
         };
         map.check().is_ok().then_some(map)
     }

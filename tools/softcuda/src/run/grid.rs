@@ -186,7 +186,10 @@ fn check_dependency(run: &Run<'_>, meter: &Meter) {
     if waits().any(|(pc, _)| meter.counts[pc as usize].lanes != 0) {
         return;
     }
-    let Some((pc, inst)) = waits().next() else { return };
+    // The one that nobody came by, or where there is none the kernel's first instruction.
+    let Some((pc, inst)) = waits().next().or_else(|| (0..).zip(&run.kernel.insts).next()) else {
+        return;
+    };
     run.report(Finding {
         check: Check::Race,
         kernel: run.kernel.name.clone(),

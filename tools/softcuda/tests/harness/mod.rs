@@ -8,6 +8,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod engine;
 pub mod mirror;
 pub mod rule;
 
@@ -102,8 +103,16 @@ fn compile_with(nvcc: &Path, version: &str, name: &str) -> Vec<u8> {
     let source = folder().join(name);
     let text = std::fs::read_to_string(&source).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     let arch = header(&text, "arch").unwrap_or("compute_80".into());
-    let shared = ["ptx_async.cuh", "ptx_hopper.cuh"]
-        .map(|header| std::fs::read_to_string(folder().join(header)).expect("the kernels' header"));
+    let mut headers = ["ptx_async.cuh", "ptx_hopper.cuh"]
+        .map(|header| folder().join(header))
+        .to_vec();
+    if let Some(other) = header(&text, "reads") {
+        headers.extend(sources(&folder().join(other)));
+    }
+    let shared: Vec<String> = headers
+        .iter()
+        .map(|header| std::fs::read_to_string(header).unwrap_or_else(|e| panic!("{}: {e}", header.display())))
+        .collect();
     // The path is part of it, for it stands in the line information.
     let mut hasher = DefaultHasher::new();
     (&text, &shared, &source, version, &arch).hash(&mut hasher);
@@ -129,6 +138,27 @@ fn compile_with(nvcc: &Path, version: &str, name: &str) -> Vec<u8> {
         std::fs::rename(&partial, &target).expect("the same folder");
     }
     std::fs::read(&target).expect("just made")
+}
+
+/// What a source may include from a folder, and the folders in it.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("a folder's entry").path())
+        .collect();
+    paths.sort();
+    paths
+        .into_iter()
+        .flat_map(|path| {
+            let source = path
+                .extension()
+                .is_some_and(|e| e == "cu" || e == "cuh" || e == "h");
+            match path.is_dir() {
+                true => sources(&path),
+                false => Vec::from_iter(source.then_some(path)),
+            }
+        })
+        .collect()
 }
 
 /// The line `//! key: …` at the head of a source.

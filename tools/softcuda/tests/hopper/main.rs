@@ -5,6 +5,8 @@ mod harness;
 
 mod boxes;
 mod clusters;
+mod engine;
+mod mutants;
 mod pipelines;
 mod wgmma;
 

@@ -85,7 +85,11 @@ impl<'l> Block<'l> {
         let mut index = 0;
         while index < self.bulks.stores.len() {
             let store = &mut self.bulks.stores[index];
-            if store.thread != thread || store.group.saturating_add(groups) >= committed {
+            // What has been read ends once: others may be under way at its agent.
+            if store.thread != thread
+                || store.group.saturating_add(groups) >= committed
+                || (read && store.read)
+            {
                 index += 1;
                 continue;
             }
