@@ -212,7 +212,7 @@ impl Kernel {
                 ),
                 (
                     avx512::has_bf16(),
-                    kernel!("avx512-bf16", Bf16, true, isa, avx512::block, avx512::peak),
+                    kernel!(avx512::NAME, Bf16, true, isa, avx512::block, avx512::peak),
                 ),
                 (
                     amx::has_int8(),
@@ -245,6 +245,10 @@ impl Kernel {
             Number::Bf16 => kernel!(isa.name(), Bf16, false, isa, widened::block, widened::peak),
             Number::Int8 => kernel!(isa.name(), Int8, false, isa, integers::block, integers::peak),
         }));
+        #[cfg(target_arch = "x86_64")]
+        if avx512::is_slower_than_float32() {
+            kernels.sort_by_key(|kernel| kernel.name == avx512::NAME);
+        }
         kernels
     }
 
