@@ -88,6 +88,11 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `p` is valid for reads of `LANES` values.
     unsafe fn load_ptr(self, p: *const f32) -> Self::V;
+    /// The bf16 numbers in the low and in the high halves of so many dwords.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `LANES` dwords.
+    unsafe fn load_pairs(self, p: *const u32) -> [Self::V; 2];
     /// # Safety
     /// `p` is valid for writes of `LANES` values.
     unsafe fn store_ptr(self, p: *mut f32, v: Self::V);
@@ -188,6 +193,15 @@ impl Simd for Portable {
         // SAFETY: the caller vouches for 8 readable values; an array of f32
         // needs no more alignment than one.
         unsafe { *p.cast() }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(self, p: *const u32) -> [Self::V; 2] {
+        // SAFETY: the caller vouches for 8 readable dwords.
+        let pairs = unsafe { &*p.cast::<[u32; 8]>() };
+        [
+            pairs.map(|pair| f32::from_bits(pair << 16)),
+            pairs.map(|pair| f32::from_bits(pair & 0xffff_0000)),
+        ]
     }
     #[inline(always)]
     unsafe fn store_ptr(self, p: *mut f32, v: Self::V) {
@@ -300,6 +314,16 @@ mod x86 {
             unsafe { _mm512_loadu_ps(p) }
         }
         #[inline(always)]
+        unsafe fn load_pairs(self, p: *const u32) -> [__m512; 2] {
+            // SAFETY: the token, and the caller's word for `p`.
+            unsafe {
+                let pairs = _mm512_loadu_si512(p.cast());
+                let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                [_mm512_slli_epi32::<16>(pairs), _mm512_and_si512(pairs, high)]
+                    .map(|x| _mm512_castsi512_ps(x))
+            }
+        }
+        #[inline(always)]
         unsafe fn store_ptr(self, p: *mut f32, v: __m512) {
             // SAFETY: the token, and the caller's word for `p`.
             unsafe { _mm512_storeu_ps(p, v) }
@@ -362,6 +386,16 @@ mod x86 {
         unsafe fn load_ptr(self, p: *const f32) -> __m256 {
             // SAFETY: the token, and the caller's word for `p`.
             unsafe { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn load_pairs(self, p: *const u32) -> [__m256; 2] {
+            // SAFETY: the token, and the caller's word for `p`.
+            unsafe {
+                let pairs = _mm256_loadu_si256(p.cast());
+                let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                [_mm256_slli_epi32::<16>(pairs), _mm256_and_si256(pairs, high)]
+                    .map(|x| _mm256_castsi256_ps(x))
+            }
         }
         #[inline(always)]
         unsafe fn store_ptr(self, p: *mut f32, v: __m256) {

@@ -1,6 +1,6 @@
 """Compares ropeway's CPU back end with PyTorch and ONNX Runtime: same weights, inputs and cores, in one run.
 
-In float32, or with --precision narrow in what people who want speed take: ropeway, PyTorch and OpenVINO in bf16, ONNX Runtime
+In float32, or with --precision bf16 or int8 beside what people who want speed take: PyTorch and OpenVINO in bf16, ONNX Runtime
 in int8 (dynamic, per channel). Prints a Markdown table; a ratio above 1 means that ropeway is faster than the fastest of its
 peers.
 """
@@ -45,7 +45,12 @@ def parse(arguments):
     parser.add_argument("--cases", metavar="WORD", help="only cases with this word in their name, e.g. minilm or 2048")
     parser.add_argument("--rounds", type=int, default=5, help="rounds per case, default 5")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="default: all cores (%(default)s here)")
-    parser.add_argument("--precision", choices=["f32", "narrow"], default="f32", help="default: f32")
+    parser.add_argument(
+        "--precision",
+        choices=["f32", "bf16", "int8"],
+        default="f32",
+        help="ropeway's; unless it is f32, the peers are in bf16 or int8, each in its fastest (default: f32)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument(
         "--ropeway", metavar="COMMAND", help="what serves; default: `ropeway bench contestant --device cpu`, built now"
@@ -94,8 +99,8 @@ def build_ropeway(precision):
     for line in run_or_explain(command, "building ropeway").splitlines():
         message = json.loads(line) if line.startswith("{") else {}
         if message.get("executable") and message.get("target", {}).get("name") == "ropeway":
-            ours = "bf16" if precision == "narrow" else "f32"
-            return shlex.join([message["executable"], "bench", "contestant", "--device", "cpu", "--precision", ours])
+            serve = [message["executable"], "bench", "contestant", "--device", "cpu", "--precision", precision]
+            return shlex.join(serve)
     raise Problem("cargo built no program `ropeway`. Name a command that serves with --ropeway COMMAND.")
 
 
@@ -152,6 +157,9 @@ def measure(case, model, peers, ropeway, options, reference=None):
                 if sound:
                     peer = min(sound, key=lambda result: result["ms"])
                     row["ratio"] = ratio(peer, row["contestants"]["ropeway"])
+                int8 = row["contestants"].get("ONNX Runtime")
+                if options.precision == "int8" and int8:
+                    row["ratio_to_int8"] = ratio(int8, row["contestants"]["ropeway"])
                 row["tokens_counted_by_ropeway"] = engine.last.get("tokens")
                 row["load_seconds"] = engine.ready.get("load_seconds")
                 row["peak_rss_bytes"] = engine.last.get("peak_rss_bytes")
@@ -250,9 +258,12 @@ def table(report):
             lines.append(f"Fastest settings for {row['case']}: {setups}.")
     if report["rows"] and "cosine" in report["rows"][0]["contestants"].get("PyTorch", {}):
         lines.append(
-            "ropeway, PyTorch and OpenVINO in bf16, ONNX Runtime in int8 (dynamic, per channel); cosine: the smallest to"
-            f" PyTorch's float32 vectors. Peers below {LEAST_NARROW_COSINE} have no part in the ratio."
+            f"ropeway in {report['precision']}, PyTorch and OpenVINO in bf16, ONNX Runtime in int8 (dynamic, per channel);"
+            f" cosine: the smallest to PyTorch's float32 vectors. Peers below {LEAST_NARROW_COSINE} have no part in the ratio."
         )
+    int8 = [f"{row['ratio_to_int8']:.2f} ({row['case']})" for row in report["rows"] if "ratio_to_int8" in row]
+    if int8:
+        lines.append(f"Ratios to ONNX Runtime in int8, whatever its cosine: {', '.join(int8)}.")
     load = " → ".join(f"{value:.1f}" for value in report["load_average"])
     lines += [
         f"Milliseconds per pass over a case's inputs: median of {report['rounds']} rounds (min–max), alternating. The ratio: median"
@@ -283,7 +294,7 @@ def run(options):
     if not planned:
         raise Problem(f"no case has '{options.cases}' in its name")
 
-    narrow = options.precision == "narrow"
+    narrow = options.precision != "f32"
     rows, loaded = [], {}
     for case in planned:
         if case.model not in loaded:
@@ -301,6 +312,7 @@ def run(options):
     return {
         "rows": rows,
         "rounds": options.rounds,
+        "precision": options.precision,
         "machine": machine(options.threads),
         "load_average": [load_before, os.getloadavg()[0]],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

@@ -23,10 +23,14 @@ def peer(name, seconds, error=0.0):
     return Contestant(name, timed(lambda: time.sleep(seconds)), lambda: vectors)
 
 
-def measured(model, error=0.0, tokens=5, reference=None):
+def measured(model, error=0.0, tokens=5, reference=None, precision="f32"):
     case = Case("made up", "none", INPUTS, tokens)
-    peers = {"PyTorch": [peer("slow setting", 0.02), peer("fast setting", 0.006, error)]}
-    return cpu.measure(case, model, peers, COMMAND, Namespace(pace=PACE, threads=1), reference)
+    peers = {
+        "PyTorch": [peer("slow setting", 0.02), peer("fast setting", 0.006, error)],
+        **({"ONNX Runtime": [peer("int8", 0.006, -0.5)]} if precision == "int8" else {}),
+    }
+    options = Namespace(pace=PACE, threads=1, precision=precision)
+    return cpu.measure(case, model, peers, COMMAND, options, reference)
 
 
 def expect_error(model, words):
@@ -54,6 +58,11 @@ def main():
     assert cpu.check(row_narrow) == [] and "ratio" in row_narrow and "differences" not in row_narrow, row_narrow
     assert "cosine 1.0" in cpu.cell(row_narrow, "ropeway"), cpu.cell(row_narrow, "ropeway")
     assert "ratio" not in measured("well", error=-0.5, reference=exact)
+    # In int8 there is a ratio to ONNX Runtime's as well, wrong or not.
+    row_int8 = measured("well", reference=exact, precision="int8")
+    times = row_int8["contestants"]
+    assert row_int8["ratio_to_int8"] == ratio(times["ONNX Runtime"], times["ropeway"]), row_int8
+    assert row_int8["ratio"] == ratio(times["PyTorch"], times["ropeway"]), row_int8
     assert "to float32" in cpu.check(measured("wrong", reference=exact))[0]
     assert "tokens" in cpu.check(measured("well", tokens=6))[0]
     nan = compare([[1.0, math.nan], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]])

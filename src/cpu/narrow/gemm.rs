@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use super::super::Line;
 use super::super::team::{SendPtr, Team};
-use super::{Block, Kernel, Number, PANEL, PackedTiles, Scales, TILE_BYTES, TILE_ROWS, Tiles};
+use super::tiles::add_column;
+use super::{Block, Kernel, Number, Outlier, PANEL, PackedTiles, Scales, TILE_BYTES, TILE_ROWS, Tiles};
 
 /// Blocks of k that a task takes at a time: its part of a panel is 32 KB then, which stays in the first level cache while
 /// all rows of the task go over it.
@@ -65,16 +66,22 @@ pub fn gemm(
             }
             let c: *mut f32 = result.as_mut_ptr().cast();
             for first in (0..k_blocks).step_by(K_BLOCKS) {
+                // After the task's last part, nothing new.
+                let next = Some(first + K_BLOCKS)
+                    .filter(|&next| next < k_blocks)
+                    .unwrap_or(first);
                 let block = Block {
                     a: x.tile(rows.start / TILE_ROWS, first),
                     a_tile_row: k_blocks * TILE_BYTES,
                     rows: rows.len(),
                     b: w.block(panels.start, first),
                     b_panel: w.panel_bytes(),
+                    next: w.block(panels.start, next),
                     panels: panels.len(),
                     k_blocks: K_BLOCKS.min(k_blocks - first),
                     scales: (kernel.number == Number::Int8).then(|| Scales {
                         a: x.scales()[rows.start * k_blocks + first..].as_ptr(),
+                        offsets: x.offsets()[rows.start * k_blocks + first..].as_ptr(),
                         b: w.scales(panels.start, first).as_ptr(),
                         k_blocks,
                     }),
@@ -91,8 +98,8 @@ pub fn gemm(
                 // SAFETY: row i of the result, of which nothing else is borrowed.
                 let segment = unsafe { std::slice::from_raw_parts_mut(c.add(i * c_row), width) };
                 if kernel.number == Number::Int8 && x.outlier(row).value != 0.0 {
-                    let outlier = x.outlier(row);
-                    w.add_column(kernel.isa, panels.start, outlier.column, outlier.value, segment);
+                    let Outlier { column, value } = x.outlier(row);
+                    add_column(kernel.isa, w, panels.start, column, value, segment);
                 }
                 epilogue(row, first, segment);
                 if let Some(y) = y {

@@ -51,11 +51,8 @@ fn model(kernel: &str, x: &[i8], w: &[i8]) -> i32 {
     };
     let quads = x.chunks(4).zip(w.chunks(4)).map(|(x, w)| (quad(x), quad(w)));
     if kernel.ends_with("vnni") {
-        let (sum, of_w) = quads.fold((0, 0), |(sum, of_w), (x, w)| {
-            let above = x.map(|x| x as u8 ^ 0x80);
-            (vpdpbusd(sum, above, w), vpdpbusd(of_w, [0x80; 4], w))
-        });
-        sum.wrapping_sub(of_w)
+        let offset = -128 * x.iter().map(|&x| i32::from(x)).sum::<i32>();
+        quads.fold(offset, |sum, (x, w)| vpdpbusd(sum, w.map(|w| w as u8 ^ 0x80), x))
     } else {
         quads.fold(0, |sum, (x, w)| tdpbssd(sum, x, w))
     }

@@ -95,6 +95,8 @@ pub struct Block {
     pub b: *const u8,
     /// Bytes from one panel to the next.
     pub b_panel: usize,
+    /// What is read after them: a kernel may ask the memory for it meanwhile.
+    pub next: *const u8,
     /// How many panels.
     pub panels: usize,
     /// How many blocks of k.
@@ -109,11 +111,51 @@ pub struct Block {
     pub resume: bool,
 }
 
+/// What a loop over k asks the memory for meanwhile, as it will be read next: so many bytes of each of its blocks of k.
+#[derive(Clone, Copy)]
+struct Ahead {
+    from: *const u8,
+    bytes: usize,
+}
+
+impl Ahead {
+    /// The share of loop `i` of `count` over panel `p`, in what comes after that.
+    #[inline(always)]
+    fn of(t: &Block, p: usize, i: usize, count: usize) -> Ahead {
+        let next = if p + 1 < t.panels {
+            t.b.wrapping_add((p + 1) * t.b_panel)
+        } else {
+            t.next
+        };
+        let share = PANEL_BLOCK.div_ceil(count).next_multiple_of(ROW_BYTES);
+        let start = PANEL_BLOCK.min(i * share);
+        Ahead {
+            from: next.wrapping_add(start),
+            bytes: share.min(PANEL_BLOCK - start),
+        }
+    }
+
+    /// Asks for its part of block `k`, where there is an instruction for it.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    fn ask(self, k: usize) {
+        #[cfg(target_arch = "x86_64")]
+        for line in (0..self.bytes).step_by(ROW_BYTES) {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            let line = self.from.wrapping_add(k * PANEL_BLOCK + line);
+            // SAFETY: a prefetch never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+        }
+    }
+}
+
 /// The scales of a [`Block`] of int8 numbers.
 #[derive(Clone, Copy)]
 pub struct Scales {
     /// That of row i and block b is at `a + i * k_blocks + b`.
     pub a: *const f32,
+    /// Likewise, -128 times the sum of the row's numbers in the block.
+    pub offsets: *const i32,
     /// Those of the columns of panel p and block b are at `b + (p * k_blocks + b) * PANEL`.
     pub b: *const f32,
     /// How many blocks of k the operands have in all.
@@ -170,7 +212,7 @@ impl Kernel {
                 ),
                 (
                     avx512::has_bf16(),
-                    kernel!("avx512-bf16", Bf16, true, isa, avx512::block, avx512::peak),
+                    kernel!(avx512::NAME, Bf16, true, isa, avx512::block, avx512::peak),
                 ),
                 (
                     amx::has_int8(),
@@ -203,6 +245,10 @@ impl Kernel {
             Number::Bf16 => kernel!(isa.name(), Bf16, false, isa, widened::block, widened::peak),
             Number::Int8 => kernel!(isa.name(), Int8, false, isa, integers::block, integers::peak),
         }));
+        #[cfg(target_arch = "x86_64")]
+        if avx512::is_slower_than_float32() {
+            kernels.sort_by_key(|kernel| kernel.name == avx512::NAME);
+        }
         kernels
     }
 

@@ -136,7 +136,14 @@ impl Outlier {
     #[inline(always)]
     pub fn of(x: &[f32]) -> Outlier {
         let max = magnitude(x);
-        let column = x.iter().position(|x| x.to_bits() & 0x7fff_ffff == max);
+        // By whole vectors first.
+        let is_max = |x: &f32| x.to_bits() & 0x7fff_ffff == max;
+        let found = |x: &&[f32]| x.iter().fold(false, |found, x| found | is_max(x));
+        let chunk = x.chunks(ROW_BYTES).position(|x| found(&x));
+        let column = chunk.and_then(|chunk| {
+            let first = chunk * ROW_BYTES;
+            x[first..].iter().position(is_max).map(|at| first + at)
+        });
         match column {
             Some(column) if f32::from_bits(max).is_finite() => Outlier {
                 column,

@@ -33,8 +33,9 @@ isa_fn! {
     /// The same of int8 numbers, as [`quantise`] has them, without the row's outlier, which is the result.
     ///
     /// # Safety
-    /// `to` is writable for as many rows of 64 numbers, one in each tile, as hold `x`; `scales` for as many numbers.
-    unsafe fn write_int8_row<S>(_s, x: &[f32], to: *mut u8, scales: *mut f32) -> Outlier {
+    /// `to` is writable for as many rows of 64 numbers, one in each tile, as hold `x`; `scales` and `offsets` for as many
+    /// numbers.
+    unsafe fn write_int8_row<S>(_s, x: &[f32], to: *mut u8, scales: *mut f32, offsets: *mut i32) -> Outlier {
         let outlier = Outlier::of(x);
         for (block, mut x) in groups(x).enumerate() {
             if outlier.value != 0.0 && outlier.column / ROW_BYTES == block {
@@ -44,18 +45,38 @@ isa_fn! {
             unsafe {
                 let row = &mut *to.add(block * TILE_BYTES).cast::<Group>();
                 scales.add(block).write(quantise(&x, row));
+                offsets.add(block).write(-128 * row.iter().map(|&q| i32::from(q)).sum::<i32>());
             }
         }
         outlier
     }
 }
 
+/// Byte `byte` of a dword, as an int8 number: by shifts of the whole dword, of which there are instructions for vectors.
+#[inline(always)]
+fn number_of(dword: i32, byte: usize) -> f32 {
+    (dword << (24 - 8 * byte) >> 24) as f32
+}
+
 isa_fn! {
-    /// y += x · (v · its column's scale), for byte `byte` of each dword of two rows of tiles; each step rounded once.
-    fn add_lines<S>(_s, lines: [&[[i8; 4]; 16]; 2], byte: usize, scales: &[f32], x: f32, y: &mut [f32]) {
-        let numbers = lines.into_iter().flatten();
-        for ((y, &scale), dword) in y.iter_mut().zip(scales).zip(numbers) {
-            *y += x * (f32::from(dword[byte]) * scale);
+    /// `y += x · W[.., column]` for the columns of y from panel `p` on, of int8 numbers; each step rounded once.
+    pub(super) fn add_column<S>(_s, w: &PackedTiles, p: usize, column: usize, x: f32, y: &mut [f32]) {
+        /// Columns of a tile.
+        const HALF: usize = PANEL / 2;
+        let (block, byte) = (column / ROW_BYTES, column % ROW_BYTES);
+        for (p, y) in (p..).zip(y.chunks_mut(PANEL)) {
+            for (half, y) in y.chunks_mut(HALF).enumerate() {
+                let at = half * TILE_BYTES + byte / 4 * ROW_BYTES;
+                // SAFETY: a row of a tile of the panel, which is packed and lives as long as the matrix.
+                let dwords: &[i32; HALF] = unsafe { &*w.block(p, block).add(at).cast() };
+                let scales = &w.scales(p, block)[half * HALF..][..HALF];
+                let term = |c: usize| x * (number_of(dwords[c], byte % 4) * scales[c]);
+                if let Ok(y) = <&mut [f32; HALF]>::try_from(&mut *y) {
+                    y.iter_mut().enumerate().for_each(|(c, y)| *y += term(c));
+                } else {
+                    y.iter_mut().enumerate().for_each(|(c, y)| *y += term(c));
+                }
+            }
         }
     }
 }
@@ -72,8 +93,9 @@ pub struct Tiles {
     rows: usize,
     k: usize,
     lines: Vec<Line>,
-    /// Of int8 numbers, those of each row's blocks, and each row's outlier.
+    /// Of int8 numbers, those of each row's blocks, -128 times the sum of each, and each row's outlier.
     scales: Vec<f32>,
+    offsets: Vec<i32>,
     outliers: Vec<Outlier>,
 }
 
@@ -84,6 +106,7 @@ pub struct TileWriter {
     number: Number,
     tiles: *mut u8,
     scales: *mut f32,
+    offsets: *mut i32,
     outliers: *mut Outlier,
     k_blocks: usize,
 }
@@ -107,6 +130,7 @@ impl Tiles {
             Number::Int8 => (rows * self.k_blocks(), rows),
         };
         self.scales.resize(self.scales.len().max(scales), 0.0);
+        self.offsets.resize(self.scales.len(), 0);
         let outliers = outliers.max(self.outliers.len());
         self.outliers.resize(outliers, Outlier::default());
         TileWriter {
@@ -114,6 +138,7 @@ impl Tiles {
             number,
             tiles: self.lines.as_mut_ptr().cast(),
             scales: self.scales.as_mut_ptr(),
+            offsets: self.offsets.as_mut_ptr(),
             outliers: self.outliers.as_mut_ptr(),
             k_blocks: self.k_blocks(),
         }
@@ -156,6 +181,11 @@ impl Tiles {
     /// The scales of int8 numbers: a row's blocks one after the other.
     pub(super) fn scales(&self) -> &[f32] {
         &self.scales
+    }
+
+    /// -128 times the sum of the int8 numbers of each block, in the order of their scales.
+    pub(super) fn offsets(&self) -> &[i32] {
+        &self.offsets
     }
 
     /// A row's outlier, of int8 numbers.
@@ -211,8 +241,9 @@ impl TileWriter {
                 Number::Bf16 => write_bf16_row(self.isa, x, to),
                 Number::Int8 => {
                     debug_assert!(first == 0 && x.len().div_ceil(ROW_BYTES) == self.k_blocks);
-                    let scales = self.scales.add(row * self.k_blocks);
-                    let outlier = write_int8_row(self.isa, x, to, scales);
+                    let first = row * self.k_blocks;
+                    let outlier =
+                        write_int8_row(self.isa, x, to, self.scales.add(first), self.offsets.add(first));
                     self.outliers.add(row).write(outlier);
                 }
             }
@@ -345,19 +376,6 @@ impl PackedTiles {
     /// Blocks of k.
     fn k_blocks(&self) -> usize {
         self.k.div_ceil(self.number.per_row())
-    }
-
-    /// `y += x · W[.., column]` for the columns of y from panel `p` on, of int8 numbers.
-    pub(super) fn add_column(&self, isa: Isa, p: usize, column: usize, x: f32, y: &mut [f32]) {
-        let (block, byte) = (column / ROW_BYTES, column % ROW_BYTES);
-        for (p, y) in (p..).zip(y.chunks_mut(PANEL)) {
-            let line = |half: usize| {
-                let at = half * TILE_BYTES + byte / 4 * ROW_BYTES;
-                // SAFETY: a row of a tile of the panel, which is packed and lives as long as `self`.
-                unsafe { &*self.block(p, block).add(at).cast() }
-            };
-            add_lines(isa, [line(0), line(1)], byte % 4, self.scales(p, block), x, y);
-        }
     }
 
     /// Panels.

@@ -1,13 +1,13 @@
 //! The kernels of AVX512-VNNI and AVX-VNNI: `VPDPBUSD`, four products of int8 numbers per lane.
 //!
-//! The instruction multiplies numbers of 0..=255 by signed ones. So x is read as x + 128, which is x with its top bit
-//! flipped, and 128 · Σ W is subtracted: one more product per vector of W. Sums are of 32 bits and wrap around, so that the
-//! difference is exact.
+//! The instruction multiplies numbers of 0..=255 by signed ones. So W is read as W + 128, which is W with its top bit
+//! flipped, and the sums start at -128 · Σ x, which [`Tiles`](super::Tiles) keeps for each row and block of k. Sums are of
+//! 32 bits and wrap around, so that the result is exact.
 
 use std::arch::x86_64::*;
 
 use super::super::isa::Isa;
-use super::{Block, PANEL, PANEL_BLOCK, ROW_BYTES, TILE_BYTES, TILE_ROWS, grouped};
+use super::{Ahead, Block, PANEL, PANEL_BLOCK, ROW_BYTES, Scales, TILE_BYTES, TILE_ROWS};
 
 /// Whether this processor has AVX512-VNNI.
 pub fn has_avx512() -> bool {
@@ -22,81 +22,92 @@ pub fn has_avx() -> bool {
 /// Four numbers of 128.
 const OFFSET: i32 = 0x8080_8080_u32 as i32;
 
-/// A kernel of vectors of `$bytes`, two of them and at most `$height` rows at a time.
+/// A kernel of vectors of `$bytes`, two of them and at most `$height` rows at a time: sums enough to hide the latency.
 macro_rules! kernel {
     (
         $(#[$meta:meta])* $block:ident, $peak:ident: $features:literal, $bytes:literal, $height:literal,
-        $zero:ident, $splat:ident, $load:ident, $store:ident, $multiply:ident, $sub:ident
+        $splat:ident, $load:ident, $xor:ident, $multiply:ident, $convert:ident,
+        $splat_ps:ident, $load_ps:ident, $store_ps:ident, $add_ps:ident, $mul_ps:ident
     ) => {
         $(#[$meta])*
         ///
         /// # Safety
-        /// The processor has the instruction; everything that the block points to is there.
-        pub unsafe fn $block(isa: Isa, t: &Block) {
-            /// The columns of two vectors, of `R` rows of one tile, over all blocks of k, from zero.
+        /// The processor has the instruction; everything that the block points to is there, its scales too.
+        pub unsafe fn $block(_: Isa, t: &Block) {
+            /// The columns of two vectors, of `R` rows of one tile, over all blocks of k.
             ///
             /// # Safety
-            /// As for the block.
+            /// As for the block; `scales` are of the first row and column.
             #[inline]
             #[target_feature(enable = $features)]
-            unsafe fn rows<const R: usize>(t: &Block, a: *const u8, b: *const u8, c: *mut i32) {
-                let offset = $splat(OFFSET);
-                let (mut sums, mut sums_of_b) = ([[$zero(); 2]; R], [$zero(); 2]);
+            unsafe fn rows<const R: usize>(t: &Block, scales: Scales, a: *const u8, b: *const u8, c: *mut f32, ahead: Ahead) {
                 // SAFETY: all inside of what the caller vouches for.
                 unsafe {
                     for k in 0..t.k_blocks {
                         let (a, b) = (a.add(k * TILE_BYTES), b.add(k * PANEL_BLOCK));
+                        ahead.ask(k);
+                        let of_row = |i: usize| i * scales.k_blocks + k;
+                        let mut sums: [_; R] = std::array::from_fn(|i| [$splat(*scales.offsets.add(of_row(i))); 2]);
                         for r in 0..TILE_ROWS {
                             let b = [0, $bytes].map(|at| {
                                 // The second vector of a row of 64 bytes lies in the panel's other tile.
                                 let at = if $bytes == ROW_BYTES { at / ROW_BYTES * TILE_BYTES } else { at };
-                                $load(b.add(r * ROW_BYTES + at).cast())
+                                $xor($load(b.add(r * ROW_BYTES + at).cast()), $splat(OFFSET))
                             });
-                            for (sum, b) in sums_of_b.iter_mut().zip(b) {
-                                *sum = $multiply(*sum, offset, b);
-                            }
                             for (i, sums) in sums.iter_mut().enumerate() {
-                                let dword = a.add(i * ROW_BYTES + r * 4).cast::<i32>().read();
-                                let x = $splat(dword ^ OFFSET);
+                                let x = $splat(a.add(i * ROW_BYTES + r * 4).cast::<i32>().read());
                                 for (sum, b) in sums.iter_mut().zip(b) {
-                                    *sum = $multiply(*sum, x, b);
+                                    *sum = $multiply(*sum, b, x);
                                 }
                             }
                         }
-                    }
-                    for (i, sums) in sums.into_iter().enumerate() {
-                        for (v, (sum, of_b)) in sums.into_iter().zip(sums_of_b).enumerate() {
-                            let c = c.add(i * t.c_row + v * $bytes / 4);
-                            $store(c.cast(), $sub(sum, of_b));
+                        let columns = [0, $bytes / 4].map(|at| $load_ps(scales.b.add(k * PANEL + at)));
+                        for (i, sums) in sums.into_iter().enumerate() {
+                            let row = $splat_ps(*scales.a.add(of_row(i)));
+                            for (v, (sum, columns)) in sums.into_iter().zip(columns).enumerate() {
+                                let c = c.add(i * t.c_row + v * $bytes / 4);
+                                let scaled = $mul_ps($convert(sum), $mul_ps(row, columns));
+                                let resume = t.resume || k > 0;
+                                $store_ps(c, if resume { $add_ps($load_ps(c), scaled) } else { scaled });
+                            }
                         }
                     }
                 }
             }
 
             /// # Safety
-            /// As for the block; the result is `i32`.
+            /// As for the block.
             #[target_feature(enable = $features)]
-            unsafe fn panels(_: Isa, t: &Block) {
+            unsafe fn panels(t: &Block) {
+                let scales = t.scales.expect("int8 numbers have scales");
                 for p in 0..t.panels {
                     let mut row = 0;
                     while row < t.rows {
-                        // Rows of one tile lie next to each other.
-                        let height = usize::min($height, t.rows - row).min(TILE_ROWS - row % TILE_ROWS);
+                        // Rows of one tile lie next to each other; parts of even heights, so that none has few sums.
+                        let rest = (t.rows - row).min(TILE_ROWS - row % TILE_ROWS);
+                        let height = rest.div_ceil(rest.div_ceil($height));
                         for column in (0..PANEL).step_by(2 * $bytes / 4) {
-                            // SAFETY: these rows of a and c, these columns of a panel.
+                            // SAFETY: these rows of a and c, these columns of a panel, and their scales.
                             unsafe {
                                 let a = t.a.add(row / TILE_ROWS * t.a_tile_row + row % TILE_ROWS * ROW_BYTES);
                                 let b = t.b.add(p * t.b_panel + column / 16 * TILE_BYTES);
-                                let c = t.c.add(row * t.c_row + p * PANEL + column).cast();
+                                let c = t.c.add(row * t.c_row + p * PANEL + column);
+                                let scales = Scales {
+                                    a: scales.a.add(row * scales.k_blocks),
+                                    offsets: scales.offsets.add(row * scales.k_blocks),
+                                    b: scales.b.add(p * scales.k_blocks * PANEL + column),
+                                    ..scales
+                                };
+                                let ahead = Ahead::of(t, p, row / $height, t.rows.div_ceil($height));
                                 match height {
-                                    1 => rows::<1>(t, a, b, c),
-                                    2 => rows::<2>(t, a, b, c),
-                                    3 => rows::<3>(t, a, b, c),
-                                    4 => rows::<4>(t, a, b, c),
-                                    5 => rows::<{ if $height < 5 { 1 } else { 5 } }>(t, a, b, c),
-                                    6 => rows::<{ if $height < 6 { 1 } else { 6 } }>(t, a, b, c),
-                                    7 => rows::<{ if $height < 7 { 1 } else { 7 } }>(t, a, b, c),
-                                    _ => rows::<{ if $height < 8 { 1 } else { 8 } }>(t, a, b, c),
+                                    1 => rows::<1>(t, scales, a, b, c, ahead),
+                                    2 => rows::<2>(t, scales, a, b, c, ahead),
+                                    3 => rows::<3>(t, scales, a, b, c, ahead),
+                                    4 => rows::<4>(t, scales, a, b, c, ahead),
+                                    5 => rows::<{ if $height < 5 { 1 } else { 5 } }>(t, scales, a, b, c, ahead),
+                                    6 => rows::<{ if $height < 6 { 1 } else { 6 } }>(t, scales, a, b, c, ahead),
+                                    7 => rows::<{ if $height < 7 { 1 } else { 7 } }>(t, scales, a, b, c, ahead),
+                                    _ => rows::<{ if $height < 8 { 1 } else { 8 } }>(t, scales, a, b, c, ahead),
                                 }
                             }
                         }
@@ -106,10 +117,10 @@ macro_rules! kernel {
             }
 
             // SAFETY: the caller's word.
-            unsafe { grouped::block(isa, t, panels) }
+            unsafe { panels(t) }
         }
 
-        /// Rounds of 8 products side by side; gives their operations.
+        /// Rounds of 16 products side by side; gives their operations.
         ///
         /// # Safety
         /// The processor has the instruction.
@@ -118,7 +129,7 @@ macro_rules! kernel {
             #[target_feature(enable = $features)]
             fn sums(rounds: usize) {
                 let ones = std::hint::black_box($splat(0x0101_0101));
-                let mut sums = [$zero(); 8];
+                let mut sums = [$splat(0); 2 * $height];
                 for _ in 0..rounds {
                     for sum in &mut sums {
                         *sum = $multiply(*sum, ones, ones);
@@ -128,7 +139,7 @@ macro_rules! kernel {
             }
             // SAFETY: the caller's word.
             unsafe { sums(rounds) };
-            (8 * $bytes * 2 * rounds) as f64
+            (2 * $height * $bytes * 2 * rounds) as f64
         }
     };
 }
@@ -136,11 +147,13 @@ macro_rules! kernel {
 kernel! {
     /// See [`Block`].
     block_avx512, peak_avx512: "avx512f,avx512vnni", 64, 8,
-    _mm512_setzero_si512, _mm512_set1_epi32, _mm512_loadu_si512, _mm512_storeu_si512, _mm512_dpbusd_epi32, _mm512_sub_epi32
+    _mm512_set1_epi32, _mm512_loadu_si512, _mm512_xor_si512, _mm512_dpbusd_epi32, _mm512_cvtepi32_ps,
+    _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_mul_ps
 }
 
 kernel! {
     /// See [`Block`].
     block_avx, peak_avx: "avx2,avxvnni", 32, 4,
-    _mm256_setzero_si256, _mm256_set1_epi32, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_dpbusd_avx_epi32, _mm256_sub_epi32
+    _mm256_set1_epi32, _mm256_loadu_si256, _mm256_xor_si256, _mm256_dpbusd_avx_epi32, _mm256_cvtepi32_ps,
+    _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_mul_ps
 }
