@@ -375,10 +375,10 @@ fn every_mistake_in_the_turns_of_ping_pong_is_found() {
         let last = ops
             .iter()
             .rposition(|op| matches!(op, Op::Arrive { barrier } if turns.contains(barrier)));
-        for at in 0..ops.len() {
+        for (at, &op) in ops.iter().enumerate() {
             let mut wrong = right.clone();
             wrong.roles[role].remove(at);
-            let harmless = match ops[at] {
+            let harmless = match op {
                 // The first begins; and nobody waits for word of the last tile's end.
                 Op::Wait { barrier, .. } if turns.contains(&barrier) => role == 1 && at == 0,
                 Op::Arrive { barrier } if turns.contains(&barrier) => role == 1 && Some(at) == last,
@@ -388,8 +388,7 @@ fn every_mistake_in_the_turns_of_ping_pong_is_found() {
             assert_eq!(
                 wrong.search().is_ok(),
                 harmless,
-                "role {role} without {:?} at {at}",
-                ops[at]
+                "role {role} without {op:?} at {at}"
             );
             if let Op::Wait { barrier, parity } = ops[at] {
                 let mut turned = right.clone();
