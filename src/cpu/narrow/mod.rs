@@ -61,6 +61,8 @@ mod int8_tests;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use super::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 pub use attention::{Amx, Out};
@@ -119,19 +121,18 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// The share of loop `i` of `count` over panel `p`, in what comes after that.
+    /// The share of these rows' loop over panel `p`, in what comes after that: the loops of all rows ask for all of it.
     #[inline(always)]
-    fn of(t: &Block, p: usize, i: usize, count: usize) -> Ahead {
+    fn of(t: &Block, p: usize, rows: Range<usize>) -> Ahead {
         let next = if p + 1 < t.panels {
             t.b.wrapping_add((p + 1) * t.b_panel)
         } else {
             t.next
         };
-        let share = PANEL_BLOCK.div_ceil(count).next_multiple_of(ROW_BYTES);
-        let start = PANEL_BLOCK.min(i * share);
+        let line = |row: usize| row * (PANEL_BLOCK / ROW_BYTES) / t.rows * ROW_BYTES;
         Ahead {
-            from: next.wrapping_add(start),
-            bytes: share.min(PANEL_BLOCK - start),
+            from: next.wrapping_add(line(rows.start)),
+            bytes: line(rows.end) - line(rows.start),
         }
     }
 

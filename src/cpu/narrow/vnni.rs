@@ -98,7 +98,7 @@ macro_rules! kernel {
                                     b: scales.b.add(p * scales.k_blocks * PANEL + column),
                                     ..scales
                                 };
-                                let ahead = Ahead::of(t, p, row / $height, t.rows.div_ceil($height));
+                                let ahead = Ahead::of(t, p, row..row + height);
                                 match height {
                                     1 => rows::<1>(t, scales, a, b, c, ahead),
                                     2 => rows::<2>(t, scales, a, b, c, ahead),

@@ -19,7 +19,7 @@ isa_fn! {
                 // Rows of one tile lie next to each other; parts of even heights, so that none has few sums.
                 let rest = (t.rows - row).min(TILE_ROWS - row % TILE_ROWS);
                 let height = rest.div_ceil(rest.div_ceil(step));
-                let ahead = Ahead::of(t, p, row / step, t.rows.div_ceil(step));
+                let ahead = Ahead::of(t, p, row..row + height);
                 // SAFETY: these rows of a and c, this panel of b and these columns of c.
                 unsafe {
                     let a = t.a.add(row / TILE_ROWS * t.a_tile_row + row % TILE_ROWS * ROW_BYTES);
