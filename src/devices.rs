@@ -67,14 +67,14 @@ pub fn devices() -> Vec<DeviceInfo> {
     all
 }
 
-/// The CPU's kernels for such numbers, and whether it has instructions for them: what pays, short of measuring.
+/// The CPU's kernels for such numbers, and whether it has fast instructions for them: what pays, short of measuring.
 fn narrow_kernels(number: Number) -> String {
     let kernels = Kernel::available(number);
     let names: Vec<&str> = kernels.iter().map(|kernel| kernel.name).collect();
     let native = if kernels[0].native {
-        "which has instructions for it"
+        "which has fast instructions for it"
     } else {
-        "without instructions for it: less memory, not more speed"
+        "without fast instructions for it: less memory, not more speed"
     };
     format!("{}, {native}", names.join(", "))
 }

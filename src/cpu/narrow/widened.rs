@@ -1,4 +1,4 @@
-//! The kernel for processors without instructions for bf16: numbers are widened, and multiplied in float32.
+//! The kernel for processors without fast instructions for bf16: numbers are widened, and multiplied in float32.
 
 #[cfg(any(test, feature = "inspect"))]
 use super::super::isa::Isa;
