@@ -269,6 +269,7 @@ pairs! {
     wgmma_no_fence_at_all
     wgmma_operand_overwritten
     wgmma_read_early
+    wgmma_stage_given_back
     wgmma_warps_disagree
     wgmma_without_fence
     wgmma_without_proxy_fence

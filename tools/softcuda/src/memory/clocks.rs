@@ -1024,6 +1024,22 @@ impl BlockClocks {
     }
 }
 
+impl BlockClocks {
+    /// The agent's accesses up to now, without what it knows: for those that another warp's part of an operation completes
+    /// for too.
+    pub fn async_accesses(&mut self, agent: usize) -> Published {
+        let mut local = Clocks::new(self.base);
+        let clock = self.agents[agent - WARPS].warp.close();
+        local.all[agent] = clock;
+        Published {
+            block: self.block,
+            own: Some(Arc::new(local)),
+            clock,
+            ..Published::default()
+        }
+    }
+}
+
 impl Warp {
     fn remember(&mut self, mask: u32, wide: bool, published: Published) {
         if let Some(read) = self

@@ -355,7 +355,8 @@ impl<'l> Block<'l> {
                 }
                 offsets[lane] = offset;
             }
-        } else if self.member.is_clustered() {
+        } else {
+            // A block alone may use mapa too.
             each(at.mask).for_each(|lane| offsets[lane] = self.own_shared(offsets[lane]));
         }
         Ok(offsets)

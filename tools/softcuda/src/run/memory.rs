@@ -8,7 +8,9 @@ use super::check::{Check, Finding, Site};
 use super::step::{At, each};
 use super::warp::Warp;
 use crate::ir::regs::{LANES, Regs, Slot, Width};
-use crate::ir::windows::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES, generic_to_shared};
+use crate::ir::windows::{
+    LOCAL_WINDOW, PARAM_WINDOW, SHARED_RANK_SHIFT, SHARED_WINDOW, WINDOW_BYTES, generic_to_shared,
+};
 use crate::ir::{Access, Order, Scope};
 use crate::memory::{Allocation, Hazard, How, Kind, RaceKind};
 use crate::ptx::ast::Space;
@@ -592,7 +594,9 @@ impl<'l> Block<'l> {
             Some(Space::Global | Space::Const) => lanes[0].1 = mask,
             Some(Space::Shared) => {
                 lanes[1].1 = mask;
-                if self.member.is_clustered() {
+                // A block alone may use mapa too.
+                let mapped = addresses[mask.trailing_zeros() as usize % LANES] >> SHARED_RANK_SHIFT != 0;
+                if mapped || self.member.is_clustered() {
                     each(mask).for_each(|lane| addresses[lane] = self.own_shared(addresses[lane]));
                 }
             }

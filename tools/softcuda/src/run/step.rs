@@ -295,10 +295,15 @@ impl<'l> Block<'l> {
                     self.bulk(warp, &at, bulk)?;
                     Next::On
                 }
-                Op::WarpGroup(what) => {
-                    self.warpgroup(warp, &at, what)?;
-                    Next::On
-                }
+                Op::WarpGroup(what) => match self.warpgroup(warp, &at, what)? {
+                    true => Next::On,
+                    false => {
+                        // Once more, when others have had their turn. The whole warp is here.
+                        split.wait = Wait::Poll { mbarrier: None };
+                        warp.splits.push(split);
+                        return Ok(done);
+                    }
+                },
             };
             match next {
                 Next::On => split.pc += 1,

@@ -1,8 +1,8 @@
 //! `wgmma` and `setmaxnreg`: what the four warps of a warpgroup do together.
 //!
-//! A warp computes its own 16 of a product's 64 rows, when it executes the instruction; of the others it needs nothing. The
-//! operands in shared memory are read then by an agent of the warp, of which nobody knows before `wgmma.wait_group`: who
-//! overwrites them earlier has a race. The results go to a second set of registers, the hidden ones, in which further
+//! A warp computes its own 16 of a product's 64 rows, when it executes the instruction. The operands in shared memory are read
+//! then by an agent of the warp, of which nobody knows before `wgmma.wait_group`: who overwrites them earlier has a race. A
+//! product is the warpgroup's, so a warp waits until all four have begun it, and then knows of what all four have read. The results go to a second set of registers, the hidden ones, in which further
 //! products add to them, and come to the registers proper at the wait. Until then those hold a poison pattern, and
 //! every instruction that touches them is found; but a plain `mov` is not, which compilers put anywhere: it gives the
 //! hidden result a second place. The registers of A are watched in the same way.
@@ -17,7 +17,7 @@ use super::step::At;
 use super::warp::{Aligned, Warp};
 use crate::ir::regs::{FULL, LANES, Regs, Slot};
 use crate::ir::{Class, Multiply, Op, WarpGroup};
-use crate::memory::Swizzle;
+use crate::memory::{Published, Swizzle};
 
 /// Agents of warps' products: apart from mbarriers (offsets) and stores.
 const PRODUCTS: u64 = 1 << 41;
@@ -78,7 +78,14 @@ impl Products {
 #[derive(Default)]
 pub(super) struct Groups {
     products: HashMap<(usize, u32), Product>,
+    /// Of each warp: groups that it has committed.
+    committed: HashMap<usize, u32>,
+    /// What is known to who waits for a warp's part of a group; the last few, by number.
+    ended: HashMap<(usize, u32), Published>,
 }
+
+/// Groups of a warp that are told apart: more than any of its warpgroup can have under way.
+const KEPT: u32 = 8;
 
 struct Product {
     pc: u32,
@@ -89,6 +96,8 @@ struct Product {
 impl Groups {
     pub(super) fn clear(&mut self) {
         self.products.clear();
+        self.committed.clear();
+        self.ended.clear();
     }
 }
 
@@ -139,23 +148,35 @@ impl Descriptor {
 }
 
 impl<'l> Block<'l> {
+    /// Whether the warp can go on: not as long as it waits for products that others of its warpgroup have not begun.
     pub(super) fn warpgroup(
         &mut self,
         warp: &mut Warp,
         at: &At<'_>,
         what: &WarpGroup,
-    ) -> Result<(), Box<Finding>> {
+    ) -> Result<bool, Box<Finding>> {
         match what {
             WarpGroup::Multiply(multiply) => self.multiply(warp, at, multiply)?,
             WarpGroup::Fence => {
                 warp.products.fenced = true;
                 warp.products.touched.fill(0);
             }
-            WarpGroup::Commit => warp.products.committed += 1,
-            WarpGroup::Wait(groups) => self.wait_for_products(warp, at, *groups),
+            WarpGroup::Commit => self.commit_products(warp),
+            WarpGroup::Wait(groups) => return Ok(self.wait_for_products(warp, at, *groups)),
             WarpGroup::Registers { count, .. } => warp.registers_set = Some((*count, at.pc)),
         }
-        Ok(())
+        Ok(true)
+    }
+
+    fn commit_products(&mut self, warp: &mut Warp) {
+        warp.products.committed += 1;
+        let number = warp.products.committed;
+        let key = PRODUCTS | (warp.index as u64) << 1 | u64::from(number & 1);
+        let agent = self.clocks.async_agent(key);
+        let published = self.clocks.async_accesses(agent);
+        self.groups.ended.insert((warp.index, number % KEPT), published);
+        self.groups.committed.insert(warp.index, number);
+        self.event();
     }
 
     fn multiply(&mut self, warp: &mut Warp, at: &At<'_>, what: &Multiply) -> Result<(), Box<Finding>> {
@@ -372,12 +393,23 @@ impl<'l> Block<'l> {
             .report(*self.finding(Check::WgmmaFence, warp, at.pc, 0, message));
     }
 
-    /// Results of all but the last `groups` groups come to their registers.
-    fn wait_for_products(&mut self, warp: &mut Warp, at: &At<'_>, groups: u32) {
+    /// Results of all but the last `groups` groups come to their registers. A product is the warpgroup's: when it is complete
+    /// for one warp, it has read what it reads for all four, as CUTLASS has it, where one of their threads gives a stage back.
+    fn wait_for_products(&mut self, warp: &mut Warp, at: &At<'_>, groups: u32) -> bool {
         let products = &mut warp.products;
         let until = products.committed.saturating_sub(groups);
         if products.done >= until {
-            return;
+            return true;
+        }
+        let all = warp.index / 4 * 4..warp.index / 4 * 4 + 4;
+        let behind = |warp: usize| {
+            self.groups
+                .committed
+                .get(&warp)
+                .is_none_or(|&number| number < until)
+        };
+        if all.clone().any(behind) {
+            return false;
         }
         let hidden = products.hidden.as_ref().map(Aligned::ptr);
         let registers = warp.registers.ptr();
@@ -399,7 +431,7 @@ impl<'l> Block<'l> {
             }
             results[register] != 0 || sources[register] != 0
         });
-        // The last two groups' agents are those of all before them.
+        // What is known of a group is so of all before it with the same agent: the last two are enough.
         let first = products.done.max(until.saturating_sub(2)) + 1;
         products.done = until;
         for number in first..=until {
@@ -407,8 +439,15 @@ impl<'l> Block<'l> {
             let agent = self.clocks.async_agent(key);
             let published = self.clocks.async_end(agent);
             self.clocks.acquire(warp.index, at.mask, &published);
+            // Of the others' parts it knows that they are over, not what they knew.
+            for other in all.clone() {
+                if let Some(published) = self.groups.ended.get(&(other, number % KEPT)) {
+                    self.clocks.acquire(warp.index, at.mask, published);
+                }
+            }
         }
         self.event();
+        true
     }
 
     /// Looks at what an instruction of a kernel with products does to registers.

@@ -9,6 +9,7 @@
 mod harness;
 
 mod cub;
+mod cutlass;
 mod groups;
 mod libcu;
 mod regressions;

@@ -205,9 +205,16 @@ impl<'l> Block<'l> {
             }
             Bulk::TensorStore { from, map, rank } => {
                 let from = self.shared_offsets(warp, at, at.src(0), from)?;
+                let mut issued = Vec::new();
                 for lane in each(at.mask) {
                     let map = self.tensor_map(warp, at, lane, map, rank)?;
                     let coordinates = coordinates(at, lane, 2, rank);
+                    // CUTLASS lets a whole warp store one box: the same bytes at the same places are no race.
+                    let store = (map, coordinates, from[lane]);
+                    if issued.contains(&store) {
+                        continue;
+                    }
+                    issued.push(store);
                     self.check_tile(warp, at, lane, &map, from[lane], Deed::Read)?;
                     let to = stretches(&map, coordinates);
                     let bytes = map.tile_bytes();
