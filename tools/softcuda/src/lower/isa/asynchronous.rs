@@ -16,7 +16,7 @@ pub const COVERED: &[Covered] = &[
     Covered {
         opcode: "mbarrier",
         forms: "init inval arrive arrive_drop expect_tx complete_tx test_wait try_wait pending_count; .parity; .noComplete; counts; transactions",
-        notes: "in the block's own shared memory",
+        notes: "one of another block of the cluster takes arrivals and transactions; a wait is for one of the own block",
     },
 ];
 
