@@ -28,7 +28,7 @@ impl Element {
             Element::E5m2 => vec![(bits >> 8) as u8],
             // The exponent's bias is 7 and not 15.
             Element::E4m3 if value == 0.0 => vec![0],
-            Element::E4m3 => vec![(bits >> 8 & 0x80) as u8 | ((bits & 0x7fff) >> 7) as u8 - (8 << 3)],
+            Element::E4m3 => vec![(bits >> 8 & 0x80) as u8 | (((bits & 0x7fff) >> 7) as u8 - (8 << 3))],
         }
     }
 
