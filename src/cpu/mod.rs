@@ -744,18 +744,13 @@ fn add_up_projection(
 
 /// Calls `f(row, its part of out)` for every row of `out`, rows shared out over the team.
 fn par_rows(team: &mut Team, columns: usize, out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
-    /// Elements that make a task worth handing to another thread.
-    const TASK: usize = 8192;
     let rows = out.len().checked_div(columns).unwrap_or(0);
-    let height = TASK.div_ceil(columns.max(1));
     let start = SendPtr(out.as_mut_ptr());
-    team.run(rows.div_ceil(height), &|task| {
-        for row in task * height..rows.min((task + 1) * height) {
-            // SAFETY: rows are disjoint parts of `out`, which is borrowed for this whole call, and
-            // each row belongs to exactly one task.
-            let row_out = unsafe { std::slice::from_raw_parts_mut(start.get().add(row * columns), columns) };
-            f(row, row_out);
-        }
+    team.run_rows(rows, columns, &|row| {
+        // SAFETY: rows are disjoint parts of `out`, which is borrowed for this whole call, and
+        // each row is one call's alone.
+        let row_out = unsafe { std::slice::from_raw_parts_mut(start.get().add(row * columns), columns) };
+        f(row, row_out);
     });
 }
 

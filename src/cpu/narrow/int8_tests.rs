@@ -16,9 +16,20 @@ fn quantised(x: &[f32]) -> Vec<([i8; 64], f32)> {
     groups(x).map(group).collect()
 }
 
+/// A row's outlier: the first of its largest magnitude, if all are finite.
+fn outlier(x: &[f32]) -> Outlier {
+    if !x.iter().all(|x| x.is_finite()) {
+        return Outlier::default();
+    }
+    let max = x.iter().fold(0f32, |max, x| max.max(x.abs()));
+    let column = x.iter().position(|x| x.abs() == max).unwrap();
+    let value = x[column];
+    Outlier { column, value }
+}
+
 /// A row without its outlier.
 fn without_outlier(x: &[f32]) -> (Vec<f32>, Outlier) {
-    let (mut rest, outlier) = (x.to_vec(), Outlier::of(x));
+    let (mut rest, outlier) = (x.to_vec(), outlier(x));
     rest[outlier.column] -= outlier.value;
     (rest, outlier)
 }
@@ -76,7 +87,6 @@ fn blocks_become_whole_numbers() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN] {
         let (numbers, scale) = quantised(&[3.0, bad, 1.0]);
         assert!(numbers == [0, 0, 0] && scale.is_nan(), "{bad}");
-        assert_eq!(Outlier::of(&[3.0, bad, 1.0]), Outlier::default());
     }
     for x in noise(1000, 1).chunks(57) {
         let (numbers, scale) = quantised(x);
@@ -86,8 +96,24 @@ fn blocks_become_whole_numbers() {
             assert_eq!(f32::from(q), (x * (127.0 / max)).round_ties_even());
         }
     }
-    let (column, value) = (1, -3.0);
-    assert_eq!(Outlier::of(&[1.0, -3.0, 3.0, 0.0]), Outlier { column, value });
+}
+
+#[test]
+fn the_first_of_the_largest_is_the_outlier() {
+    let mut team = Team::new(1);
+    let mut outlier = |x: &[f32]| tiles(&mut team, Number::Int8, x.len(), x).outlier(0);
+    for k in [4, 64, 70, 200] {
+        let mut x = vec![1.0; k];
+        x[k - 3] = -3.0;
+        x[k - 1] = 3.0;
+        let (column, value) = (k - 3, -3.0);
+        assert_eq!(outlier(&x), Outlier { column, value });
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN] {
+            x[k / 2] = bad;
+            assert_eq!(outlier(&x), Outlier::default(), "{bad}");
+        }
+        assert_eq!(outlier(&vec![-0.0; k]).value, 0.0);
+    }
 }
 
 #[test]
@@ -107,6 +133,11 @@ fn rows_come_back_from_tiles() {
             want.truncate(k);
             want[outlier.column] = outlier.value;
             assert_eq!(row, want);
+            let offsets = quantised(&rest);
+            let offsets = offsets
+                .iter()
+                .map(|(numbers, _)| -128 * numbers.iter().map(|&q| i32::from(q)).sum::<i32>());
+            assert!(offsets.eq(tiles.offsets()[i * tiles.k_blocks()..][..tiles.k_blocks()].iter().copied()));
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::super::isa::{Isa, isa_fn};
 use super::super::packed::Buffer;
 use super::super::team::{SendPtr, Team};
-use super::number::{Group, groups, quantise, quantise_row, round, widen};
+use super::number::{Group, group, magnitude, quantise_below, quantise_row, round, widen};
 use super::{Number, Outlier, PANEL, PANEL_BLOCK, ROW_BYTES, ROW_NUMBERS, TILE_BYTES, TILE_ROWS};
 
 isa_fn! {
@@ -30,22 +30,51 @@ isa_fn! {
 }
 
 isa_fn! {
-    /// The same of int8 numbers, as [`quantise`] has them, without the row's outlier, which is the result.
+    /// The same of int8 numbers, as [`quantise`](super::number::quantise) has them, without the row's outlier, which is the result.
     ///
     /// # Safety
     /// `to` is writable for as many rows of 64 numbers, one in each tile, as hold `x`; `scales` and `offsets` for as many
     /// numbers.
     unsafe fn write_int8_row<S>(_s, x: &[f32], to: *mut u8, scales: *mut f32, offsets: *mut i32) -> Outlier {
-        let outlier = Outlier::of(x);
-        for (block, mut x) in groups(x).enumerate() {
-            if outlier.value != 0.0 && outlier.column / ROW_BYTES == block {
-                x[outlier.column % ROW_BYTES] = 0.0;
-            }
-            // SAFETY: a row of a tile and its scale, by the caller's word.
+        // SAFETY: one for each block, by the caller's word.
+        let magnitude_of = |block: usize| unsafe { scales.add(block).cast::<u32>() };
+        let mut max = 0;
+        for (block, x) in x.chunks(ROW_BYTES).enumerate() {
+            let of_block = match <&[f32; ROW_BYTES]>::try_from(x) {
+                Ok(x) => magnitude(x),
+                Err(_) => magnitude(x),
+            };
+            // Where the scale will be.
+            // SAFETY: see there.
+            unsafe { magnitude_of(block).write(of_block) };
+            max = max.max(of_block);
+        }
+        let mut outlier = Outlier::default();
+        let mut outlier_block = usize::MAX;
+        if max > 0 && f32::from_bits(max).is_finite() {
+            // SAFETY: written above.
+            outlier_block = (0..).find(|&block| unsafe { magnitude_of(block).read() } == max).expect("some block has it");
+            let first = outlier_block * ROW_BYTES;
+            let is_max = |x: &f32| x.to_bits() & 0x7fff_ffff == max;
+            let column = first + x[first..].iter().position(is_max).expect("the block has it");
+            outlier = Outlier { column, value: x[column] };
+        }
+        for (block, x) in x.chunks(ROW_BYTES).enumerate() {
+            // SAFETY: a row of a tile, and the scale and offset of the block, by the caller's word.
             unsafe {
                 let row = &mut *to.add(block * TILE_BYTES).cast::<Group>();
-                scales.add(block).write(quantise(&x, row));
-                offsets.add(block).write(-128 * row.iter().map(|&q| i32::from(q)).sum::<i32>());
+                let (scale, sum) = match <&[f32; ROW_BYTES]>::try_from(x) {
+                    Ok(x) if block != outlier_block => quantise_below(x, magnitude_of(block).read(), row),
+                    _ => {
+                        let mut x = group(x);
+                        if block == outlier_block {
+                            x[outlier.column % ROW_BYTES] = 0.0;
+                        }
+                        quantise_below(&x, magnitude(&x), row)
+                    }
+                };
+                scales.add(block).write(scale);
+                offsets.add(block).write(-128 * sum);
             }
         }
         outlier
@@ -148,13 +177,9 @@ impl Tiles {
     pub fn round(&mut self, team: &mut Team, isa: Isa, number: Number, x: &[f32], k: usize) {
         let rows = x.len() / k;
         let writer = self.reset(isa, number, rows, k);
-        // What makes a task worth handing to another thread.
-        let height = 32_768_usize.div_ceil(k);
-        team.run(rows.div_ceil(height), &|task| {
-            for row in task * height..rows.min((task + 1) * height) {
-                // SAFETY: each row is one task's alone.
-                unsafe { writer.write(row, 0, &x[row * k..][..k]) };
-            }
+        team.run_rows(rows, k, &|row| {
+            // SAFETY: each row is one call's alone.
+            unsafe { writer.write(row, 0, &x[row * k..][..k]) };
         });
     }
 
