@@ -1,7 +1,7 @@
 //! The operands of narrow products: weights packed once, activations rounded before each.
 
 use super::super::isa::{Isa, isa_fn};
-use super::super::packed::Buffer;
+use super::super::packed::{Buffer, prefer_huge_pages};
 use super::super::team::{SendPtr, Team};
 use super::number::{Group, group, magnitude, quantise_below, quantise_row, round, widen};
 use super::{Number, Outlier, PANEL, PANEL_BLOCK, ROW_BYTES, ROW_NUMBERS, TILE_BYTES, TILE_ROWS};
@@ -152,6 +152,8 @@ impl Tiles {
         let lines = rows.div_ceil(TILE_ROWS) * TILE_ROWS * self.k_blocks();
         if self.lines.len() < lines {
             self.lines = Vec::new();
+            self.lines.reserve_exact(lines);
+            prefer_huge_pages(self.lines.as_ptr().cast(), lines * size_of::<Line>());
             self.lines.resize(lines, Line([0; ROW_BYTES]));
         }
         let (scales, outliers) = match number {
