@@ -39,6 +39,7 @@ pub fn gemm(
         [x.number(), w.number()] == [kernel.number; 2],
         "operands of other numbers"
     );
+    assert!(w.flipped() == kernel.flips, "packed for another kernel");
     assert!(y.as_ref().is_none_or(|y| y.len() == m * n), "y of another size");
     if m == 0 {
         return;

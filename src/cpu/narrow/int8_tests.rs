@@ -137,7 +137,11 @@ fn rows_come_back_from_tiles() {
             let offsets = offsets
                 .iter()
                 .map(|(numbers, _)| -128 * numbers.iter().map(|&q| i32::from(q)).sum::<i32>());
-            assert!(offsets.eq(tiles.offsets()[i * tiles.k_blocks()..][..tiles.k_blocks()].iter().copied()));
+            assert!(
+                offsets.eq(tiles.offsets()[i * tiles.k_blocks()..][..tiles.k_blocks()]
+                    .iter()
+                    .copied())
+            );
         }
     }
 }
@@ -167,8 +171,8 @@ fn every_kernel_has_the_bits_of_the_definition() {
         let mut team = Team::new(threads);
         for (m, n, k) in SHAPES {
             let (x, w) = (uneven(k, m * k, 3), uneven(k, n * k, 4));
-            let matrix = packed(&mut team, Number::Int8, n, k, &w);
             for kernel in kernels_of(Number::Int8) {
+                let matrix = packed(&mut team, kernel, n, k, &w);
                 let y = product(&mut team, kernel, k, &x, &matrix);
                 for (i, x) in x.chunks(k).enumerate() {
                     for j in (i % 3..n).step_by(3) {
@@ -192,7 +196,7 @@ fn agrees_with_f64_within_the_rounding() {
     let kernel = Kernel::detect(Number::Int8);
     for (m, n, k) in SHAPES {
         let (x, w) = (uneven(k, m * k, 1), uneven(k, n * k, 2));
-        let matrix = packed(&mut team, Number::Int8, n, k, &w);
+        let matrix = packed(&mut team, kernel, n, k, &w);
         let y = product(&mut team, kernel, k, &x, &matrix);
         let halves =
             |x: &[f32]| -> Vec<f64> { quantised(x).iter().map(|(_, s)| f64::from(*s) / 2.0).collect() };
@@ -220,8 +224,8 @@ fn what_is_not_finite_gives_nan_in_its_row_alone() {
     let mut team = Team::new(2);
     let (m, n, k) = (20, 40, 130);
     let x = noise(m * k, 1);
-    let matrix = packed(&mut team, Number::Int8, n, k, &noise(n * k, 2));
     for kernel in kernels_of(Number::Int8) {
+        let matrix = packed(&mut team, kernel, n, k, &noise(n * k, 2));
         let good = product(&mut team, kernel, k, &x, &matrix);
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = x.clone();
@@ -242,6 +246,7 @@ fn what_is_not_finite_gives_nan_in_its_row_alone() {
 #[test]
 fn the_rounding_of_weights_is_what_it_says() {
     let mut team = Team::new(2);
+    let kernel = Kernel::detect(Number::Int8);
     let (n, k) = (40, 640);
     for (size, low, high) in [(1.0, 0.003, 0.008), (20.0, 0.035, 0.07), (300.0, 0.5, 1.1)] {
         let mut w = noise(n * k, 5);
@@ -249,7 +254,7 @@ fn the_rounding_of_weights_is_what_it_says() {
             *w = size * 0.6;
         }
         let squares = w.iter().map(|&w| f64::from(w).powi(2)).sum();
-        let said = packed(&mut team, Number::Int8, n, k, &w).relative_rounding(squares);
+        let said = packed(&mut team, kernel, n, k, &w).relative_rounding(squares);
         let (mut off, mut of_others) = (0.0, 0.0);
         for w in w.chunks(k) {
             for ((numbers, scale), w) in quantised(w).iter().zip(w.chunks(64)) {
@@ -270,6 +275,6 @@ fn the_rounding_of_weights_is_what_it_says() {
             assert!(said > 0.1, "{said} {measured}");
         }
     }
-    let zeros = packed(&mut team, Number::Int8, n, k, &vec![0.0; n * k]);
+    let zeros = packed(&mut team, kernel, n, k, &vec![0.0; n * k]);
     assert_eq!(zeros.relative_rounding(0.0), 0.0);
 }

@@ -81,6 +81,9 @@ isa_fn! {
     }
 }
 
+/// The top bits of four int8 numbers.
+const FLIPPED: i32 = 0x8080_8080_u32 as i32;
+
 /// Byte `byte` of a dword, as an int8 number: by shifts of the whole dword, of which there are instructions for vectors.
 #[inline(always)]
 fn number_of(dword: i32, byte: usize) -> f32 {
@@ -99,7 +102,7 @@ isa_fn! {
                 // SAFETY: a row of a tile of the panel, which is packed and lives as long as the matrix.
                 let dwords: &[i32; HALF] = unsafe { &*w.block(p, block).add(at).cast() };
                 let scales = &w.scales(p, block)[half * HALF..][..HALF];
-                let term = |c: usize| x * (number_of(dwords[c], byte % 4) * scales[c]);
+                let term = |c: usize| x * (number_of(dwords[c] ^ w.flip, byte % 4) * scales[c]);
                 if let Ok(y) = <&mut [f32; HALF]>::try_from(&mut *y) {
                     y.iter_mut().enumerate().for_each(|(c, y)| *y += term(c));
                 } else {
@@ -284,6 +287,8 @@ pub struct PackedTiles {
     n: usize,
     k: usize,
     data: Buffer,
+    /// What was done to every dword, by exclusive or.
+    flip: i32,
     /// Of int8 numbers: panel by panel, block by block, those of the panel's columns; zero past the last.
     scales: Vec<f32>,
 }
@@ -297,14 +302,15 @@ impl PackedTiles {
         k: usize,
         row: &(dyn Fn(usize, &mut [u16]) + Sync),
     ) -> PackedTiles {
-        PackedTiles::pack_rows(team, Number::Bf16, n, k, row)
+        PackedTiles::pack_rows(team, Number::Bf16, 0, n, k, row)
     }
 
-    /// Quantises and packs an n × k matrix. `row(i, numbers)` fills in row i (of 0..n); it is called once per row, from any
-    /// thread of the team.
+    /// Quantises and packs an n × k matrix, for a kernel that [`flips`](super::Kernel::flips) or not. `row(i, numbers)` fills
+    /// in row i (of 0..n); it is called once per row, from any thread of the team.
     pub fn quantise(
         team: &mut Team,
         isa: Isa,
+        flips: bool,
         n: usize,
         k: usize,
         row: &(dyn Fn(usize, &mut [f32]) + Sync),
@@ -312,7 +318,8 @@ impl PackedTiles {
         let k_blocks = k.div_ceil(ROW_BYTES);
         let mut scales = vec![0.0; n.div_ceil(PANEL) * k_blocks * PANEL];
         let to = SendPtr(scales.as_mut_ptr());
-        let packed = PackedTiles::pack_rows(team, Number::Int8, n, k, &|i, out: &mut [i8]| {
+        let flip = if flips { FLIPPED } else { 0 };
+        let packed = PackedTiles::pack_rows(team, Number::Int8, flip, n, k, &|i, out: &mut [i8]| {
             let mut wide = vec![0.0; k];
             row(i, &mut wide);
             quantise_row(isa, &wide, out, &mut |block, scale| {
@@ -328,6 +335,7 @@ impl PackedTiles {
     fn pack_rows<T: Copy + Default>(
         team: &mut Team,
         number: Number,
+        flip: i32,
         n: usize,
         k: usize,
         row: &(dyn Fn(usize, &mut [T]) + Sync),
@@ -344,17 +352,21 @@ impl PackedTiles {
             for j in 0..PANEL.min(n - p * PANEL) {
                 row(p * PANEL + j, &mut rows[j * stride..][..k]);
             }
-            let rows: *const u32 = rows.as_ptr().cast();
-            let stride = stride * number.bytes() / size_of::<u32>();
+            let rows: *const i32 = rows.as_ptr().cast();
+            let stride = stride * number.bytes() / size_of::<i32>();
             // SAFETY: panel p of the buffer, which is this task's alone and lies inside the allocation.
-            let panel = unsafe { out.get().cast::<u32>().add(p * k_blocks * PANEL_BLOCK / 4) };
+            let panel = unsafe { out.get().cast::<i32>().add(p * k_blocks * PANEL_BLOCK / 4) };
             for dword in 0..k_blocks * TILE_ROWS {
                 let (block, r) = (dword / TILE_ROWS, dword % TILE_ROWS);
                 for j in 0..PANEL {
                     let at = ((block * 2 + j / 16) * TILE_ROWS + r) * 16 + j % 16;
                     // SAFETY: inside of row j, whose numbers have no padding, and of the panel. A write through the
                     // pointer, as the memory is still raw.
-                    unsafe { panel.add(at).write(rows.add(j * stride + dword).read_unaligned()) }
+                    unsafe {
+                        panel
+                            .add(at)
+                            .write(rows.add(j * stride + dword).read_unaligned() ^ flip)
+                    }
                 }
             }
         });
@@ -363,8 +375,14 @@ impl PackedTiles {
             n,
             k,
             data,
+            flip,
             scales: Vec::new(),
         }
+    }
+
+    /// Whether it is for a kernel that [`flips`](super::Kernel::flips).
+    pub(super) fn flipped(&self) -> bool {
+        self.flip != 0
     }
 
     /// Rows of W: columns of y.
