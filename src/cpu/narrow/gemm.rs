@@ -137,10 +137,12 @@ fn split(tiles: usize, units: usize, unit: usize, threads: usize) -> (usize, usi
     }
     let group = most.min(units);
     let groups = units.div_ceil(group);
+    // Where panels cannot be parted, fewer rows.
+    let most_tiles = (TASK_TILES * TASK_PANELS / (group * unit)).clamp(4, TASK_TILES);
     // Two rows of tiles at the least, as the kernels take two at a time.
     let row_parts = wanted
         .div_ceil(groups)
-        .max(tiles.div_ceil(TASK_TILES))
+        .max(tiles.div_ceil(most_tiles))
         .min(tiles.div_ceil(2));
     (tiles.div_ceil(row_parts), group)
 }
