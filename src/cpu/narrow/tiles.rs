@@ -93,22 +93,33 @@ fn number_of(dword: i32, byte: usize) -> f32 {
 isa_fn! {
     /// `y += x · W[.., column]` for the columns of y from panel `p` on, of int8 numbers; each step rounded once.
     pub(super) fn add_column<S>(_s, w: &PackedTiles, p: usize, column: usize, x: f32, y: &mut [f32]) {
-        /// Columns of a tile.
-        const HALF: usize = PANEL / 2;
-        let (block, byte) = (column / ROW_BYTES, column % ROW_BYTES);
         for (p, y) in (p..).zip(y.chunks_mut(PANEL)) {
-            for (half, y) in y.chunks_mut(HALF).enumerate() {
-                let at = half * TILE_BYTES + byte / 4 * ROW_BYTES;
-                // SAFETY: a row of a tile of the panel, which is packed and lives as long as the matrix.
-                let dwords: &[i32; HALF] = unsafe { &*w.block(p, block).add(at).cast() };
-                let scales = &w.scales(p, block)[half * HALF..][..HALF];
-                let term = |c: usize| x * (number_of(dwords[c] ^ w.flip, byte % 4) * scales[c]);
-                if let Ok(y) = <&mut [f32; HALF]>::try_from(&mut *y) {
-                    y.iter_mut().enumerate().for_each(|(c, y)| *y += term(c));
-                } else {
-                    y.iter_mut().enumerate().for_each(|(c, y)| *y += term(c));
-                }
+            if let Ok(y) = <&mut [f32; PANEL]>::try_from(&mut *y) {
+                add_panel(w, p, column, x, y);
+            } else {
+                let mut filled = [0.0; PANEL];
+                filled[..y.len()].copy_from_slice(y);
+                add_panel(w, p, column, x, &mut filled);
+                y.copy_from_slice(&filled[..y.len()]);
             }
+        }
+    }
+}
+
+/// [`add_column`] of one panel.
+#[inline(always)]
+fn add_panel(w: &PackedTiles, p: usize, column: usize, x: f32, y: &mut [f32; PANEL]) {
+    /// Columns of a tile.
+    const HALF: usize = PANEL / 2;
+    let (block, byte) = (column / ROW_BYTES, column % ROW_BYTES);
+    let scales: &[f32; PANEL] = w.scales(p, block).first_chunk().expect("a panel's scales");
+    let row = w.block(p, block).wrapping_add(byte / 4 * ROW_BYTES);
+    for half in 0..2 {
+        // SAFETY: a row of a tile of the panel, which is packed and lives as long as the matrix.
+        let dwords: &[i32; HALF] = unsafe { &*row.add(half * TILE_BYTES).cast() };
+        for (c, &dword) in dwords.iter().enumerate() {
+            let c = half * HALF + c;
+            y[c] += x * (number_of(dword ^ w.flip, byte % 4) * scales[c]);
         }
     }
 }
@@ -286,6 +297,7 @@ pub struct PackedTiles {
     number: Number,
     n: usize,
     k: usize,
+    k_blocks: usize,
     data: Buffer,
     /// What was done to every dword, by exclusive or.
     flip: i32,
@@ -374,6 +386,7 @@ impl PackedTiles {
             number,
             n,
             k,
+            k_blocks,
             data,
             flip,
             scales: Vec::new(),
@@ -415,12 +428,7 @@ impl PackedTiles {
 
     /// The scales of int8 numbers from panel `p` and block `block` on: block by block, those of the panel's columns.
     pub(super) fn scales(&self, p: usize, block: usize) -> &[f32] {
-        &self.scales[(p * self.k_blocks() + block) * PANEL..]
-    }
-
-    /// Blocks of k.
-    fn k_blocks(&self) -> usize {
-        self.k.div_ceil(self.number.per_row())
+        &self.scales[(p * self.k_blocks + block) * PANEL..]
     }
 
     /// Panels.
@@ -430,7 +438,7 @@ impl PackedTiles {
 
     /// Bytes from one panel to the next.
     pub(super) fn panel_bytes(&self) -> usize {
-        self.k_blocks() * PANEL_BLOCK
+        self.k_blocks * PANEL_BLOCK
     }
 
     /// Block `block` of panel `p`.
