@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::packed::prefer_huge_pages;
 use crate::plan::{Buffer, BufferId, Plan};
 
 /// The memory of a pass; buffers lie where the plan put them, from the first cache line on.
@@ -22,6 +23,7 @@ impl Arena {
             // Zeros as the system hands them out: what a narrow class never writes takes no memory. (An allocation of
             // aligned lines would be filled.)
             self.numbers = vec![0.0; numbers];
+            prefer_huge_pages(self.numbers.as_ptr().cast(), numbers * size_of::<f32>());
         }
     }
 

@@ -25,7 +25,7 @@
 //! only, not on the batch, on the threads or on the split into tasks.
 
 use super::gemm::{Strided, multiply};
-use super::isa::{Isa, MAX_LANES, isa_fn};
+use super::isa::{Isa, MAX_LANES, Simd, isa_fn};
 use super::math::{exp_v, rotate_v};
 use super::team::{SendPtr, Team};
 use crate::model::RopeTable;
@@ -125,9 +125,41 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Values of a head of `d`, filled up to whole vectors of any set.
+fn wide(d: usize) -> usize {
+    d.next_multiple_of(MAX_LANES)
+}
+
 /// Values of working memory for heads of `d`, with room to align its start.
 fn scratch_len(d: usize) -> usize {
-    2 * QUERIES * d + 2 * KEYS * d + KEYS * PANEL + 2 * QUERIES + d.next_multiple_of(16) + 16
+    2 * QUERIES * wide(d) + 2 * KEYS * d + KEYS * PANEL + 2 * QUERIES + (MAX_LANES + 1) * wide(d) + 16
+}
+
+/// to = factor · from.
+#[inline(always)]
+fn scale_v<S: Simd>(s: S, from: &[f32], factor: f32, to: &mut [f32]) {
+    let wide = s.splat(factor);
+    let mut chunks = from.chunks_exact(S::LANES);
+    let mut to_chunks = to.chunks_exact_mut(S::LANES);
+    for (from, to) in (&mut chunks).zip(&mut to_chunks) {
+        s.store(to, s.mul(s.load(from), wide));
+    }
+    for (from, to) in chunks.remainder().iter().zip(to_chunks.into_remainder()) {
+        *to = from * factor;
+    }
+}
+
+/// to = from. (As a call, a copy of so few values costs more than its work.)
+#[inline(always)]
+fn copy_v<S: Simd>(s: S, from: &[f32], to: &mut [f32]) {
+    let mut chunks = from.chunks_exact(S::LANES);
+    let mut to_chunks = to.chunks_exact_mut(S::LANES);
+    for (from, to) in (&mut chunks).zip(&mut to_chunks) {
+        s.store(to, s.load(from));
+    }
+    for (from, to) in chunks.remainder().iter().zip(to_chunks.into_remainder()) {
+        *to = *from;
+    }
 }
 
 isa_fn! {
@@ -143,31 +175,40 @@ isa_fn! {
         let part = |token: usize, which: usize| {
             &t.qkv[(b.start + token) * row_len + (which * t.heads + head) * d..][..d]
         };
-        let (queries, rest) = scratch.split_at_mut(QUERIES * d);
-        let (outs, rest) = rest.split_at_mut(QUERIES * d);
+        let wide = wide(d);
+        let (queries, rest) = scratch.split_at_mut(QUERIES * wide);
+        let (outs, rest) = rest.split_at_mut(QUERIES * wide);
         let (keys, rest) = rest.split_at_mut(KEYS * d);
         let (values, rest) = rest.split_at_mut(KEYS * d);
         let (scores, rest) = rest.split_at_mut(KEYS * PANEL);
         let (maxima, rest) = rest.split_at_mut(QUERIES);
         let (sums, rest) = rest.split_at_mut(QUERIES);
+        let (lines, rest) = rest.split_at_mut(MAX_LANES * wide);
         let line = &mut rest[..d];
 
-        // Queries, scaled and rotated, as panels [panel][d][width].
+        // Queries, scaled and rotated, as panels [panel][wide][width]: a vector of them at a time, by way of rows of their own.
         let scale = 1.0 / (d as f32).sqrt();
         let panels = b.rows.div_ceil(width);
-        if !b.rows.is_multiple_of(width) {
-            queries[(panels - 1) * width * d..panels * width * d].fill(0.0);
-        }
-        for r in 0..b.rows {
-            let mut q = part(b.first + r, 0);
-            if let Some(rope) = t.rope {
-                let (cos, sin) = rope.at(b.first + r);
-                rotate_v(s, q, cos, sin, line);
-                q = line;
+        for first in (0..b.rows).step_by(S::LANES) {
+            for (r, to) in (first..).zip(lines.chunks_exact_mut(wide).take(S::LANES)) {
+                let to = &mut to[..d];
+                if r >= b.rows {
+                    to.fill(0.0);
+                    continue;
+                }
+                let mut q = part(b.first + r, 0);
+                if let Some(rope) = t.rope {
+                    let (cos, sin) = rope.at(b.first + r);
+                    rotate_v(s, q, cos, sin, line);
+                    q = line;
+                }
+                scale_v(s, q, scale, to);
             }
-            let panel = &mut queries[r / width * width * d + r % width..];
-            for (i, q) in q.iter().enumerate() {
-                panel[i * width] = q * scale;
+            let panel = &mut queries[first / width * width * wide..][..width * wide];
+            for i in (0..wide).step_by(S::LANES) {
+                let to = &mut panel[i * width + first % width..];
+                // SAFETY: columns i.. of a vector's rows of `lines`, and so many rows of the panel.
+                unsafe { s.transpose(lines[i..].as_ptr(), wide, to.as_mut_ptr(), width) };
             }
         }
         maxima.fill(f32::NEG_INFINITY);
@@ -185,9 +226,9 @@ isa_fn! {
                         let (cos, sin) = rope.at(token);
                         rotate_v(s, part(token, 1), cos, sin, k);
                     }
-                    None => k.copy_from_slice(part(token, 1)),
+                    None => copy_v(s, part(token, 1), k),
                 }
-                v.copy_from_slice(part(token, 2));
+                copy_v(s, part(token, 2), v);
             }
             let following = (first_key + n)..b.len.min(first_key + n + KEYS);
             let keys = Strided { ptr: keys.as_ptr(), row: d, step: 1 };
@@ -204,8 +245,8 @@ isa_fn! {
                 let rows = width.min(b.rows - panel * width);
                 // Half a panel, if the queries fit in one vector.
                 let live = rows.next_multiple_of(S::LANES);
-                let q = queries[panel * width * d..][..width * d].as_ptr();
-                let out = &mut outs[panel * width * d..][..width * d];
+                let q = queries[panel * width * wide..][..width * d].as_ptr();
+                let out = &mut outs[panel * width * wide..][..width * d];
                 // SAFETY: keys is n (<= KEYS) by d, q is d by width, scores
                 // holds KEYS by PANEL, and live <= width <= PANEL.
                 unsafe {
@@ -250,15 +291,34 @@ isa_fn! {
             }
         }
 
-        for r in 0..b.rows {
-            let panel = &outs[r / width * width * d + r % width..];
-            let at = ((b.start + b.first + r) * t.heads + head) * d;
-            // SAFETY: inside out (the caller checked its length), and no
-            // other task touches this row of this head.
-            let row = unsafe { std::slice::from_raw_parts_mut(t.out.get().add(at), d) };
-            let factor = 1.0 / sums[r];
-            for (i, out) in row.iter_mut().enumerate() {
-                *out = panel[i * width] * factor;
+        let row_of = |r: usize| {
+            // SAFETY: inside out (the caller checked its length).
+            unsafe { t.out.get().add(((b.start + b.first + r) * t.heads + head) * d) }
+        };
+        for first in (0..b.rows).step_by(S::LANES) {
+            let panel = &mut outs[first / width * width * wide + first % width..];
+            let factor = s.div(s.splat(1.0), s.load(&sums[first..]));
+            for row in panel.chunks_mut(width).take(d) {
+                s.store(row, s.mul(s.load(row), factor));
+            }
+            let live = S::LANES.min(b.rows - first);
+            for i in (0..wide).step_by(S::LANES) {
+                let whole = live == S::LANES && i + S::LANES <= d;
+                let (to, distance) = if whole {
+                    (row_of(first).wrapping_add(i), t.heads * d)
+                } else {
+                    (lines[i..].as_mut_ptr(), wide)
+                };
+                // SAFETY: so many rows of the panel; rows of out that no other task touches for this head, or of `lines`.
+                unsafe { s.transpose(panel[i * width..].as_ptr(), width, to, distance) };
+                if !whole {
+                    let n = S::LANES.min(d.saturating_sub(i));
+                    for r in 0..live {
+                        // SAFETY: as above.
+                        let to = unsafe { std::slice::from_raw_parts_mut(row_of(first + r).add(i), n) };
+                        to.copy_from_slice(&lines[r * wide + i..][..n]);
+                    }
+                }
             }
         }
     }

@@ -114,6 +114,20 @@ pub(crate) trait Simd: Copy {
         self.splat(0.0)
     }
 
+    /// Writes the columns of `LANES` rows of so many values as rows; both lie `from_row` and `to_row` values apart.
+    ///
+    /// # Safety
+    /// `from` is readable and `to` writable for those rows.
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        for i in 0..Self::LANES {
+            for j in 0..Self::LANES {
+                // SAFETY: inside of the rows.
+                unsafe { *to.add(j * to_row + i) = *from.add(i * from_row + j) };
+            }
+        }
+    }
+
     /// Hints that the line at `p` is read soon; `p` need not be valid.
     #[inline(always)]
     fn prefetch(self, _p: *const f32) {}
@@ -244,7 +258,7 @@ impl Simd for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Avx2, Avx512};
+pub(crate) use x86::{Avx2, Avx512, transpose};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -275,6 +289,35 @@ mod x86 {
         pub(crate) unsafe fn new() -> Self {
             Avx2(())
         }
+    }
+
+    /// The columns of 16 rows of 16 dwords.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(crate) fn transpose(rows: &[__m512i; 16]) -> [__m512i; 16] {
+        let mut t = *rows;
+        for i in 0..8 {
+            t[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+        }
+        let mut u = t;
+        for i in (0..16).step_by(4) {
+            u[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+            u[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+            u[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+            u[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+        }
+        // Quarter l of u[4 i + c] holds column 4 l + c of rows 4 i..4 i + 4.
+        let mut out = u;
+        for c in 0..4 {
+            let even = |a, b| _mm512_shuffle_i32x4::<0x88>(a, b);
+            let odd = |a, b| _mm512_shuffle_i32x4::<0xdd>(a, b);
+            let (a, b) = (even(u[c], u[4 + c]), even(u[8 + c], u[12 + c]));
+            (out[c], out[8 + c]) = (even(a, b), odd(a, b));
+            let (a, b) = (odd(u[c], u[4 + c]), odd(u[8 + c], u[12 + c]));
+            (out[4 + c], out[12 + c]) = (even(a, b), odd(a, b));
+        }
+        out
     }
 
     /// Implements one arithmetic method by one intrinsic.
@@ -334,6 +377,19 @@ mod x86 {
             unsafe {
                 let n = _mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<23>(n))
+            }
+        }
+        #[inline(always)]
+        unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+            // SAFETY: the token, and the caller's word for the rows.
+            unsafe {
+                let mut rows = [_mm512_setzero_si512(); 16];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    *row = _mm512_loadu_si512(from.add(i * from_row).cast());
+                }
+                for (j, column) in transpose(&rows).into_iter().enumerate() {
+                    _mm512_storeu_si512(to.add(j * to_row).cast(), column);
+                }
             }
         }
         #[inline(always)]
@@ -408,6 +464,30 @@ mod x86 {
             unsafe {
                 let n = _mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))
+            }
+        }
+        #[inline(always)]
+        unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+            // SAFETY: the token, and the caller's word for the rows.
+            unsafe {
+                let row = |i: usize| _mm256_loadu_ps(from.add(i * from_row));
+                // Quarters of columns: four of each half of the rows.
+                let halves = [0, 4].map(|i| {
+                    let (a, b, c, d) = (row(i), row(i + 1), row(i + 2), row(i + 3));
+                    let low = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                    let high = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                    [
+                        _mm256_shuffle_ps::<0x44>(low.0, low.1),
+                        _mm256_shuffle_ps::<0xee>(low.0, low.1),
+                        _mm256_shuffle_ps::<0x44>(high.0, high.1),
+                        _mm256_shuffle_ps::<0xee>(high.0, high.1),
+                    ]
+                });
+                for (j, (&upper, &lower)) in halves[0].iter().zip(&halves[1]).enumerate() {
+                    let (first, second) = (to.add(j * to_row), to.add((j + 4) * to_row));
+                    _mm256_storeu_ps(first, _mm256_permute2f128_ps::<0x20>(upper, lower));
+                    _mm256_storeu_ps(second, _mm256_permute2f128_ps::<0x31>(upper, lower));
+                }
             }
         }
         #[inline(always)]
@@ -536,6 +616,35 @@ mod tests {
                 assert_eq!(pow2_of(isa, n as f32), 2f32.powi(n));
             }
             assert_eq!(pow2_of(isa, -127.0), 0.0);
+        }
+    }
+
+    isa_fn! {
+        fn transposed<S>(s, x: &[f32], from_row: usize, out: &mut [f32], to_row: usize) -> usize {
+            assert!(x.len() >= S::LANES * from_row && out.len() >= S::LANES * to_row);
+            // SAFETY: both have the rows.
+            unsafe { s.transpose(x.as_ptr(), from_row, out.as_mut_ptr(), to_row) };
+            S::LANES
+        }
+    }
+
+    #[test]
+    fn columns_become_rows() {
+        let (from_row, to_row) = (17, 19);
+        let x: Vec<f32> = (0..16 * from_row).map(|i| i as f32).collect();
+        for isa in Isa::available() {
+            let mut out = vec![-1.0; 16 * to_row];
+            let lanes = transposed(isa, &x, from_row, &mut out, to_row);
+            for (at, &value) in out.iter().enumerate() {
+                let (j, i) = (at / to_row, at % to_row);
+                let inside = i < lanes && j < lanes;
+                assert_eq!(
+                    value,
+                    if inside { x[i * from_row + j] } else { -1.0 },
+                    "{}",
+                    isa.name()
+                );
+            }
         }
     }
 }

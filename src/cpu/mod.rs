@@ -112,6 +112,10 @@ struct Rounded {
     heads: Heads,
 }
 
+/// From this many rows on there are whole rows enough for all threads, and what is saved is more than reading the weights
+/// once for each few of them.
+const WHOLE_ROWS: usize = 256;
+
 /// What reads the result of a product.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reader {
@@ -533,18 +537,31 @@ impl<'a> Pass<'a> {
             return;
         }
         let Rounded { of, tiles, next, .. } = &mut *self.rounded;
-        // A row of int8 numbers is rounded when all of it is there.
-        if reader != Reader::Product || kernel.number == Number::Int8 {
+        // A row of int8 numbers is rounded when all of it is there: where a task has whole rows.
+        let unit = match kernel.number {
+            Number::Bf16 => Some(1),
+            Number::Int8 => (tiles.rows() >= WHOLE_ROWS).then(|| matrix.n()),
+        };
+        let Some(unit) = unit.filter(|_| reader == Reader::Product) else {
             narrow::gemm(self.team, kernel, tiles, matrix, 1, Some(y), epilogue);
             return;
-        }
+        };
         let writer = next.reset(self.cpu.isa, kernel.number, tiles.rows(), matrix.n());
         let y = self.traced.then_some(y);
-        narrow::gemm(self.team, kernel, tiles, matrix, 1, y, &|row, first, segment| {
-            epilogue(row, first, segment);
-            // SAFETY: the copy has the result's size, each segment comes once, and starts at a multiple of 32 columns.
-            unsafe { writer.write(row, first, segment) };
-        });
+        narrow::gemm(
+            self.team,
+            kernel,
+            tiles,
+            matrix,
+            unit,
+            y,
+            &|row, first, segment| {
+                epilogue(row, first, segment);
+                // SAFETY: the copy has the result's size, each segment comes once, and starts at a multiple of 32 columns; of
+                // int8 numbers it is a row.
+                unsafe { writer.write(row, first, segment) };
+            },
+        );
         std::mem::swap(tiles, next);
         *of = Some(self.written);
     }
@@ -744,18 +761,13 @@ fn add_up_projection(
 
 /// Calls `f(row, its part of out)` for every row of `out`, rows shared out over the team.
 fn par_rows(team: &mut Team, columns: usize, out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
-    /// Elements that make a task worth handing to another thread.
-    const TASK: usize = 8192;
     let rows = out.len().checked_div(columns).unwrap_or(0);
-    let height = TASK.div_ceil(columns.max(1));
     let start = SendPtr(out.as_mut_ptr());
-    team.run(rows.div_ceil(height), &|task| {
-        for row in task * height..rows.min((task + 1) * height) {
-            // SAFETY: rows are disjoint parts of `out`, which is borrowed for this whole call, and
-            // each row belongs to exactly one task.
-            let row_out = unsafe { std::slice::from_raw_parts_mut(start.get().add(row * columns), columns) };
-            f(row, row_out);
-        }
+    team.run_rows(rows, columns, &|row| {
+        // SAFETY: rows are disjoint parts of `out`, which is borrowed for this whole call, and
+        // each row is one call's alone.
+        let row_out = unsafe { std::slice::from_raw_parts_mut(start.get().add(row * columns), columns) };
+        f(row, row_out);
     });
 }
 
@@ -840,7 +852,10 @@ mod tests {
             let table = AdapterTable::new(std::mem::take(&mut model.adapters));
             let adapted = Site::ALL.iter().any(|&site| table.columns(site).1 > 0);
             let mut batch = Batch::new(table);
-            for length in [3, 1, 40, 17] {
+            // Rows enough for all threads to have whole ones.
+            let lengths = [3, 1, 40, 17, 110, 120];
+            assert!(lengths.iter().sum::<u32>() as usize >= WHOLE_ROWS);
+            for length in lengths {
                 let ids: Vec<u32> = (0..length).map(|i| 5 + i % 7).collect();
                 let mixture = if adapted && length == 40 {
                     vec![(0, 0.5)]
@@ -849,7 +864,7 @@ mod tests {
                 };
                 batch.push(&ids, mixture);
             }
-            batch.pools = (0..4)
+            batch.pools = (0..lengths.len())
                 .map(|sequence| Pool {
                     sequence,
                     tokens: 0..batch.rows(sequence).len(),

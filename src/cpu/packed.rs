@@ -71,6 +71,28 @@ impl PackedMatrix {
     }
 }
 
+/// Asks for huge pages for this memory, where they fit: rows that lie a page apart then need no address translation each.
+/// Best before it is first written to.
+pub(super) fn prefer_huge_pages(ptr: *const u8, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        const PAGE: usize = 4096;
+        let skipped = ptr.align_offset(PAGE);
+        if let Some(bytes) = bytes.checked_sub(skipped) {
+            // SAFETY: whole pages of one allocation; the advice changes no contents. If refused, small pages serve.
+            unsafe {
+                libc::madvise(
+                    ptr.add(skipped).cast_mut().cast(),
+                    bytes / PAGE * PAGE,
+                    libc::MADV_HUGEPAGE,
+                )
+            };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (ptr, bytes);
+}
+
 /// Memory for weights, aligned to cache lines; on Linux in huge pages where
 /// that fits, as streaming through small ones costs an address translation
 /// every 4 KB.
@@ -97,11 +119,8 @@ impl Buffer {
         if ptr.is_null() {
             handle_alloc_error(layout);
         }
-        #[cfg(target_os = "linux")]
         if align == HUGE {
-            // SAFETY: whole pages of our own allocation, rounded down; the
-            // advice changes no contents. If refused, small pages serve.
-            unsafe { libc::madvise(ptr.cast(), bytes & !4095, libc::MADV_HUGEPAGE) };
+            prefer_huge_pages(ptr, bytes);
         }
         Buffer {
             ptr: ptr.cast(),

@@ -152,6 +152,20 @@ impl Team {
             resume_unwind(payload);
         }
     }
+
+    /// Calls `f` once for each of `0..rows`, of so many elements each, from the threads of the team: rows one after the
+    /// other in parts of even size, as many as are worth handing out.
+    pub fn run_rows(&mut self, rows: usize, columns: usize, f: &(dyn Fn(usize) + Sync)) {
+        /// Elements that make a task worth handing to another thread.
+        const TASK: usize = 16384;
+        let parts = (rows * columns).div_ceil(TASK);
+        let parts = parts
+            .next_multiple_of(if parts > 1 { self.threads() } else { 1 })
+            .min(rows);
+        self.run(parts, &|part| {
+            (part * rows / parts..(part + 1) * rows / parts).for_each(f);
+        });
+    }
 }
 
 impl Drop for Team {

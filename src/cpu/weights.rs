@@ -84,6 +84,7 @@ impl LinearWeights {
             bits.iter()
                 .fold(true, |finite, x| finite & (x & 0x7f80 != 0x7f80))
         };
+        let flips = kernel.is_some_and(|kernel| kernel.flips);
         let matrix = match kernel.map(|kernel| kernel.number) {
             None => Matrix::F32(PackedMatrix::pack(team, n, k, &read_row)),
             Some(Number::Bf16) if linear.is_bf16() => {
@@ -103,7 +104,7 @@ impl LinearWeights {
             })),
             Some(Number::Int8) => {
                 let squares = Mutex::new(0.0);
-                let packed = PackedTiles::quantise(team, isa, n, k, &|row, out| {
+                let packed = PackedTiles::quantise(team, isa, flips, n, k, &|row, out| {
                     read_row(row, out);
                     let of_row = f64::from(math::dot(isa, out, out));
                     *squares.lock().unwrap_or_else(PoisonError::into_inner) += of_row;

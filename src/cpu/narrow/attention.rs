@@ -15,7 +15,7 @@ use std::cmp::Ordering;
 
 use super::super::Line;
 use super::super::attention::{Block, Tasks};
-use super::super::isa::{Avx512, Simd};
+use super::super::isa::{Avx512, Simd, transpose};
 use super::super::team::{SendPtr, Team};
 use super::amx::{configure, load, multiply_bf16, release, store, zero};
 use super::heads::{Heads, Part, wide};
@@ -168,35 +168,6 @@ impl Layout {
             end: maxima + queries * 4,
         }
     }
-}
-
-/// The columns of 16 rows of 16 dwords.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose(rows: &[__m512i; 16]) -> [__m512i; 16] {
-    let mut t = *rows;
-    for i in 0..8 {
-        t[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-    }
-    let mut u = t;
-    for i in (0..16).step_by(4) {
-        u[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        u[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        u[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        u[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    // Quarter l of u[4 i + c] holds column 4 l + c of rows 4 i..4 i + 4.
-    let mut out = u;
-    for c in 0..4 {
-        let even = |a, b| _mm512_shuffle_i32x4::<0x88>(a, b);
-        let odd = |a, b| _mm512_shuffle_i32x4::<0xdd>(a, b);
-        let (a, b) = (even(u[c], u[4 + c]), even(u[8 + c], u[12 + c]));
-        (out[c], out[8 + c]) = (even(a, b), odd(a, b));
-        let (a, b) = (odd(u[c], u[4 + c]), odd(u[8 + c], u[12 + c]));
-        (out[4 + c], out[12 + c]) = (even(a, b), odd(a, b));
-    }
-    out
 }
 
 /// 32 numbers rounded to bf16.

@@ -39,6 +39,7 @@ pub fn gemm(
         [x.number(), w.number()] == [kernel.number; 2],
         "operands of other numbers"
     );
+    assert!(w.flipped() == kernel.flips, "packed for another kernel");
     assert!(y.as_ref().is_none_or(|y| y.len() == m * n), "y of another size");
     if m == 0 {
         return;
@@ -48,7 +49,8 @@ pub fn gemm(
     // Panels that cannot be parted.
     let unit = lcm(unit, PANEL) / PANEL;
     let units = w.panels().div_ceil(unit);
-    let (height, group) = split(tiles, units, unit, team.threads());
+    let threads = team.threads();
+    let (height, group) = split(tiles, units, unit, threads);
     let (row_parts, groups) = (tiles.div_ceil(height), units.div_ceil(group));
     // Row parts vary fastest: threads at work together share their panels.
     team.run(row_parts * groups, &|task| {
@@ -66,17 +68,19 @@ pub fn gemm(
             }
             let c: *mut f32 = result.as_mut_ptr().cast();
             for first in (0..k_blocks).step_by(K_BLOCKS) {
-                // After the task's last part, nothing new.
-                let next = Some(first + K_BLOCKS)
-                    .filter(|&next| next < k_blocks)
-                    .unwrap_or(first);
+                // After the task's last part comes what is this thread's next task, if all take as long.
+                let next = if first + K_BLOCKS < k_blocks {
+                    w.block(panels.start, first + K_BLOCKS)
+                } else {
+                    w.block(bound(((task + threads) / row_parts).min(groups - 1)), 0)
+                };
                 let block = Block {
                     a: x.tile(rows.start / TILE_ROWS, first),
                     a_tile_row: k_blocks * TILE_BYTES,
                     rows: rows.len(),
                     b: w.block(panels.start, first),
                     b_panel: w.panel_bytes(),
-                    next: w.block(panels.start, next),
+                    next,
                     panels: panels.len(),
                     k_blocks: K_BLOCKS.min(k_blocks - first),
                     scales: (kernel.number == Number::Int8).then(|| Scales {
@@ -133,10 +137,12 @@ fn split(tiles: usize, units: usize, unit: usize, threads: usize) -> (usize, usi
     }
     let group = most.min(units);
     let groups = units.div_ceil(group);
+    // Where panels cannot be parted, fewer rows.
+    let most_tiles = (TASK_TILES * TASK_PANELS / (group * unit)).clamp(4, TASK_TILES);
     // Two rows of tiles at the least, as the kernels take two at a time.
     let row_parts = wanted
         .div_ceil(groups)
-        .max(tiles.div_ceil(TASK_TILES))
+        .max(tiles.div_ceil(most_tiles))
         .min(tiles.div_ceil(2));
     (tiles.div_ceil(row_parts), group)
 }

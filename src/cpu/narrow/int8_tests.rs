@@ -16,9 +16,20 @@ fn quantised(x: &[f32]) -> Vec<([i8; 64], f32)> {
     groups(x).map(group).collect()
 }
 
+/// A row's outlier: the first of its largest magnitude, if all are finite.
+fn outlier(x: &[f32]) -> Outlier {
+    if !x.iter().all(|x| x.is_finite()) {
+        return Outlier::default();
+    }
+    let max = x.iter().fold(0f32, |max, x| max.max(x.abs()));
+    let column = x.iter().position(|x| x.abs() == max).unwrap();
+    let value = x[column];
+    Outlier { column, value }
+}
+
 /// A row without its outlier.
 fn without_outlier(x: &[f32]) -> (Vec<f32>, Outlier) {
-    let (mut rest, outlier) = (x.to_vec(), Outlier::of(x));
+    let (mut rest, outlier) = (x.to_vec(), outlier(x));
     rest[outlier.column] -= outlier.value;
     (rest, outlier)
 }
@@ -76,7 +87,6 @@ fn blocks_become_whole_numbers() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN] {
         let (numbers, scale) = quantised(&[3.0, bad, 1.0]);
         assert!(numbers == [0, 0, 0] && scale.is_nan(), "{bad}");
-        assert_eq!(Outlier::of(&[3.0, bad, 1.0]), Outlier::default());
     }
     for x in noise(1000, 1).chunks(57) {
         let (numbers, scale) = quantised(x);
@@ -86,8 +96,24 @@ fn blocks_become_whole_numbers() {
             assert_eq!(f32::from(q), (x * (127.0 / max)).round_ties_even());
         }
     }
-    let (column, value) = (1, -3.0);
-    assert_eq!(Outlier::of(&[1.0, -3.0, 3.0, 0.0]), Outlier { column, value });
+}
+
+#[test]
+fn the_first_of_the_largest_is_the_outlier() {
+    let mut team = Team::new(1);
+    let mut outlier = |x: &[f32]| tiles(&mut team, Number::Int8, x.len(), x).outlier(0);
+    for k in [4, 64, 70, 200] {
+        let mut x = vec![1.0; k];
+        x[k - 3] = -3.0;
+        x[k - 1] = 3.0;
+        let (column, value) = (k - 3, -3.0);
+        assert_eq!(outlier(&x), Outlier { column, value });
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN] {
+            x[k / 2] = bad;
+            assert_eq!(outlier(&x), Outlier::default(), "{bad}");
+        }
+        assert_eq!(outlier(&vec![-0.0; k]).value, 0.0);
+    }
 }
 
 #[test]
@@ -107,6 +133,15 @@ fn rows_come_back_from_tiles() {
             want.truncate(k);
             want[outlier.column] = outlier.value;
             assert_eq!(row, want);
+            let offsets = quantised(&rest);
+            let offsets = offsets
+                .iter()
+                .map(|(numbers, _)| -128 * numbers.iter().map(|&q| i32::from(q)).sum::<i32>());
+            assert!(
+                offsets.eq(tiles.offsets()[i * tiles.k_blocks()..][..tiles.k_blocks()]
+                    .iter()
+                    .copied())
+            );
         }
     }
 }
@@ -136,8 +171,8 @@ fn every_kernel_has_the_bits_of_the_definition() {
         let mut team = Team::new(threads);
         for (m, n, k) in SHAPES {
             let (x, w) = (uneven(k, m * k, 3), uneven(k, n * k, 4));
-            let matrix = packed(&mut team, Number::Int8, n, k, &w);
             for kernel in kernels_of(Number::Int8) {
+                let matrix = packed(&mut team, kernel, n, k, &w);
                 let y = product(&mut team, kernel, k, &x, &matrix);
                 for (i, x) in x.chunks(k).enumerate() {
                     for j in (i % 3..n).step_by(3) {
@@ -161,7 +196,7 @@ fn agrees_with_f64_within_the_rounding() {
     let kernel = Kernel::detect(Number::Int8);
     for (m, n, k) in SHAPES {
         let (x, w) = (uneven(k, m * k, 1), uneven(k, n * k, 2));
-        let matrix = packed(&mut team, Number::Int8, n, k, &w);
+        let matrix = packed(&mut team, kernel, n, k, &w);
         let y = product(&mut team, kernel, k, &x, &matrix);
         let halves =
             |x: &[f32]| -> Vec<f64> { quantised(x).iter().map(|(_, s)| f64::from(*s) / 2.0).collect() };
@@ -189,8 +224,8 @@ fn what_is_not_finite_gives_nan_in_its_row_alone() {
     let mut team = Team::new(2);
     let (m, n, k) = (20, 40, 130);
     let x = noise(m * k, 1);
-    let matrix = packed(&mut team, Number::Int8, n, k, &noise(n * k, 2));
     for kernel in kernels_of(Number::Int8) {
+        let matrix = packed(&mut team, kernel, n, k, &noise(n * k, 2));
         let good = product(&mut team, kernel, k, &x, &matrix);
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = x.clone();
@@ -211,6 +246,7 @@ fn what_is_not_finite_gives_nan_in_its_row_alone() {
 #[test]
 fn the_rounding_of_weights_is_what_it_says() {
     let mut team = Team::new(2);
+    let kernel = Kernel::detect(Number::Int8);
     let (n, k) = (40, 640);
     for (size, low, high) in [(1.0, 0.003, 0.008), (20.0, 0.035, 0.07), (300.0, 0.5, 1.1)] {
         let mut w = noise(n * k, 5);
@@ -218,7 +254,7 @@ fn the_rounding_of_weights_is_what_it_says() {
             *w = size * 0.6;
         }
         let squares = w.iter().map(|&w| f64::from(w).powi(2)).sum();
-        let said = packed(&mut team, Number::Int8, n, k, &w).relative_rounding(squares);
+        let said = packed(&mut team, kernel, n, k, &w).relative_rounding(squares);
         let (mut off, mut of_others) = (0.0, 0.0);
         for w in w.chunks(k) {
             for ((numbers, scale), w) in quantised(w).iter().zip(w.chunks(64)) {
@@ -239,6 +275,6 @@ fn the_rounding_of_weights_is_what_it_says() {
             assert!(said > 0.1, "{said} {measured}");
         }
     }
-    let zeros = packed(&mut team, Number::Int8, n, k, &vec![0.0; n * k]);
+    let zeros = packed(&mut team, kernel, n, k, &vec![0.0; n * k]);
     assert_eq!(zeros.relative_rounding(0.0), 0.0);
 }

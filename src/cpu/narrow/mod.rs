@@ -172,6 +172,8 @@ pub struct Kernel {
     pub number: Number,
     /// Whether the processor has instructions for such products; else they are made of others.
     pub native: bool,
+    /// Whether it reads W with the top bits of all numbers flipped: W + 128, without a sign.
+    pub flips: bool,
     isa: Isa,
     /// # Safety
     /// Everything that the block points to is there.
@@ -191,6 +193,7 @@ macro_rules! kernel {
             name: $name,
             number: Number::$number,
             native: $native,
+            flips: false,
             isa: $isa,
             block: $block,
             #[cfg(any(test, feature = "inspect"))]
@@ -221,18 +224,24 @@ impl Kernel {
                 ),
                 (
                     vnni::has_avx512(),
-                    kernel!(
-                        "avx512-vnni",
-                        Int8,
-                        true,
-                        isa,
-                        vnni::block_avx512,
-                        vnni::peak_avx512
-                    ),
+                    Kernel {
+                        flips: true,
+                        ..kernel!(
+                            "avx512-vnni",
+                            Int8,
+                            true,
+                            isa,
+                            vnni::block_avx512,
+                            vnni::peak_avx512
+                        )
+                    },
                 ),
                 (
                     vnni::has_avx(),
-                    kernel!("avx-vnni", Int8, true, isa, vnni::block_avx, vnni::peak_avx),
+                    Kernel {
+                        flips: true,
+                        ..kernel!("avx-vnni", Int8, true, isa, vnni::block_avx, vnni::peak_avx)
+                    },
                 ),
             ];
             kernels.extend(

@@ -88,7 +88,7 @@ const TO_WHOLE: f32 = 12_582_912.0;
 
 /// The largest magnitude, as its bits: those of NaN are above those of infinity, which are above all others.
 #[inline(always)]
-fn magnitude(x: &[f32]) -> u32 {
+pub fn magnitude(x: &[f32]) -> u32 {
     x.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff))
 }
 
@@ -100,58 +100,50 @@ pub type Group = [i8; ROW_BYTES];
 /// zero where the numbers are, NaN where one of them is NaN or infinite, so that its products are NaN.
 #[inline(always)]
 pub fn quantise(x: &[f32; ROW_BYTES], out: &mut Group) -> f32 {
-    let max = f32::from_bits(magnitude(x));
+    quantise_below(x, magnitude(x), out).0
+}
+
+/// The same of a block whose largest magnitude is known; gives the sum of its whole numbers as well.
+#[inline(always)]
+pub fn quantise_below(x: &[f32; ROW_BYTES], magnitude: u32, out: &mut Group) -> (f32, i32) {
+    let max = f32::from_bits(magnitude);
     if !(SMALLEST..f32::INFINITY).contains(&max) {
         *out = [0; ROW_BYTES];
-        return if max < SMALLEST { 0.0 } else { f32::NAN };
+        return (if max < SMALLEST { 0.0 } else { f32::NAN }, 0);
     }
     let factor = 127.0 / max;
+    // Each has the bits of `TO_WHOLE` above its own.
+    let mut sum = (TO_WHOLE.to_bits() as i32).wrapping_mul(-(ROW_BYTES as i32));
     for (out, &x) in out.iter_mut().zip(x) {
-        *out = (x * factor + TO_WHOLE).to_bits() as i8;
+        let whole = (x * factor + TO_WHOLE).to_bits() as i32;
+        *out = whole as i8;
+        sum = sum.wrapping_add(whole);
     }
-    max / 127.0
+    (max / 127.0, sum)
+}
+
+/// A block of a row, filled up with zeros.
+#[inline(always)]
+pub fn group(x: &[f32]) -> [f32; ROW_BYTES] {
+    let mut group = [0.0; ROW_BYTES];
+    group[..x.len()].copy_from_slice(x);
+    group
 }
 
 /// The blocks of a row, filled up with zeros.
 #[inline(always)]
 pub fn groups(x: &[f32]) -> impl Iterator<Item = [f32; ROW_BYTES]> {
-    x.chunks(ROW_BYTES).map(|x| {
-        let mut group = [0.0; ROW_BYTES];
-        group[..x.len()].copy_from_slice(x);
-        group
-    })
+    x.chunks(ROW_BYTES).map(group)
 }
 
-/// The number of a row that the others do not share a step with.
+/// The number of a row that the others do not share a step with: the first of the largest magnitude. A row that holds NaN or
+/// an infinity has none.
 #[derive(Clone, Copy, Default, Debug, PartialEq)]
 pub struct Outlier {
     /// Its place in the row.
     pub column: usize,
     /// Zero where there is none.
     pub value: f32,
-}
-
-impl Outlier {
-    /// The first of a row's largest magnitude. A row that holds NaN or an infinity has none.
-    #[inline(always)]
-    pub fn of(x: &[f32]) -> Outlier {
-        let max = magnitude(x);
-        // By whole vectors first.
-        let is_max = |x: &f32| x.to_bits() & 0x7fff_ffff == max;
-        let found = |x: &&[f32]| x.iter().fold(false, |found, x| found | is_max(x));
-        let chunk = x.chunks(ROW_BYTES).position(|x| found(&x));
-        let column = chunk.and_then(|chunk| {
-            let first = chunk * ROW_BYTES;
-            x[first..].iter().position(is_max).map(|at| first + at)
-        });
-        match column {
-            Some(column) if f32::from_bits(max).is_finite() => Outlier {
-                column,
-                value: x[column],
-            },
-            _ => Outlier::default(),
-        }
-    }
 }
 
 isa_fn! {

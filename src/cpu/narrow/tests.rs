@@ -70,12 +70,12 @@ fn model(kernel: &str, x: &[u16], w: &[u16]) -> f32 {
     })
 }
 
-pub fn packed(team: &mut Team, number: Number, n: usize, k: usize, w: &[f32]) -> PackedTiles {
-    match number {
+pub fn packed(team: &mut Team, kernel: Kernel, n: usize, k: usize, w: &[f32]) -> PackedTiles {
+    match kernel.number {
         Number::Bf16 => PackedTiles::pack(team, n, k, &|i, row| {
             round_row(Isa::PORTABLE, &w[i * k..][..k], row);
         }),
-        Number::Int8 => PackedTiles::quantise(team, Isa::PORTABLE, n, k, &|i, row| {
+        Number::Int8 => PackedTiles::quantise(team, Isa::PORTABLE, kernel.flips, n, k, &|i, row| {
             row.copy_from_slice(&w[i * k..][..k]);
         }),
     }
@@ -171,7 +171,7 @@ fn agrees_with_f64() {
             let mut team = Team::new(threads);
             for (m, n, k) in SHAPES {
                 let (x, w) = (noise(m * k, 1), noise(n * k, 2));
-                let matrix = packed(&mut team, Number::Bf16, n, k, &w);
+                let matrix = packed(&mut team, kernel, n, k, &w);
                 let y = product(&mut team, kernel, k, &x, &matrix);
                 for i in 0..m {
                     for j in 0..n {
@@ -196,10 +196,10 @@ fn kernels_are_what_their_instructions_are() {
     let mut team = Team::new(2);
     for (m, n, k) in SHAPES {
         let (x, w) = (noise(m * k, 3), noise(n * k, 4));
-        let matrix = packed(&mut team, Number::Bf16, n, k, &w);
         let bits = |x: &[f32]| x.iter().map(|&x| round(x)).collect::<Vec<u16>>();
         let (xb, wb) = (bits(&x), bits(&w));
         for kernel in kernels_of(Number::Bf16) {
+            let matrix = packed(&mut team, kernel, n, k, &w);
             let y = product(&mut team, kernel, k, &x, &matrix);
             for i in 0..m {
                 for j in (0..n).step_by(7) {
@@ -250,7 +250,7 @@ fn instructions_are_modelled_at_the_ends_of_the_range() {
             };
             let (x, w) = (pick(seed), pick(3 * seed + 1));
             let mut team = Team::new(1);
-            let matrix = packed(&mut team, Number::Bf16, 16, k, &w);
+            let matrix = packed(&mut team, kernel, 16, k, &w);
             let y = product(&mut team, kernel, k, &x, &matrix);
             let bits = |x: &[f32]| x.iter().map(|&x| round(x)).collect::<Vec<u16>>();
             for i in 0..16 {
@@ -271,7 +271,7 @@ fn a_row_alone_has_the_same_bits() {
         let mut solo = Team::new(1);
         for (m, n, k) in SHAPES {
             let x = noise(m * k, 5);
-            let matrix = packed(&mut solo, kernel.number, n, k, &noise(n * k, 6));
+            let matrix = packed(&mut solo, kernel, n, k, &noise(n * k, 6));
             let rows: Vec<f32> = x
                 .chunks(k)
                 .flat_map(|x| product(&mut solo, kernel, k, x, &matrix))
@@ -303,7 +303,7 @@ fn a_row_of_nan_stays_alone() {
     let mut x = noise(m * k, 7);
     let mut team = Team::new(2);
     for kernel in kernels() {
-        let matrix = packed(&mut team, kernel.number, n, k, &noise(n * k, 8));
+        let matrix = packed(&mut team, kernel, n, k, &noise(n * k, 8));
         let before = product(&mut team, kernel, k, &x, &matrix);
         let kept = x.clone();
         x[3 * k..4 * k].fill(f32::NAN);
@@ -324,7 +324,7 @@ fn epilogue_once_for_every_element() {
             let mut team = Team::new(threads);
             for (m, n, k) in SHAPES {
                 let x = tiles(&mut team, kernel.number, k, &noise(m * k, 9));
-                let matrix = packed(&mut team, kernel.number, n, k, &noise(n * k, 10));
+                let matrix = packed(&mut team, kernel, n, k, &noise(n * k, 10));
                 let mut plain = vec![0.0; m * n];
                 gemm(&mut team, kernel, &x, &matrix, 1, Some(&mut plain), &|_, _, _| ());
                 for unit in [1, 40, 64] {

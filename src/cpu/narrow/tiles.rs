@@ -1,9 +1,9 @@
 //! The operands of narrow products: weights packed once, activations rounded before each.
 
 use super::super::isa::{Isa, isa_fn};
-use super::super::packed::Buffer;
+use super::super::packed::{Buffer, prefer_huge_pages};
 use super::super::team::{SendPtr, Team};
-use super::number::{Group, groups, quantise, quantise_row, round, widen};
+use super::number::{Group, group, magnitude, quantise_below, quantise_row, round, widen};
 use super::{Number, Outlier, PANEL, PANEL_BLOCK, ROW_BYTES, ROW_NUMBERS, TILE_BYTES, TILE_ROWS};
 
 isa_fn! {
@@ -30,27 +30,59 @@ isa_fn! {
 }
 
 isa_fn! {
-    /// The same of int8 numbers, as [`quantise`] has them, without the row's outlier, which is the result.
+    /// The same of int8 numbers, as [`quantise`](super::number::quantise) has them, without the row's outlier, which is the result.
     ///
     /// # Safety
     /// `to` is writable for as many rows of 64 numbers, one in each tile, as hold `x`; `scales` and `offsets` for as many
     /// numbers.
     unsafe fn write_int8_row<S>(_s, x: &[f32], to: *mut u8, scales: *mut f32, offsets: *mut i32) -> Outlier {
-        let outlier = Outlier::of(x);
-        for (block, mut x) in groups(x).enumerate() {
-            if outlier.value != 0.0 && outlier.column / ROW_BYTES == block {
-                x[outlier.column % ROW_BYTES] = 0.0;
-            }
-            // SAFETY: a row of a tile and its scale, by the caller's word.
+        // SAFETY: one for each block, by the caller's word.
+        let magnitude_of = |block: usize| unsafe { scales.add(block).cast::<u32>() };
+        let mut max = 0;
+        for (block, x) in x.chunks(ROW_BYTES).enumerate() {
+            let of_block = match <&[f32; ROW_BYTES]>::try_from(x) {
+                Ok(x) => magnitude(x),
+                Err(_) => magnitude(x),
+            };
+            // Where the scale will be.
+            // SAFETY: see there.
+            unsafe { magnitude_of(block).write(of_block) };
+            max = max.max(of_block);
+        }
+        let mut outlier = Outlier::default();
+        let mut outlier_block = usize::MAX;
+        if max > 0 && f32::from_bits(max).is_finite() {
+            // SAFETY: written above.
+            outlier_block = (0..).find(|&block| unsafe { magnitude_of(block).read() } == max).expect("some block has it");
+            let first = outlier_block * ROW_BYTES;
+            let is_max = |x: &f32| x.to_bits() & 0x7fff_ffff == max;
+            let column = first + x[first..].iter().position(is_max).expect("the block has it");
+            outlier = Outlier { column, value: x[column] };
+        }
+        for (block, x) in x.chunks(ROW_BYTES).enumerate() {
+            // SAFETY: a row of a tile, and the scale and offset of the block, by the caller's word.
             unsafe {
                 let row = &mut *to.add(block * TILE_BYTES).cast::<Group>();
-                scales.add(block).write(quantise(&x, row));
-                offsets.add(block).write(-128 * row.iter().map(|&q| i32::from(q)).sum::<i32>());
+                let (scale, sum) = match <&[f32; ROW_BYTES]>::try_from(x) {
+                    Ok(x) if block != outlier_block => quantise_below(x, magnitude_of(block).read(), row),
+                    _ => {
+                        let mut x = group(x);
+                        if block == outlier_block {
+                            x[outlier.column % ROW_BYTES] = 0.0;
+                        }
+                        quantise_below(&x, magnitude(&x), row)
+                    }
+                };
+                scales.add(block).write(scale);
+                offsets.add(block).write(-128 * sum);
             }
         }
         outlier
     }
 }
+
+/// The top bits of four int8 numbers.
+const FLIPPED: i32 = 0x8080_8080_u32 as i32;
 
 /// Byte `byte` of a dword, as an int8 number: by shifts of the whole dword, of which there are instructions for vectors.
 #[inline(always)]
@@ -61,22 +93,33 @@ fn number_of(dword: i32, byte: usize) -> f32 {
 isa_fn! {
     /// `y += x · W[.., column]` for the columns of y from panel `p` on, of int8 numbers; each step rounded once.
     pub(super) fn add_column<S>(_s, w: &PackedTiles, p: usize, column: usize, x: f32, y: &mut [f32]) {
-        /// Columns of a tile.
-        const HALF: usize = PANEL / 2;
-        let (block, byte) = (column / ROW_BYTES, column % ROW_BYTES);
         for (p, y) in (p..).zip(y.chunks_mut(PANEL)) {
-            for (half, y) in y.chunks_mut(HALF).enumerate() {
-                let at = half * TILE_BYTES + byte / 4 * ROW_BYTES;
-                // SAFETY: a row of a tile of the panel, which is packed and lives as long as the matrix.
-                let dwords: &[i32; HALF] = unsafe { &*w.block(p, block).add(at).cast() };
-                let scales = &w.scales(p, block)[half * HALF..][..HALF];
-                let term = |c: usize| x * (number_of(dwords[c], byte % 4) * scales[c]);
-                if let Ok(y) = <&mut [f32; HALF]>::try_from(&mut *y) {
-                    y.iter_mut().enumerate().for_each(|(c, y)| *y += term(c));
-                } else {
-                    y.iter_mut().enumerate().for_each(|(c, y)| *y += term(c));
-                }
+            if let Ok(y) = <&mut [f32; PANEL]>::try_from(&mut *y) {
+                add_panel(w, p, column, x, y);
+            } else {
+                let mut filled = [0.0; PANEL];
+                filled[..y.len()].copy_from_slice(y);
+                add_panel(w, p, column, x, &mut filled);
+                y.copy_from_slice(&filled[..y.len()]);
             }
+        }
+    }
+}
+
+/// [`add_column`] of one panel.
+#[inline(always)]
+fn add_panel(w: &PackedTiles, p: usize, column: usize, x: f32, y: &mut [f32; PANEL]) {
+    /// Columns of a tile.
+    const HALF: usize = PANEL / 2;
+    let (block, byte) = (column / ROW_BYTES, column % ROW_BYTES);
+    let scales: &[f32; PANEL] = w.scales(p, block).first_chunk().expect("a panel's scales");
+    let row = w.block(p, block).wrapping_add(byte / 4 * ROW_BYTES);
+    for half in 0..2 {
+        // SAFETY: a row of a tile of the panel, which is packed and lives as long as the matrix.
+        let dwords: &[i32; HALF] = unsafe { &*row.add(half * TILE_BYTES).cast() };
+        for (c, &dword) in dwords.iter().enumerate() {
+            let c = half * HALF + c;
+            y[c] += x * (number_of(dword ^ w.flip, byte % 4) * scales[c]);
         }
     }
 }
@@ -123,6 +166,8 @@ impl Tiles {
         let lines = rows.div_ceil(TILE_ROWS) * TILE_ROWS * self.k_blocks();
         if self.lines.len() < lines {
             self.lines = Vec::new();
+            self.lines.reserve_exact(lines);
+            prefer_huge_pages(self.lines.as_ptr().cast(), lines * size_of::<Line>());
             self.lines.resize(lines, Line([0; ROW_BYTES]));
         }
         let (scales, outliers) = match number {
@@ -148,13 +193,9 @@ impl Tiles {
     pub fn round(&mut self, team: &mut Team, isa: Isa, number: Number, x: &[f32], k: usize) {
         let rows = x.len() / k;
         let writer = self.reset(isa, number, rows, k);
-        // What makes a task worth handing to another thread.
-        let height = 32_768_usize.div_ceil(k);
-        team.run(rows.div_ceil(height), &|task| {
-            for row in task * height..rows.min((task + 1) * height) {
-                // SAFETY: each row is one task's alone.
-                unsafe { writer.write(row, 0, &x[row * k..][..k]) };
-            }
+        team.run_rows(rows, k, &|row| {
+            // SAFETY: each row is one call's alone.
+            unsafe { writer.write(row, 0, &x[row * k..][..k]) };
         });
     }
 
@@ -256,7 +297,10 @@ pub struct PackedTiles {
     number: Number,
     n: usize,
     k: usize,
+    k_blocks: usize,
     data: Buffer,
+    /// What was done to every dword, by exclusive or.
+    flip: i32,
     /// Of int8 numbers: panel by panel, block by block, those of the panel's columns; zero past the last.
     scales: Vec<f32>,
 }
@@ -270,14 +314,15 @@ impl PackedTiles {
         k: usize,
         row: &(dyn Fn(usize, &mut [u16]) + Sync),
     ) -> PackedTiles {
-        PackedTiles::pack_rows(team, Number::Bf16, n, k, row)
+        PackedTiles::pack_rows(team, Number::Bf16, 0, n, k, row)
     }
 
-    /// Quantises and packs an n × k matrix. `row(i, numbers)` fills in row i (of 0..n); it is called once per row, from any
-    /// thread of the team.
+    /// Quantises and packs an n × k matrix, for a kernel that [`flips`](super::Kernel::flips) or not. `row(i, numbers)` fills
+    /// in row i (of 0..n); it is called once per row, from any thread of the team.
     pub fn quantise(
         team: &mut Team,
         isa: Isa,
+        flips: bool,
         n: usize,
         k: usize,
         row: &(dyn Fn(usize, &mut [f32]) + Sync),
@@ -285,7 +330,8 @@ impl PackedTiles {
         let k_blocks = k.div_ceil(ROW_BYTES);
         let mut scales = vec![0.0; n.div_ceil(PANEL) * k_blocks * PANEL];
         let to = SendPtr(scales.as_mut_ptr());
-        let packed = PackedTiles::pack_rows(team, Number::Int8, n, k, &|i, out: &mut [i8]| {
+        let flip = if flips { FLIPPED } else { 0 };
+        let packed = PackedTiles::pack_rows(team, Number::Int8, flip, n, k, &|i, out: &mut [i8]| {
             let mut wide = vec![0.0; k];
             row(i, &mut wide);
             quantise_row(isa, &wide, out, &mut |block, scale| {
@@ -301,6 +347,7 @@ impl PackedTiles {
     fn pack_rows<T: Copy + Default>(
         team: &mut Team,
         number: Number,
+        flip: i32,
         n: usize,
         k: usize,
         row: &(dyn Fn(usize, &mut [T]) + Sync),
@@ -317,17 +364,21 @@ impl PackedTiles {
             for j in 0..PANEL.min(n - p * PANEL) {
                 row(p * PANEL + j, &mut rows[j * stride..][..k]);
             }
-            let rows: *const u32 = rows.as_ptr().cast();
-            let stride = stride * number.bytes() / size_of::<u32>();
+            let rows: *const i32 = rows.as_ptr().cast();
+            let stride = stride * number.bytes() / size_of::<i32>();
             // SAFETY: panel p of the buffer, which is this task's alone and lies inside the allocation.
-            let panel = unsafe { out.get().cast::<u32>().add(p * k_blocks * PANEL_BLOCK / 4) };
+            let panel = unsafe { out.get().cast::<i32>().add(p * k_blocks * PANEL_BLOCK / 4) };
             for dword in 0..k_blocks * TILE_ROWS {
                 let (block, r) = (dword / TILE_ROWS, dword % TILE_ROWS);
                 for j in 0..PANEL {
                     let at = ((block * 2 + j / 16) * TILE_ROWS + r) * 16 + j % 16;
                     // SAFETY: inside of row j, whose numbers have no padding, and of the panel. A write through the
                     // pointer, as the memory is still raw.
-                    unsafe { panel.add(at).write(rows.add(j * stride + dword).read_unaligned()) }
+                    unsafe {
+                        panel
+                            .add(at)
+                            .write(rows.add(j * stride + dword).read_unaligned() ^ flip)
+                    }
                 }
             }
         });
@@ -335,9 +386,16 @@ impl PackedTiles {
             number,
             n,
             k,
+            k_blocks,
             data,
+            flip,
             scales: Vec::new(),
         }
+    }
+
+    /// Whether it is for a kernel that [`flips`](super::Kernel::flips).
+    pub(super) fn flipped(&self) -> bool {
+        self.flip != 0
     }
 
     /// Rows of W: columns of y.
@@ -370,12 +428,7 @@ impl PackedTiles {
 
     /// The scales of int8 numbers from panel `p` and block `block` on: block by block, those of the panel's columns.
     pub(super) fn scales(&self, p: usize, block: usize) -> &[f32] {
-        &self.scales[(p * self.k_blocks() + block) * PANEL..]
-    }
-
-    /// Blocks of k.
-    fn k_blocks(&self) -> usize {
-        self.k.div_ceil(self.number.per_row())
+        &self.scales[(p * self.k_blocks + block) * PANEL..]
     }
 
     /// Panels.
@@ -385,7 +438,7 @@ impl PackedTiles {
 
     /// Bytes from one panel to the next.
     pub(super) fn panel_bytes(&self) -> usize {
-        self.k_blocks() * PANEL_BLOCK
+        self.k_blocks * PANEL_BLOCK
     }
 
     /// Block `block` of panel `p`.

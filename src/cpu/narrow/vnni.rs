@@ -1,6 +1,6 @@
 //! The kernels of AVX512-VNNI and AVX-VNNI: `VPDPBUSD`, four products of int8 numbers per lane.
 //!
-//! The instruction multiplies numbers of 0..=255 by signed ones. So W is read as W + 128, which is W with its top bit
+//! The instruction multiplies numbers of 0..=255 by signed ones. So W is packed as W + 128, which is W with its top bits
 //! flipped, and the sums start at -128 · Σ x, which [`Tiles`](super::Tiles) keeps for each row and block of k. Sums are of
 //! 32 bits and wrap around, so that the result is exact.
 
@@ -19,14 +19,11 @@ pub fn has_avx() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni")
 }
 
-/// Four numbers of 128.
-const OFFSET: i32 = 0x8080_8080_u32 as i32;
-
 /// A kernel of vectors of `$bytes`, two of them and at most `$height` rows at a time: sums enough to hide the latency.
 macro_rules! kernel {
     (
         $(#[$meta:meta])* $block:ident, $peak:ident: $features:literal, $bytes:literal, $height:literal,
-        $splat:ident, $load:ident, $xor:ident, $multiply:ident, $convert:ident,
+        $splat:ident, $load:ident, $multiply:ident, $convert:ident,
         $splat_ps:ident, $load_ps:ident, $store_ps:ident, $add_ps:ident, $mul_ps:ident
     ) => {
         $(#[$meta])*
@@ -52,7 +49,7 @@ macro_rules! kernel {
                             let b = [0, $bytes].map(|at| {
                                 // The second vector of a row of 64 bytes lies in the panel's other tile.
                                 let at = if $bytes == ROW_BYTES { at / ROW_BYTES * TILE_BYTES } else { at };
-                                $xor($load(b.add(r * ROW_BYTES + at).cast()), $splat(OFFSET))
+                                $load(b.add(r * ROW_BYTES + at).cast())
                             });
                             for (i, sums) in sums.iter_mut().enumerate() {
                                 let x = $splat(a.add(i * ROW_BYTES + r * 4).cast::<i32>().read());
@@ -147,13 +144,13 @@ macro_rules! kernel {
 kernel! {
     /// See [`Block`].
     block_avx512, peak_avx512: "avx512f,avx512vnni", 64, 8,
-    _mm512_set1_epi32, _mm512_loadu_si512, _mm512_xor_si512, _mm512_dpbusd_epi32, _mm512_cvtepi32_ps,
+    _mm512_set1_epi32, _mm512_loadu_si512, _mm512_dpbusd_epi32, _mm512_cvtepi32_ps,
     _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_mul_ps
 }
 
 kernel! {
     /// See [`Block`].
     block_avx, peak_avx: "avx2,avxvnni", 32, 4,
-    _mm256_set1_epi32, _mm256_loadu_si256, _mm256_xor_si256, _mm256_dpbusd_avx_epi32, _mm256_cvtepi32_ps,
+    _mm256_set1_epi32, _mm256_loadu_si256, _mm256_dpbusd_avx_epi32, _mm256_cvtepi32_ps,
     _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_mul_ps
 }
