@@ -103,7 +103,7 @@ template <class T> __device__ __forceinline__ void embed(const EmbedParams &p) {
             }
         }
     }
-    norm_and_write<T>(thread, x, p, sequence, column_scale);
+    norm_and_write<T>(thread, x, p, sequence, column_scale, GlobalRow<EmbedParams>(p, thread.row));
 }
 
 extern "C" __global__ void __launch_bounds__(32 * ROW_MAX_WARPS, 2) embed_bf16(const __grid_constant__ EmbedParams p) {

@@ -169,3 +169,32 @@ template <class T, class Tile> struct EpilogueVec8 {
         }
     }
 };
+
+/// A tile's rows of out from its products, which `products(acc)` adds. With at most one row per thread, and registers
+/// to spare, the epilogue's operands are loaded before the products, so that their latency is hidden.
+template <class T, class Tile, class Products>
+__device__ __forceinline__ void rows_of_out(const GemmParams &p, const ColumnMap<Tile> &columns, uint32_t tokens,
+                                            const Products &products) {
+    const uint32_t first_row = blockIdx.y * Tile::BLOCK_M;
+    const EpilogueVec8<T, Tile> epilogue(p, columns);
+    static_assert(Tile::BLOCK_M <= epilogue.kRowsPerPass, "a thread has one row");
+    const uint32_t row = threadIdx.x / epilogue.kRowVectors;
+    const bool inside = epilogue.column < p.n && row < min(Tile::BLOCK_M, tokens - first_row);
+    EpilogueOperands operands;
+    if (inside) {
+        epilogue.load(operands, first_row + row);
+    }
+    Accumulators<Tile> acc = {};
+    products(acc);
+    SmemAccum<Tile>::store(acc);
+    Tile::sync();
+    if (p.rope.table != nullptr && p.residual != nullptr) {
+        if (inside) {
+            epilogue.add_residual(first_row + row, row);
+        }
+        Tile::sync();
+    }
+    if (inside) {
+        epilogue.finish(operands, first_row + row, row);
+    }
+}

@@ -42,36 +42,16 @@ template <class T, class Tile> __device__ __forceinline__ void gemm_fragments(co
     FragmentEpilogue<T, Tile>(p, columns, tokens)(acc);
 }
 
-/// For narrower warps. With at most one row per thread, and registers to spare, the epilogue's operands are loaded
-/// before the main loop, so that their latency is hidden.
+/// For narrower warps.
 template <class T, class Tile> __device__ __forceinline__ void gemm_rows(const GemmParams &p) {
     const uint32_t tokens = *p.tokens;
-    const uint32_t first_row = blockIdx.y * Tile::BLOCK_M;
     if (!start<Tile>(p, tokens)) {
         return;
     }
     const ColumnMap<Tile> columns(p);
-    const EpilogueVec8<T, Tile> epilogue(p, columns);
-    static_assert(Tile::BLOCK_M <= epilogue.kRowsPerPass, "a thread has one row");
-    const uint32_t row = threadIdx.x / epilogue.kRowVectors;
-    const bool inside = epilogue.column < p.n && row < min(Tile::BLOCK_M, tokens - first_row);
-    EpilogueOperands operands;
-    if (inside) {
-        epilogue.load(operands, first_row + row);
-    }
-    Accumulators<Tile> acc = {};
-    mainloop<T, Tile>(p, columns, tokens, acc);
-    SmemAccum<Tile>::store(acc);
-    __syncthreads();
-    if (p.rope.table != nullptr && p.residual != nullptr) {
-        if (inside) {
-            epilogue.add_residual(first_row + row, row);
-        }
-        __syncthreads();
-    }
-    if (inside) {
-        epilogue.finish(operands, first_row + row, row);
-    }
+    rows_of_out<T, Tile>(p, columns, tokens, [&](Accumulators<Tile> &acc) {
+        mainloop<T, Tile>(p, columns, tokens, acc);
+    });
 }
 
 template <class Tile, int EPILOGUE, int THREADS, int SHARED> struct CheckLaunchConstants {

@@ -5,6 +5,9 @@
 // bytes, swizzled so that the eight rows that one ldmatrix phase reads, and the eight vectors that a quarter of a warp
 // writes, lie in eight different bank groups: vector v of row r is stored at v ^ (r / rows per 128 bytes), modulo
 // kRowVectors.
+//
+// Where the block has made x and h itself, all of their k-blocks lie behind the ring, laid out as in a stage, and the
+// stages hold W and B alone (RESIDENT_X).
 #pragma once
 
 #include "dtype.cuh"
@@ -12,7 +15,8 @@
 #include "smem.cuh"
 
 /// Sizes of a block's tile of out, of a warp's part of it, and of the pipeline.
-template <int BLOCK_M_, int BLOCK_N_, int WARP_M_, int WARP_N_, int BLOCK_K_, int STAGES> struct GemmTile {
+template <int BLOCK_M_, int BLOCK_N_, int WARP_M_, int WARP_N_, int BLOCK_K_, int STAGES, bool RESIDENT_X = false>
+struct GemmTile {
     static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, BLOCK_K = BLOCK_K_;
     static constexpr int WARP_M = WARP_M_, WARP_N = WARP_N_;
     static constexpr int kStages = STAGES;
@@ -23,11 +27,16 @@ template <int BLOCK_M_, int BLOCK_N_, int WARP_M_, int WARP_N_, int BLOCK_K_, in
     /// Rows that all threads together copy in one pass.
     static constexpr int kRowsPerPass = kThreads / kRowVectors;
     static constexpr int kRowBytes = 2 * BLOCK_K;
-    static constexpr int kStageBytes = (BLOCK_M + BLOCK_N) * kRowBytes;
+    static constexpr bool kResidentX = RESIDENT_X;
+    /// Where a stage has W: behind its x.
+    static constexpr int kWOffset = kResidentX ? 0 : BLOCK_M * kRowBytes;
+    static constexpr int kStageBytes = kWOffset + BLOCK_N * kRowBytes;
     static constexpr int kPipelineBytes = kStages * kStageBytes;
-    /// Whether W of the first stages comes before x does: where there are many, as there are if weights are what takes
-    /// the time.
-    static constexpr bool kWeightsAhead = kDependentLaunch && kStages > 3;
+    /// Bytes of a k-block of a resident x.
+    static constexpr int kXBytes = BLOCK_M * kRowBytes;
+    /// Whether W of the first stages comes before x does: where x is yet to be made, and where there are many stages,
+    /// as there are if weights are what takes the time.
+    static constexpr bool kWeightsAhead = kResidentX || (kDependentLaunch && kStages > 3);
 
     static_assert(kRowVectors == 4 || kRowVectors == 8, "smem_offset() swizzles rows of 64 or 128 bytes");
     static_assert(BLOCK_M % kRowsPerPass == 0 && BLOCK_N % kRowsPerPass == 0 && kRowsPerPass % 8 == 0,
@@ -38,6 +47,15 @@ template <int BLOCK_M_, int BLOCK_N_, int WARP_M_, int WARP_N_, int BLOCK_K_, in
     /// The swizzled byte offset of a vector of a row, from the beginning of the operand in its stage.
     static __device__ __forceinline__ uint32_t smem_offset(uint32_t row, uint32_t vector) {
         return row * kRowBytes + (vector ^ row / (8 / kRowVectors) % kRowVectors) * 16;
+    }
+
+    /// A barrier of the threads that multiply: of the block, but where others have made x and ended.
+    static __device__ __forceinline__ void sync() {
+        if constexpr (kResidentX) {
+            bar_sync<1>(kThreads);
+        } else {
+            __syncthreads();
+        }
     }
 };
 
@@ -130,8 +148,8 @@ template <class Tile> struct TileLoader {
         w_stride = width * 2;
     }
 
-    /// Starts the copies of the next k-block to the stage at shared address `stage`: of x, of W, or of both. Copies of W
-    /// alone belong to the group of the next copies of x.
+    /// Starts the copies of the next k-block to the stage at shared address `stage`: of x, of W, of both, or of none, to
+    /// go past those that are under way. Copies of W alone belong to the group of the next copies of x, if any come.
     template <bool X = true, bool W = true> __device__ __forceinline__ void copy(uint32_t stage) {
         const uint32_t to = stage + stage_offset;
         if constexpr (X) {
@@ -145,12 +163,12 @@ template <class Tile> struct TileLoader {
         if constexpr (W) {
 #pragma unroll
             for (int i = 0; i < kWPasses; i++) {
-                const uint32_t row = Tile::BLOCK_M + i * Tile::kRowsPerPass;
+                const uint32_t offset = Tile::kWOffset + i * Tile::kRowsPerPass * Tile::kRowBytes;
                 const uint8_t *from = w + static_cast<uint64_t>(w_row[i]) * w_stride;
-                cp_async_cg_shared_global_16(to + row * Tile::kRowBytes, from, k_left > 0 ? 16 : 0);
+                cp_async_cg_shared_global_16(to + offset, from, k_left > 0 ? 16 : 0);
             }
         }
-        if constexpr (X) {
+        if constexpr (X || (W && Tile::kResidentX)) {
             cp_async_commit_group();
         }
         k_left -= Tile::BLOCK_K;
@@ -224,7 +242,7 @@ __device__ __forceinline__ void mainloop(const GemmParams &p, const ColumnMap<Ti
                                          Accumulators<Tile> &acc) {
     const uint32_t pipeline = cvta_to_shared(smem);
     TileLoader<Tile> loader(p, columns, tokens);
-    loader.template fill<true, !Tile::kWeightsAhead>(p);
+    loader.template fill<!Tile::kResidentX, !Tile::kWeightsAhead>(p);
 
     // ldmatrix addresses. For x, lanes 0-15 pass rows 0-15 at columns 0-7 of the k-step, lanes 16-31 the same rows at
     // columns 8-15. For W, lanes 0-7 and 8-15 pass rows 0-7 at columns 0-7 and 8-15, lanes 16-31 rows 8-15 likewise.
@@ -236,18 +254,21 @@ __device__ __forceinline__ void mainloop(const GemmParams &p, const ColumnMap<Ti
 #pragma unroll
     for (int step = 0; step < kSteps; step++) {
         x_offset[step] = Tile::smem_offset(warp_row + lane % 16, 2 * step + lane / 16);
-        w_offset[step] = Tile::BLOCK_M * Tile::kRowBytes +
+        w_offset[step] = Tile::kWOffset +
                          Tile::smem_offset(warp_column + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2);
     }
 
     // The stage that the tensor cores read, and the one before it in the ring, which the copies write.
     uint32_t read_stage = pipeline, write_stage = pipeline + Tile::kPipelineBytes - Tile::kStageBytes;
     uint32_t k_blocks = (p.k + Tile::BLOCK_K - 1) / Tile::BLOCK_K + (p.columns + Tile::BLOCK_K - 1) / Tile::BLOCK_K;
+    // The k-block of a resident x that they read, up to the last one, where the read ahead is of no use.
+    uint32_t x_block = pipeline + Tile::kPipelineBytes;
+    const uint32_t last_x_block = x_block + (k_blocks - 1) * Tile::kXBytes;
     // Double buffering in registers: one set is loaded from shared memory while the tensor cores use the other.
     Fragments<Tile> fragments[2];
     cp_async_wait_group<Tile::kStages - 2>();
-    __syncthreads();
-    fragments[0].load(read_stage + x_offset[0], read_stage + w_offset[0]);
+    Tile::sync();
+    fragments[0].load((Tile::kResidentX ? x_block : read_stage) + x_offset[0], read_stage + w_offset[0]);
     while (k_blocks != 0) {
         loader.next_operands(p);
         // The k-blocks until the loader's operands end.
@@ -261,15 +282,17 @@ __device__ __forceinline__ void mainloop(const GemmParams &p, const ColumnMap<Ti
                 if (step == kSteps - 1) {
                     // After this the next stage has arrived for all threads, and none reads the current stage again.
                     cp_async_wait_group<Tile::kStages - 2>();
-                    __syncthreads();
+                    Tile::sync();
                     write_stage = read_stage;
                     read_stage += Tile::kStageBytes;
                     read_stage = read_stage == pipeline + Tile::kPipelineBytes ? pipeline : read_stage;
+                    x_block = min(x_block + Tile::kXBytes, last_x_block);
                 }
                 const int next = (step + 1) % kSteps;
-                fragments[(step + 1) % 2].load(read_stage + x_offset[next], read_stage + w_offset[next]);
+                const uint32_t x_address = (Tile::kResidentX ? x_block : read_stage) + x_offset[next];
+                fragments[(step + 1) % 2].load(x_address, read_stage + w_offset[next]);
                 if (step == 0) {
-                    loader.copy(write_stage);
+                    loader.template copy<!Tile::kResidentX>(write_stage);
                 }
                 const Fragments<Tile> &current = fragments[step % 2];
 #pragma unroll
@@ -283,5 +306,5 @@ __device__ __forceinline__ void mainloop(const GemmParams &p, const ColumnMap<Ti
         }
     }
     cp_async_wait_group<0>();
-    __syncthreads();
+    Tile::sync();
 }

@@ -21,31 +21,12 @@ template <class T> __device__ __forceinline__ void layernorm(const LayerNormPara
     const uint32_t sequence = p.lora.columns > 0 ? p.mixtures.sequence_of_row[thread.row] : 0;
     const float column_scale = lora_scale(p.lora, p.mixtures, sequence, threadIdx.x % 32);
 
-    const uint16_t *x_row = p.x + static_cast<uint64_t>(thread.row) * p.x_stride;
-    const uint16_t *y_row = p.y + static_cast<uint64_t>(thread.row) * p.y_stride;
-    uint4 x_vectors[ROW_LANE_VECTORS], y_vectors[ROW_LANE_VECTORS];
     // All loads are in flight before the first result is used.
-#pragma unroll
-    for (int i = 0; i < ROW_LANE_VECTORS; i++) {
-        const uint32_t column = thread.column(i);
-        x_vectors[i] = y_vectors[i] = make_uint4(0, 0, 0, 0);
-        if (column < p.hidden_size) {
-            x_vectors[i] = ld_global_v4_b32(x_row + column);
-            y_vectors[i] = ld_global_v4_b32(y_row + column);
-        }
-    }
+    RowAddends addends;
+    addends.load(thread, p);
     RowFragment x;
-#pragma unroll
-    for (int i = 0; i < ROW_LANE_VECTORS; i++) {
-        float addend[ROW_VECTOR];
-        unpack<T>(x_vectors[i], x[i]);
-        unpack<T>(y_vectors[i], addend);
-#pragma unroll
-        for (int j = 0; j < ROW_VECTOR; j++) {
-            x[i][j] += addend[j];
-        }
-    }
-    norm_and_write<T>(thread, x, p, sequence, column_scale);
+    addends.template add<T>(x);
+    norm_and_write<T>(thread, x, p, sequence, column_scale, GlobalRow<LayerNormParams>(p, thread.row));
 }
 
 extern "C" __global__ void __launch_bounds__(32 * ROW_MAX_WARPS, 3)

@@ -300,6 +300,29 @@ struct GemmParams {
 };
 SAME_SIZE(struct GemmParams, 120);
 
+/// The tile of norm_gemm_*: a grid is ⌈n / COLUMNS⌉ blocks of THREADS, with SHARED bytes of dynamic shared memory each.
+///
+/// The most rows.
+#define NORM_GEMM_ROWS 16
+#define NORM_GEMM_COLUMNS 32
+/// Two rows per warp are normalised; four warps multiply.
+#define NORM_GEMM_THREADS 256
+/// The most columns of h.
+#define NORM_GEMM_MAX_LORA 64
+/// Ten stages of 32 rows of w, then x and h: 64 columns of each.
+#define NORM_GEMM_SHARED 75776
+
+/// norm_gemm_*: layernorm_*, then gemm_* of what it wrote, in one launch and with the same bits, for few rows.
+struct NormGemmParams {
+    /// hidden_size at most ROW_WARP_COLUMNS, lora.columns at most NORM_GEMM_MAX_LORA. Every block reads x and y, and the
+    /// first writes out and lora.h: these may be neither x nor y.
+    struct LayerNormParams norm;
+    /// x, x_stride and h are not read: they are norm.out and norm.lora.h. k is norm.hidden_size, columns norm.lora.columns,
+    /// and residual null.
+    struct GemmParams gemm;
+};
+SAME_SIZE(struct NormGemmParams, 248);
+
 /// Tiles of the GEMM kernels of compute capability 9.0 (sm90/gemm.cu). A grid is any number of blocks of THREADS, with
 /// SHARED bytes of dynamic shared memory each.
 ///

@@ -84,6 +84,10 @@ __device__ __forceinline__ void st_shared_v2_f32(uint32_t to, float x, float y) 
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(x), "f"(y) : "memory");
 }
 
+__device__ __forceinline__ void st_shared_b16(uint32_t to, uint16_t v) {
+    asm volatile("st.shared.b16 [%0], %1;" ::"r"(to), "h"(v) : "memory");
+}
+
 __device__ __forceinline__ void st_shared_b32(uint32_t to, uint32_t v) {
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(v) : "memory");
 }
@@ -115,6 +119,13 @@ __device__ __forceinline__ float4 ld_shared_v4_f32(uint32_t from) {
                  : "r"(from)
                  : "memory");
     return v;
+}
+
+// ---- Barriers ----
+
+/// Waits for `threads` threads at named barrier `Id`, 1 to 15 (__syncthreads() is 0).
+template <int Id> __device__ __forceinline__ void bar_sync(uint32_t threads) {
+    asm volatile("bar.sync %0, %1;" ::"n"(Id), "r"(threads) : "memory");
 }
 
 // ---- Asynchronous copies to shared memory ----

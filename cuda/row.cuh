@@ -1,4 +1,4 @@
-// Rows held in registers: LayerNorm and the adapters' down-projection, which embed and layernorm share.
+// Rows held in registers: LayerNorm and the adapters' down-projection, which embed, layernorm and norm_gemm share.
 //
 // A row of hidden_size elements is spread over ⌈hidden_size / 1024⌉ warps in 16-byte vectors: thread t holds vectors t,
 // t + threads, t + 2·threads and t + 3·threads, as far as the row reaches. Up to 1024 columns a row has one warp,
@@ -35,12 +35,49 @@ struct RowThread {
         row_sums = 0;
     }
 
+    /// On row `row` as lane `lane` of its one warp, in a kernel whose grid has no rows.
+    __device__ __forceinline__ RowThread(uint32_t row, uint32_t lane)
+        : row(row), warps(1), threads(32), index(lane), row_sums(0) {}
+
     /// The first column of this thread's vector `i`.
     __device__ __forceinline__ uint32_t column(int i) const { return (index + i * threads) * ROW_VECTOR; }
 };
 
 /// The elements of a row that one thread holds.
 typedef float RowFragment[ROW_LANE_VECTORS][ROW_VECTOR];
+
+/// A row of x and of y as they are loaded, on their way to the sum.
+struct RowAddends {
+    uint4 x[ROW_LANE_VECTORS], y[ROW_LANE_VECTORS];
+
+    /// Starts all loads; 0 past hidden_size.
+    __device__ __forceinline__ void load(const RowThread &thread, const LayerNormParams &p) {
+        const uint16_t *x_row = p.x + static_cast<uint64_t>(thread.row) * p.x_stride;
+        const uint16_t *y_row = p.y + static_cast<uint64_t>(thread.row) * p.y_stride;
+#pragma unroll
+        for (int i = 0; i < ROW_LANE_VECTORS; i++) {
+            const uint32_t column = thread.column(i);
+            x[i] = y[i] = make_uint4(0, 0, 0, 0);
+            if (column < p.hidden_size) {
+                x[i] = ld_global_v4_b32(x_row + column);
+                y[i] = ld_global_v4_b32(y_row + column);
+            }
+        }
+    }
+
+    template <class T> __device__ __forceinline__ void add(RowFragment &sum) const {
+#pragma unroll
+        for (int i = 0; i < ROW_LANE_VECTORS; i++) {
+            float addend[ROW_VECTOR];
+            unpack<T>(x[i], sum[i]);
+            unpack<T>(y[i], addend);
+#pragma unroll
+            for (int j = 0; j < ROW_VECTOR; j++) {
+                sum[i][j] += addend[j];
+            }
+        }
+    }
+};
 
 /// The factor of column `column` of h for a sequence: weight · scale, or 0 if the sequence does not use the column.
 /// Lora is LoraDown, or a struct with the same fields.
@@ -57,11 +94,28 @@ __device__ __forceinline__ float lora_scale(const Lora &lora, const Mixtures &mi
     return weight == 0.0f ? 0.0f : weight * owner.scale;
 }
 
-/// out[row] = LN(x), and the row's h. `column_scale` is the lora_scale of this lane's column of h, loaded ahead. x must
-/// be 0 past hidden_size.
-template <class T, class Params>
+/// Where a row and its h go: to out and h in global memory.
+template <class Params> struct GlobalRow {
+    const Params &p;
+    uint32_t row;
+    uint16_t *out;
+
+    __device__ __forceinline__ GlobalRow(const Params &p, uint32_t row)
+        : p(p), row(row), out(p.out + static_cast<uint64_t>(row) * p.out_stride) {}
+
+    __device__ __forceinline__ void write(uint32_t column, uint4 v) const { st_global_v4_b32(out + column, v); }
+
+    __device__ __forceinline__ void write_h(uint32_t column, uint16_t v) const {
+        const uint64_t start = static_cast<uint64_t>(row) * p.lora.columns;
+        st_global_b16(p.lora.h + start + column, v);
+    }
+};
+
+/// LN(x), and the row's h, each element to `to`, as to GlobalRow. `column_scale` is the lora_scale of this lane's
+/// column of h, loaded ahead. x must be 0 past hidden_size.
+template <class T, class Params, class Row>
 __device__ __forceinline__ void norm_and_write(RowThread &thread, RowFragment &x, const Params &p, uint32_t sequence,
-                                               float column_scale) {
+                                               float column_scale, const Row &to) {
     const uint32_t hidden_size = p.hidden_size;
     const float inverse_size = __frcp_rn(static_cast<float>(hidden_size));
 
@@ -91,7 +145,6 @@ __device__ __forceinline__ void norm_and_write(RowThread &thread, RowFragment &x
     row_sum(squares, thread.warps, thread.row_sums);
     const float rstd = __frcp_rn(__fsqrt_rn(squares[0] * inverse_size + p.eps));
 
-    uint16_t *out = p.out + static_cast<uint64_t>(thread.row) * p.out_stride;
     // The rounded row: it is what the next GEMM reads, so h is computed from it too.
     uint4 rounded[ROW_LANE_VECTORS];
 #pragma unroll
@@ -107,7 +160,7 @@ __device__ __forceinline__ void norm_and_write(RowThread &thread, RowFragment &x
                 x[i][j] = x[i][j] * rstd * gamma[j] + beta[j];
             }
             rounded[i] = pack<T>(x[i]);
-            st_global_v4_b32(out + column, rounded[i]);
+            to.write(column, rounded[i]);
         }
     }
 
@@ -154,8 +207,7 @@ __device__ __forceinline__ void norm_and_write(RowThread &thread, RowFragment &x
         // The select is the mask. The scale is applied in float32, before the one rounding of h.
         const float h = column_scale == 0.0f ? 0.0f : lane_dot * column_scale;
         if (thread.index < 32 && base + lane < p.lora.columns) {
-            const uint64_t start = static_cast<uint64_t>(thread.row) * p.lora.columns;
-            st_global_b16(p.lora.h + start + base + lane, static_cast<uint16_t>(T::pack(h, 0.0f)));
+            to.write_h(base + lane, static_cast<uint16_t>(T::pack(h, 0.0f)));
         }
     }
 }

@@ -38,11 +38,11 @@ pub fn step(
     };
     // h Bᵀ, where the batch uses adapters.
     let up_projection = |n: usize| {
-        let columns = |id: &BufferId| match plan.buffers[*id].name {
-            Name::Lora(_) => plan.buffers[*id].columns,
+        let columns = |id: BufferId| match plan.buffers[id].name {
+            Name::Lora(_) => plan.buffers[id].columns,
             _ => 0,
         };
-        let columns: usize = step.reads.iter().map(columns).sum();
+        let columns: usize = step.buffers().map(columns).sum();
         Cost {
             flops: (2 * tokens * n * columns) as u64,
             bytes: (n * columns * element) as u64,

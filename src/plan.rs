@@ -163,11 +163,11 @@ pub struct Output {
 /// One launch: one op, or several that are fused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Buffers that the first op reads. The other ops read what the first one wrote.
+    /// Buffers that the first op reads. Each of the others reads what those before it wrote.
     pub reads: Vec<BufferId>,
     /// The ops in order, at least one.
     pub outputs: Vec<Output>,
-    /// The tile of a matrix product on a GPU. All tiles give the same bits.
+    /// The tile of a matrix product on a GPU, where there is a choice. All tiles give the same bits.
     pub tile: Option<GemmTile>,
 }
 
@@ -177,9 +177,17 @@ impl Step {
         self.outputs[0].op
     }
 
-    /// Whether the step computes a linear layer.
-    pub fn is_linear(&self) -> bool {
-        self.op().site().is_some()
+    /// The linear layer that the step computes, if it does.
+    pub fn site(&self) -> Option<Site> {
+        self.outputs.iter().find_map(|output| output.op.site())
+    }
+
+    /// Buffers that op number `op` reads.
+    pub fn reads_of(&self, op: usize) -> Vec<BufferId> {
+        match op {
+            0 => self.reads.clone(),
+            _ => self.outputs[..op].iter().map(|output| output.buffer).collect(),
+        }
     }
 
     /// All buffers that the step reads or writes.
@@ -247,8 +255,8 @@ impl Plan {
         Builder::new(config, shape, lora_columns, None).plan(config)
     }
 
-    /// The plan of the GPU executor: a row kernel writes the down-projection of its rows as well, and the product
-    /// that makes queries and keys rotates them.
+    /// The plan of the GPU executor: a row kernel writes the down-projection of its rows as well, the product
+    /// that makes queries and keys rotates them, and with few rows a LayerNorm and the product behind it are one launch.
     pub(crate) fn gpu(
         config: &ModelConfig,
         shape: BatchShape,
@@ -435,8 +443,32 @@ impl Builder {
             self.step(Op::LoraUp(site), Some(layer), &[base, h], y);
             return;
         }
+        if self.normalises(x, down) {
+            let step = self.steps.last_mut().expect("it wrote x");
+            step.outputs.push(Output {
+                op: Op::linear(site),
+                layer: Some(layer),
+                buffer: y,
+            });
+            return;
+        }
         let reads: Vec<BufferId> = [x].into_iter().chain(down).collect();
         self.step(Op::linear(site), Some(layer), &reads, y);
+    }
+
+    /// Whether the product of `x` is part of the LayerNorm that makes x: where each of its blocks can hold all rows, and
+    /// takes less time to normalise them than a launch does.
+    fn normalises(&self, x: BufferId, down: Option<BufferId>) -> bool {
+        let normed = self
+            .steps
+            .last()
+            .is_some_and(|step| matches!(step.op(), Op::AddLayerNorm(_)) && step.outputs[0].buffer == x);
+        let Buffer { rows, columns, .. } = self.buffers[x];
+        self.gpu.is_some()
+            && normed
+            && rows <= params::NORM_GEMM_ROWS as usize
+            && columns <= params::ROW_WARP_COLUMNS as usize
+            && down.is_none_or(|h| self.buffers[h].columns <= NORM_LORA_COLUMNS)
     }
 
     /// A GPU rotates queries and keys once, in the product that makes them, not in every tile that reads them.
@@ -448,6 +480,12 @@ impl Builder {
         }
     }
 }
+
+/// With more columns of h in all, a LayerNorm keeps its launch: each four that a row uses are 500 instructions more, which
+/// every block of a product would execute for every row. 20 are those of jina-embeddings-v3. By arithmetic, not measured:
+/// `cuda/NOTES.md`.
+const NORM_LORA_COLUMNS: usize = 32;
+const _: () = assert!(NORM_LORA_COLUMNS <= params::NORM_GEMM_MAX_LORA as usize);
 
 /// Elements that buffers are aligned to: 256 bytes if an element has two.
 const ALIGN: usize = 128;
@@ -561,6 +599,40 @@ impl fmt::Display for Plan {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn few_rows_take_five_launches_a_layer() {
+        let launches = |tokens, hidden, columns, fusion| {
+            let config = crate::cost::tests::model(hidden, 3);
+            let shape = BatchShape {
+                tokens,
+                output_rows: 1,
+                adapted: columns > 0,
+            };
+            let gpu = GpuOptions {
+                precision: Half::Bf16,
+                numerics: Numerics::Invariant,
+                fusion,
+                attention: AttentionTile::Small,
+                multiprocessors: Multiprocessors::H200,
+                sm90: false,
+            };
+            Plan::gpu(&config, shape, [columns; 4], gpu).steps.len()
+        };
+        // Embed, the last LayerNorm and Pool besides.
+        let few = 1 + 3 * 5 + 2;
+        assert_eq!(launches(16, 1024, 0, Fusion::Extended), few);
+        assert_eq!(launches(1, 8, 0, Fusion::Merged(0)), few);
+        // Down-projections ahead of the output projection and of fc2.
+        assert_eq!(launches(16, 1024, 32, Fusion::Extended), few + 3 * 2);
+        // Else each LayerNorm is a launch, but for the last, which is one anyway.
+        let more = few + 3 * 2 - 1;
+        assert_eq!(launches(17, 1024, 0, Fusion::Extended), more);
+        assert_eq!(launches(16, 1032, 0, Fusion::Extended), more);
+        assert_eq!(launches(16, 1024, 48, Fusion::Extended), more + 3 * 2);
+        // Each linear layer of the adapters in two.
+        assert_eq!(launches(16, 1024, 16, Fusion::Separate), more + 3 * (2 + 4));
+    }
 
     proptest! {
         #[test]

@@ -89,11 +89,6 @@ __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.
 
 // ---- Warps, barriers, registers ----
 
-/// Waits for `threads` threads at named barrier `Id`, 1 to 15 (__syncthreads() is 0).
-template <int Id> __device__ __forceinline__ void bar_sync(uint32_t threads) {
-    asm volatile("bar.sync %0, %1;" ::"n"(Id), "r"(threads) : "memory");
-}
-
 /// Raises the registers per thread of the warpgroup, once others have given up as many.
 template <int Registers> __device__ __forceinline__ void setmaxnreg_inc() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));

@@ -249,11 +249,9 @@ impl Cpu {
         }
         let layout = BatchLayout::new(batch, &model.config, queries);
         for (number, step) in plan.steps.iter().enumerate() {
-            let first = step.outputs[0].buffer;
             for (i, &Output { op, layer, buffer }) in step.outputs.iter().enumerate() {
-                // An op that is fused to the first reads what the first wrote.
-                let ids = if i == 0 { &step.reads[..] } else { &[first] };
-                let (reads, out) = arena.borrow(plan, ids, buffer);
+                let ids = step.reads_of(i);
+                let (reads, out) = arena.borrow(plan, &ids, buffer);
                 let mut pass = Pass {
                     cpu: self,
                     model,

@@ -20,11 +20,8 @@ pub fn run(
     let mut buffers: Vec<Matrix> = vec![Vec::new(); plan.buffers.len()];
     let naive = Naive { model, batch };
     for (number, step) in plan.steps.iter().enumerate() {
-        let first = step.outputs[0].buffer;
         for (i, &Output { op, layer, buffer }) in step.outputs.iter().enumerate() {
-            // An op that is fused to the first reads what the first wrote.
-            let reads = if i == 0 { &step.reads[..] } else { &[first] };
-            let matrix = naive.op(op, layer.unwrap_or(0), reads, &buffers);
+            let matrix = naive.op(op, layer.unwrap_or(0), &step.reads_of(i), &buffers);
             after(number, buffer, &matrix);
             buffers[buffer] = matrix;
         }

@@ -31,6 +31,8 @@ pub struct Launch {
 pub enum Params {
     Embed(EmbedParams),
     LayerNorm(LayerNormParams),
+    /// A LayerNorm, and the product of what it gives.
+    NormGemm(NormGemmParams),
     Gemm(GemmTile, GemmParams),
     /// On compute capability 9.0, with the rows that may be read.
     GemmSm90(Sm90Tile, u32, GemmParams),
@@ -75,6 +77,7 @@ pub fn launches(context: &LaunchContext<'_>, plan: &Plan) -> Vec<Launch> {
             plan,
             options,
             step,
+            reads: step.reads_of(0),
             output: step.outputs[0],
         };
         match step.op() {
@@ -87,7 +90,10 @@ pub fn launches(context: &LaunchContext<'_>, plan: &Plan) -> Vec<Launch> {
             Op::Fc2 => lowering.linear(Site::Fc2),
             Op::BaseGemm(site) => lowering.base_gemm(site),
             Op::LoraUp(site) => lowering.lora_up(site),
-            Op::AddLayerNorm(site) => lowering.layer_norm(site),
+            Op::AddLayerNorm(norm) => match step.site() {
+                None => lowering.layer_norm(norm),
+                Some(site) => lowering.norm_gemm(norm, site),
+            },
             Op::Pool => lowering.pool(),
         }
     };
@@ -100,7 +106,8 @@ struct StepLowering<'a> {
     plan: &'a Plan,
     options: &'a GpuOptions,
     step: &'a Step,
-    /// Of the first op.
+    /// Of one of its ops.
+    reads: Vec<BufferId>,
     output: Output,
 }
 
@@ -114,7 +121,7 @@ impl StepLowering<'_> {
     }
 
     fn read(&self, i: usize) -> u64 {
-        self.address(self.step.reads[i])
+        self.address(self.reads[i])
     }
 
     fn columns(&self, id: BufferId) -> u32 {
@@ -229,6 +236,31 @@ impl StepLowering<'_> {
     }
 
     fn layer_norm(&self, site: NormSite) -> Launch {
+        self.rows_launch(Params::LayerNorm(self.layer_norm_params(site)))
+    }
+
+    /// A LayerNorm, whose down-projection comes next if the batch has adapters, and last the linear layer that reads both.
+    fn norm_gemm(&self, norm: NormSite, site: Site) -> Launch {
+        let last = self.step.outputs.len() - 1;
+        let linear = StepLowering {
+            reads: self.step.reads_of(last),
+            output: self.step.outputs[last],
+            ..*self
+        };
+        let params = NormGemmParams {
+            norm: self.layer_norm_params(norm),
+            gemm: linear.linear_params(site),
+        };
+        let blocks = params.gemm.n.div_ceil(NORM_GEMM_COLUMNS);
+        self.launch(
+            [blocks, 1, 1],
+            NORM_GEMM_THREADS,
+            NORM_GEMM_SHARED,
+            Params::NormGemm(params),
+        )
+    }
+
+    fn layer_norm_params(&self, site: NormSite) -> LayerNormParams {
         let config = self.context.config;
         let layer = &self.context.weights.layers[self.layer()];
         let norm = match site {
@@ -236,7 +268,7 @@ impl StepLowering<'_> {
             NormSite::Mlp => &layer.norm2,
         };
         let hidden = config.hidden_size as u32;
-        let params = LayerNormParams {
+        LayerNormParams {
             tokens: self.tokens(),
             x: self.read(0),
             y: self.read(1),
@@ -251,12 +283,11 @@ impl StepLowering<'_> {
             out_stride: hidden,
             eps: config.layer_norm_eps,
             reserved: 0,
-        };
-        self.rows_launch(Params::LayerNorm(params))
+        }
     }
 
     fn lora_down(&self, site: Site) -> Launch {
-        let (x, h) = (self.step.reads[0], self.output.buffer);
+        let (x, h) = (self.reads[0], self.output.buffer);
         let at = (self.context.adapters)(self.layer(), site);
         let params = LoraDownParams {
             tokens: self.tokens(),
@@ -281,16 +312,20 @@ impl StepLowering<'_> {
 
     /// A linear layer; with `[x | h] [W | B]ᵀ` where its step reads a down-projection.
     fn linear(&self, site: Site) -> Launch {
+        self.gemm(self.linear_params(site))
+    }
+
+    fn linear_params(&self, site: Site) -> GemmParams {
         let linear = self.finished(site, self.product(self.weight(site)));
-        let Some(&h) = self.step.reads.get(1) else {
-            return self.gemm(linear);
+        let Some(&h) = self.reads.get(1) else {
+            return linear;
         };
-        self.gemm(GemmParams {
+        GemmParams {
             h: self.address(h),
             b: (self.context.adapters)(self.layer(), site).b,
             columns: self.columns(h),
             ..linear
-        })
+        }
     }
 
     /// `x Wᵀ`, without what the linear layer does to it.
@@ -300,7 +335,7 @@ impl StepLowering<'_> {
 
     /// `y = y₀ + h Bᵀ`, and the rest of the linear layer.
     fn lora_up(&self, site: Site) -> Launch {
-        let (base, h) = (self.step.reads[0], self.step.reads[1]);
+        let (base, h) = (self.reads[0], self.reads[1]);
         let b = (self.context.adapters)(self.layer(), site).b;
         let product = GemmParams {
             x: self.address(h),
@@ -327,7 +362,7 @@ impl StepLowering<'_> {
 
     /// The product of the first buffer that the step reads with `w`, alone.
     fn product(&self, w: u64) -> GemmParams {
-        let (x, out) = (self.step.reads[0], self.output.buffer);
+        let (x, out) = (self.reads[0], self.output.buffer);
         GemmParams {
             tokens: self.tokens(),
             x: self.address(x),
@@ -397,7 +432,7 @@ impl StepLowering<'_> {
     }
 
     fn attention(&self) -> Launch {
-        let (qkv, out) = (self.step.reads[0], self.output.buffer);
+        let (qkv, out) = (self.reads[0], self.output.buffer);
         let (config, layout) = (self.context.config, self.context.layout);
         let form = self.plan.buffers[qkv].form;
         let params = AttentionParams {
@@ -432,7 +467,7 @@ impl StepLowering<'_> {
     }
 
     fn pool(&self) -> Launch {
-        let (x, layout) = (self.step.reads[0], self.context.layout);
+        let (x, layout) = (self.reads[0], self.context.layout);
         let params = PoolParams {
             count: self.upload(std::mem::offset_of!(Header, pool_rows)),
             rows: self.upload(layout.pool_rows),
@@ -488,9 +523,9 @@ mod tests {
             (hidden, head_dim) in prop::sample::select(vec![(128, 32), (128, 64), (384, 32), (1024, 64), (2048, 128)]),
             layers in 0usize..4,
             rotary: bool,
-            tokens in 1usize..3000,
+            tokens in prop_oneof![1usize..3000, 1usize..20],
             adapted: bool,
-            columns in prop::sample::select(vec![[0; 4], [32; 4], [16, 0, 48, 0], [0, 16, 0, 320]]),
+            columns in prop::sample::select(vec![[0; 4], [32; 4], [16, 0, 48, 0], [80, 16, 64, 320]]),
             fusion in prop::sample::select(vec![Fusion::Extended, Fusion::Separate]),
             attention in prop::sample::select(AttentionTile::ALL.to_vec()),
             sm90: bool,
@@ -548,6 +583,26 @@ mod tests {
                             let of = at(plan.buffers[buffer].layer, site);
                             prop_assert_eq!((p.lora.a, p.lora.column), (of.a, of.column));
                         }
+                    }
+                    Params::NormGemm(p) => {
+                        prop_assert!(rows <= 16 && hidden <= 1024);
+                        prop_assert!(fusion == Fusion::Extended || writes.len() == 2);
+                        prop_assert!(p.gemm.columns <= 32 && launch.grid[0] * NORM_GEMM_COLUMNS >= p.gemm.n);
+                        prop_assert_eq!((p.norm.x, p.norm.y), (reads[0], reads[1]));
+                        let (out, h) = (writes[writes.len() - 1], if writes.len() == 3 { writes[1] } else { 0 });
+                        prop_assert_eq!((p.norm.out, p.norm.lora.h, p.gemm.out), (writes[0], h, out));
+                        prop_assert_eq!((p.gemm.x, p.gemm.h, p.gemm.residual), (writes[0], h, 0));
+                        prop_assert_eq!((p.gemm.k, p.gemm.columns), (p.norm.hidden_size, p.norm.lora.columns));
+                        let Output { op, layer, .. } = step.outputs[writes.len() - 1];
+                        let (site, layer) = (op.site().unwrap(), layer.unwrap());
+                        let linear = weights.layers[layer].linear(site);
+                        prop_assert_eq!((p.gemm.w, p.gemm.bias), (linear.w, linear.bias));
+                        if h != 0 {
+                            let of = at(layer, site);
+                            prop_assert_eq!((p.norm.lora.a, p.norm.lora.column, p.gemm.b), (of.a, of.column, of.b));
+                        }
+                        prop_assert_eq!(p.gemm.gelu != 0, site == Site::Fc1);
+                        prop_assert_eq!(p.gemm.rope.table != 0, rotary && site == Site::Qkv);
                     }
                     Params::LoraDown(p) => {
                         prop_assert_eq!((p.x, p.h), (reads[0], writes[0]));

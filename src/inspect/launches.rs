@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Pass;
 use crate::cost::{self, Cost};
 use crate::gpu::launch::{ACTIVATION_BYTES, Launch, Params};
+use crate::kernels::params::NormGemmParams;
 use crate::model::ModelConfig;
 use crate::model::adapter::Site;
 use crate::plan::{Op, Output, Plan, Step};
@@ -14,7 +15,7 @@ use crate::plan::{Op, Output, Plan, Step};
 /// What a kernel is launched on.
 #[derive(Clone, Debug)]
 pub struct LaunchInfo {
-    /// Launches that belong together: `gemm`, `attention`, `lora_down`, `embed`, `layernorm`, `pool`.
+    /// Launches that belong together: `gemm`, `norm_gemm`, `attention`, `lora_down`, `embed`, `layernorm`, `pool`.
     pub group: &'static str,
     /// The kernel's entry.
     pub kernel: String,
@@ -54,14 +55,18 @@ fn shape(
 ) -> (&'static str, String, Map<String, Value>) {
     let tokens: usize = lengths.iter().sum();
     let (group, shape, parameters) = match &launch.params {
-        Params::Gemm(_, p) | Params::GemmSm90(_, _, p) => {
+        Params::Gemm(_, p) | Params::GemmSm90(_, _, p) | Params::NormGemm(NormGemmParams { gemm: p, .. }) => {
             let epilogue = match (p.gelu, p.rope.table) {
                 (1, _) => "gelu",
                 (_, 0) => "bias",
                 _ => "rope",
             };
+            let group = match &launch.params {
+                Params::NormGemm(_) => "norm_gemm",
+                _ => "gemm",
+            };
             (
-                "gemm",
+                group,
                 format!(
                     "{tokens} tokens, n {}, k {}{}, {epilogue}",
                     p.n,
@@ -158,9 +163,11 @@ pub(super) fn lower_bound(pass: &Pass<'_>, plan: &Plan, step: &Step, launch: &La
         // The sequence of each row, its weights, and what the columns belong to.
         bytes += 4 * (tokens + batch.sequences() * batch.adapters.slots()) + 8 * padded;
     }
+    // Gain and offset.
+    let norm = 2 * ACTIVATION_BYTES * config.hidden_size;
     match &launch.params {
-        Params::Gemm(_, p) | Params::GemmSm90(_, _, p) => {
-            let site = step.op().site().expect("a product is a linear layer's");
+        Params::Gemm(_, p) | Params::GemmSm90(_, _, p) | Params::NormGemm(NormGemmParams { gemm: p, .. }) => {
+            let site = step.site().expect("a product is a linear layer's");
             let n = p.n as usize;
             if p.columns > 0 {
                 // B, of which the step counts all columns as well.
@@ -176,8 +183,11 @@ pub(super) fn lower_bound(pass: &Pass<'_>, plan: &Plan, step: &Step, launch: &La
                 let positions = lengths.iter().max().copied().unwrap_or(0);
                 bytes += 4 * config.head_dim * positions + 4 * tokens;
             }
+            if let Params::NormGemm(_) = &launch.params {
+                bytes += norm;
+            }
         }
-        Params::LayerNorm(_) => bytes += 2 * ACTIVATION_BYTES * config.hidden_size,
+        Params::LayerNorm(_) => bytes += norm,
         Params::Embed(_) => {
             let hidden = config.hidden_size;
             let ids = batch.ids.iter().collect::<BTreeSet<_>>().len();

@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0x1c37694ee9b5e2ea;
+pub const HEADER_FNV1A: u64 = 0xcc9abd3b0f2b2212;
 
 pub const STALL_GEMM: u32 = 1;
 pub const STALL_ATTENTION: u32 = 2;
@@ -43,6 +43,11 @@ pub const GEMM_SMALL16_WARP_COLUMNS: u32 = 8;
 pub const GEMM_SMALL16_THREADS: u32 = 64;
 pub const GEMM_SMALL16_SHARED: u32 = 65536;
 pub const GEMM_SMALL16_BLOCKS: u32 = 3;
+pub const NORM_GEMM_ROWS: u32 = 16;
+pub const NORM_GEMM_COLUMNS: u32 = 32;
+pub const NORM_GEMM_THREADS: u32 = 256;
+pub const NORM_GEMM_MAX_LORA: u32 = 64;
+pub const NORM_GEMM_SHARED: u32 = 75776;
 pub const GEMM_WIDE_ROWS: u32 = 128;
 pub const GEMM_WIDE_COLUMNS: u32 = 256;
 pub const GEMM_WIDE_THREADS: u32 = 384;
@@ -426,6 +431,22 @@ const _: () = {
     ["Offset of field: GemmParams::out_stride"][::core::mem::offset_of!(GemmParams, out_stride) - 108usize];
     ["Offset of field: GemmParams::gelu"][::core::mem::offset_of!(GemmParams, gelu) - 112usize];
     ["Offset of field: GemmParams::reserved"][::core::mem::offset_of!(GemmParams, reserved) - 116usize];
+};
+#[doc = " norm_gemm_*: layernorm_*, then gemm_* of what it wrote, in one launch and with the same bits, for few rows."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct NormGemmParams {
+    #[doc = " hidden_size at most ROW_WARP_COLUMNS, lora.columns at most NORM_GEMM_MAX_LORA. Every block reads x and y, and the\n first writes out and lora.h: these may be neither x nor y."]
+    pub norm: LayerNormParams,
+    #[doc = " x, x_stride and h are not read: they are norm.out and norm.lora.h. k is norm.hidden_size, columns norm.lora.columns,\n and residual null."]
+    pub gemm: GemmParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of NormGemmParams"][::core::mem::size_of::<NormGemmParams>() - 248usize];
+    ["Alignment of NormGemmParams"][::core::mem::align_of::<NormGemmParams>() - 8usize];
+    ["Offset of field: NormGemmParams::norm"][::core::mem::offset_of!(NormGemmParams, norm) - 0usize];
+    ["Offset of field: NormGemmParams::gemm"][::core::mem::offset_of!(NormGemmParams, gemm) - 128usize];
 };
 #[doc = " gemm_*_wide, _pingpong, _square, _half, _quarter: the same product, with the matrices as maps too."]
 #[repr(C)]

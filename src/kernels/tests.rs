@@ -10,7 +10,7 @@ use std::sync::Once;
 use super::{KernelModule, Kernels, kernels};
 use crate::kernels::params::{
     AttentionParams, AttentionSm90Params, EmbedParams, GemmParams, GemmSm90Params, HEADER_FNV1A,
-    LayerNormParams, LoraDownParams, PoolParams,
+    LayerNormParams, LoraDownParams, NormGemmParams, PoolParams,
 };
 use gate::Gate;
 
@@ -29,6 +29,7 @@ fn size_of_params(name: &str) -> usize {
         "GemmSm90Params" => size_of::<GemmSm90Params>(),
         "LayerNormParams" => size_of::<LayerNormParams>(),
         "LoraDownParams" => size_of::<LoraDownParams>(),
+        "NormGemmParams" => size_of::<NormGemmParams>(),
         "PoolParams" => size_of::<PoolParams>(),
         _ => panic!("{name} is not in this test's list of parameter structs"),
     }

@@ -18,7 +18,15 @@ fn every_kernel_has_rows_whose_figures_follow_from_their_times() {
     check_head(&report, &table, "kernels");
     let rows = report["rows"].as_array().unwrap();
     let groups: BTreeSet<&str> = rows.iter().map(|row| row["group"].as_str().unwrap()).collect();
-    let all = ["attention", "embed", "gemm", "layernorm", "lora_down", "pool"];
+    let all = [
+        "attention",
+        "embed",
+        "gemm",
+        "layernorm",
+        "lora_down",
+        "norm_gemm",
+        "pool",
+    ];
     assert_eq!(groups, BTreeSet::from(all));
     let ceiling = |name: &str| report["ceilings"][name].as_f64().unwrap();
     for row in rows {

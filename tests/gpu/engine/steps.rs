@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use model_maker::{Dtype, Family, ModelSpec};
-use ropeway::inspect::{Difference, Executor, Fusion, Pass, Side, compare, compare_with};
+use ropeway::inspect::{Buffer, Difference, Executor, Fusion, Name, Pass, Side, Step, compare, compare_with};
 use ropeway::{Embed, Engine, Numerics, Precision, Request, Vector};
 
 use super::device::{Gpu, jina, off, on_cpu, spec};
@@ -174,6 +174,79 @@ fn other_ways_of_the_adapters_agree_with_float32() {
     // The merged copy serves batches of the task alone, and no others.
     assert_ne!(merged_alone, vector(&usual, &alone));
     assert_eq!(vector(&merged, &mixed), vector(&usual, &mixed));
+}
+
+/// The buffers of a pass: name, layer and contents.
+fn buffers(engine: &Engine, requests: &[Request<'_>]) -> (usize, Vec<(Name, usize, Vec<u32>)>) {
+    let pass = Pass::new(engine, requests).unwrap();
+    let mut all = Vec::new();
+    let mut after = |_: &Step, buffer: &Buffer, values: &[f32]| {
+        let bits = values.iter().map(|x| x.to_bits()).collect();
+        all.push((buffer.name, buffer.layer, bits));
+    };
+    pass.trace(&mut after).unwrap();
+    (pass.plan().steps.len(), all)
+}
+
+/// With up to 16 tokens a LayerNorm and the product that reads it are one launch. Every buffer has the bits that it has
+/// beside more tokens, where they are two.
+#[test]
+fn few_tokens_take_five_launches_a_layer_and_have_the_same_bits() {
+    let Some(gpu) = Gpu::find() else { return };
+    let plain = [Embed::default()];
+    let adapted = [
+        Embed::task("retrieval.query"),
+        Embed::mixture([("retrieval.query", 0.7), ("separation", 0.3)]),
+        Embed::default(),
+    ];
+    let filler = ids(17, 99);
+    let lengths: [&[&[usize]]; 3] = [&[&[1], &[2, 1], &[16]], &[&[7, 5, 4]], &[&[3], &[16]]];
+    for (family, hidden, head_dim, precision, lengths) in [
+        (Family::Jina, 128, 64, Precision::Bf16, lengths[0]),
+        (Family::Jina, 1024, 64, Precision::Bf16, lengths[1]),
+        (Family::Bert, 384, 32, Precision::F16, lengths[2]),
+        (Family::XlmRoberta, 160, 32, Precision::Bf16, lengths[2]),
+    ] {
+        let layers = 2;
+        let model = common::model(&ModelSpec {
+            family,
+            hidden,
+            heads: hidden / head_dim,
+            ffn: 136,
+            layers,
+            ..spec(64)
+        });
+        let engine = gpu.builder().precision(precision).open(&model).unwrap();
+        for lengths in lengths {
+            let ways: &[&[Embed]] = match family {
+                Family::Jina => &[&plain, &adapted],
+                _ => &[&plain],
+            };
+            for options in ways {
+                let what = format!("{family:?} of {hidden}, {lengths:?}, {} options", options.len());
+                let requests = mixed_requests(options, lengths);
+                let mut more = requests.clone();
+                more.push(Request::ids(filler.as_slice(), &plain[0]));
+                let ((few_launches, few), (many_launches, many)) =
+                    (buffers(&engine, &requests), buffers(&engine, &more));
+                let down = if options.len() > 1 { 2 } else { 0 };
+                assert_eq!(few_launches, 1 + (5 + down) * layers + 2, "{what}");
+                assert_eq!(many_launches, 1 + (7 + down) * layers + 1, "{what}");
+                assert_eq!(few.len(), many.len(), "{what}");
+                for (name, layer, bits) in &few {
+                    let (.., wanted) = many
+                        .iter()
+                        .find(|other| (other.0, other.1) == (*name, *layer))
+                        .unwrap();
+                    let same = bits.iter().zip(wanted).position(|(a, b)| a != b);
+                    assert!(
+                        bits.len() < wanted.len() && same.is_none(),
+                        "{what}: {name:?} of layer {layer} differs at {same:?}"
+                    );
+                }
+            }
+        }
+    }
 }
 
 /// The first buffer that is off.

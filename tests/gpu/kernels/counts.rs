@@ -12,7 +12,7 @@ use super::attention::Variant;
 use super::device::Device;
 use super::gemm::Then;
 use super::params::*;
-use super::{attention, embed, gemm, layernorm, lora_down, pool};
+use super::{attention, embed, gemm, layernorm, lora_down, norm_gemm, pool};
 
 /// A launch, and its limits.
 struct Launch {
@@ -140,6 +140,23 @@ fn launches(sm90: bool) -> Vec<Launch> {
                 tiled: 0,
             });
         }
+    }
+    // Whole tiles; partial ones in every dimension, with adapters.
+    for ([tokens, hidden, n], ranks) in [([16, 1024, 64], &[][..]), ([11, 392, 104], &[20])] {
+        let (rank, columns) = (ranks.iter().sum::<usize>(), if ranks.is_empty() { 0 } else { 32 });
+        let k = hidden + columns;
+        launches.push(Launch {
+            entry: "norm_gemm_bf16".into(),
+            shape: format!("{tokens} tokens, n {n}, k {hidden}, ranks {ranks:?}"),
+            run: Box::new(move |device| norm_gemm::launch(device, [tokens, hidden, n], ranks, None)),
+            // x, y, the rows, gain and offset; A, h and what it is made of; W, B, bias and out.
+            bytes: 2 * hidden * (3 * tokens + 2)
+                + 2 * (hidden * rank + tokens * columns)
+                + if columns > 0 { 8 * columns + 4 * tokens } else { 0 }
+                + 2 * n * (k + 1 + tokens),
+            flops: 2 * tokens * n * k,
+            tiled: 2 * up(tokens, 16) * up(n, NORM_GEMM_COLUMNS) * (up(hidden, 64) + up(columns, 64)),
+        });
     }
     for (k, ranks) in [(1024, &[4][..]), (4096, &[16])] {
         let rank = ranks[0];

@@ -7,7 +7,7 @@
 //! | `rows` | what the row kernels share: shapes, adapters, references of LayerNorm and down-projection |
 //! | `counts` | what the launches of each kernel do, as softcuda counts it |
 //! | `gelu` | the polynomial of GELU over all of float32 |
-//! | `attention`, `embed`, `gemm`, `layernorm`, `lora_down`, `pool` | one kernel each: its reference, its table of cases, its tests |
+//! | `attention`, `embed`, `gemm`, `layernorm`, `lora_down`, `norm_gemm`, `pool` | one kernel each: its reference, its table of cases, its tests |
 
 use crate::exhaustive;
 
@@ -19,6 +19,7 @@ mod gelu;
 mod gemm;
 mod layernorm;
 mod lora_down;
+mod norm_gemm;
 mod numbers;
 #[allow(dead_code)] // The build's hash of the header is another test's.
 #[path = "../../../src/kernels/params.rs"]

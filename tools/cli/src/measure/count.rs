@@ -122,7 +122,7 @@ pub fn count(engine: &Engine) -> Result<Counts> {
     for (tile, all) in cases() {
         for (lengths, adapted) in batches_of(engine, tile.shape().rows as usize) {
             let pass = batches::pass(engine, &lengths, adapted)?;
-            for row in launches(&file, &pass, tile, |step| all || step.is_linear())? {
+            for row in launches(&file, &pass, tile, |step| all || step.site().is_some())? {
                 // A layer's second LayerNorm is the first again, where neither has adapters.
                 if !rows
                     .iter()
