@@ -1,4 +1,5 @@
-//! What the int8 kernels of AMX and of 16-bit products have in common: a product of whole numbers for each block of k, scaled and added up in float32.
+//! What the int8 kernels of AMX and of 16-bit products have in common: a product of whole numbers for each block of k,
+//! scaled and added up in float32.
 
 use super::super::isa::{Isa, isa_fn};
 use super::{Block, PANEL, PANEL_BLOCK, TILE_BYTES, TILE_ROWS};

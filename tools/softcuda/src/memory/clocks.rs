@@ -1022,9 +1022,7 @@ impl BlockClocks {
         state.idle = true;
         release(&mut state.warp, u32::MAX, block, agent)
     }
-}
 
-impl BlockClocks {
     /// The agent's accesses up to now, without what it knows: for those that another warp's part of an operation completes
     /// for too.
     pub fn async_accesses(&mut self, agent: usize) -> Published {

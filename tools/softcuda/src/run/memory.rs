@@ -594,9 +594,8 @@ impl<'l> Block<'l> {
             Some(Space::Global | Space::Const) => lanes[0].1 = mask,
             Some(Space::Shared) => {
                 lanes[1].1 = mask;
-                // A block alone may use mapa too.
-                let mapped = addresses[mask.trailing_zeros() as usize % LANES] >> SHARED_RANK_SHIFT != 0;
-                if mapped || self.member.is_clustered() {
+                // What mapa has given some lane; a block alone may use it too.
+                if addresses.iter().fold(0, |all, address| all | address) >> SHARED_RANK_SHIFT != 0 {
                     each(mask).for_each(|lane| addresses[lane] = self.own_shared(addresses[lane]));
                 }
             }

@@ -2,10 +2,11 @@
 //!
 //! A warp computes its own 16 of a product's 64 rows, when it executes the instruction. The operands in shared memory are read
 //! then by an agent of the warp, of which nobody knows before `wgmma.wait_group`: who overwrites them earlier has a race. A
-//! product is the warpgroup's, so a warp waits until all four have begun it, and then knows of what all four have read. The results go to a second set of registers, the hidden ones, in which further
-//! products add to them, and come to the registers proper at the wait. Until then those hold a poison pattern, and
-//! every instruction that touches them is found; but a plain `mov` is not, which compilers put anywhere: it gives the
-//! hidden result a second place. The registers of A are watched in the same way.
+//! product is the warpgroup's, so a warp waits until all four have begun it, and then knows of what all four have read.
+//! The results go to a second set of registers, the hidden ones, in which further products add to them, and come to the
+//! registers proper at the wait. Until then those hold a poison pattern, and every instruction that touches them is found;
+//! but a plain `mov` is not, which compilers put anywhere: it gives the hidden result a second place. The registers of A are
+//! watched in the same way.
 //!
 //! The products themselves are those of `mma.sync` (`lower::isa::mma`), eight columns at a time.
 
@@ -84,7 +85,8 @@ pub(super) struct Groups {
     ended: HashMap<(usize, u32), Published>,
 }
 
-/// Groups of a warp that are told apart: more than any of its warpgroup can have under way.
+/// Groups of a warp that are told apart: more than kernels have under way. Of a warp that is further ahead, those behind it
+/// know more than they should.
 const KEPT: u32 = 8;
 
 struct Product {

@@ -183,3 +183,19 @@ fn a_bulk_copy_before_the_wait_is_checked() {
         other => panic!("the copy is too early: {other:?}"),
     }
 }
+
+/// A block alone may use `mapa`, in some of a warp's lanes as well.
+#[test]
+fn a_block_alone_reaches_its_own_memory_by_mapa() {
+    let source = ".version 8.4\n.target sm_90\n.address_size 64\n.visible .entry step(.param .u64 out)\n{\n\
+                  .reg .pred %p;\n.reg .b32 %r<6>;\n.reg .b64 %d<2>;\n.shared .align 4 .b8 words[128];\n\
+                  ld.param.u64 %d0, [out];\nmov.u32 %r0, %tid.x;\nmov.u32 %r1, words;\nmad.lo.u32 %r1, %r0, 4, %r1;\n\
+                  mapa.shared::cluster.u32 %r2, %r1, 0;\nand.b32 %r3, %r0, 1;\nsetp.eq.u32 %p, %r3, 1;\n\
+                  selp.b32 %r4, %r2, %r1, %p;\nst.shared::cluster.u32 [%r4], %r0;\nld.shared.u32 %r5, [%r1];\n\
+                  mad.wide.u32 %d1, %r0, 4, %d0;\nst.global.u32 [%d1], %r5;\nret;\n}\n";
+    let mut gpu = Gpu::new();
+    let module = gpu.load_text("step", source.as_bytes());
+    let out = gpu.zeros(128);
+    gpu.launch(&module, "step", Shape::new(1, 32), &Args::new().with(out));
+    assert_eq!(gpu.download::<u32>(out, 32), (0..32).collect::<Vec<u32>>());
+}
