@@ -137,6 +137,13 @@ isa_fn! {
 }
 
 isa_fn! {
+    /// x = GELU(x + y).
+    pub fn add_gelu<S>(s, x: &mut [f32], y: &[f32]) {
+        map2!(s, x, y, |a, b| gelu_v(s, s.add(a, b)));
+    }
+}
+
+isa_fn! {
     /// x += y.
     pub fn add<S>(s, x: &mut [f32], y: &[f32]) {
         map2!(s, x, y, |a, b| s.add(a, b));
@@ -365,6 +372,15 @@ mod tests {
             assert!(odd[0] == 0.0 && odd[1].abs() < 1.1e-6);
             assert_eq!(odd[2..4], [100.0, f32::INFINITY]);
             assert!(odd[4].is_nan());
+            // With a sum before it, the same bits.
+            for length in [0, 1, 16, 37, 1000] {
+                let (mut x, y) = (xs[90_000..][..length].to_vec(), &xs[7..][..length]);
+                let mut sum = x.clone();
+                add_gelu(isa, &mut x, y);
+                add(isa, &mut sum, y);
+                gelu(isa, &mut sum);
+                assert_eq!(x, sum, "{}, {length}", isa.name());
+            }
         }
     }
 

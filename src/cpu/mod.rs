@@ -575,7 +575,13 @@ impl<'a> Pass<'a> {
         let weights = self.linear_weights(site);
         let (starts, columns) = &layout.columns[site as usize];
         move |row: usize, first: usize, y: &mut [f32]| {
-            math::add(isa, y, &weights.bias[first..first + y.len()]);
+            let bias = &weights.bias[first..first + y.len()];
+            if site == Site::Fc1 && h.is_none() {
+                // Segments may be as short as a call is long.
+                math::add_gelu(isa, y, bias);
+                return;
+            }
+            math::add(isa, y, bias);
             if let Some(h) = h {
                 for &(slot, _) in &batch.mixtures[layout.sequence_of_rows[row] as usize] {
                     let mut column = row * columns + starts[slot];

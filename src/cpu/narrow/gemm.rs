@@ -4,8 +4,8 @@ use std::cell::RefCell;
 
 use super::super::Line;
 use super::super::team::{SendPtr, Team};
-use super::tiles::add_column;
-use super::{Block, Kernel, Number, Outlier, PANEL, PackedTiles, Scales, TILE_BYTES, TILE_ROWS, Tiles};
+use super::tiles::add_outliers;
+use super::{Block, Kernel, Number, PANEL, PackedTiles, Scales, TILE_BYTES, TILE_ROWS, Tiles};
 
 /// Blocks of k that a task takes at a time: its part of a panel is 32 KB then, which stays in the first level cache while
 /// all rows of the task go over it.
@@ -98,13 +98,14 @@ pub fn gemm(
             }
             let first = panels.start * PANEL;
             let width = n.min(panels.end * PANEL) - first;
+            if kernel.number == Number::Int8 {
+                let outliers = &x.outliers()[rows.clone()];
+                // SAFETY: the rows of the result, in whole panels.
+                unsafe { add_outliers(kernel.isa, w, panels, outliers, c, c_row) };
+            }
             for (i, row) in rows.enumerate() {
                 // SAFETY: row i of the result, of which nothing else is borrowed.
                 let segment = unsafe { std::slice::from_raw_parts_mut(c.add(i * c_row), width) };
-                if kernel.number == Number::Int8 && x.outlier(row).value != 0.0 {
-                    let Outlier { column, value } = x.outlier(row);
-                    add_column(kernel.isa, w, panels.start, column, value, segment);
-                }
                 epilogue(row, first, segment);
                 if let Some(y) = y {
                     // SAFETY: the length of y was checked above, and no two tasks have an element of it in common.

@@ -101,7 +101,7 @@ fn blocks_become_whole_numbers() {
 #[test]
 fn the_first_of_the_largest_is_the_outlier() {
     let mut team = Team::new(1);
-    let mut outlier = |x: &[f32]| tiles(&mut team, Number::Int8, x.len(), x).outlier(0);
+    let mut outlier = |x: &[f32]| tiles(&mut team, Number::Int8, x.len(), x).outliers()[0];
     for k in [4, 64, 70, 200] {
         let mut x = vec![1.0; k];
         x[k - 3] = -3.0;

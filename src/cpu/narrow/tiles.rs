@@ -1,5 +1,7 @@
 //! The operands of narrow products: weights packed once, activations rounded before each.
 
+use std::ops::Range;
+
 use super::super::isa::{Isa, isa_fn};
 use super::super::packed::{Buffer, prefer_huge_pages};
 use super::super::team::{SendPtr, Team};
@@ -91,37 +93,59 @@ fn number_of(dword: i32, byte: usize) -> f32 {
 }
 
 isa_fn! {
-    /// `y += x · W[.., column]` for the columns of y from panel `p` on, of int8 numbers; each step rounded once.
-    pub(super) fn add_column<S>(_s, w: &PackedTiles, p: usize, column: usize, x: f32, y: &mut [f32]) {
-        for (p, y) in (p..).zip(y.chunks_mut(PANEL)) {
-            if let Ok(y) = <&mut [f32; PANEL]>::try_from(&mut *y) {
-                add_panel(w, p, column, x, y);
-            } else {
-                let mut filled = [0.0; PANEL];
-                filled[..y.len()].copy_from_slice(y);
-                add_panel(w, p, column, x, &mut filled);
-                y.copy_from_slice(&filled[..y.len()]);
+    /// Row i of c += value · W[.., column] of the i-th outlier, for the columns of these panels, of int8 numbers; each step
+    /// rounded once.
+    ///
+    /// # Safety
+    /// Row i of whole panels lies at `c + i * c_row`, and nothing else touches it meanwhile.
+    pub(super) unsafe fn add_outliers<S>(
+        _s,
+        w: &PackedTiles,
+        panels: Range<usize>,
+        outliers: &[Outlier],
+        c: *mut f32,
+        c_row: usize,
+    ) {
+        for (at, p) in panels.enumerate() {
+            // Behind a LayerNorm many rows have theirs in one column.
+            let mut numbers = [0.0; PANEL];
+            let mut of = None;
+            for (i, &Outlier { column, value }) in outliers.iter().enumerate() {
+                if value == 0.0 {
+                    continue;
+                }
+                if of != Some(column) {
+                    of = Some(column);
+                    numbers = column_of(w, p, column);
+                }
+                // SAFETY: a panel of row i, by the caller's word.
+                let y: &mut [f32; PANEL] = unsafe { &mut *c.add(i * c_row + at * PANEL).cast() };
+                for (y, number) in y.iter_mut().zip(&numbers) {
+                    *y += value * number;
+                }
             }
         }
     }
 }
 
-/// [`add_column`] of one panel.
+/// A column of W, of the rows of panel `p`.
 #[inline(always)]
-fn add_panel(w: &PackedTiles, p: usize, column: usize, x: f32, y: &mut [f32; PANEL]) {
+fn column_of(w: &PackedTiles, p: usize, column: usize) -> [f32; PANEL] {
     /// Columns of a tile.
     const HALF: usize = PANEL / 2;
     let (block, byte) = (column / ROW_BYTES, column % ROW_BYTES);
     let scales: &[f32; PANEL] = w.scales(p, block).first_chunk().expect("a panel's scales");
     let row = w.block(p, block).wrapping_add(byte / 4 * ROW_BYTES);
+    let mut numbers = [0.0; PANEL];
     for half in 0..2 {
         // SAFETY: a row of a tile of the panel, which is packed and lives as long as the matrix.
         let dwords: &[i32; HALF] = unsafe { &*row.add(half * TILE_BYTES).cast() };
         for (c, &dword) in dwords.iter().enumerate() {
             let c = half * HALF + c;
-            y[c] += x * (number_of(dword ^ w.flip, byte % 4) * scales[c]);
+            numbers[c] = number_of(dword ^ w.flip, byte % 4) * scales[c];
         }
     }
+    numbers
 }
 
 /// A cache line, so that tiles start on one.
@@ -229,9 +253,9 @@ impl Tiles {
         &self.offsets
     }
 
-    /// A row's outlier, of int8 numbers.
-    pub(super) fn outlier(&self, row: usize) -> Outlier {
-        self.outliers[row]
+    /// The outlier of each row, of int8 numbers.
+    pub(super) fn outliers(&self) -> &[Outlier] {
+        &self.outliers
     }
 
     /// The tile of rows `16 i..` in block `block`.
