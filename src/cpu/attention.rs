@@ -24,7 +24,7 @@
 //! query has its own lane. So a row's result depends on its own sequence
 //! only, not on the batch, on the threads or on the split into tasks.
 
-use super::gemm::{Strided, multiply};
+use super::gemm::{Rows, Strided, multiply};
 use super::isa::{Isa, MAX_LANES, Simd, isa_fn};
 use super::math::{exp_v, rotate_v};
 use super::team::{SendPtr, Team};
@@ -252,9 +252,9 @@ isa_fn! {
                 unsafe {
                     let to = scores.as_mut_ptr();
                     match d {
-                        32 => multiply::<S, 32>(s, n, live, d, keys, q, width, to, width, false),
-                        64 => multiply::<S, 64>(s, n, live, d, keys, q, width, to, width, false),
-                        _ => multiply::<S, 0>(s, n, live, d, keys, q, width, to, width, false),
+                        32 => multiply::<S, 32>(s, n, live, d, keys, Rows::new(q, width), to, width, false),
+                        64 => multiply::<S, 64>(s, n, live, d, keys, Rows::new(q, width), to, width, false),
+                        _ => multiply::<S, 0>(s, n, live, d, keys, Rows::new(q, width), to, width, false),
                     }
                 }
                 for col in (0..live).step_by(S::LANES) {
@@ -286,7 +286,7 @@ isa_fn! {
                 // SAFETY: values seen as its transpose is d by n, scores n by
                 // width, out d by width.
                 unsafe {
-                    multiply::<S, 1>(s, d, live, n, values, scores.as_ptr(), width, out.as_mut_ptr(), width, first_key > 0);
+                    multiply::<S, 1>(s, d, live, n, values, Rows::new(scores.as_ptr(), width), out.as_mut_ptr(), width, first_key > 0);
                 }
             }
         }

@@ -6,6 +6,9 @@
 //! ```text
 //! panel p, row k:  W[p*NR + 0, k], W[p*NR + 1, k], ..., W[p*NR + NR-1, k]
 //! ```
+//!
+//! Weights that are bf16 numbers stay so, in half the memory: column c and column c + NR/2 side by side in a dword, the
+//! first one in its low half. A task widens them, which is exact, block by block.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 
@@ -18,6 +21,7 @@ pub const NR: usize = 32;
 pub struct PackedMatrix {
     n: usize,
     k: usize,
+    is_bf16: bool,
     data: Buffer,
 }
 
@@ -25,31 +29,29 @@ impl PackedMatrix {
     /// Packs an n × k matrix. `row(i, values)` fills in row i (of 0..n), as
     /// f32; it is called once per row, from any thread of the team.
     pub fn pack(team: &mut Team, n: usize, k: usize, row: &(dyn Fn(usize, &mut [f32]) + Sync)) -> Self {
-        assert!(n > 0 && k > 0, "a matrix has at least one element");
-        let panels = n.div_ceil(NR);
-        let data = Buffer::new(panels * NR * k);
-        let out = data.writer();
-        team.run(panels, &|p| {
-            // The odd stride keeps the 32 rows apart in the cache.
-            let stride = k + 17;
-            let mut rows = vec![0.0; NR * stride];
-            for j in 0..NR.min(n - p * NR) {
-                row(p * NR + j, &mut rows[j * stride..][..k]);
-            }
-            // SAFETY: panel p of the buffer, which is this task's alone and
-            // lies inside the allocation.
-            let panel = unsafe { out.get().add(p * NR * k) };
-            for kk in 0..k {
-                for j in 0..NR {
-                    // SAFETY: kk < k and j < NR, inside the panel. A write
-                    // through the pointer, as the memory is still raw.
-                    unsafe { panel.add(kk * NR + j).write(rows[j * stride + kk]) }
-                }
-            }
-        });
-        PackedMatrix { n, k, data }
+        let word = |rows: &[f32], stride: usize, k: usize, j: usize| rows[j * stride + k].to_bits();
+        let data = pack(team, (n, k), NR, row, word);
+        PackedMatrix {
+            n,
+            k,
+            is_bf16: false,
+            data,
+        }
     }
 
+    /// The same of bf16 numbers, as their bits.
+    pub fn pack_bf16(team: &mut Team, n: usize, k: usize, row: &(dyn Fn(usize, &mut [u16]) + Sync)) -> Self {
+        let word = |rows: &[u16], stride: usize, k: usize, j: usize| {
+            u32::from(rows[j * stride + k]) | u32::from(rows[(j + NR / 2) * stride + k]) << 16
+        };
+        let data = pack(team, (n, k), NR / 2, row, word);
+        PackedMatrix {
+            n,
+            k,
+            is_bf16: true,
+            data,
+        }
+    }
     /// Rows of W: columns of y.
     pub fn n(&self) -> usize {
         self.n
@@ -60,15 +62,64 @@ impl PackedMatrix {
         self.k
     }
 
-    /// The values from row k of panel p on, up to the end of the panel.
+    /// Whether the panels hold bf16 numbers.
+    pub(super) fn is_bf16(&self) -> bool {
+        self.is_bf16
+    }
+
+    /// The values from row k of panel p on, up to the end of the panel, if they are f32.
     pub(super) fn panel(&self, p: usize, k: usize) -> *const f32 {
+        debug_assert!(!self.is_bf16);
         self.data.ptr.wrapping_add((p * self.k + k) * NR)
+    }
+
+    /// The pairs from row k of panel p on, up to the end of the panel, if they are bf16.
+    pub(super) fn pairs(&self, p: usize, k: usize) -> *const u32 {
+        debug_assert!(self.is_bf16);
+        self.data
+            .ptr
+            .cast::<u32>()
+            .wrapping_add((p * self.k + k) * (NR / 2))
     }
 
     /// Bytes of the packed form.
     pub fn bytes(&self) -> usize {
         self.data.bytes()
     }
+}
+
+/// Panels of an n × k matrix, each row of them of so many dwords; `word(rows, distance, k, j)` is dword j of row k, of a
+/// panel's rows of W at that distance. `row` fills in a row of W.
+fn pack<T: Copy + Default>(
+    team: &mut Team,
+    (n, k): (usize, usize),
+    words: usize,
+    row: &(dyn Fn(usize, &mut [T]) + Sync),
+    word: impl Fn(&[T], usize, usize, usize) -> u32 + Sync,
+) -> Buffer {
+    assert!(n > 0 && k > 0, "a matrix has at least one element");
+    let panels = n.div_ceil(NR);
+    let data = Buffer::new(panels * words * k);
+    let out = data.writer();
+    team.run(panels, &|p| {
+        // The odd stride keeps the 32 rows apart in the cache.
+        let stride = k + 17;
+        let mut rows = vec![T::default(); NR * stride];
+        for j in 0..NR.min(n - p * NR) {
+            row(p * NR + j, &mut rows[j * stride..][..k]);
+        }
+        // SAFETY: panel p of the buffer, which is this task's alone and
+        // lies inside the allocation.
+        let panel = unsafe { out.get().cast::<u32>().add(p * words * k) };
+        for kk in 0..k {
+            for j in 0..words {
+                // SAFETY: kk < k and j < words, inside the panel. A write
+                // through the pointer, as the memory is still raw.
+                unsafe { panel.add(kk * words + j).write(word(&rows, stride, kk, j)) }
+            }
+        }
+    });
+    data
 }
 
 /// Asks for huge pages for this memory, where they fit: rows that lie a page apart then need no address translation each.
