@@ -69,6 +69,9 @@ pub struct LoadRow {
     /// Memory that the server had resident in the second and in the last quarter of the time, at most, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rss_bytes: Option<(u64, u64)>,
+    /// In an open loop, how late a thread of the bench that only slept woke up, at most, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_late_ms: Option<f64>,
     /// The first thing that went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,

@@ -37,6 +37,9 @@ pub struct Tally {
     pub late: usize,
     /// What went wrong first.
     pub failure: Option<String>,
+    /// In an open loop, how late the thread that only waits for the next arrival woke up, at most, in ms: the machine's share
+    /// in the longest latencies.
+    pub clock_late: f64,
 }
 
 impl Tally {
@@ -59,6 +62,7 @@ impl Tally {
         self.unsent += other.unsent;
         self.late += other.late;
         self.failure = self.failure.take().or(other.failure);
+        self.clock_late = self.clock_late.max(other.clock_late);
     }
 
     /// Takes in a request that was due at one time and done at another.
@@ -179,14 +183,16 @@ pub async fn open(target: &Target, bodies: &Arc<[Bytes]>, rate: f64, time: Durat
     let clock = std::thread::spawn(move || {
         let mut random = Random::new(seed);
         let mut next = start;
+        let mut late = Duration::ZERO;
         loop {
             next += Duration::from_secs_f64(-(1.0 - random.unit()).max(1e-12).ln() / rate.max(1e-3));
             if next >= end {
-                return;
+                return late;
             }
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            late = late.max(next.elapsed());
             if due.send(next).is_err() {
-                return;
+                return late;
             }
         }
     });
@@ -222,7 +228,7 @@ pub async fn open(target: &Target, bodies: &Arc<[Bytes]>, rate: f64, time: Durat
     while let Some(ended) = all.join_next().await {
         tally.take_ended(ended, end);
     }
-    let _ = clock.join();
+    tally.clock_late = 1e3 * clock.join().unwrap_or_default().as_secs_f64();
     tally.seconds = time.as_secs_f64();
     tally
 }
