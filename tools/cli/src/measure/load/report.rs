@@ -229,6 +229,7 @@ mod tests {
             unsent: 2,
             late: 1,
             failure: None,
+            clock_late: 0.0,
         };
         let line = LoadRow::new("case".into(), "queries", "ropeway", &tally).line();
         let want = "| case | queries | ropeway | – | 1.0 | 2.00 | 3.00 | – | 1 | 0.5, 0.5 | 3 |";
