@@ -5,9 +5,9 @@ use std::str::FromStr;
 use ropeway::inspect::{DeviceLimits, DeviceRates, Difference, Executor, Pass, Plan, Side, compare};
 use ropeway::{AdapterSelection, Device, Embed, Engine, KernelChoice, Precision, Request};
 
-use super::exit::Exit;
+use super::exit::{Exit, note};
 use super::options::{Mixture, RunOptions, mixture, positive, with_prompt};
-use super::terminal;
+use super::{terminal, tuned};
 use crate::measure::markdown;
 
 const EXAMPLES: &str = "\
@@ -199,8 +199,14 @@ fn show_plan(run: &RunOptions, args: &Args) -> Result<(), Exit> {
             device.clone(),
         ),
         None => {
-            simulated = DeviceLimits::of(&engine)?.simulated;
-            (pass.plan(), DeviceRates::of_engine(&engine)?)
+            let table = DeviceRates::of_engine(&engine)?;
+            let device = DeviceLimits::of(&engine)?;
+            simulated = device.simulated;
+            let (rates, problem) = tuned::apply(table, &device);
+            if let Some(problem) = problem {
+                note(&format!("warning: {problem}"));
+            }
+            (pass.plan(), rates)
         }
     };
     terminal::print(plan_table(&pass, &plan, &rates, args.all, simulated)?.as_bytes())

@@ -69,7 +69,7 @@ pub(super) fn of(engine: &Engine) -> Result<(DeviceFacts, Ceilings)> {
         driver: limits.driver,
     };
     let (flop, of) = flop_per_clock(limits.capability);
-    let bytes = if device.simulated { COPY_SIMULATED } else { COPY };
+    let bytes = copy_bytes(device.simulated);
     let ceilings = Ceilings {
         tflops: 1e-6 * flop * f64::from(limits.multiprocessors) * device.clock_mhz,
         tflops_from: format!(
@@ -80,6 +80,15 @@ pub(super) fn of(engine: &Engine) -> Result<(DeviceFacts, Ceilings)> {
         gb_per_s_from: format!("a copy of {} KiB on this device, read and written", bytes >> 10),
     };
     Ok((device, ceilings))
+}
+
+fn copy_bytes(simulated: bool) -> usize {
+    if simulated { COPY_SIMULATED } else { COPY }
+}
+
+/// Bytes per second of a copy that is far larger than L2, read and written.
+pub(super) fn copied(engine: &Engine, device: &DeviceLimits) -> Result<f64> {
+    Ok(copy_bandwidth(engine, copy_bytes(device.simulated), COPIES)?)
 }
 
 /// FLOP per clock and multiprocessor of dense 16-bit products with float32 sums, and for which capability, if it is another
