@@ -1,7 +1,13 @@
-//! What a step must compute and move, by arithmetic on the plan: the lower bound that benches show beside every time.
+//! What a step must compute and move, by arithmetic on the plan: the lower bound that benches show beside every time. In
+//! [`predict`] how long that takes on a device, whose figures are in [`rates`].
 
 use crate::model::ModelConfig;
 use crate::plan::{BufferId, Name, Op, Output, Plan, Step};
+
+#[cfg(feature = "inspect")]
+pub(crate) mod predict;
+#[cfg(feature = "inspect")]
+pub(crate) mod rates;
 
 /// The lower bound of a step's work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

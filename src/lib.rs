@@ -88,7 +88,7 @@
 //! | `batch` | sequences packed for one pass |
 //! | `prepare` | from requests to sequences and batches, from rows to results |
 //! | `plan` | the steps of a pass and the buffers that they use |
-//! | `cost` | what a step must compute and move |
+//! | `cost` | what a step must compute and move, and how long that should take |
 //! | `cpu` | the CPU executor |
 //! | `gpu` | the GPU executor |
 //! | `devices` | the devices of this machine |

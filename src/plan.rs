@@ -12,7 +12,7 @@ use crate::kernels::params;
 pub use crate::model::adapter::Site;
 use crate::model::{ModelConfig, Positions};
 use crate::precision::{Half, Numerics};
-use crate::tile::{AttentionTile, GemmTile, Multiprocessors};
+use crate::tile::{AttentionTile, GemmTile, Multiprocessors, Sm90Attention, Sm90Tile};
 
 /// One operation of the network. The list is closed: every executor knows every op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -203,6 +203,29 @@ impl Step {
     }
 }
 
+/// The kernel that a step runs on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Ids to rows.
+    Embed,
+    /// Whole rows, a warp each.
+    LayerNorm,
+    /// A LayerNorm, and the product of what it gives.
+    NormGemm,
+    /// A product, on a tile for all GPUs.
+    Gemm(GemmTile),
+    /// A product, on a tile for compute capability 9.0.
+    GemmSm90(Sm90Tile),
+    /// A down-projection.
+    LoraDown,
+    /// Attention, on a tile for all GPUs.
+    Attention(AttentionTile),
+    /// Attention, on what compute capability 9.0 has for the tile.
+    AttentionSm90(AttentionTile, Sm90Attention),
+    /// Output vectors.
+    Pool,
+}
+
 /// How a linear layer on a GPU gets its adapters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Fusion {
@@ -278,6 +301,53 @@ impl Plan {
     pub(crate) fn is_adapted(&self) -> bool {
         let mut outputs = self.steps.iter().flat_map(|step| &step.outputs);
         outputs.any(|output| matches!(output.op, Op::LoraDown(_)))
+    }
+
+    /// The numbers of the steps by kind, in the order of the first of each: those of a kind are alike but for the layer.
+    pub fn kinds(&self) -> Vec<Vec<usize>> {
+        let mut kinds: Vec<Vec<usize>> = Vec::new();
+        for (number, step) in self.steps.iter().enumerate() {
+            let kind = kinds.iter_mut().find(|kind| step.is_like(&self.steps[kind[0]]));
+            match kind {
+                Some(kind) => kind.push(number),
+                None => kinds.push(vec![number]),
+            }
+        }
+        kinds
+    }
+
+    /// The kernel that a step runs, of a plan for a GPU.
+    pub(crate) fn variant(&self, config: &ModelConfig, step: &Step) -> Variant {
+        let gpu = self.gpu.as_ref().expect("the plan is one for a GPU");
+        let sm90 = |rows| gpu.sm90 && Sm90Tile::serves(rows);
+        match step.op() {
+            Op::Embed => Variant::Embed,
+            Op::LoraDown(_) => Variant::LoraDown,
+            Op::AddLayerNorm(_) if step.site().is_some() => Variant::NormGemm,
+            Op::AddLayerNorm(_) => Variant::LayerNorm,
+            Op::Pool => Variant::Pool,
+            Op::Attention => {
+                let tile = gpu.attention;
+                match tile.sm90(config.head_dim) {
+                    Some(kernel) if sm90(self.buffers[step.outputs[0].buffer].rows) => {
+                        Variant::AttentionSm90(tile, kernel)
+                    }
+                    _ => Variant::Attention(tile),
+                }
+            }
+            Op::Qkv | Op::OutProj | Op::Fc1 | Op::Fc2 | Op::BaseGemm(_) | Op::LoraUp(_) => {
+                let out = &self.buffers[step.outputs[0].buffer];
+                // `LoraUp` adds its first buffer to the product of the second.
+                let x = step.reads[usize::from(matches!(step.op(), Op::LoraUp(_)))];
+                let head_dim = if out.form.rotated { config.head_dim } else { 0 };
+                let shape = [out.rows, out.columns, self.buffers[x].columns];
+                let choose = || Sm90Tile::choose(shape, head_dim, gpu.multiprocessors);
+                match gpu.sm90.then(choose).flatten() {
+                    Some(tile) => Variant::GemmSm90(tile),
+                    None => Variant::Gemm(step.tile.expect("a product on a GPU has a tile")),
+                }
+            }
+        }
     }
 
     /// A step with the precision and the tile that it runs in.
@@ -559,6 +629,23 @@ impl fmt::Display for Step {
             write!(f, "{plus}{op:?}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Variant {
+    /// What the kernel's name begins with, and its tile.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Variant::Embed => f.write_str("embed"),
+            Variant::LayerNorm => f.write_str("layernorm"),
+            Variant::NormGemm => f.write_str("norm_gemm"),
+            Variant::Gemm(tile) => write!(f, "gemm {tile}"),
+            Variant::GemmSm90(tile) => write!(f, "gemm {tile}"),
+            Variant::LoraDown => f.write_str("lora_down"),
+            Variant::Attention(tile) => write!(f, "attention {tile}"),
+            Variant::AttentionSm90(_, kernel) => write!(f, "attention {}", kernel.name),
+            Variant::Pool => f.write_str("pool"),
+        }
     }
 }
 

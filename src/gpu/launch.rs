@@ -10,7 +10,7 @@ use super::weights::{LinearAt, WeightLayout};
 use crate::kernels::params::*;
 use crate::model::ModelConfig;
 use crate::model::adapter::Site;
-use crate::plan::{BufferId, GpuOptions, NormSite, Op, Output, Plan, Step};
+use crate::plan::{BufferId, GpuOptions, NormSite, Op, Output, Plan, Step, Variant};
 use crate::tile::{AttentionTile, GemmTile, Sm90Tile};
 
 /// One kernel launch.
@@ -348,6 +348,10 @@ impl StepLowering<'_> {
         self.gemm(self.finished(site, product))
     }
 
+    fn variant(&self) -> Variant {
+        self.plan.variant(self.context.config, self.step)
+    }
+
     fn linear_weights(&self, site: Site) -> LinearAt {
         self.context.weights.layers[self.layer()].linear(site)
     }
@@ -398,37 +402,23 @@ impl StepLowering<'_> {
     }
 
     fn gemm(&self, params: GemmParams) -> Launch {
-        let GpuOptions {
-            sm90,
-            multiprocessors,
-            ..
-        } = *self.options;
-        let (rows, n) = (self.rows(), params.n as usize);
-        let head_dim = if params.rope.table == 0 {
-            0
-        } else {
-            params.rope.head_dim
-        };
-        let choose = || Sm90Tile::choose([rows, n, params.k as usize], head_dim as usize, multiprocessors);
-        if let Some(tile) = sm90.then(choose).flatten() {
-            let shape = tile.shape();
-            let blocks = tile.count(rows, n).min(multiprocessors.count) as u32;
-            let params = Params::GemmSm90(tile, rows as u32, params);
-            return self.launch([blocks, 1, 1], shape.threads, shape.shared_bytes, params);
+        let (rows, n) = (self.rows(), params.n);
+        match self.variant() {
+            Variant::GemmSm90(tile) => {
+                let shape = tile.shape();
+                let tiles = tile.count(rows, n as usize);
+                let blocks = tiles.min(self.options.multiprocessors.count) as u32;
+                let params = Params::GemmSm90(tile, rows as u32, params);
+                self.launch([blocks, 1, 1], shape.threads, shape.shared_bytes, params)
+            }
+            Variant::Gemm(tile) => {
+                let shape = tile.shape();
+                let grid = [n.div_ceil(shape.columns), (rows as u32).div_ceil(shape.rows), 1];
+                let params = Params::Gemm(tile, params);
+                self.launch(grid, shape.threads, shape.shared_bytes, params)
+            }
+            other => unreachable!("a product runs {other}"),
         }
-        let tile = self.step.tile.expect("a product on a GPU has a tile");
-        let shape = tile.shape();
-        let grid = [
-            params.n.div_ceil(shape.columns),
-            (self.rows() as u32).div_ceil(shape.rows),
-            1,
-        ];
-        self.launch(
-            grid,
-            shape.threads,
-            shape.shared_bytes,
-            Params::Gemm(tile, params),
-        )
     }
 
     fn attention(&self) -> Launch {
@@ -455,8 +445,8 @@ impl StepLowering<'_> {
         let shape = tile.shape(config.head_dim as u32);
         // At most one tile per token and head: every tile has at least one row.
         let items = self.rows() * config.num_attention_heads;
-        let sm90 = self.options.sm90 && params.rope == 0 && Sm90Tile::serves(self.rows());
-        if let Some(kernel) = tile.sm90(config.head_dim).filter(|_| sm90) {
+        if let Variant::AttentionSm90(tile, kernel) = self.variant() {
+            debug_assert_eq!(params.rope, 0, "on a GPU the product before rotates");
             let params = Params::AttentionSm90(tile, self.rows() as u32, params);
             let blocks = items.min(self.options.multiprocessors.count * kernel.blocks as usize) as u32;
             let shape = kernel.shape;

@@ -323,8 +323,8 @@ impl Gpu {
     }
 
     fn attention_tile(&self, batch: &Batch) -> AttentionTile {
-        let sm90 = self.sm90 && AttentionTile::Large.sm90(self.config.head_dim).is_some();
-        AttentionTile::choose((0..batch.sequences()).map(|s| batch.rows(s).len()), sm90)
+        let lengths = (0..batch.sequences()).map(|s| batch.rows(s).len());
+        AttentionTile::choose_for(lengths, self.config.head_dim, self.sm90)
     }
 
     /// How a batch gets its adapters: from merged weights if all of it uses one adapter with weight 1, and the numerics

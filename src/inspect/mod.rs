@@ -30,6 +30,7 @@
 //! | [`AdapterLab`] | random adapters beside the engine's own, applied in each of the ways |
 //! | [`time_call`], [`open_phases`] | the parts of a call, and of opening an engine |
 //! | [`CpuStep`], [`cpu_limits`] | the steps of a pass on the CPU, timed, and what that CPU can do at most |
+//! | [`DeviceRates`] | what a device does per second, and what a plan is predicted to take on it, which need not be there |
 //! | [`kernels`] | the GPU kernels that this build embeds |
 //! | [`DeviceLimits`], [`copy_bandwidth`], [`MemoryProbe`] | what the engine's GPU is, and its memory |
 //!
@@ -41,6 +42,7 @@ mod device;
 mod diff;
 mod launches;
 mod pass;
+mod predict;
 mod random;
 
 pub use adapters::AdapterLab;
@@ -49,10 +51,15 @@ pub use device::{DeviceLimits, MemoryProbe, copy_bandwidth};
 pub use diff::{Difference, Executor, Side, compare, compare_with, trace};
 pub use launches::LaunchInfo;
 pub use pass::{CallTimes, Pass, StepInfo, StepTimer, open_phases, time_call};
+pub use predict::StepPrediction;
 pub use random::Random;
 
+pub use crate::cost::predict::{Bound, Prediction};
+pub use crate::cost::rates::{DeviceRates, MeasuredRates, RatesSource};
 pub use crate::gpu::measure::time::{PassTimes, Rotation};
 pub use crate::kernels::{KernelModule, Kernels, kernels};
 pub use crate::model::adapter::Site;
-pub use crate::plan::{Buffer, BufferId, Form, Fusion, GpuOptions, Name, NormSite, Op, Output, Plan, Step};
+pub use crate::plan::{
+    Buffer, BufferId, Form, Fusion, GpuOptions, Name, NormSite, Op, Output, Plan, Step, Variant,
+};
 pub use crate::tile::{AttentionTile, GemmTile, Multiprocessors, Sm90Attention, Sm90Tile, TileShape};

@@ -52,6 +52,9 @@ tiles! {
 /// [`GemmTile::Small64`] while every block has a multiprocessor to itself: of a launch and of a k-block.
 const SMALL64: [f64; 2] = [3.2, 0.128];
 
+/// Columns of k that a k-block has.
+pub(crate) const K_BLOCK: usize = 64;
+
 impl Sm90Tile {
     /// The tile's sizes.
     pub const fn shape(self) -> TileShape {
@@ -69,6 +72,24 @@ impl Sm90Tile {
     /// Tiles of a product of `rows` rows and `columns` columns.
     pub fn count(self, rows: usize, columns: usize) -> usize {
         blocks(self.shape(), rows, columns)
+    }
+
+    /// µs of a product on an H200 with so many multiprocessors: of the launch, of its tiles beside their k-blocks, and of the
+    /// k-blocks.
+    pub(crate) fn micros(
+        self,
+        [rows, columns]: [usize; 2],
+        k_blocks: f64,
+        multiprocessors: Multiprocessors,
+    ) -> [f64; 3] {
+        let rounds = self.count(rows, columns).div_ceil(multiprocessors.count) as f64;
+        let Timed {
+            launch,
+            tile,
+            k_block,
+            ..
+        } = self.row();
+        [launch, rounds * tile, rounds * k_blocks * k_block]
     }
 
     /// Whether there are kernels for passes of so many rows. Where all fit the smallest tile, weights are better streamed
@@ -89,16 +110,10 @@ impl Sm90Tile {
         if !Sm90Tile::serves(rows) {
             return None;
         }
-        let k_blocks = k.div_ceil(64) as f64;
+        let k_blocks = k.div_ceil(K_BLOCK) as f64;
         let time = |tile: Sm90Tile| {
-            let rounds = tile.count(rows, columns).div_ceil(multiprocessors.count) as f64;
-            let Timed {
-                launch,
-                tile,
-                k_block,
-                ..
-            } = tile.row();
-            launch + rounds * (tile + k_blocks * k_block)
+            let [launch, tiles, steps] = tile.micros([rows, columns], k_blocks, multiprocessors);
+            launch + tiles + steps
         };
         let fits = |tile: &Sm90Tile| tile.shape().columns as usize >= head_dim;
         let best = Sm90Tile::ALL

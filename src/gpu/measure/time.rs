@@ -144,7 +144,7 @@ impl Gpu {
         rotation: Rotation,
     ) -> Result<StepGraphs, Failure> {
         self.send(context, staging, batch, plan, layout)?;
-        let groups = by_kind(plan);
+        let groups = plan.kinds();
         let arena_bytes = plan.arena_len * ACTIVATION_BYTES;
         let facts = self.device.facts();
         let limit = (facts.memory / MEMORY_PARTS / (arena_bytes as u64).max(1))
@@ -238,21 +238,6 @@ impl Gpu {
         }
         Ok(2e6 * bytes as f64 / best)
     }
-}
-
-/// The numbers of a plan's steps, grouped by kind.
-fn by_kind(plan: &Plan) -> Vec<Vec<usize>> {
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    for (number, step) in plan.steps.iter().enumerate() {
-        let group = groups
-            .iter_mut()
-            .find(|group| step.is_like(&plan.steps[group[0]]));
-        match group {
-            Some(group) => group.push(number),
-            None => groups.push(vec![number]),
-        }
-    }
-    groups
 }
 
 impl Steps<'_> {

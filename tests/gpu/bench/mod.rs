@@ -5,6 +5,7 @@ mod adapters;
 mod counts;
 mod encoder;
 mod kernels;
+mod tune;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -14,6 +14,7 @@ use super::count;
 use super::exit::Exit;
 use super::options::RunOptions;
 use super::terminal;
+use super::tuned::{self, Tuned};
 
 const EXAMPLES: &str = "\
 Every row has its ceiling beside it: a GPU's matrix units at its highest clock, a CPU's instructions as measured on registers
@@ -27,6 +28,7 @@ Examples:
   tools/softcuda/run ropeway bench count            without a GPU: what each kernel does, counted
   ropeway bench encoder --device cuda               whole calls: throughput, latency, start-up, memory
   ropeway bench encoder --device cpu
+  ropeway bench tune --device cuda                  what `diff --show-plan` predicts with, measured here
   ropeway bench serve --device cpu                  a server under load, about six minutes
   ropeway bench serve --against infinity=http://127.0.0.1:7997";
 
@@ -48,6 +50,9 @@ enum What {
     /// Time whole calls: throughput, latency and its parts, start-up, memory. On a GPU in both numerics classes, with
     /// the first task's weights merged, or those of --merge
     Encoder(encoder::Args),
+    /// Measure what predictions depend on (`ropeway diff --show-plan`): a launch, memory, L2, a large product. It goes to a file
+    /// of the user's cache folder, for this device and its driver, and is read from there
+    Tune(Tune),
     /// Put servers under load: closed loops of clients, arrivals at up to twice the capacity, queries beside long documents,
     /// memory, cold start; each bar beside what was measured
     Serve(serve::Args),
@@ -75,6 +80,13 @@ struct Kernels {
     /// For tools/peers/gpu: print the rows as JSON, then time row I N times for each line `I N` of standard input
     #[arg(long, conflicts_with = "json")]
     serve: bool,
+}
+
+#[derive(clap::Args)]
+struct Tune {
+    /// A small product and few repetitions, to check that everything works
+    #[arg(long)]
+    quick: bool,
 }
 
 #[derive(clap::Args)]
@@ -129,9 +141,31 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             terminal::print(measure::adapters_table(&report).as_bytes())
         }
         What::Encoder(args) => encoder::run(run, args),
+        What::Tune(args) => tune(run, &args),
         What::Serve(args) => serve::run(run, args),
         What::Contestant(args) => contestant::run(run, args),
     }
+}
+
+/// Measures what predictions depend on, and keeps it where they find it.
+fn tune(run: &RunOptions, args: &Tune) -> Result<(), Exit> {
+    let folder = tuned::folder()
+        .ok_or_else(|| Exit::usage("there is no cache folder: set ROPEWAY_CACHE, XDG_CACHE_HOME or HOME"))?;
+    let engine = run.open()?;
+    if !engine.on_gpu() {
+        return Err(Exit::usage("a GPU is measured: choose one with --device cuda"));
+    }
+    let effort = if args.quick { Effort::Quick } else { Effort::Full };
+    let tuning = measure::tune(&engine, effort)?;
+    let mut figures = tuning.figures;
+    // Products of the other kernels were measured in another run.
+    if let Ok(Some(before)) = tuned::read(&folder, &tuning.device) {
+        figures.reached = figures.reached.or(before.reached);
+        figures.sm90_speed = figures.sm90_speed.or(before.sm90_speed);
+    }
+    let written = Tuned::new(&tuning.device, figures).write(&folder);
+    let path = written.map_err(|(path, problem)| Exit::output_file(&path, &problem))?;
+    terminal::print(format!("{}\nwritten to {}\n", tuning.table(), path.display()).as_bytes())
 }
 
 /// One JSON object on a line of its own.

@@ -2,12 +2,13 @@
 
 use std::str::FromStr;
 
-use ropeway::inspect::{Difference, Executor, Side, compare};
-use ropeway::{AdapterSelection, Device, Embed, Engine, Request};
+use ropeway::inspect::{DeviceLimits, DeviceRates, Difference, Executor, Pass, Plan, Side, compare};
+use ropeway::{AdapterSelection, Device, Embed, Engine, KernelChoice, Precision, Request};
 
-use super::exit::Exit;
+use super::exit::{Exit, note};
 use super::options::{Mixture, RunOptions, mixture, positive, with_prompt};
-use super::terminal;
+use super::{terminal, tuned};
+use crate::measure::markdown;
 
 const EXAMPLES: &str = "\
 The plan is made for the side on a GPU, or else the right one. Both sides run it, and every buffer is compared as soon as it is
@@ -18,6 +19,8 @@ Examples:
   ropeway diff --task separation --length 500      with an adapter, on 500 token ids
   ropeway diff --left-task separation --prompt \"\"  where does a task begin to matter?
   ropeway diff --left cpu --right cuda             the CPU against a GPU's kernels
+  ropeway diff --right cuda --show-plan            what each step runs, and how long it is predicted to take
+  ropeway diff --show-plan --device-name h200 --length 512   the same for a device that is not here
   ropeway diff --right-model other/copy --right cpu --all";
 
 #[derive(clap::Args)]
@@ -82,6 +85,15 @@ pub struct Args {
     /// Print every step, not only the first that disagrees
     #[arg(long)]
     all: bool,
+
+    /// Run nothing: print the plan of the side on a GPU, and what each step is predicted to take. Steps that differ in their
+    /// layer alone are one row, without --all
+    #[arg(long)]
+    show_plan: bool,
+
+    /// With --show-plan, the plan for a device that need not be here: h200, h100, a100, l4, rtx4090, …
+    #[arg(long, value_name = "NAME", requires = "show_plan", value_parser = DeviceRates::named)]
+    device_name: Option<DeviceRates>,
 }
 
 /// What runs a side.
@@ -153,7 +165,121 @@ impl Args {
     }
 }
 
+/// Prints the plan of one side, and runs nothing.
+fn show_plan(run: &RunOptions, args: &Args) -> Result<(), Exit> {
+    let is_cuda = |on: On| matches!(on, On::Device(Device::Cuda(_)));
+    // As a comparison does: the right side, unless the left one alone is on a GPU.
+    let right = is_cuda(args.right) || !is_cuda(args.left);
+    let side = if right { args.right } else { args.left };
+    if args.device_name.is_none() && !is_cuda(side) {
+        return Err(Exit::usage(
+            "--show-plan predicts the steps of a GPU: add --right cuda, or --device-name h200 for one that is not here",
+        ));
+    }
+    let mut run = match &args.right_model {
+        Some(model) if right => run.of_model(model),
+        _ => run.clone(),
+    };
+    let (precision, kernels) = (run.precision.unwrap_or(Precision::Bf16), run.kernels);
+    run.device = side.device();
+    if args.device_name.is_some() {
+        // The plan alone is for that device.
+        (run.device, run.precision, run.kernels) = (Device::Cpu, None, KernelChoice::Auto);
+    }
+    let engine = run.open()?;
+    let options = match right {
+        true => args.options(&args.right_task, &args.right_adapters, &args.right_prompt),
+        false => args.options(&args.left_task, &args.left_adapters, &args.left_prompt),
+    };
+    let pass = Pass::new(&engine, &args.requests(&engine, &options))?;
+    let mut simulated = false;
+    let (plan, rates) = match &args.device_name {
+        Some(device) => (
+            pass.plan_on(device, precision, run.numerics, kernels)?,
+            device.clone(),
+        ),
+        None => {
+            let table = DeviceRates::of_engine(&engine)?;
+            let device = DeviceLimits::of(&engine)?;
+            simulated = device.simulated;
+            let (rates, problem) = tuned::apply(table, &device);
+            if let Some(problem) = problem {
+                note(&format!("warning: {problem}"));
+            }
+            (pass.plan(), rates)
+        }
+    };
+    terminal::print(plan_table(&pass, &plan, &rates, args.all, simulated)?.as_bytes())
+}
+
+/// What each step of a plan runs and is predicted to take, for people.
+fn plan_table(
+    pass: &Pass<'_>,
+    plan: &Plan,
+    rates: &DeviceRates,
+    all: bool,
+    simulated: bool,
+) -> Result<String, Exit> {
+    let steps = pass.predict(plan, rates)?;
+    let gpu = plan.gpu.expect("it was predicted");
+    let kinds = match all {
+        true => (0..plan.steps.len()).map(|step| vec![step]).collect(),
+        false => plan.kinds(),
+    };
+    let mut rows = vec![["step", "kernel", "class", "times", "µs each", "bound by"].map(String::from)];
+    for kind in &kinds {
+        let first = kind[0];
+        let step = plan.steps[first].to_string();
+        let layer = plan.steps[first].outputs[0]
+            .layer
+            .map(|layer| format!("layer {layer} "));
+        let name = match (&layer, all) {
+            (Some(layer), false) => step.strip_prefix(layer.as_str()).unwrap_or(&step),
+            _ => &step,
+        };
+        let micros: f64 = kind.iter().map(|&step| steps[step].prediction.micros).sum();
+        rows.push([
+            name.to_owned(),
+            steps[first].variant.clone(),
+            gpu.numerics.to_string(),
+            kind.len().to_string(),
+            format!("{:.1}", micros / kind.len() as f64),
+            steps[first].prediction.bound.to_string(),
+        ]);
+    }
+    let total: f64 = steps.iter().map(|step| step.prediction.micros).sum();
+    let DeviceRates {
+        name,
+        multiprocessors,
+        clock,
+        rates: figures,
+        source,
+        ..
+    } = rates;
+    let meaning = match simulated {
+        true => "softcuda computes on the CPU: THE FIGURES MEAN NOTHING\n",
+        false => "",
+    };
+    Ok(format!(
+        "{} tokens in {} on {name}, kernels {}: {} steps, predicted to take {total:.0} µs\n\
+         A prediction, from {source}: {} multiprocessors at {clock:.2} GHz; memory {:.0} GB/s, L2 {:.0} GB/s, a \
+         launch {:.1} µs\n{meaning}\n{}",
+        pass.tokens(),
+        gpu.precision,
+        if gpu.sm90 { "sm90" } else { "sm80" },
+        plan.steps.len(),
+        multiprocessors.count,
+        figures.dram_gb_per_s,
+        figures.l2_gb_per_s,
+        figures.launch_micros,
+        markdown(&rows)
+    ))
+}
+
 pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
+    if args.show_plan {
+        return show_plan(run, &args);
+    }
     let gpu = [args.left, args.right]
         .iter()
         .any(|on| on.device() != Device::Cpu);

@@ -27,6 +27,7 @@ mod sink;
 mod source;
 mod target;
 mod terminal;
+mod tuned;
 
 use std::panic::{self, PanicHookInfo};
 use std::process::ExitCode;

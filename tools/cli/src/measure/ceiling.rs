@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use ropeway::Engine;
-use ropeway::inspect::{DeviceLimits, copy_bandwidth};
+use ropeway::inspect::{DeviceLimits, Multiprocessors, copy_bandwidth};
 use serde::Serialize;
 
 /// The device that computed.
@@ -45,19 +45,6 @@ pub struct Ceilings {
     pub gb_per_s_from: String,
 }
 
-/// FLOP per clock and multiprocessor of dense 16-bit matrix products with float32 sums, by compute capability: the
-/// data sheets' peaks over their multiprocessors and boost clocks (A100 312 TFLOP/s, 108, 1.41 GHz; L40S 362, 142, 2.52;
-/// H100 SXM 989, 132, 1.83; B200 2250, 148, 1.85). GeForce boards have half of it from 8.6 on.
-const FLOP_PER_CLOCK: [((u32, u32), u32); 7] = [
-    ((8, 0), 2048),
-    ((8, 6), 1024),
-    ((8, 7), 1024),
-    ((8, 9), 1024),
-    ((9, 0), 4096),
-    ((10, 0), 8192),
-    ((12, 0), 1024),
-];
-
 /// Bytes of the copy that is measured: far more than any L2.
 const COPY: usize = 1 << 30;
 /// The same under softcuda, where the time means nothing.
@@ -82,9 +69,9 @@ pub(super) fn of(engine: &Engine) -> Result<(DeviceFacts, Ceilings)> {
         driver: limits.driver,
     };
     let (flop, of) = flop_per_clock(limits.capability);
-    let bytes = if device.simulated { COPY_SIMULATED } else { COPY };
+    let bytes = copy_bytes(device.simulated);
     let ceilings = Ceilings {
-        tflops: 1e-6 * f64::from(flop) * f64::from(limits.multiprocessors) * device.clock_mhz,
+        tflops: 1e-6 * flop * f64::from(limits.multiprocessors) * device.clock_mhz,
         tflops_from: format!(
             "{} multiprocessors × {flop} FLOP per clock{of} × {:.0} MHz",
             limits.multiprocessors, device.clock_mhz
@@ -95,10 +82,19 @@ pub(super) fn of(engine: &Engine) -> Result<(DeviceFacts, Ceilings)> {
     Ok((device, ceilings))
 }
 
-/// And for which capability, if it is another one's.
-fn flop_per_clock(capability: (u32, u32)) -> (u32, String) {
-    let found = FLOP_PER_CLOCK.iter().rev().find(|(of, _)| *of <= capability);
-    let &(of, flop) = found.unwrap_or(&FLOP_PER_CLOCK[0]);
+fn copy_bytes(simulated: bool) -> usize {
+    if simulated { COPY_SIMULATED } else { COPY }
+}
+
+/// Bytes per second of a copy that is far larger than L2, read and written.
+pub(super) fn copied(engine: &Engine, device: &DeviceLimits) -> Result<f64> {
+    Ok(copy_bandwidth(engine, copy_bytes(device.simulated), COPIES)?)
+}
+
+/// FLOP per clock and multiprocessor of dense 16-bit products with float32 sums, and for which capability, if it is another
+/// one's.
+fn flop_per_clock(capability: (u32, u32)) -> (f64, String) {
+    let (flop, of) = Multiprocessors { capability, count: 1 }.peak_flop();
     let said = if of == capability {
         String::new()
     } else {
@@ -112,9 +108,9 @@ mod tests {
     #[test]
     fn unknown_capabilities_are_taken_for_the_one_before() {
         let of = |capability| super::flop_per_clock(capability);
-        assert_eq!(of((9, 0)), (4096, String::new()));
-        assert_eq!(of((8, 9)), (1024, String::new()));
-        assert_eq!(of((10, 3)), (8192, " (as 10.0)".into()));
-        assert_eq!(of((7, 5)), (2048, " (as 8.0)".into()));
+        assert_eq!(of((9, 0)), (4096.0, String::new()));
+        assert_eq!(of((8, 9)), (1024.0, String::new()));
+        assert_eq!(of((10, 3)), (8192.0, " (as 10.0)".into()));
+        assert_eq!(of((7, 5)), (2048.0, " (as 8.0)".into()));
     }
 }

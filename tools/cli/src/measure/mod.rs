@@ -7,6 +7,7 @@
 //! | [`count`](count()) | what each kernel does, counted under softcuda: no times |
 //! | [`adapters`] | what adapters cost: K-extended and separate products over merged weights |
 //! | [`encoder`] | whole calls: throughput, latency by its parts, start-up, memory |
+//! | [`tune`] | what a prediction needs to know of a device: launch, memory, L2, a large product |
 //! | [`load`] | a server under load, beside its peers and the engine without HTTP |
 //! | [`Contestant`] | one set of inputs, run whenever it is told to: for `tools/peers` |
 //! | `report` | rows with their ceiling: as a table and as JSON |
@@ -27,6 +28,7 @@ mod kernels;
 mod kernels_cpu;
 mod load;
 mod report;
+mod tune;
 
 pub use adapters::{adapters, table as adapters_table};
 pub use ceiling::Ceilings;
@@ -36,7 +38,8 @@ pub use encoder::{encoder, encoder_fastest, encoder_on_cpu, encoder_table, first
 pub use kernels::{KernelBench, kernels};
 pub use kernels_cpu::kernels_on_cpu;
 pub use load::{Load, Serve, load};
-pub use report::Report;
+pub use report::{Report, markdown};
+pub use tune::tune;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

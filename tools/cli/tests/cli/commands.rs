@@ -271,6 +271,79 @@ fn documents_are_chunked() {
         .fails(1, &["missing.txt: No such file"]);
 }
 
+/// Of a device that is not here.
+#[test]
+fn a_plan_is_shown_with_what_its_steps_are_predicted_to_take() {
+    let plan = |more: &[&str]| {
+        let base = ["diff", "--show-plan", "--device-name"];
+        ropeway(&base.iter().chain(more).copied().collect::<Vec<_>>(), b"")
+    };
+    let shown = |more: &[&str]| {
+        let ended = plan(more);
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{more:?}");
+        ended.out
+    };
+    // Of each row the cells, and of the head the number of steps and the µs.
+    let parts = |out: &str| {
+        let cells = |line: &str| -> Vec<String> {
+            line.trim_matches('|')
+                .split('|')
+                .map(|cell| cell.trim().to_owned())
+                .collect()
+        };
+        let rows: Vec<Vec<String>> = out
+            .lines()
+            .filter(|line| line.starts_with('|'))
+            .skip(2)
+            .map(cells)
+            .collect();
+        let (_, head) = out.lines().next().unwrap().split_once(": ").unwrap();
+        let numbers = head.split(' ').filter_map(|word| word.parse::<f64>().ok());
+        (rows, numbers.collect::<Vec<f64>>())
+    };
+    let kinds = shown(&["h200", "--length", "40", "--task", "separation"]);
+    let all = shown(&["h200", "--length", "40", "--task", "separation", "--all"]);
+    assert!(
+        kinds.contains("NVIDIA H200") && kinds.contains("data sheet"),
+        "{kinds}"
+    );
+    let (rows, numbers) = parts(&kinds);
+    let [steps, micros] = numbers[..] else {
+        panic!("{kinds}")
+    };
+    let (each, same) = parts(&all);
+    assert_eq!(same, numbers, "{all}");
+    assert_eq!(each.len() as f64, steps);
+    assert!(
+        rows.len() < each.len(),
+        "two layers have rows of their own: {kinds}"
+    );
+    let sum = |rows: &[Vec<String>]| -> f64 {
+        let number = |cell: &String| cell.parse::<f64>().unwrap();
+        rows.iter().map(|row| number(&row[3]) * number(&row[4])).sum()
+    };
+    for rows in [&rows, &each] {
+        assert!((sum(rows) - micros).abs() < 0.06 * steps + 0.5, "{kinds}{all}");
+        assert!(rows.iter().all(|row| row[2] == "invariant"), "{kinds}");
+    }
+    let kernels: Vec<&str> = each.iter().map(|row| row[1].as_str()).collect();
+    for kernel in ["embed", "attention small", "lora_down", "layernorm", "pool"] {
+        assert!(kernels.contains(&kernel), "no {kernel}: {all}");
+    }
+
+    let f16 = shown(&["NVIDIA L4", "--precision", "f16", "--numerics", "fastest"]);
+    assert!(
+        f16.contains("in f16 on NVIDIA L4") && f16.contains("fastest"),
+        "{f16}"
+    );
+
+    plan(&["l4", "--kernels", "sm90"]).fails(2, &["NVIDIA L4", "compute capability 9.0"]);
+    plan(&["h200", "--precision", "int8"]).fails(2, &["bf16 or f16", "int8"]);
+    plan(&["b9"]).fails(2, &["`b9` is not one of", "h200"]);
+    ropeway(&["diff", "--show-plan"], b"").fails(2, &["--device-name"]);
+    ropeway(&["diff", "--device-name", "h200"], b"").fails(2, &["--show-plan"]);
+}
+
 #[test]
 fn two_sides_are_compared() {
     let both = ["diff", "--left", "cpu", "--right", "cpu"];
