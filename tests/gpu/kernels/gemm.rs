@@ -152,7 +152,8 @@ const SIZES: [(usize, usize); 9] = [
     (16, 1024),
     (48, 3072),
 ];
-const COLUMNS: [usize; 4] = [0, 16, 32, 80];
+/// None; in the last k-block few enough for half of its products, and as many; more; a k-block, and few.
+const COLUMNS: [usize; 5] = [0, 16, 32, 48, 80];
 const THENS: [Then; 5] = [
     Then::Nothing,
     Then::Residual,
