@@ -12,7 +12,7 @@ use crate::kernels::params;
 pub use crate::model::adapter::Site;
 use crate::model::{ModelConfig, Positions};
 use crate::precision::{Half, Numerics};
-use crate::tile::{AttentionTile, GemmTile, Multiprocessors};
+use crate::tile::{AttentionTile, GemmTile, Multiprocessors, Sm90Tile};
 
 /// One operation of the network. The list is closed: every executor knows every op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -230,6 +230,8 @@ pub struct GpuOptions {
     pub multiprocessors: Multiprocessors,
     /// Whether products of enough rows, and attention where there is one, run the kernels for compute capability 9.0.
     pub sm90: bool,
+    /// The tile of these for every product, whatever its rows, where one is to be counted. Else time decides.
+    pub sm90_tile: Option<Sm90Tile>,
 }
 
 /// The steps of one pass.
@@ -602,7 +604,7 @@ mod tests {
 
     #[test]
     fn few_rows_take_five_launches_a_layer() {
-        let launches = |tokens, hidden, columns, fusion| {
+        let launches_of = |sm90, tokens, hidden, columns, fusion| {
             let config = crate::cost::tests::model(hidden, 3);
             let shape = BatchShape {
                 tokens,
@@ -615,9 +617,16 @@ mod tests {
                 fusion,
                 attention: AttentionTile::Small,
                 multiprocessors: Multiprocessors::H200,
-                sm90: false,
+                sm90,
+                sm90_tile: None,
             };
             Plan::gpu(&config, shape, [columns; 4], gpu).steps.len()
+        };
+        let launches = |tokens, hidden, columns, fusion| {
+            let [all_gpus, sm90] =
+                [false, true].map(|sm90| launches_of(sm90, tokens, hidden, columns, fusion));
+            assert_eq!(sm90, all_gpus);
+            all_gpus
         };
         // Embed, the last LayerNorm and Pool besides.
         let few = 1 + 3 * 5 + 2;

@@ -400,6 +400,7 @@ impl StepLowering<'_> {
     fn gemm(&self, params: GemmParams) -> Launch {
         let GpuOptions {
             sm90,
+            sm90_tile,
             multiprocessors,
             ..
         } = *self.options;
@@ -410,7 +411,7 @@ impl StepLowering<'_> {
             params.rope.head_dim
         };
         let choose = || Sm90Tile::choose([rows, n, params.k as usize], head_dim as usize, multiprocessors);
-        if let Some(tile) = sm90.then(choose).flatten() {
+        if let Some(tile) = sm90.then(|| sm90_tile.or_else(choose)).flatten() {
             let shape = tile.shape();
             let blocks = tile.count(rows, n).min(multiprocessors.count) as u32;
             let params = Params::GemmSm90(tile, rows as u32, params);
@@ -539,6 +540,7 @@ mod tests {
                 attention,
                 multiprocessors: crate::tile::Multiprocessors::H200,
                 sm90,
+                sm90_tile: None,
             };
             let plan = Plan::gpu(&config, shape, columns, gpu);
             let weights = WeightLayout::new(&config, Half::Bf16, WEIGHTS);
