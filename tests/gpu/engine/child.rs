@@ -17,8 +17,8 @@ use crate::common::requests::mixed_requests;
 /// Holds the job of a child; its folder is the value.
 const JOB: &str = "ROPEWAY_GPU_JOB";
 
-/// Far above what any job takes.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Far above what any job takes, beside others on a machine that is short of cores too.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Opens an engine and embeds batches of two kinds in turn: adapted, and of the base weights.
 #[derive(Debug, Serialize, Deserialize)]
