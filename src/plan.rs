@@ -253,6 +253,8 @@ pub struct GpuOptions {
     pub multiprocessors: Multiprocessors,
     /// Whether products of enough rows, and attention where there is one, run the kernels for compute capability 9.0.
     pub sm90: bool,
+    /// The tile of these for every product, whatever its rows, where one is to be counted. Else time decides.
+    pub sm90_tile: Option<Sm90Tile>,
 }
 
 /// The steps of one pass.
@@ -342,7 +344,7 @@ impl Plan {
                 let head_dim = if out.form.rotated { config.head_dim } else { 0 };
                 let shape = [out.rows, out.columns, self.buffers[x].columns];
                 let choose = || Sm90Tile::choose(shape, head_dim, gpu.multiprocessors);
-                match gpu.sm90.then(choose).flatten() {
+                match gpu.sm90.then(|| gpu.sm90_tile.or_else(choose)).flatten() {
                     Some(tile) => Variant::GemmSm90(tile),
                     None => Variant::Gemm(step.tile.expect("a product on a GPU has a tile")),
                 }
@@ -689,7 +691,7 @@ mod tests {
 
     #[test]
     fn few_rows_take_five_launches_a_layer() {
-        let launches = |tokens, hidden, columns, fusion| {
+        let launches_of = |sm90, tokens, hidden, columns, fusion| {
             let config = crate::cost::tests::model(hidden, 3);
             let shape = BatchShape {
                 tokens,
@@ -702,9 +704,16 @@ mod tests {
                 fusion,
                 attention: AttentionTile::Small,
                 multiprocessors: Multiprocessors::H200,
-                sm90: false,
+                sm90,
+                sm90_tile: None,
             };
             Plan::gpu(&config, shape, [columns; 4], gpu).steps.len()
+        };
+        let launches = |tokens, hidden, columns, fusion| {
+            let [all_gpus, sm90] =
+                [false, true].map(|sm90| launches_of(sm90, tokens, hidden, columns, fusion));
+            assert_eq!(sm90, all_gpus);
+            all_gpus
         };
         // Embed, the last LayerNorm and Pool besides.
         let few = 1 + 3 * 5 + 2;

@@ -139,6 +139,15 @@ tiles! {
     Small "small" ATTENTION_SMALL_ROWS;
 }
 
+/// A tile of a linear layer's product, of either kind of kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProductTile {
+    /// Of the kernels for all GPUs.
+    AllGpus(GemmTile),
+    /// Of those for compute capability 9.0.
+    Sm90(Sm90Tile),
+}
+
 impl GemmTile {
     /// The tile's sizes.
     pub const fn shape(self) -> TileShape {

@@ -11,7 +11,8 @@
 //     of the bucket. Rows past tokens may be read, and are not written; columns past n, k and columns neither. For a
 //     table whole heads in a tile: quarter has none of 128 elements.
 // gates: registers <= 168, stack = 0, static shared = 0, blocks >= 1
-// gates gemm: instructions per mma <= 18, warpgroup products per turn = 4
+// gates gemm: instructions per mma <= 18, warpgroup products per turn = 4, between wgmma <= 9
+// gates gemm: not uniform between wgmma <= 1
 // gates pingpong: warpgroup products per turn = 8
 // gates half: registers <= 208
 // gates quarter: registers <= 208

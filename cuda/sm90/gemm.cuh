@@ -2,7 +2,7 @@
 //
 // A stage holds one k-block, 64 columns: the tile's rows of x, then of W, each row 128 bytes with the swizzle of TMA.
 // The copies fill what lies outside of the matrices with zeros, so that no k-block is special: neither the last of x
-// and W nor those of h and B, which follow as further k-blocks. A stage is `full` when its bytes have come, and `empty`
+// and W nor those of h and B, which follow as further k-blocks. The last of these may need but half of its products. A stage is `full` when its bytes have come, and `empty`
 // when each warp that reads it has arrived; all go around the ring in step, tile after tile. Warpgroups that take tiles
 // in turn pass by the stages of the other's: when their turn comes, the other has seen all of its stages full.
 #pragma once
@@ -155,6 +155,33 @@ template <class Tile> __device__ __forceinline__ void produce(const GemmSm90Para
     }
 }
 
+/// acc += x Wᵀ for one k-block once it is there, STEPS of 16 columns; acc = x Wᵀ for the first. Then the products of the
+/// one before have ended, and its stage, `previous`, is given back.
+template <class T, class Tile, int STEPS>
+__device__ __forceinline__ void multiply_block(float (&acc)[Tile::kFragments][Tile::BLOCK_N / 2], uint32_t first_row,
+                                               RingPosition<Tile::kStages> &at, uint32_t &previous, Watch watch,
+                                               bool first) {
+    watch.wait(Tile::Ring::full(at.stage), at.parity);
+    const uint32_t stage = Tile::Ring::stage(at.stage);
+    const uint64_t x = wgmma_descriptor(stage + first_row * Tile::kRowBytes);
+    const uint64_t w = wgmma_descriptor(stage + Tile::BLOCK_M * Tile::kRowBytes);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+#pragma unroll
+        for (int m = 0; m < Tile::kFragments; m++) {
+            Wgmma<T>::mma(acc[m], x + 2 * step + m * (64 * Tile::kRowBytes >> 4), w + 2 * step, step > 0 || !first);
+        }
+    }
+    wgmma_commit_group();
+    wgmma_wait_group<1>();
+    if (threadIdx.x % 32 == 0 && !first) {
+        mbarrier_arrive(Tile::Ring::empty(previous));
+    }
+    previous = at.stage;
+    at.advance();
+}
+
 /// acc = x Wᵀ + h Bᵀ for the rows of one tile from `first_row` on. Every accumulator is one chain over k in steps of 16,
 /// then over the columns of h, as in the GEMM for all GPUs. One group of products is in flight while the next stage is
 /// awaited; its stage is given back when it has ended. `issued` is called when all products are under way.
@@ -162,34 +189,21 @@ template <class T, class Tile, class Issued>
 __device__ __forceinline__ void multiply(float (&acc)[Tile::kFragments][Tile::BLOCK_N / 2], const GemmParams &p,
                                          uint32_t first_row, RingPosition<Tile::kStages> &at, Watch watch,
                                          Issued issued) {
-    const uint32_t all = tile_k_blocks(p);
-    const bool arrives = threadIdx.x % 32 == 0;
+    // Columns of h and B are multiples of 16. Where the last k-block has at most 32, the other half of its products would be
+    // of zeros. One branch to a block of their own: ptxas orders products one by one where their number varies in a loop.
+    const bool half = p.columns % Tile::BLOCK_K - 1u < Tile::BLOCK_K / 2;
+    const uint32_t whole = tile_k_blocks(p) - half;
     uint32_t previous = 0;
 #pragma unroll 1
-    for (uint32_t i = 0; i < all; i++) {
-        watch.wait(Tile::Ring::full(at.stage), at.parity);
-        const uint32_t stage = Tile::Ring::stage(at.stage);
-        const uint64_t x = wgmma_descriptor(stage + first_row * Tile::kRowBytes);
-        const uint64_t w = wgmma_descriptor(stage + Tile::BLOCK_M * Tile::kRowBytes);
-        wgmma_fence();
-#pragma unroll
-        for (int step = 0; step < 4; step++) {
-#pragma unroll
-            for (int m = 0; m < Tile::kFragments; m++) {
-                Wgmma<T>::mma(acc[m], x + 2 * step + m * (64 * Tile::kRowBytes >> 4), w + 2 * step, step > 0 || i > 0);
-            }
-        }
-        wgmma_commit_group();
-        wgmma_wait_group<1>();
-        if (arrives && i > 0) {
-            mbarrier_arrive(Tile::Ring::empty(previous));
-        }
-        previous = at.stage;
-        at.advance();
+    for (uint32_t i = 0; i < whole; i++) {
+        multiply_block<T, Tile, 4>(acc, first_row, at, previous, watch, i == 0);
+    }
+    if (half) {
+        multiply_block<T, Tile, 2>(acc, first_row, at, previous, watch, false);
     }
     issued();
     wgmma_wait_group<0>();
-    if (arrives) {
+    if (threadIdx.x % 32 == 0) {
         mbarrier_arrive(Tile::Ring::empty(previous));
     }
 }

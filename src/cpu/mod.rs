@@ -818,6 +818,7 @@ mod tests {
             attention: AttentionTile::Small,
             multiprocessors: crate::tile::Multiprocessors::H200,
             sm90: false,
+            sm90_tile: None,
         };
         let plan = Plan::gpu(&model.config, shape, columns, options);
         let ops = plan

@@ -529,6 +529,7 @@ mod tests {
                 attention,
                 multiprocessors: crate::tile::Multiprocessors::H200,
                 sm90,
+                sm90_tile: None,
             };
             let plan = Plan::gpu(&config, shape, columns, gpu);
             let weights = WeightLayout::new(&config, Half::Bf16, WEIGHTS);

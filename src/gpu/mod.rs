@@ -318,6 +318,7 @@ impl Gpu {
                 count: self.device.facts().multiprocessors as usize,
             },
             sm90: self.sm90,
+            sm90_tile: None,
         };
         Plan::gpu(&self.config, shape, lora_columns, options)
     }

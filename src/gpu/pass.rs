@@ -394,6 +394,7 @@ mod tests {
             attention: AttentionTile::Large,
             multiprocessors: crate::tile::Multiprocessors::H200,
             sm90: false,
+            sm90_tile: None,
         }
     }
 

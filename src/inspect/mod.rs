@@ -62,4 +62,6 @@ pub use crate::model::adapter::Site;
 pub use crate::plan::{
     Buffer, BufferId, Form, Fusion, GpuOptions, Name, NormSite, Op, Output, Plan, Step, Variant,
 };
-pub use crate::tile::{AttentionTile, GemmTile, Multiprocessors, Sm90Attention, Sm90Tile, TileShape};
+pub use crate::tile::{
+    AttentionTile, GemmTile, Multiprocessors, ProductTile, Sm90Attention, Sm90Tile, TileShape,
+};

@@ -13,7 +13,7 @@ use crate::output::Vector;
 use crate::plan::{Buffer, Fusion, Plan, Step};
 use crate::prepare::{Packed, Prepared};
 use crate::request::Request;
-use crate::tile::GemmTile;
+use crate::tile::{AttentionTile, ProductTile};
 
 /// Requests packed into one pass of an engine, whatever the engine's token budget is.
 #[derive(Clone, Debug)]
@@ -101,15 +101,25 @@ impl<'e> Pass<'e> {
         })
     }
 
-    /// Launches each kernel of the pass once, with the linear layers on this tile: of steps that are alike but for
-    /// the layer, the first. `wanted` selects the steps. For a profiler, or for softcuda, which counts.
+    /// Launches each kernel of the pass once, with the linear layers on this tile, and attention on that one or on the
+    /// plan's: of steps that are alike but for the layer, the first. `wanted` selects the steps. For a profiler, or for
+    /// softcuda, which counts.
     ///
     /// # Errors
     /// As [`time_steps`](Self::time_steps).
-    pub fn single_launches(&self, tile: GemmTile, wanted: impl Fn(&Step) -> bool) -> Result<Vec<LaunchInfo>> {
+    ///
+    /// # Panics
+    /// A tile of kernels for compute capability 9.0 where the plan has none of them.
+    pub fn single_launches(
+        &self,
+        tile: ProductTile,
+        attention: Option<AttentionTile>,
+        wanted: impl Fn(&Step) -> bool,
+    ) -> Result<Vec<LaunchInfo>> {
         let (config, lengths) = (self.engine.config(), self.lengths());
         self.engine.with_gpu(|gpu, context, staging| {
-            let (plan, launches) = gpu.single_launches(context, staging, &self.batch, tile, wanted)?;
+            let (plan, launches) =
+                gpu.single_launches(context, staging, &self.batch, tile, attention, wanted)?;
             let info = |(step, launch)| {
                 let cost = lower_bound(self, &plan, step, launch);
                 LaunchInfo::new(config, &lengths, launch, gpu.entry(launch), cost)

@@ -73,6 +73,7 @@ impl Pass<'_> {
             attention: AttentionTile::choose_for(self.batch.lengths().into_iter(), config.head_dim, sm90),
             multiprocessors: device.multiprocessors,
             sm90,
+            sm90_tile: None,
         };
         let columns = Site::ALL.map(|site| self.batch.adapters.columns(site).1);
         Ok(Plan::gpu(config, self.batch.shape(), columns, gpu))

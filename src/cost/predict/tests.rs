@@ -29,6 +29,7 @@ fn plan(lengths: &[usize], columns: usize, sm90: bool, device: &DeviceRates) -> 
         attention: AttentionTile::choose_for(lengths.iter().copied(), config.head_dim, sm90),
         multiprocessors: device.multiprocessors,
         sm90,
+        sm90_tile: None,
     };
     Plan::gpu(&config, shape, [columns; 4], gpu)
 }

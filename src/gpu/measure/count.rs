@@ -8,26 +8,39 @@ use crate::gpu::failure::{Failure, in_step};
 use crate::gpu::inputs::InputLayout;
 use crate::gpu::launch::{ACTIVATION_BYTES, Launch};
 use crate::plan::{Fusion, Plan, Step};
-use crate::tile::GemmTile;
+use crate::tile::{AttentionTile, ProductTile};
 
 impl Gpu {
-    /// Launches each kernel of a batch's pass once, with the products on this tile: of steps that are alike but for
-    /// the layer, the first. `wanted` selects the steps. Returns them as a plan, with the launches in the same order.
+    /// Launches each kernel of a batch's pass once, with the products on this tile, and attention on that one or on its
+    /// own: of steps that are alike but for the layer, the first. `wanted` selects the steps. Returns them as a plan, with
+    /// the launches in the same order.
     ///
     /// # Errors
     /// A batch that is larger than the engine takes at once; a call of the driver that failed.
+    ///
+    /// # Panics
+    /// A tile of kernels that the engine has not loaded.
     pub fn single_launches(
         &self,
         context: &mut ExecContext,
         staging: &mut Staging,
         batch: &Batch,
-        tile: GemmTile,
+        tile: ProductTile,
+        attention: Option<AttentionTile>,
         wanted: impl Fn(&Step) -> bool,
     ) -> Result<(Plan, Vec<Launch>)> {
         let mut plan = self.plan(batch, batch.shape(), Fusion::Extended);
+        let options = plan.gpu.as_mut().expect("the plan is one for a GPU");
+        options.attention = attention.unwrap_or(options.attention);
+        match tile {
+            ProductTile::AllGpus(_) => options.sm90 = false,
+            ProductTile::Sm90(tile) => options.sm90_tile = Some(tile),
+        }
         let mut steps: Vec<Step> = Vec::new();
         for mut step in plan.steps.drain(..) {
-            step.tile = step.tile.map(|_| tile);
+            if let ProductTile::AllGpus(tile) = tile {
+                step.tile = step.tile.map(|_| tile);
+            }
             if wanted(&step) && !steps.iter().any(|other| other.is_like(&step)) {
                 steps.push(step);
             }

@@ -180,6 +180,29 @@ fn ex2_beside_wgmma(code: &[Instruction]) -> usize {
     most
 }
 
+/// What stands between the products of one group of a warpgroup, which begin one after the other: the most instructions
+/// between two of them, and the most that are not of the uniform datapath, which moves descriptors on beside the warp's own
+/// instructions.
+fn between_products(code: &[Instruction]) -> [usize; 2] {
+    let (mut most, mut since) = ([0; 2], None::<[usize; 2]>);
+    for instruction in code {
+        let kind = instruction.kind();
+        if kind == "HGMMA" {
+            for (most, count) in most.iter_mut().zip(since.unwrap_or_default()) {
+                *most = count.max(*most);
+            }
+            since = Some([0; 2]);
+        } else if kind == "WARPGROUP" {
+            // The group begins, or is waited for.
+            since = None;
+        } else if let Some([all, others]) = &mut since {
+            *all += 1;
+            *others += usize::from(!kind.starts_with('U') && kind != "NOP");
+        }
+    }
+    most
+}
+
 /// What nvdisasm makes of machine code; `None`, and a line that says so, where it is missing.
 fn disassemble(code: &[u8]) -> Option<String> {
     let nvcc = Path::new(option_env!("ROPEWAY_NVCC").unwrap_or_default());
@@ -302,6 +325,14 @@ fn main_loops_have_the_matrix_instructions_that_were_planned() {
                         ));
                     }
                 }
+                for (limit, found) in ["between wgmma", "not uniform between wgmma"]
+                    .into_iter()
+                    .zip(between_products(code))
+                {
+                    if limits.get(limit).is_some_and(|most| found as f64 > *most) {
+                        worse.push(format!("{place}: {found} instructions {limit}"));
+                    }
+                }
                 println!("{row}");
             }
         }
@@ -365,4 +396,28 @@ fn ex2_beside_wgmma_are_those_from_a_product_to_its_wait() {
         /*0090*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
 ";
     assert_eq!(ex2_beside_wgmma(&parse(text)["k"]), 2);
+}
+
+#[test]
+fn what_stands_between_the_products_of_a_group_is_found() {
+    let text = "\t.section\t.text.k,\"ax\"
+.text.k:
+        /*0000*/                   WARPGROUP.ARRIVE ;
+        /*0008*/                   MOV R1, R2 ;
+        /*0010*/                   HGMMA.64x64x16.F32 R24, gdesc[UR4], R24, gsb0 ;
+        /*0020*/                   UIADD3 UR4, UR4, 0x2, URZ ;
+        /*0028*/                   NOP ;
+        /*0030*/                   HGMMA.64x64x16.F32 R24, gdesc[UR4], R24, gsb0 ;
+        /*0040*/                   R2UR UR5, R2 ;
+        /*0048*/                   HGMMA.64x64x16.F32 R24, gdesc[UR4], R24, gsb0 ;
+        /*0050*/                   MOV R1, R2 ;
+        /*0060*/                   MOV R1, R2 ;
+        /*0068*/                   MOV R1, R2 ;
+        /*0070*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
+        /*0080*/                   MOV R1, R2 ;
+        /*0090*/                   MOV R1, R2 ;
+        /*00a0*/                   MOV R1, R2 ;
+        /*00b0*/                   HGMMA.64x64x16.F32 R24, gdesc[UR4], R24, gsb0 ;
+";
+    assert_eq!(between_products(&parse(text)["k"]), [2, 1]);
 }

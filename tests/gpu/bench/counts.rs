@@ -1,5 +1,5 @@
-//! What each kernel does for the real model's shapes, cut to two layers and one row of tiles, against
-//! `benches/counts.json`: `ropeway bench count` of a random model of full width.
+//! What each kernel does for the real model's shapes, cut to two layers and one row of tiles, against what it must do and
+//! against `benches/counts.json`: `ropeway bench count` of a random model of full width.
 //!
 //! Counts follow from the kernels' PTX and the shapes alone, whatever the order of blocks and warps, so they must be the
 //! same: a worse one is a regression, and a better one must be written down, or the next change could lose it unseen.
@@ -17,6 +17,16 @@ use serde_json::{Map, Value, json};
 
 use crate::common::{self, Scratch, paths};
 use crate::engine::device::Gpu;
+use ropeway::inspect::{GemmTile, Sm90Tile, TileShape};
+
+/// The most that a launch may do beyond its least; cuda/NOTES.md has the reasons where it is more than the first.
+const BYTES: f64 = 1.02;
+/// Of lora_down, which reads whole tiles of eight rows of A.
+const BYTES_OF_DOWN: f64 = 1.12;
+/// Of products of whole tiles, and of attention.
+const FLOPS: f64 = 1.03;
+/// With adapters on the tiles of `mma.sync` whose k-blocks are of 64 columns, of which the adapters have 32.
+const FLOPS_OF_HALF_A_BLOCK: f64 = 1.06;
 
 /// By what part a count may be worse with kernels by another compiler than the kept ones: moves and address arithmetic
 /// are its own affair, an access or a product more is not.
@@ -42,16 +52,8 @@ fn count() -> Value {
     let folder = Scratch::empty();
     let file = folder.path().join("counts");
     let output = Command::new(paths::binary())
-        // Those for compute capability 9.0 have tiles of their own, and gates in their sources.
-        .args([
-            "bench",
-            "count",
-            "--kernels",
-            "sm80",
-            "--batch-tokens",
-            "128",
-            "--json",
-        ])
+        .args(["bench", "count", "--kernels", "sm90"])
+        .args(["--batch-tokens", "128", "--json"])
         .arg(&file)
         .env("ROPEWAY_MODEL", model())
         // How many blocks a grid has depends on it.
@@ -119,31 +121,120 @@ fn differences(kept: &Value, now: &Value) -> Vec<String> {
     differences
 }
 
+/// Whether the row is a launch of whole tiles: for the others products are rounded up.
+fn whole_tiles(row: &Value) -> bool {
+    let case = row["case"].as_str().unwrap();
+    let rows = |name: &str| {
+        let of = |(tile, shape): (&str, TileShape)| (tile == name).then_some(u64::from(shape.rows));
+        let all = GemmTile::ALL.map(|tile| of((tile.name(), tile.shape())));
+        let sm90 = Sm90Tile::ALL.map(|tile| of((tile.name(), tile.shape())));
+        all.into_iter().chain(sm90).flatten().next()
+    };
+    let parameters = &row["parameters"];
+    let rows = match case.split('_').next() {
+        Some("gemm") => rows(case.rsplit('_').next().unwrap()),
+        Some("norm") => rows(GemmTile::Small16.name()),
+        Some("attention") => {
+            let whole = |length: &Value| length.as_u64().unwrap().is_multiple_of(128);
+            return parameters["lengths"].as_array().unwrap().iter().all(whole);
+        }
+        _ => return false,
+    };
+    let rows = rows.unwrap_or_else(|| panic!("{case} has none of the known tiles"));
+    parameters["tokens"].as_u64().unwrap().is_multiple_of(rows)
+}
+
+/// What a launch does beyond what it may.
+fn over_the_bars(row: &Value) -> Vec<String> {
+    let number = |of: &Value| of.as_u64().unwrap() as f64;
+    let (case, counts, least) = (row["case"].as_str().unwrap(), &row["counts"], &row["least"]);
+    let mut over = Vec::new();
+    let bytes = number(&counts["dram_bytes"]) / number(&least["bytes"]);
+    let most = if case.starts_with("lora_down") {
+        BYTES_OF_DOWN
+    } else {
+        BYTES
+    };
+    // Less than the least is no good news: one of the two is wrong.
+    if !(0.98..=most).contains(&bytes) {
+        over.push(format!("{}: {bytes:.3} of the least bytes", name(row)));
+    }
+    let (mma, useful) = (number(&counts["mma_flops"]), number(&least["flops"]));
+    let half_a_block = row["parameters"]["columns"]
+        .as_u64()
+        .is_some_and(|columns| columns > 0)
+        && ["medium", "small64", "small16", "norm_gemm_bf16"]
+            .iter()
+            .any(|tile| case.ends_with(tile));
+    let most = if half_a_block {
+        FLOPS_OF_HALF_A_BLOCK
+    } else {
+        FLOPS
+    };
+    if mma > 0.0 && (mma < useful || whole_tiles(row) && mma > most * useful) {
+        over.push(format!("{}: {:.3} of the useful FLOP", name(row), mma / useful));
+    }
+    // Pool has some where it writes, outside of its loop.
+    let conflicts = number(&counts["bank_conflicts"]);
+    if conflicts > 0.0 && !case.starts_with("pool") {
+        over.push(format!("{}: {conflicts} bank conflicts", name(row)));
+    }
+    over
+}
+
+#[test]
+fn a_launch_over_a_bar_is_found() {
+    let row = |case: &str, tokens: u64, columns: u64, [bytes, flops, conflicts]: [u64; 3]| {
+        over_the_bars(&json!({
+            "case": case,
+            "shape": "some",
+            "least": {"bytes": 1000, "flops": 1000},
+            "counts": {"dram_bytes": bytes, "mma_flops": flops, "bank_conflicts": conflicts},
+            "parameters": {"tokens": tokens, "columns": columns, "lengths": [tokens]},
+        }))
+    };
+    let none: [&str; 0] = [];
+    for case in ["gemm_bf16_wide", "gemm_bf16_large", "attention_bf16_hd64_wgmma64"] {
+        assert_eq!(row(case, 128, 0, [1020, 1030, 0]), none);
+        assert_eq!(
+            row(case, 128, 0, [1021, 1030, 0]),
+            [format!("{case}, some: 1.021 of the least bytes")]
+        );
+        assert_eq!(
+            row(case, 128, 0, [970, 1030, 0]),
+            [format!("{case}, some: 0.970 of the least bytes")]
+        );
+        assert_eq!(
+            row(case, 128, 0, [1020, 1031, 0]),
+            [format!("{case}, some: 1.031 of the useful FLOP")]
+        );
+        assert_eq!(
+            row(case, 128, 0, [1020, 999, 0]),
+            [format!("{case}, some: 0.999 of the useful FLOP")]
+        );
+        assert_eq!(
+            row(case, 128, 0, [1020, 1030, 1]),
+            [format!("{case}, some: 1 bank conflicts")]
+        );
+        assert_eq!(row(case, 72, 0, [1020, 1800, 0]), none);
+    }
+    assert_eq!(row("gemm_bf16_quarter", 64, 32, [1000, 1031, 0]).len(), 1);
+    assert_eq!(row("gemm_bf16_medium", 64, 32, [1000, 1060, 0]), none);
+    assert_eq!(row("gemm_bf16_medium", 64, 32, [1000, 1061, 0]).len(), 1);
+    assert_eq!(row("gemm_bf16_medium", 64, 0, [1000, 1031, 0]).len(), 1);
+    assert_eq!(row("lora_down_bf16", 64, 32, [1121, 8000, 0]).len(), 1);
+    assert_eq!(row("lora_down_bf16", 64, 32, [1120, 8000, 0]), none);
+    assert_eq!(row("pool_bf16", 64, 0, [1000, 0, 32]), none);
+}
+
 #[test]
 fn kernels_do_no_more_than_they_did() {
     let Some(_) = Gpu::find_simulated().filter(|gpu| gpu.is_first()) else {
         return;
     };
     let now = count();
-    for row in rows(&now) {
-        let number = |of: &Value| of.as_u64().unwrap() as f64;
-        let bytes = number(&row["counts"]["dram_bytes"]) / number(&row["least"]["bytes"]);
-        // Less than the least is no good news: one of the two is wrong.
-        assert!(
-            (0.98..1.25).contains(&bytes),
-            "{}: {bytes} of the least bytes",
-            name(row)
-        );
-        let (mma, useful) = (
-            number(&row["counts"]["mma_flops"]),
-            number(&row["least"]["flops"]),
-        );
-        assert!(
-            mma == 0.0 || mma >= useful,
-            "{}: {mma} FLOP, {useful} useful",
-            name(row)
-        );
-    }
+    let over: Vec<String> = rows(&now).flat_map(over_the_bars).collect();
+    assert!(over.is_empty(), "{}", over.join("\n"));
     if std::env::var_os("ROPEWAY_WRITE_COUNTS").is_some() {
         std::fs::write(kept_file(), write(&now)).unwrap();
     }

@@ -17,8 +17,8 @@ use crate::common::requests::mixed_requests;
 /// Holds the job of a child; its folder is the value.
 const JOB: &str = "ROPEWAY_GPU_JOB";
 
-/// Far above what any job takes.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Far above what any job takes, beside others on a machine that is short of cores too.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Opens an engine and embeds batches of two kinds in turn: adapted, and of the base weights.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub struct Job {
     pub batches: usize,
     /// Whether [`Engine::warm_up`] comes before them.
     pub warm_up: bool,
+    /// Whether batches have some hundred tokens, and run the kernels for compute capability 9.0.
+    pub sm90: bool,
     /// If not 0, each call embeds this many sequences, of 40 tokens each: a pass has room for one.
     pub texts: usize,
 }
@@ -89,6 +91,7 @@ impl Job {
             device: "cuda".into(),
             batches: 4,
             warm_up: false,
+            sm90: false,
             texts: 0,
         }
     }
@@ -156,10 +159,13 @@ impl Job {
 
     fn run_here(&self) -> Vec<Outcome> {
         let builder = Engine::builder()
-            // Those for compute capability 9.0 would be launched to be checked first, which is not what is counted.
-            .kernels(KernelChoice::Sm80)
+            // Those for compute capability 9.0 are launched to be checked first, which is not what is counted.
+            .kernels(match self.sm90 {
+                true => KernelChoice::Sm90,
+                false => KernelChoice::Sm80,
+            })
             .device(self.device.parse().unwrap())
-            .batch_tokens(64)
+            .batch_tokens(if self.sm90 { 256 } else { 64 })
             .threads(1);
         let engine = match builder.open(&self.model) {
             Ok(engine) => engine,
@@ -175,23 +181,25 @@ impl Job {
             outcomes.push(failed(&error));
         }
         outcomes.extend((0..self.batches).map(|number| match self.texts {
-            0 => batch(&engine, number),
+            0 => batch(&engine, number, self.sm90),
             texts => outcome(engine.embed_batch(&mixed_requests(&[Embed::default()], &vec![40; texts]))),
         }));
         outcomes
     }
 }
 
-fn batch(engine: &Engine, number: usize) -> Outcome {
+fn batch(engine: &Engine, number: usize, many: bool) -> Outcome {
     let adapted = [
         Embed::task("retrieval.query"),
         Embed::default(),
         Embed::mixture([("separation", 0.5), ("text-matching", -0.5)]),
     ];
     let base = [Embed::default(), Embed::default().normalize(false)];
-    let requests = match number % 2 {
-        0 => mixed_requests(&adapted, &[5, 1, 12]),
-        _ => mixed_requests(&base, &[2, 9]),
+    let requests = match (number % 2, many) {
+        (0, false) => mixed_requests(&adapted, &[5, 1, 12]),
+        (_, false) => mixed_requests(&base, &[2, 9]),
+        (0, true) => mixed_requests(&adapted, &[65, 3, 90]),
+        (_, true) => mixed_requests(&base, &[140, 9]),
     };
     outcome(engine.embed_batch(&requests))
 }

@@ -9,7 +9,7 @@ use ropeway::{Embed, Embedding, Encoding, Engine, Precision, Request};
 use super::device::{Gpu, bits, jina, spec};
 use crate::common::requests::{Random, mixed_options, mixed_requests};
 use crate::common::{self, Scratch};
-use crate::exhaustive;
+use crate::{exhaustive, for_each_seed};
 
 /// As others mix them, and two encodings.
 fn options() -> Vec<Embed> {
@@ -169,7 +169,7 @@ fn the_largest_tiles() {
 #[test]
 fn random_batches() {
     let Some(gpu) = Gpu::find() else { return };
-    for seed in 0..if exhaustive() { 40 } else { 2 } {
+    for_each_seed(2, 40, |seed| {
         let mut random = Random(seed);
         let family = [Family::Bert, Family::XlmRoberta, Family::Jina][seed as usize % 3];
         let head_dim = [32, 64, 128][random.below(3)];
@@ -201,5 +201,5 @@ fn random_batches() {
             &together[some..=some],
             &format!("seed {seed}, input {some} alone"),
         );
-    }
+    });
 }

@@ -6,7 +6,7 @@ use super::device::{Device, WILD};
 use super::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
 use super::params::*;
 use super::rows::cu_seqlens;
-use super::{Case, exhaustive};
+use super::{Case, exhaustive, for_each_seed};
 
 mod sm90;
 

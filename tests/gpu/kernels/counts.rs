@@ -36,12 +36,21 @@ const CONFLICTS: [(&str, f64); 1] = [
     ("encode", 4.0),
 ];
 
-/// The tiles of gemm: BLOCK_M, BLOCK_N and BLOCK_K.
-const TILES: [(&str, [u32; 3]); 4] = [
-    ("large", [GEMM_LARGE_ROWS, GEMM_LARGE_COLUMNS, 32]),
-    ("medium", [GEMM_MEDIUM_ROWS, GEMM_MEDIUM_COLUMNS, 64]),
-    ("small64", [GEMM_SMALL64_ROWS, GEMM_SMALL64_COLUMNS, 64]),
-    ("small16", [GEMM_SMALL16_ROWS, GEMM_SMALL16_COLUMNS, 64]),
+/// The tiles of gemm: BLOCK_M, BLOCK_N, BLOCK_K, and the columns of h that are multiplied or left out together.
+const TILES: [(&str, [u32; 4]); 4] = [
+    ("large", [GEMM_LARGE_ROWS, GEMM_LARGE_COLUMNS, 32, 32]),
+    ("medium", [GEMM_MEDIUM_ROWS, GEMM_MEDIUM_COLUMNS, 64, 64]),
+    ("small64", [GEMM_SMALL64_ROWS, GEMM_SMALL64_COLUMNS, 64, 64]),
+    ("small16", [GEMM_SMALL16_ROWS, GEMM_SMALL16_COLUMNS, 64, 64]),
+];
+
+/// Those of compute capability 9.0.
+const SM90_TILES: [(&str, [u32; 4]); 5] = [
+    ("wide", [GEMM_WIDE_ROWS, GEMM_WIDE_COLUMNS, 64, 32]),
+    ("pingpong", [GEMM_PINGPONG_ROWS, GEMM_PINGPONG_COLUMNS, 64, 32]),
+    ("square", [GEMM_SQUARE_ROWS, GEMM_SQUARE_COLUMNS, 64, 32]),
+    ("half", [GEMM_HALF_ROWS, GEMM_HALF_COLUMNS, 64, 32]),
+    ("quarter", [GEMM_QUARTER_ROWS, GEMM_QUARTER_COLUMNS, 64, 32]),
 ];
 
 fn up(number: usize, step: u32) -> usize {
@@ -52,7 +61,8 @@ fn up(number: usize, step: u32) -> usize {
 fn launches(sm90: bool) -> Vec<Launch> {
     let mut launches = Vec::new();
     // Whole tiles; heads with RoPE; partial tiles in every dimension, with adapters.
-    for (variant, [rows, columns_of_tile, step]) in TILES {
+    let sm90_tiles = SM90_TILES.into_iter().filter(|_| sm90);
+    for (variant, [rows, columns_of_tile, block_k, step]) in TILES.into_iter().chain(sm90_tiles) {
         let (m, n) = (rows as usize, columns_of_tile as usize);
         for ([tokens, n, k, columns], then) in [
             ([m, 2 * n, 256, 0], Then::Residual),
@@ -74,7 +84,7 @@ fn launches(sm90: bool) -> Vec<Launch> {
                     // Positions are random, with hardly a repetition.
                     + if rope > 0 { tokens * (4 + 4 * rope) } else { 0 },
                 flops: 2 * tokens * n * (k + columns),
-                tiled: 2 * up(tokens, rows) * up(n, columns_of_tile) * (up(k, step) + up(columns, step)),
+                tiled: 2 * up(tokens, rows) * up(n, columns_of_tile) * (up(k, block_k) + up(columns, step)),
             });
         }
     }

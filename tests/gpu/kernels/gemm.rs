@@ -7,7 +7,7 @@ use super::device::{Device, WILD};
 use super::gelu::{ERROR, normal_cdf};
 use super::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
 use super::params::*;
-use super::{Case, exhaustive};
+use super::{Case, exhaustive, for_each_seed};
 
 /// A tile. The elements of out do not depend on it.
 #[derive(Debug)]
@@ -152,7 +152,8 @@ const SIZES: [(usize, usize); 9] = [
     (16, 1024),
     (48, 3072),
 ];
-const COLUMNS: [usize; 4] = [0, 16, 32, 80];
+/// None; in the last k-block few enough for half of its products, and as many; more; a k-block, and few.
+const COLUMNS: [usize; 5] = [0, 16, 32, 48, 80];
 const THENS: [Then; 5] = [
     Then::Nothing,
     Then::Residual,
@@ -221,6 +222,38 @@ impl Shape {
             }
         }
         shapes
+    }
+}
+
+/// One of the elements.
+fn any<T: Copy>(random: &mut Random, of: &[T]) -> T {
+    of[random.below(of.len())]
+}
+
+impl Shape {
+    /// Any tokens, sizes, columns and epilogue. A large n comes with a small k.
+    fn random(seed: u64) -> Shape {
+        let random = &mut Random::new(seed);
+        let longest = any(random, &[8, 64, 256, 1000]);
+        let k = 8 * (1 + random.below(longest / 8));
+        let head_dim = any(random, &[32, 64, 128]);
+        let then = [&THENS[..], &[Then::Rope(head_dim), Then::ResidualRope(head_dim)]].concat();
+        let then = any(random, &then);
+        let n = match then.head_dim() {
+            0 => 8 * (1 + random.below((1 << 16) / k.max(128) / 8)),
+            head_dim => 3 * head_dim * (1 + random.below(2)),
+        };
+        let most = any(random, &[16, 64, 200]);
+        Shape {
+            tokens: 1 + random.below(most),
+            n,
+            k,
+            columns: 16 * random.below(9),
+            bias: random.below(3) > 0,
+            then,
+            gap: any(random, &[0, 8, 24]),
+            seed,
+        }
     }
 }
 
@@ -512,7 +545,7 @@ pub fn launch(device: &Device, variant: &str, [tokens, n, k, columns]: [usize; 4
         gap: 0,
         seed: 1,
     };
-    let variant = VARIANTS.iter().find(|known| known.name == variant);
+    let variant = VARIANTS.iter().chain(&SM90).find(|known| known.name == variant);
     Inputs::<bf16>::new(&shape).run(device, variant.expect("it is one of the variants"));
 }
 
@@ -533,6 +566,17 @@ fn gemm_bf16_is_the_formula_in_every_variant() {
 #[test]
 fn gemm_f16_is_the_formula_in_every_variant() {
     table::<f16>(&Shape::all());
+}
+
+#[test]
+fn gemm_of_random_shapes_is_the_formula_in_every_variant() {
+    for_each_seed(4, 80, |seed| {
+        let shape = [Shape::random(seed)];
+        match seed % 2 {
+            0 => table::<f16>(&shape),
+            _ => table::<bf16>(&shape),
+        }
+    });
 }
 
 #[test]

@@ -9,7 +9,7 @@
 //! | `gelu` | the polynomial of GELU over all of float32 |
 //! | `attention`, `embed`, `gemm`, `layernorm`, `lora_down`, `norm_gemm`, `pool` | one kernel each: its reference, its table of cases, its tests |
 
-use crate::exhaustive;
+use crate::{exhaustive, for_each_seed};
 
 mod attention;
 mod counts;

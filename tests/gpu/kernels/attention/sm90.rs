@@ -87,6 +87,36 @@ fn wgmma_attention_f16_has_the_bits_of_the_other_variants() {
     same_bits::<f16>();
 }
 
+/// Lengths of all sizes side by side, on any number of blocks.
+#[test]
+fn wgmma_attention_of_random_batches_has_the_bits_of_the_other_variants() {
+    let Some(device) = open() else { return };
+    for_each_seed(3, 60, |seed| {
+        let random = &mut Random::new(seed);
+        let lengths: Vec<usize> = (0..1 + random.below(7))
+            .map(|_| match random.below(3) {
+                0 => random.below(20),
+                1 => (64 * (1 + random.below(4)) + random.below(3)) - 1,
+                _ => random.below(200),
+            })
+            .collect();
+        let shape = Shape {
+            heads: 1 + random.below(3),
+            spread: [1.7, 0.1, 5.0][random.below(3)],
+            gap: [0, 8, 40][random.below(3)],
+            seed,
+            ..shape(&lengths, 0)
+        };
+        let _case = Case(&shape);
+        let inputs = Inputs::<bf16>::new(&shape);
+        let wanted = inputs.run(&device, &Launch::new(&lengths, Variant::Large, 40));
+        for variant in VARIANTS {
+            let launch = Launch::new(&lengths, variant, 1 + random.below(40));
+            assert_same(variant.name(), &inputs.run(&device, &launch), &wanted);
+        }
+    });
+}
+
 #[test]
 fn a_sequence_of_nan_leaves_those_beside_it_alone() {
     let Some(device) = open() else { return };

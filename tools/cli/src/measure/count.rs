@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use anyhow::{Context as _, Result, bail};
-use ropeway::inspect::{DeviceLimits, GemmTile, Pass, Step, kernels};
+use ropeway::inspect::{
+    AttentionTile, DeviceLimits, GemmTile, Op, Pass, ProductTile, Site, Sm90Tile, Step, kernels,
+};
 use ropeway::{Cost, Engine};
 
 use super::batches;
@@ -16,11 +18,75 @@ use super::report::markdown;
 /// Names the file that softcuda appends its counts to. It is read when the driver starts.
 pub const COUNTERS: &str = "SOFTCUDA_COUNTERS";
 
-/// Which kernels: one row of tiles of a product's kernel, once without adapters and once with all of them mixed. The
-/// kernels that are no products are the same beside any of them: two sizes are enough.
-fn cases() -> [(GemmTile, bool); GemmTile::ALL.len()] {
+/// Launches to be counted, once without adapters and once with all of them mixed.
+struct Case {
+    tile: ProductTile,
+    tokens: usize,
+    /// The tile of attention, where it is not that which all GPUs have for the lengths.
+    attention: Option<AttentionTile>,
+    beside: Beside,
+}
+
+/// What is counted beside the products.
+#[derive(PartialEq)]
+enum Beside {
+    Nothing,
+    Attention,
+    All,
+}
+
+impl Case {
+    fn wants(&self, step: &Step, adapted: bool) -> bool {
+        let Some(site) = step.site() else {
+            let attention = self.beside == Beside::Attention && step.op() == Op::Attention;
+            return self.beside == Beside::All || attention;
+        };
+        match self.tile {
+            ProductTile::AllGpus(_) => true,
+            // Adapters, and rows past the last, add the same to each product: two of the four will do.
+            ProductTile::Sm90(tile) => {
+                let whole = self.tokens.is_multiple_of(tile.shape().rows as usize);
+                whole && !adapted || [Site::Qkv, Site::OutProj].contains(&site)
+            }
+        }
+    }
+}
+
+/// One row of tiles of every kernel of a product. The kernels that are no products are the same beside any of them: two
+/// sizes are enough.
+fn cases() -> Vec<Case> {
     let [largest, .., smallest] = GemmTile::ALL;
-    GemmTile::ALL.map(|tile| (tile, tile == largest || tile == smallest))
+    let case = |tile: GemmTile| Case {
+        tile: ProductTile::AllGpus(tile),
+        tokens: tile.shape().rows as usize,
+        attention: None,
+        beside: match tile == largest || tile == smallest {
+            true => Beside::All,
+            false => Beside::Nothing,
+        },
+    };
+    GemmTile::ALL.into_iter().map(case).collect()
+}
+
+/// The same of those for compute capability 9.0. Beside two of them attention, which has two tiles, and beside the
+/// smallest a row of tiles that has few rows in its last.
+fn sm90_cases() -> Vec<Case> {
+    let case = |tile: Sm90Tile, tokens: usize, attention: Option<AttentionTile>| Case {
+        tile: ProductTile::Sm90(tile),
+        tokens,
+        attention,
+        beside: attention.map_or(Beside::Nothing, |_| Beside::Attention),
+    };
+    let full = Sm90Tile::ALL.map(|tile| {
+        let attention = match tile {
+            Sm90Tile::Wide => Some(AttentionTile::Large),
+            Sm90Tile::Square => Some(AttentionTile::Small),
+            _ => None,
+        };
+        case(tile, tile.shape().rows as usize, attention)
+    });
+    let few = case(Sm90Tile::Quarter, 72, Some(AttentionTile::Small));
+    full.into_iter().chain([few]).collect()
 }
 
 /// What was counted.
@@ -119,10 +185,17 @@ pub fn count(engine: &Engine) -> Result<Counts> {
         );
     }
     let mut rows: Vec<CountRow> = Vec::new();
-    for (tile, all) in cases() {
-        for (lengths, adapted) in batches_of(engine, tile.shape().rows as usize) {
+    // They are counted where the engine would take them.
+    let one = batches::pass(engine, &[1], false)?;
+    let has_sm90 = one.plan().gpu.is_some_and(|options| options.sm90);
+    let mut cases = cases();
+    if has_sm90 {
+        cases.extend(sm90_cases());
+    }
+    for case in &cases {
+        for (lengths, adapted) in batches_of(engine, case.tokens) {
             let pass = batches::pass(engine, &lengths, adapted)?;
-            for row in launches(&file, &pass, tile, |step| all || step.site().is_some())? {
+            for row in launches(&file, &pass, case, adapted)? {
                 // A layer's second LayerNorm is the first again, where neither has adapters.
                 if !rows
                     .iter()
@@ -166,14 +239,11 @@ fn batches_of(engine: &Engine, tokens: usize) -> Vec<(Vec<usize>, bool)> {
 }
 
 /// Launches and counts.
-fn launches(
-    file: &Path,
-    pass: &Pass<'_>,
-    tile: GemmTile,
-    wanted: impl Fn(&Step) -> bool,
-) -> Result<Vec<CountRow>> {
+fn launches(file: &Path, pass: &Pass<'_>, case: &Case, adapted: bool) -> Result<Vec<CountRow>> {
     let before = read(file)?.len();
-    let launched = pass.single_launches(tile, wanted)?;
+    let usual = || AttentionTile::choose(pass.lengths().into_iter(), false);
+    let attention = case.attention.unwrap_or_else(usual);
+    let launched = pass.single_launches(case.tile, Some(attention), |step| case.wants(step, adapted))?;
     let text = read(file)?;
     let counted: Vec<Counted> = text[before..]
         .lines()
