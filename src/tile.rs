@@ -140,6 +140,7 @@ tiles! {
 }
 
 /// A tile of a linear layer's product, of either kind of kernels.
+#[cfg(feature = "inspect")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProductTile {
     /// Of the kernels for all GPUs.
