@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::rates::DeviceRates;
+use super::rates::{DeviceRates, H200_CLOCK};
 use crate::model::ModelConfig;
 use crate::plan::{Op, Plan, Step, Variant};
 use crate::tile::{AttentionTile, K_BLOCK, RESERVED_SHARED, START_CLOCKS, STEP, STEP_CLOCKS};
@@ -80,8 +80,6 @@ const ATTENTION_BLOCKS: u32 = 2;
 /// on those for compute capability 9.0. By an H200's times of one sequence of 128 to 512 tokens.
 const ATTENTION_CLOCKS: f64 = 2100.0;
 const ATTENTION_SM90_CLOCKS: f64 = 1050.0;
-/// The kernels for compute capability 9.0 were timed on an H200, whose clock this is.
-const SM90_CLOCK: f64 = 1.83;
 
 /// Predicts every step of a plan for a GPU.
 pub(crate) fn predict(work: &Work<'_>, rates: &DeviceRates) -> Vec<Prediction> {
@@ -154,8 +152,9 @@ impl Times {
                     _ => step.reads.iter().map(|&id| columns(id).div_ceil(K_BLOCK)).sum(),
                 };
                 let shape = [out.rows, out.columns];
+                // Timed on an H200.
                 let measured = tile.micros(shape, k_blocks as f64, rates.multiprocessors);
-                let [launch, tiles, steps] = measured.map(|micros| micros * SM90_CLOCK / rates.clock);
+                let [launch, tiles, steps] = measured.map(|micros| micros * H200_CLOCK / rates.clock);
                 Times {
                     // The launch that was measured has the start of an H200's kernels in it.
                     launch,

@@ -20,6 +20,9 @@ struct Board {
     l2: u64,
 }
 
+/// GHz of an H200 while tensor cores work.
+pub(super) const H200_CLOCK: f64 = 1.83;
+
 // From NVIDIA's data sheets and white papers: peak of dense products in bf16, memory, and L2.
 #[rustfmt::skip] // A table.
 const BOARDS: [Board; 9] = [
@@ -63,7 +66,7 @@ const BOARDS: [Board; 9] = [
     // H200 data sheet: 989 TFLOP/s, 4800 GB/s; its driver says 60 MiB of L2.
     Board {
         key: "h200", names: &["NVIDIA H200"],
-        capability: (9, 0), multiprocessors: 132, clock: 1.83, memory: 4800.0, l2: 60,
+        capability: (9, 0), multiprocessors: 132, clock: H200_CLOCK, memory: 4800.0, l2: 60,
     },
 ];
 

@@ -1,14 +1,11 @@
 //! What a plan is predicted to take on a device, which need not be there.
 
-use super::Pass;
+use super::{DeviceLimits, Pass};
 use crate::cost::predict::{self, Prediction, Work};
 use crate::cost::rates::{DeviceAttributes, DeviceRates};
 use crate::device::KernelChoice;
-use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::gpu::check;
-use crate::gpu::driver::clocks;
-use crate::gpu::in_step;
 use crate::model::adapter::Site;
 use crate::plan::{Fusion, GpuOptions, Plan};
 use crate::precision::{Numerics, Precision};
@@ -25,24 +22,17 @@ pub struct StepPrediction {
 
 impl DeviceRates {
     /// Those of an engine's GPU: by the table if it is there, else by what the driver says.
-    ///
-    /// # Errors
-    /// An engine on the CPU; a call of the driver that failed.
-    pub fn of_engine(engine: &Engine) -> Result<DeviceRates> {
-        engine.with_gpu(|gpu, _, _| {
-            let facts = gpu.device().facts();
-            let clocks = clocks(facts.index).map_err(in_step("the device's clocks"))?;
-            Ok(DeviceRates::of(DeviceAttributes {
-                name: facts.name.clone(),
-                multiprocessors: Multiprocessors {
-                    capability: facts.capability,
-                    count: facts.multiprocessors as usize,
-                },
-                clock: 1e-6 * f64::from(clocks.multiprocessor),
-                // Two edges of a clock in kHz, and bits to bytes.
-                memory: 1e-6 * 2.0 * f64::from(clocks.memory) * f64::from(clocks.memory_bus) / 8.0,
-                l2_bytes: facts.l2,
-            }))
+    pub fn of_device(device: &DeviceLimits) -> DeviceRates {
+        DeviceRates::of(DeviceAttributes {
+            name: device.name.clone(),
+            multiprocessors: Multiprocessors {
+                capability: device.capability,
+                count: device.multiprocessors as usize,
+            },
+            clock: 1e-6 * f64::from(device.clock_khz),
+            // Two edges of a clock in kHz, and bits to bytes.
+            memory: 1e-6 * 2.0 * f64::from(device.memory_clock_khz) * f64::from(device.memory_bus_bits) / 8.0,
+            l2_bytes: device.l2_bytes,
         })
     }
 }

@@ -199,10 +199,9 @@ fn show_plan(run: &RunOptions, args: &Args) -> Result<(), Exit> {
             device.clone(),
         ),
         None => {
-            let table = DeviceRates::of_engine(&engine)?;
             let device = DeviceLimits::of(&engine)?;
             simulated = device.simulated;
-            let (rates, problem) = tuned::apply(table, &device);
+            let (rates, problem) = tuned::apply(DeviceRates::of_device(&device), &device);
             if let Some(problem) = problem {
                 note(&format!("warning: {problem}"));
             }

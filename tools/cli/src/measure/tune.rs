@@ -33,7 +33,7 @@ const MOST: f64 = 10.0;
 /// An engine on the CPU; a call of the driver that failed.
 pub fn tune(engine: &Engine, effort: Effort) -> Result<Tuning> {
     let device = DeviceLimits::of(engine)?;
-    let table = DeviceRates::of_engine(engine)?;
+    let table = DeviceRates::of_device(&device);
     let mut figures = Figures {
         dram_gb_per_s: Some(1e-9 * ceiling::copied(engine, &device)?),
         l2_gb_per_s: l2(engine, &device)?,
