@@ -52,6 +52,7 @@ impl PackedMatrix {
             data,
         }
     }
+
     /// Rows of W: columns of y.
     pub fn n(&self) -> usize {
         self.n

@@ -84,18 +84,18 @@ impl LinearWeights {
             bits.iter()
                 .fold(true, |finite, x| finite & (x & 0x7f80 != 0x7f80))
         };
+        let read_bf16_row = |row: usize, out: &mut [u16]| {
+            linear.read_bf16_row(row, out);
+            check(is_finite(out));
+        };
         let flips = kernel.is_some_and(|kernel| kernel.flips);
         let matrix = match kernel.map(|kernel| kernel.number) {
             // Half the memory, and half of what few rows wait for.
-            None if linear.is_bf16() => Matrix::F32(PackedMatrix::pack_bf16(team, n, k, &|row, out| {
-                linear.read_bf16_row(row, out);
-                check(is_finite(out));
-            })),
+            None if linear.is_bf16() => Matrix::F32(PackedMatrix::pack_bf16(team, n, k, &read_bf16_row)),
             None => Matrix::F32(PackedMatrix::pack(team, n, k, &read_row)),
             Some(Number::Bf16) if linear.is_bf16() => {
                 Matrix::Narrow(PackedTiles::pack(team, n, k, &|row, out| {
-                    linear.read_bf16_row(row, out);
-                    check(is_finite(out));
+                    read_bf16_row(row, out);
                     out.iter_mut().for_each(|x| *x = narrow::flush(*x));
                 }))
             }
