@@ -1,10 +1,11 @@
 // The GEMM main loop of Hopper: one warpgroup fills the stages by bulk tensor copies, the others multiply by wgmma.
 //
 // A stage holds one k-block, 64 columns: the tile's rows of x, then of W, each row 128 bytes with the swizzle of TMA.
-// The copies fill what lies outside of the matrices with zeros, so that no k-block is special: neither the last of x
-// and W nor those of h and B, which follow as further k-blocks. The last of these may need but half of its products. A stage is `full` when its bytes have come, and `empty`
-// when each warp that reads it has arrived; all go around the ring in step, tile after tile. Warpgroups that take tiles
-// in turn pass by the stages of the other's: when their turn comes, the other has seen all of its stages full.
+// The copies fill what lies outside of the matrices with zeros, so that all k-blocks are loaded alike, the last of x and W
+// too, and those of h and B, which follow. Of the very last, half of the products may be left out. A stage is `full` when
+// its bytes have come, and `empty` when each warp that reads it has arrived; all go around the ring in step, tile after
+// tile. Warpgroups that take tiles in turn pass by the stages of the other's: when their turn comes, the other has seen
+// all of its stages full.
 #pragma once
 
 #include "../dtype.cuh"
