@@ -21,7 +21,8 @@ pub struct Limits {
     pub queue_tokens: usize,
     /// Tokens of a pass; a longer sequence is a pass of its own.
     pub pass_tokens: usize,
-    /// The predicted time of a pass; a sequence that takes longer is a pass of its own.
+    /// The predicted time of a pass; a sequence that takes longer is a pass of its own, and with several contexts one that
+    /// takes a quarter of it.
     pub pass_time: Duration,
     /// A pass of this cost is always within `pass_time`: below it a pass wastes the machine.
     pub pass_cost: u64,

@@ -41,8 +41,9 @@
 //!
 //! Passes are cut by their predicted time ([`ServiceBuilder::pass_time`]), so that a query waits for no more than one pass of
 //! that length. A single sequence may take longer and cannot be cut. With an engine of
-//! [`concurrency`](crate::EngineBuilder::concurrency) 2 or more one context is kept from such sequences, and queries go
-//! through beside them; with 1, they and the rest take turns of equal time.
+//! [`concurrency`](crate::EngineBuilder::concurrency) 2 or more one context is kept from sequences that take more than a
+//! quarter of that time, and queries go through beside them; with 1, those that take more than all of it and the rest take
+//! turns of equal time.
 //!
 //! # Sizing
 //!

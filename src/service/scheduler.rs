@@ -1,7 +1,7 @@
 //! What is computed next: a state machine without threads, clocks or texts, so that tests drive it on virtual time.
 //!
 //! A request is submitted, waits to be tokenised, and becomes one part per sequence; parts wait in one of two queues, those
-//! of bounded time and those that take longer by themselves, until a pass takes them. Times are durations since some start.
+//! of bounded time and those that take long by themselves, until a pass takes them. Times are durations since some start.
 
 mod pack;
 
@@ -129,7 +129,7 @@ impl Scheduler {
     /// The sequences of a request, each with its tokens and cost. False if nobody wants it any more. Requests of different
     /// `group`s do not share a pass.
     pub fn tokenized(&mut self, now: Duration, id: Id, group: usize, sequences: &[(usize, u64)]) -> bool {
-        let bound = self.pass_time();
+        let bound = self.long_time();
         let Some(entry) = self.entries.get_mut(&id) else {
             return false;
         };

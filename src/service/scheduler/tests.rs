@@ -50,6 +50,11 @@ fn submitted(scheduler: &mut Scheduler, now: Duration, place: Place, cost: u64) 
     id
 }
 
+/// Tokens, and so cost and µs, from which on a sequence is long.
+fn longest_short(contexts: usize) -> usize {
+    if contexts == 1 { 100 } else { 25 }
+}
+
 fn pass_of(next: Next) -> (u64, Vec<Id>) {
     match next {
         Next::Pass { number, parts } => (number, parts.into_iter().map(|part| part.0).collect()),
@@ -78,6 +83,30 @@ fn a_query_goes_beside_a_long_document_and_not_behind_it() {
         documents[..1]
     );
     assert_eq!(pass_of(scheduler.next_pass(zero)).1, documents[1..]);
+}
+
+#[test]
+fn a_document_within_a_passs_time_still_leaves_a_context_to_queries() {
+    let zero = Duration::ZERO;
+    let run = |contexts: usize, cost: u64| {
+        let mut scheduler = Scheduler::new(limits(contexts), measured());
+        for _ in 0..2 {
+            submitted(&mut scheduler, zero, place("a", 0, None), cost);
+        }
+        std::iter::from_fn(|| match scheduler.running_passes() < contexts {
+            true => match scheduler.next_pass(zero) {
+                Next::Pass { parts, .. } => Some(parts.len()),
+                Next::At(_) | Next::Nothing => None,
+            },
+            false => None,
+        })
+        .collect::<Vec<_>>()
+    };
+    // A pass is of 100: half of it is long where another context is there, and else shares it.
+    assert_eq!(run(2, 50), [1]);
+    assert_eq!(run(3, 50), [1, 1]);
+    assert_eq!(run(1, 50), [2]);
+    assert_eq!(run(2, 25), [2]);
 }
 
 #[test]
@@ -186,7 +215,7 @@ fn a_pass_waits_for_company_so_long_and_no_longer() {
 #[test]
 fn after_a_lost_device_everything_is_tokenised_again() {
     let zero = Duration::ZERO;
-    let mut scheduler = Scheduler::new(limits(2), measured());
+    let mut scheduler = Scheduler::new(limits(3), measured());
     let ids = [0, 1, 2].map(|_| submitted(&mut scheduler, zero, place("a", 0, None), 60));
     let (lost, held) = pass_of(scheduler.next_pass(zero));
     let (other, also_held) = pass_of(scheduler.next_pass(zero));
@@ -424,7 +453,9 @@ impl World {
                     }
                     Next::At(_) => unreachable!("nobody waits for company"),
                     Next::Nothing => {
-                        let short = |part: &Part| self.plan(part.0).sequences[part.1] <= 100;
+                        let short = |part: &Part| {
+                            self.plan(part.0).sequences[part.1] <= longest_short(self.limits.contexts)
+                        };
                         assert!(!self.waiting.keys().any(short), "a context is left idle");
                     }
                 }
@@ -446,7 +477,8 @@ impl World {
         assert!(tokens <= 100 || parts.len() == 1, "{sizes:?}");
         let groups: BTreeSet<usize> = parts.iter().map(|part| self.plan(part.0).group).collect();
         assert_eq!(groups.len(), 1);
-        let long = |parts: &[Part]| self.plan(parts[0].0).sequences[parts[0].1] > 100;
+        let longest = longest_short(self.limits.contexts);
+        let long = |parts: &[Part]| self.plan(parts[0].0).sequences[parts[0].1] > longest;
         if long(&parts) && self.limits.contexts > 1 {
             let running = self.passes.values().filter(|(parts, _)| long(parts)).count();
             assert!(running + 1 < self.limits.contexts, "no context is kept");
@@ -455,9 +487,9 @@ impl World {
             let place = self.waiting.remove(&part).expect("it waits");
             let own = microseconds(self.plan(part.0).sequences[part.1] as u64);
             assert!(now + own <= place.2, "too late");
-            let is_long = self.plan(part.0).sequences[part.1] > 100;
+            let is_long = self.plan(part.0).sequences[part.1] > longest;
             for (&other, their) in &self.waiting {
-                let same_queue = (self.plan(other.0).sequences[other.1] > 100) == is_long;
+                let same_queue = (self.plan(other.0).sequences[other.1] > longest) == is_long;
                 if same_queue {
                     assert!(
                         their.0 <= place.0 || parts.contains(&other),

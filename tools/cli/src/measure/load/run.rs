@@ -44,6 +44,9 @@ const LEAST_COSINE: f64 = 0.999;
 /// Offered load of the overload, in capacities.
 const OVERLOAD: f64 = 2.0;
 
+/// Turns of one client over HTTP and one caller in process, within the time of a round.
+const TURNS: u32 = 6;
+
 /// Part of the capacity at which queries come beside documents.
 const QUERIES_BESIDE: f64 = 0.2;
 
@@ -306,11 +309,16 @@ impl Bench<'_> {
             let mut inside = Vec::new();
             let mut tallies = vec![Tally::default(); targets.len()];
             for _ in 0..pace.rounds {
-                if clients == 1 {
-                    inside.extend(self.inside.calls(&self.texts.queries, pace.time)?);
-                }
-                for (target, tally) in targets.iter().zip(&mut tallies) {
-                    tally.add(self.closed(target, &self.texts.queries, 1, clients)?);
+                for (number, (target, tally)) in targets.iter().zip(&mut tallies).enumerate() {
+                    // In short turns of their own: what is wanted is a difference of some percent.
+                    let turns = if clients == 1 && number == 0 { TURNS } else { 1 };
+                    let time = pace.time / turns;
+                    for _ in 0..turns {
+                        if turns > 1 {
+                            inside.extend(self.inside.calls(&self.texts.queries, time)?);
+                        }
+                        tally.add(self.closed_for(target, &self.texts.queries, 1, clients, time)?);
+                    }
                 }
             }
             let rates: Vec<f64> = tallies.iter().map(Tally::rate).collect();
@@ -394,8 +402,19 @@ impl Bench<'_> {
     }
 
     fn closed(&self, target: &Target, texts: &[String], per_request: usize, clients: usize) -> Result<Tally> {
+        self.closed_for(target, texts, per_request, clients, self.pace.time)
+    }
+
+    fn closed_for(
+        &self,
+        target: &Target,
+        texts: &[String],
+        per_request: usize,
+        clients: usize,
+        time: Duration,
+    ) -> Result<Tally> {
         let bodies = self.bodies(target, texts, per_request);
-        let (warm_up, time) = (self.pace.warm_up, self.pace.time);
+        let warm_up = self.pace.warm_up;
         let tally = self
             .runtime
             .block_on(closed(target, &bodies, clients, None, warm_up, time));
