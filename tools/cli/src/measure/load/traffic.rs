@@ -173,8 +173,9 @@ pub async fn closed(
     tally
 }
 
-/// Requests that arrive at random (Poisson), so many per second, whether or not earlier ones were answered. Latencies count
-/// from the moment when a request was due, so that none is hidden by a delay of the sender.
+/// Requests that arrive at random (Poisson), so many per second, whether or not earlier ones were answered; those of a
+/// millisecond together, since a thread that woke for each took 5 % of a core from the server at 2000 a second. Latencies
+/// count from the moment when a request was due, so that none is hidden by a delay of the sender.
 pub async fn open(target: &Target, bodies: &Arc<[Bytes]>, rate: f64, time: Duration, seed: u64) -> Tally {
     let (due, mut arrivals) = mpsc::unbounded_channel();
     let start = Instant::now();
@@ -182,10 +183,11 @@ pub async fn open(target: &Target, bodies: &Arc<[Bytes]>, rate: f64, time: Durat
     // A thread's sleep is finer than the runtime's timers, and goes on while the runtime is busy.
     let clock = std::thread::spawn(move || {
         let mut random = Random::new(seed);
-        let mut next = start;
+        let mut milliseconds = 0.0;
         let mut late = Duration::ZERO;
         loop {
-            next += Duration::from_secs_f64(-(1.0 - random.unit()).max(1e-12).ln() / rate.max(1e-3));
+            milliseconds += -1e3 * (1.0 - random.unit()).max(1e-12).ln() / rate.max(1e-3);
+            let next = start + Duration::from_millis(milliseconds.ceil() as u64);
             if next >= end {
                 return late;
             }
