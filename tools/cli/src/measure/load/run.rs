@@ -445,18 +445,26 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Twice as many queries as the server can answer. What it can is measured right before and right after: on a shared
-    /// machine it changes from minute to minute.
+    /// Twice as many queries as the server can answer. What it can is measured right before and right after, since on a shared
+    /// machine it changes from minute to minute, and for longer than elsewhere: a processor's clock falls after some seconds
+    /// of work on all cores.
     fn overload(&mut self, server: Option<&Server>, target: &Target) -> Result<()> {
         let bodies = self.bodies(target, &self.texts.queries, 1);
         let pace = self.pace;
-        let mut around = [self.capacity(target)?, 0.0];
-        let rate = OVERLOAD * around[0];
+        let capacity = || {
+            let time = pace.overload_time / 4;
+            Ok::<_, anyhow::Error>(
+                self.closed_for(target, &self.texts.queries, 1, pace.busy, time)?
+                    .rate(),
+            )
+        };
+        let before = capacity()?;
+        let rate = OVERLOAD * before;
         let memory = server.map(Server::watch_memory);
         let arrivals = open(target, &bodies, rate, pace.overload_time, 99);
         let tally = self.runtime.block_on(arrivals);
         let rss_bytes = memory.and_then(|memory| memory.end());
-        around[1] = self.capacity(target)?;
+        let around = [before, capacity()?];
         self.row(LoadRow {
             offered_per_s: Some(rate),
             rss_bytes,
