@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::Scheduler;
 use crate::service::items::{Next, Part, Running, Stage, State};
 
-/// See [`Scheduler::long_time`]. On two cores with MiniLM and documents of 512 tokens, of 35 to 60 ms each, the p99 of queries
-/// was 1.5 times that on one core alone with a bound of 10 ms, and 4.3 times with one of 50 ms, in which documents are not long.
+/// See [`Scheduler::long_time`]. On two cores with MiniLM and documents of 512 tokens, of 35 to 60 ms each, the p99 of
+/// queries is 1.4 times that on one core alone, and was 4.3 times where documents were not long
+/// (`benches/results/2026-11-30-serve-2-cores.md`).
 const LONG_PART: u32 = 4;
 
 impl Scheduler {

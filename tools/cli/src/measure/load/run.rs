@@ -193,7 +193,7 @@ pub fn load(serve: Serve<'_>, say: &mut dyn FnMut(&str)) -> Result<LoadReport> {
         }
         let needed = [Load::Arrivals, Load::Overload, Load::Documents].map(wants);
         match measured {
-            None if needed.contains(&true) => bench.capacity(&targets[0])?,
+            None if needed.contains(&true) => bench.capacity(&targets[0], pace.time)?,
             measured => measured.unwrap_or_default(),
         }
     };
@@ -294,9 +294,9 @@ impl Bench<'_> {
     }
 
     /// The queries per second of the busy number of clients.
-    fn capacity(&self, target: &Target) -> Result<f64> {
+    fn capacity(&self, target: &Target, time: Duration) -> Result<f64> {
         Ok(self
-            .closed(target, &self.texts.queries, 1, self.pace.busy)?
+            .closed(target, &self.texts.queries, 1, self.pace.busy, time)?
             .rate())
     }
 
@@ -317,7 +317,7 @@ impl Bench<'_> {
                         if turns > 1 {
                             inside.extend(self.inside.calls(&self.texts.queries, time)?);
                         }
-                        tally.add(self.closed_for(target, &self.texts.queries, 1, clients, time)?);
+                        tally.add(self.closed(target, &self.texts.queries, 1, clients, time)?);
                     }
                 }
             }
@@ -367,7 +367,7 @@ impl Bench<'_> {
             for _ in 0..pace.rounds {
                 inside += self.inside.throughput(&self.texts.mixed, pace.time)? / pace.rounds as f64;
                 for (target, tally) in targets.iter().zip(&mut tallies) {
-                    tally.add(self.closed(target, &self.texts.mixed, per_request, clients)?);
+                    tally.add(self.closed(target, &self.texts.mixed, per_request, clients, pace.time)?);
                 }
             }
             let texts = if per_request == 1 { "mixed" } else { "32 mixed" };
@@ -401,11 +401,7 @@ impl Bench<'_> {
             .collect()
     }
 
-    fn closed(&self, target: &Target, texts: &[String], per_request: usize, clients: usize) -> Result<Tally> {
-        self.closed_for(target, texts, per_request, clients, self.pace.time)
-    }
-
-    fn closed_for(
+    fn closed(
         &self,
         target: &Target,
         texts: &[String],
@@ -451,20 +447,14 @@ impl Bench<'_> {
     fn overload(&mut self, server: Option<&Server>, target: &Target) -> Result<()> {
         let bodies = self.bodies(target, &self.texts.queries, 1);
         let pace = self.pace;
-        let capacity = || {
-            let time = pace.overload_time / 4;
-            Ok::<_, anyhow::Error>(
-                self.closed_for(target, &self.texts.queries, 1, pace.busy, time)?
-                    .rate(),
-            )
-        };
-        let before = capacity()?;
+        let time = pace.overload_time / 4;
+        let before = self.capacity(target, time)?;
         let rate = OVERLOAD * before;
         let memory = server.map(Server::watch_memory);
         let arrivals = open(target, &bodies, rate, pace.overload_time, 99);
         let tally = self.runtime.block_on(arrivals);
         let rss_bytes = memory.and_then(|memory| memory.end());
-        let around = [before, capacity()?];
+        let around = [before, self.capacity(target, time)?];
         self.row(LoadRow {
             offered_per_s: Some(rate),
             rss_bytes,
