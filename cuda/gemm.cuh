@@ -7,15 +7,20 @@
 // kRowVectors.
 //
 // Where the block has made x and h itself, all of their k-blocks lie behind the ring, laid out as in a stage, and the
-// stages hold W and B alone (RESIDENT_X).
+// stages hold W and B alone (Resident::XAndH). Where other warps of it make h meanwhile, the main loop is x Wᵀ alone, and
+// whoever called it adds h Bᵀ (Resident::H).
 #pragma once
 
 #include "dtype.cuh"
 #include "params.h"
 #include "smem.cuh"
 
+/// What a block makes itself of what it multiplies. Then it has more threads than those that multiply.
+enum class Resident { Nothing, XAndH, H };
+
 /// Sizes of a block's tile of out, of a warp's part of it, and of the pipeline.
-template <int BLOCK_M_, int BLOCK_N_, int WARP_M_, int WARP_N_, int BLOCK_K_, int STAGES, bool RESIDENT_X = false>
+template <int BLOCK_M_, int BLOCK_N_, int WARP_M_, int WARP_N_, int BLOCK_K_, int STAGES,
+          Resident RESIDENT = Resident::Nothing>
 struct GemmTile {
     static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, BLOCK_K = BLOCK_K_;
     static constexpr int WARP_M = WARP_M_, WARP_N = WARP_N_;
@@ -27,7 +32,7 @@ struct GemmTile {
     /// Rows that all threads together copy in one pass.
     static constexpr int kRowsPerPass = kThreads / kRowVectors;
     static constexpr int kRowBytes = 2 * BLOCK_K;
-    static constexpr bool kResidentX = RESIDENT_X;
+    static constexpr bool kResidentX = RESIDENT == Resident::XAndH, kResidentH = RESIDENT == Resident::H;
     /// Where a stage has W: behind its x.
     static constexpr int kWOffset = kResidentX ? 0 : BLOCK_M * kRowBytes;
     static constexpr int kStageBytes = kWOffset + BLOCK_N * kRowBytes;
@@ -49,9 +54,16 @@ struct GemmTile {
         return row * kRowBytes + (vector ^ row / (8 / kRowVectors) % kRowVectors) * 16;
     }
 
-    /// A barrier of the threads that multiply: of the block, but where others have made x and ended.
+    /// K-steps of 16 columns.
+    static constexpr int kSteps = BLOCK_K / 16;
+    /// K-blocks of h and B that the main loop has, of so many columns.
+    static __device__ __forceinline__ uint32_t adapter_k_blocks(uint32_t columns) {
+        return kResidentH ? 0 : (columns + BLOCK_K - 1) / BLOCK_K;
+    }
+
+    /// A barrier of the threads that multiply.
     static __device__ __forceinline__ void sync() {
-        if constexpr (kResidentX) {
+        if constexpr (RESIDENT != Resident::Nothing) {
             bar_sync<1>(kThreads);
         } else {
             __syncthreads();
@@ -120,7 +132,7 @@ template <class Tile> struct TileLoader {
         }
         stage_offset = Tile::smem_offset(row, threadIdx.x % Tile::kRowVectors);
         k_blocks = (p.k + Tile::BLOCK_K - 1) / Tile::BLOCK_K;
-        adapter_k_blocks = (p.columns + Tile::BLOCK_K - 1) / Tile::BLOCK_K;
+        adapter_k_blocks = Tile::adapter_k_blocks(p.columns);
         set_operands(p.x, p.x_stride, p.w, p.k);
     }
 
@@ -195,13 +207,16 @@ template <class Tile> __device__ __forceinline__ bool start(const GemmParams &p,
     griddepcontrol_launch_dependents();
     const bool has_rows = blockIdx.y * Tile::BLOCK_M < tokens;
     if constexpr (Tile::kWeightsAhead) {
-        if (has_rows) {
+        if (has_rows && (!Tile::kResidentH || threadIdx.x < Tile::kThreads)) {
             TileLoader<Tile>(p, ColumnMap<Tile>(p), tokens).template fill<false, true>(p);
         }
     }
     griddepcontrol_wait();
     return has_rows;
 }
+
+/// A warp's accumulators: lane l holds columns 2·(l % 4) and 2·(l % 4) + 1 of rows l / 4 and l / 4 + 8 of each 16x8.
+template <class Tile> using Accumulators = float[Tile::WARP_M / 16][Tile::WARP_N / 8][4];
 
 /// The MMA operands of a warp for one k-step (16 columns of k).
 template <class Tile> struct Fragments {
@@ -210,7 +225,19 @@ template <class Tile> struct Fragments {
     /// By eight rows of W, which are columns of out.
     uint32_t w[Tile::WARP_N / 8][2];
 
-    /// Reads one k-step. `x_address`, `w_address`: the address that this lane passes to ldmatrix for the first 16 rows.
+    // The offsets from an operand's beginning that this lane passes to ldmatrix for the first 16 rows. For x, lanes 0-15
+    // pass rows 0-15 at columns 0-7 of the k-step, lanes 16-31 the same rows at columns 8-15. For W, lanes 0-7 and 8-15
+    // pass rows 0-7 at columns 0-7 and 8-15, lanes 16-31 rows 8-15 likewise.
+    static __device__ __forceinline__ uint32_t x_offset(uint32_t step) {
+        const uint32_t lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 / Tile::kWarpsN * Tile::WARP_M;
+        return Tile::smem_offset(warp_row + lane % 16, 2 * step + lane / 16);
+    }
+    static __device__ __forceinline__ uint32_t w_offset(uint32_t step) {
+        const uint32_t lane = threadIdx.x % 32, warp_column = threadIdx.x / 32 % Tile::kWarpsN * Tile::WARP_N;
+        return Tile::smem_offset(warp_column + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2);
+    }
+
+    /// Reads one k-step from these addresses.
     __device__ __forceinline__ void load(uint32_t x_address, uint32_t w_address) {
 #pragma unroll
         for (int i = 0; i < Tile::WARP_M / 16; i++) {
@@ -230,12 +257,21 @@ template <class Tile> struct Fragments {
             }
         }
     }
+
+    /// acc += x Wᵀ for the k-step.
+    template <class T> __device__ __forceinline__ void multiply(Accumulators<Tile> &acc) const {
+#pragma unroll
+        for (int i = 0; i < Tile::WARP_M / 16; i++) {
+#pragma unroll
+            for (int j = 0; j < Tile::WARP_N / 8; j++) {
+                T::mma(acc[i][j], x[i], w[j][0], w[j][1]);
+            }
+        }
+    }
 };
 
-/// A warp's accumulators: lane l holds columns 2·(l % 4) and 2·(l % 4) + 1 of rows l / 4 and l / 4 + 8 of each 16x8.
-template <class Tile> using Accumulators = float[Tile::WARP_M / 16][Tile::WARP_N / 8][4];
 
-/// acc += x Wᵀ + h Bᵀ, after start(). Every accumulator is one chain of MMAs over k in steps of 16, then over the columns
+/// acc += x Wᵀ + h Bᵀ, or x Wᵀ alone with Resident::H, after start(). Every accumulator is one chain of MMAs over k in steps of 16, then over the columns
 /// of h; zeros past their ends change no bit. On return no thread uses shared memory any longer.
 template <class T, class Tile>
 __device__ __forceinline__ void mainloop(const GemmParams &p, const ColumnMap<Tile> &columns, uint32_t tokens,
@@ -244,26 +280,23 @@ __device__ __forceinline__ void mainloop(const GemmParams &p, const ColumnMap<Ti
     TileLoader<Tile> loader(p, columns, tokens);
     loader.template fill<!Tile::kResidentX, !Tile::kWeightsAhead>(p);
 
-    // ldmatrix addresses. For x, lanes 0-15 pass rows 0-15 at columns 0-7 of the k-step, lanes 16-31 the same rows at
-    // columns 8-15. For W, lanes 0-7 and 8-15 pass rows 0-7 at columns 0-7 and 8-15, lanes 16-31 rows 8-15 likewise.
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t warp_row = warp / Tile::kWarpsN * Tile::WARP_M;
-    const uint32_t warp_column = warp % Tile::kWarpsN * Tile::WARP_N;
-    constexpr int kSteps = Tile::BLOCK_K / 16;
+    constexpr int kSteps = Tile::kSteps;
     uint32_t x_offset[kSteps], w_offset[kSteps];
 #pragma unroll
     for (int step = 0; step < kSteps; step++) {
-        x_offset[step] = Tile::smem_offset(warp_row + lane % 16, 2 * step + lane / 16);
-        w_offset[step] = Tile::kWOffset +
-                         Tile::smem_offset(warp_column + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2);
+        x_offset[step] = Fragments<Tile>::x_offset(step);
+        w_offset[step] = Tile::kWOffset + Fragments<Tile>::w_offset(step);
     }
 
     // The stage that the tensor cores read, and the one before it in the ring, which the copies write.
     uint32_t read_stage = pipeline, write_stage = pipeline + Tile::kPipelineBytes - Tile::kStageBytes;
-    uint32_t k_blocks = (p.k + Tile::BLOCK_K - 1) / Tile::BLOCK_K + (p.columns + Tile::BLOCK_K - 1) / Tile::BLOCK_K;
+    uint32_t k_blocks = (p.k + Tile::BLOCK_K - 1) / Tile::BLOCK_K + Tile::adapter_k_blocks(p.columns);
     // The k-block of a resident x that they read, up to the last one, where the read ahead is of no use.
     uint32_t x_block = pipeline + Tile::kPipelineBytes;
     const uint32_t last_x_block = x_block + (k_blocks - 1) * Tile::kXBytes;
+    // Of 64 columns the last k-block may have 32 of h and B at most: the products of the other half are left out.
+    const bool half = kSteps == 4 && !Tile::kResidentH && p.columns % 64 - 1u < 32;
+    k_blocks -= half;
     // Double buffering in registers: one set is loaded from shared memory while the tensor cores use the other.
     Fragments<Tile> fragments[2];
     cp_async_wait_group<Tile::kStages - 2>();
@@ -294,16 +327,14 @@ __device__ __forceinline__ void mainloop(const GemmParams &p, const ColumnMap<Ti
                 if (step == 0) {
                     loader.template copy<!Tile::kResidentX>(write_stage);
                 }
-                const Fragments<Tile> &current = fragments[step % 2];
-#pragma unroll
-                for (int i = 0; i < Tile::WARP_M / 16; i++) {
-#pragma unroll
-                    for (int j = 0; j < Tile::WARP_N / 8; j++) {
-                        T::mma(acc[i][j], current.x[i], current.w[j][0], current.w[j][1]);
-                    }
-                }
+                fragments[step % 2].template multiply<T>(acc);
             }
         }
+    }
+    if (half) {
+        fragments[1].load((Tile::kResidentX ? x_block : read_stage) + x_offset[1], read_stage + w_offset[1]);
+        fragments[0].template multiply<T>(acc);
+        fragments[1].template multiply<T>(acc);
     }
     cp_async_wait_group<0>();
     Tile::sync();

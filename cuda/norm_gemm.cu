@@ -17,7 +17,7 @@
 namespace {
 
 /// 36 KB of weights in flight per block while it normalises; 128 blocks for n = 4096.
-typedef GemmTile<NORM_GEMM_ROWS, NORM_GEMM_COLUMNS, 16, 8, 64, 10, true> Tile;
+typedef GemmTile<NORM_GEMM_ROWS, NORM_GEMM_COLUMNS, 16, 8, 64, 10, Resident::XAndH> Tile;
 constexpr uint32_t kWarps = NORM_GEMM_THREADS / 32;
 static_assert(Tile::kThreads <= NORM_GEMM_THREADS, "the block has the threads that multiply");
 static_assert(NORM_GEMM_SHARED ==

@@ -408,6 +408,27 @@ struct LoraDownParams {
 };
 SAME_SIZE(struct LoraDownParams, 80);
 
+/// The tile of down_gemm_*: a grid is ⌈n / COLUMNS⌉ blocks of THREADS, with SHARED bytes of dynamic shared memory each.
+///
+/// The most rows.
+#define DOWN_GEMM_ROWS 16
+#define DOWN_GEMM_COLUMNS 16
+/// Two warps multiply; those of lora_down make h.
+#define DOWN_GEMM_THREADS 320
+/// The most columns of h.
+#define DOWN_GEMM_MAX_LORA 64
+/// What gemm_*_small16 has, 64 columns of h and of b, and what lora_down has.
+#define DOWN_GEMM_SHARED 86080
+
+/// down_gemm_*: lora_down_*, then gemm_* of its x and of what it wrote, in one launch and with the same bits, for few rows.
+struct DownGemmParams {
+    /// columns at most DOWN_GEMM_MAX_LORA. Every block reads x, and the first writes h.
+    struct LoraDownParams down;
+    /// h is not read: it is down.h. x, x_stride, k and columns are those of down.
+    struct GemmParams gemm;
+};
+SAME_SIZE(struct DownGemmParams, 200);
+
 // ---- Attention ----
 
 /// Threads of a block. It needs 2·head_dim·(rows + 4·keys) bytes of dynamic shared memory, for its queries and two

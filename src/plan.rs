@@ -163,7 +163,8 @@ pub struct Output {
 /// One launch: one op, or several that are fused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Buffers that the first op reads. Each of the others reads what those before it wrote.
+    /// Buffers that the first op reads. Each of the others reads what those before it wrote; behind a down-projection also
+    /// what that read.
     pub reads: Vec<BufferId>,
     /// The ops in order, at least one.
     pub outputs: Vec<Output>,
@@ -186,7 +187,14 @@ impl Step {
     pub fn reads_of(&self, op: usize) -> Vec<BufferId> {
         match op {
             0 => self.reads.clone(),
-            _ => self.outputs[..op].iter().map(|output| output.buffer).collect(),
+            _ => {
+                let x = match self.op() {
+                    Op::LoraDown(_) => &self.reads[..],
+                    _ => &[],
+                };
+                let written = self.outputs[..op].iter().map(|output| output.buffer);
+                x.iter().copied().chain(written).collect()
+            }
         }
     }
 
@@ -212,6 +220,8 @@ pub enum Variant {
     LayerNorm,
     /// A LayerNorm, and the product of what it gives.
     NormGemm,
+    /// A down-projection, and the product of its rows and of what it gives.
+    DownGemm,
     /// A product, on a tile for all GPUs.
     Gemm(GemmTile),
     /// A product, on a tile for compute capability 9.0.
@@ -324,6 +334,7 @@ impl Plan {
         let sm90 = |rows| gpu.sm90 && Sm90Tile::serves(rows);
         match step.op() {
             Op::Embed => Variant::Embed,
+            Op::LoraDown(_) if step.site().is_some() => Variant::DownGemm,
             Op::LoraDown(_) => Variant::LoraDown,
             Op::AddLayerNorm(_) if step.site().is_some() => Variant::NormGemm,
             Op::AddLayerNorm(_) => Variant::LayerNorm,
@@ -506,6 +517,10 @@ impl Builder {
         if down.is_none() && columns > 0 {
             let h = self.tokens(Name::Lora(site), layer, columns);
             self.step(Op::LoraDown(site), Some(layer), &[x], h);
+            if self.projects(h, y) {
+                self.add_to_step(Op::linear(site), layer, y);
+                return;
+            }
             down = Some(h);
         }
         let separate = self.gpu.is_some_and(|gpu| gpu.fusion == Fusion::Separate);
@@ -516,16 +531,40 @@ impl Builder {
             return;
         }
         if self.normalises(x, down) {
-            let step = self.steps.last_mut().expect("it wrote x");
-            step.outputs.push(Output {
-                op: Op::linear(site),
-                layer: Some(layer),
-                buffer: y,
-            });
+            self.add_to_step(Op::linear(site), layer, y);
             return;
         }
         let reads: Vec<BufferId> = [x].into_iter().chain(down).collect();
         self.step(Op::linear(site), Some(layer), &reads, y);
+    }
+
+    /// Makes an op a part of the last step.
+    fn add_to_step(&mut self, op: Op, layer: usize, buffer: BufferId) {
+        let step = self
+            .steps
+            .last_mut()
+            .expect("there is one whose results the op reads");
+        step.outputs.push(Output {
+            op,
+            layer: Some(layer),
+            buffer,
+        });
+    }
+
+    /// Whether the down-projection `h` is part of the product that makes `y` of it: where each of its blocks can hold all
+    /// rows, and all of them run at the same time. It then takes no launch of its own, in which one block would read all
+    /// of A while the other multiprocessors wait.
+    fn projects(&self, h: BufferId, y: BufferId) -> bool {
+        let Buffer { rows, columns, .. } = self.buffers[h];
+        self.gpu.is_some_and(|gpu| {
+            let blocks = self.buffers[y]
+                .columns
+                .div_ceil(params::DOWN_GEMM_COLUMNS as usize);
+            gpu.fusion == Fusion::Extended
+                && rows <= params::DOWN_GEMM_ROWS as usize
+                && columns <= DOWN_LORA_COLUMNS
+                && blocks <= gpu.multiprocessors.count
+        })
     }
 
     /// Whether the product of `x` is part of the LayerNorm that makes x: where each of its blocks can hold all rows, and
@@ -558,6 +597,10 @@ impl Builder {
 /// `cuda/NOTES.md`.
 const NORM_LORA_COLUMNS: usize = 32;
 const _: () = assert!(NORM_LORA_COLUMNS <= params::NORM_GEMM_MAX_LORA as usize);
+
+/// With more columns of h in all, a down-projection keeps its launch: its block takes two passes over x then.
+const DOWN_LORA_COLUMNS: usize = params::LORA_DOWN_COLUMNS as usize;
+const _: () = assert!(DOWN_LORA_COLUMNS <= params::DOWN_GEMM_MAX_LORA as usize);
 
 /// Elements that buffers are aligned to: 256 bytes if an element has two.
 const ALIGN: usize = 128;
@@ -641,6 +684,7 @@ impl fmt::Display for Variant {
             Variant::Embed => f.write_str("embed"),
             Variant::LayerNorm => f.write_str("layernorm"),
             Variant::NormGemm => f.write_str("norm_gemm"),
+            Variant::DownGemm => f.write_str("down_gemm"),
             Variant::Gemm(tile) => write!(f, "gemm {tile}"),
             Variant::GemmSm90(tile) => write!(f, "gemm {tile}"),
             Variant::LoraDown => f.write_str("lora_down"),
@@ -719,13 +763,17 @@ mod tests {
         let few = 1 + 3 * 5 + 2;
         assert_eq!(launches(16, 1024, 0, Fusion::Extended), few);
         assert_eq!(launches(1, 8, 0, Fusion::Merged(0)), few);
-        // Down-projections ahead of the output projection and of fc2.
-        assert_eq!(launches(16, 1024, 32, Fusion::Extended), few + 3 * 2);
+        // Down-projections are parts of the output projection and of fc2 too.
+        assert_eq!(launches(16, 1024, 32, Fusion::Extended), few);
         // Else each LayerNorm is a launch, but for the last, which is one anyway.
         let more = few + 3 * 2 - 1;
         assert_eq!(launches(17, 1024, 0, Fusion::Extended), more);
         assert_eq!(launches(16, 1032, 0, Fusion::Extended), more);
         assert_eq!(launches(16, 1024, 48, Fusion::Extended), more + 3 * 2);
+        // A down-projection does where not all blocks of the product that reads it run at the same time.
+        let columns = 16 * Multiprocessors::H200.count;
+        assert_eq!(launches(16, columns, 16, Fusion::Extended), more);
+        assert_eq!(launches(16, columns + 8, 16, Fusion::Extended), more + 3 * 2);
         // Each linear layer of the adapters in two.
         assert_eq!(launches(16, 1024, 16, Fusion::Separate), more + 3 * (2 + 4));
     }

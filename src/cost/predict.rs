@@ -9,7 +9,7 @@ use std::fmt;
 use super::rates::{DeviceRates, H200_CLOCK};
 use crate::model::ModelConfig;
 use crate::plan::{Op, Plan, Step, Variant};
-use crate::tile::{AttentionTile, K_BLOCK, RESERVED_SHARED, START_CLOCKS, STEP, STEP_CLOCKS};
+use crate::tile::{AttentionTile, GemmTile, K_BLOCK, RESERVED_SHARED, START_CLOCKS, STEP, STEP_CLOCKS};
 
 /// What the time of a step is predicted to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,6 +123,22 @@ impl Times {
             Op::LoraDown(site) => Some(work.used_columns[site as usize]),
             _ => None,
         });
+        let of_gemm = |tile: GemmTile, shape: [usize; 3]| {
+            let clocks = rates
+                .multiprocessors
+                .gemm_parts(tile, shape, rates.flop, rates.rates.reached);
+            let clocks = clocks.unwrap_or_default();
+            Times {
+                launch: memory.launch + micros(clocks.start),
+                latency: micros(clocks.chain.max(clocks.serial)),
+                tensor: micros(clocks.tensor),
+                shared: micros(clocks.shared),
+                l2: micros(clocks.l2),
+                least: micros(clocks.steps),
+                epilogue: micros(clocks.epilogue),
+                ..memory
+            }
+        };
         match plan.variant(config, step) {
             Variant::Gemm(tile) => {
                 let factors = match step.op() {
@@ -130,21 +146,7 @@ impl Times {
                     _ => &step.reads[..],
                 };
                 let k = factors.iter().map(|&id| columns(id)).sum();
-                let shape = [out.rows, out.columns, k];
-                let clocks = rates
-                    .multiprocessors
-                    .gemm_parts(tile, shape, rates.flop, rates.rates.reached);
-                let clocks = clocks.unwrap_or_default();
-                Times {
-                    launch: memory.launch + micros(clocks.start),
-                    latency: micros(clocks.chain.max(clocks.serial)),
-                    tensor: micros(clocks.tensor),
-                    shared: micros(clocks.shared),
-                    l2: micros(clocks.l2),
-                    least: micros(clocks.steps),
-                    epilogue: micros(clocks.epilogue),
-                    ..memory
-                }
+                of_gemm(tile, [out.rows, out.columns, k])
             }
             Variant::GemmSm90(tile) => {
                 let k_blocks: usize = match step.op() {
@@ -188,6 +190,23 @@ impl Times {
                     // As an epilogue of the LayerNorm: nothing overlaps with it.
                     epilogue: micros(issued + SUM_CLOCKS),
                     ..memory
+                }
+            }
+            Variant::DownGemm => {
+                use crate::kernels::params::DOWN_GEMM_ROWS;
+                let product = &plan.buffers[step.outputs[step.outputs.len() - 1].buffer];
+                let k = columns(step.reads[0]);
+                let tile = GemmTile::Small16;
+                let gemm = of_gemm(tile, [product.rows, product.columns, k + out.columns]);
+                // Each block reads x and A once more, beside its product.
+                let blocks = product
+                    .columns
+                    .div_ceil(tile.shape().columns as usize)
+                    .div_ceil(count);
+                let bytes = blocks * 2 * k * (DOWN_GEMM_ROWS as usize + out.columns);
+                Times {
+                    l2: gemm.l2 + bytes as f64 / l2_of_one(rates),
+                    ..gemm
                 }
             }
             variant @ (Variant::Embed | Variant::LayerNorm) => {

@@ -26,6 +26,7 @@ pub struct KernelSet {
     embed: Kernel<EmbedParams>,
     layernorm: Kernel<LayerNormParams>,
     norm_gemm: Kernel<NormGemmParams>,
+    down_gemm: Kernel<DownGemmParams>,
     /// By tile.
     gemm: [Kernel<GemmParams>; GemmTile::ALL.len()],
     /// Those for compute capability 9.0, if they are to run.
@@ -110,6 +111,7 @@ impl KernelSet {
             embed: loader.kernel("embed", &format!("embed_{precision}"), ROW_SHARED_BYTES)?,
             layernorm: loader.kernel("layernorm", &format!("layernorm_{precision}"), ROW_SHARED_BYTES)?,
             norm_gemm: loader.kernel("norm_gemm", &format!("norm_gemm_{precision}"), NORM_GEMM_SHARED)?,
+            down_gemm: loader.kernel("down_gemm", &format!("down_gemm_{precision}"), DOWN_GEMM_SHARED)?,
             gemm: all(gemm)?,
             lora_down: loader.kernel(
                 "lora_down",
@@ -157,6 +159,7 @@ impl KernelSet {
             Params::Embed(p) => bytemuck::bytes_of(p),
             Params::LayerNorm(p) => bytemuck::bytes_of(p),
             Params::NormGemm(p) => bytemuck::bytes_of(p),
+            Params::DownGemm(p) => bytemuck::bytes_of(p),
             Params::Gemm(_, p) => bytemuck::bytes_of(p),
             Params::GemmSm90(tile, rows, p) => {
                 let stall = self.sm90().stall.address();
@@ -197,6 +200,7 @@ impl KernelSet {
             Params::Embed(_) => self.embed.both(),
             Params::LayerNorm(_) => self.layernorm.both(),
             Params::NormGemm(_) => self.norm_gemm.both(),
+            Params::DownGemm(_) => self.down_gemm.both(),
             Params::Gemm(tile, _) => self.gemm[*tile as usize].both(),
             Params::GemmSm90(tile, ..) => self.sm90().gemm[*tile as usize].both(),
             Params::LoraDown(_) => self.lora_down.both(),

@@ -33,6 +33,7 @@ pub enum Params {
     LayerNorm(LayerNormParams),
     /// A LayerNorm, and the product of what it gives.
     NormGemm(NormGemmParams),
+    DownGemm(DownGemmParams),
     Gemm(GemmTile, GemmParams),
     /// On compute capability 9.0, with the rows that may be read.
     GemmSm90(Sm90Tile, u32, GemmParams),
@@ -82,7 +83,10 @@ pub fn launches(context: &LaunchContext<'_>, plan: &Plan) -> Vec<Launch> {
         };
         match step.op() {
             Op::Embed => lowering.embed(),
-            Op::LoraDown(site) => lowering.lora_down(site),
+            Op::LoraDown(site) => match step.site() {
+                None => lowering.lora_down(site),
+                Some(_) => lowering.down_gemm(site),
+            },
             Op::Qkv => lowering.linear(Site::Qkv),
             Op::Attention => lowering.attention(),
             Op::OutProj => lowering.linear(Site::OutProj),
@@ -239,17 +243,22 @@ impl StepLowering<'_> {
         self.rows_launch(Params::LayerNorm(self.layer_norm_params(site)))
     }
 
-    /// A LayerNorm, whose down-projection comes next if the batch has adapters, and last the linear layer that reads both.
-    fn norm_gemm(&self, norm: NormSite, site: Site) -> Launch {
+    /// The parameters of the linear layer that the step ends with.
+    fn last_linear_params(&self, site: Site) -> GemmParams {
         let last = self.step.outputs.len() - 1;
         let linear = StepLowering {
             reads: self.step.reads_of(last),
             output: self.step.outputs[last],
             ..*self
         };
+        linear.linear_params(site)
+    }
+
+    /// A LayerNorm, whose down-projection comes next if the batch has adapters, and last the linear layer that reads both.
+    fn norm_gemm(&self, norm: NormSite, site: Site) -> Launch {
         let params = NormGemmParams {
             norm: self.layer_norm_params(norm),
-            gemm: linear.linear_params(site),
+            gemm: self.last_linear_params(site),
         };
         let blocks = params.gemm.n.div_ceil(NORM_GEMM_COLUMNS);
         self.launch(
@@ -286,10 +295,25 @@ impl StepLowering<'_> {
         }
     }
 
-    fn lora_down(&self, site: Site) -> Launch {
+    /// A down-projection, and the linear layer that reads it and what it reads.
+    fn down_gemm(&self, site: Site) -> Launch {
+        let params = DownGemmParams {
+            down: self.lora_down_params(site),
+            gemm: self.last_linear_params(site),
+        };
+        let blocks = params.gemm.n.div_ceil(DOWN_GEMM_COLUMNS);
+        self.launch(
+            [blocks, 1, 1],
+            DOWN_GEMM_THREADS,
+            DOWN_GEMM_SHARED,
+            Params::DownGemm(params),
+        )
+    }
+
+    fn lora_down_params(&self, site: Site) -> LoraDownParams {
         let (x, h) = (self.reads[0], self.output.buffer);
         let at = (self.context.adapters)(self.layer(), site);
-        let params = LoraDownParams {
+        LoraDownParams {
             tokens: self.tokens(),
             x: self.address(x),
             a: at.a,
@@ -300,13 +324,16 @@ impl StepLowering<'_> {
             columns: self.columns(h),
             x_stride: self.columns(x),
             reserved: 0,
-        };
+        }
+    }
+
+    fn lora_down(&self, site: Site) -> Launch {
         let blocks = self.rows().div_ceil(LORA_DOWN_ROWS as usize) as u32;
         self.launch(
             [blocks, 1, 1],
             LORA_DOWN_THREADS,
             LORA_DOWN_SHARED_BYTES,
-            Params::LoraDown(params),
+            Params::LoraDown(self.lora_down_params(site)),
         )
     }
 
@@ -598,6 +625,21 @@ mod tests {
                     Params::LoraDown(p) => {
                         prop_assert_eq!((p.x, p.h), (reads[0], writes[0]));
                         prop_assert!(launch.grid[0] * LORA_DOWN_ROWS >= rows);
+                    }
+                    Params::DownGemm(DownGemmParams { down, gemm: p }) => {
+                        prop_assert!(rows <= 16 && down.columns <= 32 && fusion == Fusion::Extended);
+                        prop_assert!(launch.grid[0] <= 132 && launch.grid[0] * DOWN_GEMM_COLUMNS >= p.n);
+                        prop_assert_eq!((down.x, down.h, p.out), (reads[0], writes[0], writes[1]));
+                        prop_assert_eq!((p.x, p.h, p.residual), (down.x, down.h, 0));
+                        prop_assert_eq!((p.k, p.x_stride, p.columns), (down.k, down.x_stride, down.columns));
+                        let Output { op, layer, .. } = step.outputs[1];
+                        let (site, layer) = (op.site().unwrap(), layer.unwrap());
+                        prop_assert!(matches!(site, Site::OutProj | Site::Fc2));
+                        let linear = weights.layers[layer].linear(site);
+                        prop_assert_eq!((p.w, p.bias), (linear.w, linear.bias));
+                        let of = at(layer, site);
+                        prop_assert_eq!((down.a, down.column, p.b), (of.a, of.column, of.b));
+                        prop_assert_eq!((p.gelu, p.rope.table), (0, 0));
                     }
                     Params::Gemm(_, p) | Params::GemmSm90(_, _, p) => {
                         prop_assert_eq!(p.out, writes[0]);

@@ -384,7 +384,7 @@ mod tests {
     use crate::gpu::testing;
     use crate::plan::GpuOptions;
     use crate::precision::Half;
-    use crate::{Device, Embed, Engine, KernelChoice, Precision};
+    use crate::{Device, Embed, Engine, KernelChoice, Precision, Request};
 
     fn options(fusion: Fusion) -> GpuOptions {
         GpuOptions {
@@ -406,12 +406,14 @@ mod tests {
         if testing::is_child() {
             let altered = std::env::var(testing::WITHOUT_WAIT).unwrap();
             // With more than 64 tokens, the kernels for compute capability 9.0, and with 1024 the larger tile of attention;
-            // with an adapter, lora_down; with up to 16 tokens, norm_gemm.
+            // with an adapter, lora_down; with up to 16 tokens, norm_gemm, and with an adapter down_gemm.
             let name = altered.rsplit('_').next().unwrap();
             let (kernels, words) = match name {
                 "wgmma128" => (KernelChoice::Sm90, 1030),
                 "quarter" | "wgmma64" => (KernelChoice::Sm90, 150),
-                _ if altered.starts_with("norm_gemm") => (KernelChoice::Sm80, 2),
+                _ if altered.starts_with("norm_gemm") || altered.starts_with("down_gemm") => {
+                    (KernelChoice::Sm80, 2)
+                }
                 _ => (KernelChoice::Sm80, 9),
             };
             let builder = Engine::builder()
@@ -422,14 +424,14 @@ mod tests {
                 .kernels(kernels)
                 .open(testing::golden("jina-hub"))
                 .unwrap();
-            // A task has a prefix, of more than 16 tokens.
-            let few = altered.starts_with("norm_gemm");
-            let options = if few {
-                Embed::default()
-            } else {
-                Embed::task("retrieval.query")
+            let task = Embed::task("retrieval.query");
+            let request = match altered.as_str() {
+                "norm_gemm_bf16" => Request::text("word ".repeat(words), Embed::default()),
+                // Of a text it has a prefix, of more than 16 tokens.
+                "down_gemm_bf16" => Request::ids(vec![5; words], task),
+                _ => Request::text("word ".repeat(words), task),
             };
-            let done = engine.embed(&["word ".repeat(words)], &options);
+            let done = engine.embed_batch(&[request]).pop().unwrap();
             assert_eq!(done.is_ok(), altered == "none", "{altered}: {:?}", done.err());
             return;
         }
@@ -439,7 +441,13 @@ mod tests {
             return;
         };
         let mut entries = vec!["gemm_bf16_small16", "attention_bf16_hd64_small"];
-        entries.extend(["layernorm_bf16", "norm_gemm_bf16", "lora_down_bf16", "pool_bf16"]);
+        entries.extend([
+            "layernorm_bf16",
+            "norm_gemm_bf16",
+            "lora_down_bf16",
+            "down_gemm_bf16",
+            "pool_bf16",
+        ]);
         if facts.capability == (9, 0) {
             entries.push("gemm_bf16_quarter");
             entries.extend(["attention_bf16_hd64_wgmma64", "attention_bf16_hd64_wgmma128"]);

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Pass;
 use crate::cost::{self, Cost};
 use crate::gpu::launch::{ACTIVATION_BYTES, Launch, Params};
-use crate::kernels::params::NormGemmParams;
+use crate::kernels::params::{DownGemmParams, NormGemmParams};
 use crate::model::ModelConfig;
 use crate::model::adapter::Site;
 use crate::plan::{Op, Output, Plan, Step};
@@ -15,7 +15,8 @@ use crate::plan::{Op, Output, Plan, Step};
 /// What a kernel is launched on.
 #[derive(Clone, Debug)]
 pub struct LaunchInfo {
-    /// Launches that belong together: `gemm`, `norm_gemm`, `attention`, `lora_down`, `embed`, `layernorm`, `pool`.
+    /// Launches that belong together: `gemm`, `norm_gemm`, `down_gemm`, `attention`, `lora_down`, `embed`, `layernorm`,
+    /// `pool`.
     pub group: &'static str,
     /// The kernel's entry.
     pub kernel: String,
@@ -55,7 +56,10 @@ fn shape(
 ) -> (&'static str, String, Map<String, Value>) {
     let tokens: usize = lengths.iter().sum();
     let (group, shape, parameters) = match &launch.params {
-        Params::Gemm(_, p) | Params::GemmSm90(_, _, p) | Params::NormGemm(NormGemmParams { gemm: p, .. }) => {
+        Params::Gemm(_, p)
+        | Params::GemmSm90(_, _, p)
+        | Params::NormGemm(NormGemmParams { gemm: p, .. })
+        | Params::DownGemm(DownGemmParams { gemm: p, .. }) => {
             let epilogue = match (p.gelu, p.rope.table) {
                 (1, _) => "gelu",
                 (_, 0) => "bias",
@@ -63,6 +67,7 @@ fn shape(
             };
             let group = match &launch.params {
                 Params::NormGemm(_) => "norm_gemm",
+                Params::DownGemm(_) => "down_gemm",
                 _ => "gemm",
             };
             (
@@ -166,7 +171,10 @@ pub(super) fn lower_bound(pass: &Pass<'_>, plan: &Plan, step: &Step, launch: &La
     // Gain and offset.
     let norm = 2 * ACTIVATION_BYTES * config.hidden_size;
     match &launch.params {
-        Params::Gemm(_, p) | Params::GemmSm90(_, _, p) | Params::NormGemm(NormGemmParams { gemm: p, .. }) => {
+        Params::Gemm(_, p)
+        | Params::GemmSm90(_, _, p)
+        | Params::NormGemm(NormGemmParams { gemm: p, .. })
+        | Params::DownGemm(DownGemmParams { gemm: p, .. }) => {
             let site = step.site().expect("a product is a linear layer's");
             let n = p.n as usize;
             if p.columns > 0 {

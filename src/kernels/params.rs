@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0xcc9abd3b0f2b2212;
+pub const HEADER_FNV1A: u64 = 0x4f434c6dd96e77d0;
 
 pub const STALL_GEMM: u32 = 1;
 pub const STALL_ATTENTION: u32 = 2;
@@ -73,6 +73,11 @@ pub const LORA_DOWN_ROWS: u32 = 16;
 pub const LORA_DOWN_THREADS: u32 = 256;
 pub const LORA_DOWN_COLUMNS: u32 = 32;
 pub const LORA_DOWN_SHARED_BYTES: u32 = 16448;
+pub const DOWN_GEMM_ROWS: u32 = 16;
+pub const DOWN_GEMM_COLUMNS: u32 = 16;
+pub const DOWN_GEMM_THREADS: u32 = 320;
+pub const DOWN_GEMM_MAX_LORA: u32 = 64;
+pub const DOWN_GEMM_SHARED: u32 = 86080;
 pub const ATTENTION_THREADS: u32 = 128;
 pub const ATTENTION_LARGE_ROWS: u32 = 128;
 pub const ATTENTION_SMALL_ROWS: u32 = 64;
@@ -522,6 +527,22 @@ const _: () = {
         [::core::mem::offset_of!(LoraDownParams, x_stride) - 72usize];
     ["Offset of field: LoraDownParams::reserved"]
         [::core::mem::offset_of!(LoraDownParams, reserved) - 76usize];
+};
+#[doc = " down_gemm_*: lora_down_*, then gemm_* of its x and of what it wrote, in one launch and with the same bits, for few rows."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct DownGemmParams {
+    #[doc = " columns at most DOWN_GEMM_MAX_LORA. Every block reads x, and the first writes h."]
+    pub down: LoraDownParams,
+    #[doc = " h is not read: it is down.h. x, x_stride, k and columns are those of down."]
+    pub gemm: GemmParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DownGemmParams"][::core::mem::size_of::<DownGemmParams>() - 200usize];
+    ["Alignment of DownGemmParams"][::core::mem::align_of::<DownGemmParams>() - 8usize];
+    ["Offset of field: DownGemmParams::down"][::core::mem::offset_of!(DownGemmParams, down) - 0usize];
+    ["Offset of field: DownGemmParams::gemm"][::core::mem::offset_of!(DownGemmParams, gemm) - 80usize];
 };
 #[doc = " A tile of queries: up to the entry's rows, all of one sequence."]
 #[repr(C)]

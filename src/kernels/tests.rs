@@ -9,8 +9,8 @@ use std::sync::Once;
 
 use super::{KernelModule, Kernels, kernels};
 use crate::kernels::params::{
-    AttentionParams, AttentionSm90Params, EmbedParams, GemmParams, GemmSm90Params, HEADER_FNV1A,
-    LayerNormParams, LoraDownParams, NormGemmParams, PoolParams,
+    AttentionParams, AttentionSm90Params, DownGemmParams, EmbedParams, GemmParams, GemmSm90Params,
+    HEADER_FNV1A, LayerNormParams, LoraDownParams, NormGemmParams, PoolParams,
 };
 use gate::Gate;
 
@@ -30,6 +30,7 @@ fn size_of_params(name: &str) -> usize {
         "LayerNormParams" => size_of::<LayerNormParams>(),
         "LoraDownParams" => size_of::<LoraDownParams>(),
         "NormGemmParams" => size_of::<NormGemmParams>(),
+        "DownGemmParams" => size_of::<DownGemmParams>(),
         "PoolParams" => size_of::<PoolParams>(),
         _ => panic!("{name} is not in this test's list of parameter structs"),
     }

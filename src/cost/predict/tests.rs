@@ -92,9 +92,10 @@ fn predictions_are_near_what_an_h200_took() {
                     _ => true,
                 }
         });
-        // A product of few rows that is part of a LayerNorm's launch by now.
+        // Of few rows a LayerNorm and a down-projection are parts of a product's launch by now.
         let Some((variant, _, prediction)) = found else {
-            assert!(group == "gemm" || group == "layernorm" && tokens <= 16, "{row}");
+            let apart = ["layernorm", "lora_down"].contains(&group) && tokens <= 16;
+            assert!(group == "gemm" || apart, "{row}");
             continue;
         };
         let case = row["case"].as_str().unwrap();
@@ -111,7 +112,7 @@ fn predictions_are_near_what_an_h200_took() {
         ratios.push(ratio);
     }
     // The report measured rows of 4096 tokens out of L2, where a pass has them in it: these are the farthest.
-    assert!(ratios.len() > 120, "{}", ratios.len());
+    assert!(ratios.len() > 115, "{}", ratios.len());
     let near = |most: f64| {
         ratios
             .iter()

@@ -123,6 +123,7 @@ fn shared_bytes(entry: &str) -> u32 {
         ["pool", _] => POOL_SHARED_BYTES,
         ["lora", "down", _] => LORA_DOWN_SHARED_BYTES,
         ["norm", "gemm", _] => NORM_GEMM_SHARED,
+        ["down", "gemm", _] => DOWN_GEMM_SHARED,
         ["gemm", _, name] => {
             let tiles = GemmTile::ALL.map(|tile| (tile.name(), tile.shape()));
             let sm90 = Sm90Tile::ALL.map(|tile| (tile.name(), tile.shape()));

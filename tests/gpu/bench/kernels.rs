@@ -20,6 +20,7 @@ fn every_kernel_has_rows_whose_figures_follow_from_their_times() {
     let groups: BTreeSet<&str> = rows.iter().map(|row| row["group"].as_str().unwrap()).collect();
     let all = [
         "attention",
+        "down_gemm",
         "embed",
         "gemm",
         "layernorm",

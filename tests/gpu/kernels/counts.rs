@@ -12,7 +12,7 @@ use super::attention::Variant;
 use super::device::Device;
 use super::gemm::Then;
 use super::params::*;
-use super::{attention, embed, gemm, layernorm, lora_down, norm_gemm, pool};
+use super::{attention, down_gemm, embed, gemm, layernorm, lora_down, norm_gemm, pool};
 
 /// A launch, and its limits.
 struct Launch {
@@ -166,6 +166,28 @@ fn launches(sm90: bool) -> Vec<Launch> {
                 + 2 * n * (k + 1 + tokens),
             flops: 2 * tokens * n * k,
             tiled: 2 * up(tokens, 16) * up(n, NORM_GEMM_COLUMNS) * (up(hidden, 64) + up(columns, 64)),
+        });
+    }
+    // Whole tiles; partial ones in every dimension.
+    for ([tokens, k, n], ranks) in [([16, 1024, 64], &[20][..]), ([11, 392, 40], &[4])] {
+        let rank: usize = ranks.iter().sum();
+        let columns = rank.next_multiple_of(16);
+        launches.push(Launch {
+            entry: "down_gemm_bf16".into(),
+            shape: format!("{tokens} tokens, n {n}, k {k}, ranks {ranks:?}"),
+            run: Box::new(move |device| down_gemm::launch(device, [tokens, k, n], ranks)),
+            // x; A, h and what it is made of; W, B, bias and out.
+            bytes: 2 * k * (tokens + rank)
+                + 2 * tokens * columns
+                + 8 * columns
+                + 4 * tokens
+                + 2 * n * (k + columns + 1 + tokens),
+            flops: 2 * tokens * n * (k + columns) + 2 * tokens * k * rank,
+            // Every block makes all of h, in whole tiles of columns: one, two, or four.
+            tiled: 2
+                * up(tokens, 16)
+                * (up(n, DOWN_GEMM_COLUMNS) * (up(k, 64) + columns)
+                    + up(n, DOWN_GEMM_COLUMNS) / 16 * up(k, 128) * if rank > 16 { 32 } else { up(rank, 8) }),
         });
     }
     for (k, ranks) in [(1024, &[4][..]), (4096, &[16])] {

@@ -7,13 +7,14 @@
 //! | `rows` | what the row kernels share: shapes, adapters, references of LayerNorm and down-projection |
 //! | `counts` | what the launches of each kernel do, as softcuda counts it |
 //! | `gelu` | the polynomial of GELU over all of float32 |
-//! | `attention`, `embed`, `gemm`, `layernorm`, `lora_down`, `norm_gemm`, `pool` | one kernel each: its reference, its table of cases, its tests |
+//! | `attention`, `down_gemm`, `embed`, `gemm`, `layernorm`, `lora_down`, `norm_gemm`, `pool` | one kernel each: its reference, its table of cases, its tests |
 
 use crate::{exhaustive, for_each_seed};
 
 mod attention;
 mod counts;
 mod device;
+mod down_gemm;
 mod embed;
 mod gelu;
 mod gemm;

@@ -26,6 +26,7 @@ SANITIZED = (
     "kernels::layernorm::layernorm_bf16_has_the_same_bits_in_any_batch",
     "kernels::lora_down::lora_down_has_the_same_bits_in_any_batch",
     "kernels::norm_gemm::norm_gemm_bf16_has_the_bits_of_layernorm_and_gemm",
+    "kernels::down_gemm::down_gemm_bf16_has_the_bits_of_lora_down_and_gemm",
     "kernels::pool::pool_has_the_same_bits_in_any_batch",
     "engine::golden::bert_and_xlm_roberta_with_a_users_adapter",
 )

@@ -77,7 +77,11 @@ fn cases(engine: &Engine, effort: Effort) -> Vec<Case> {
         attention_alone,
     };
     let mut cases = match effort {
-        Effort::Quick => vec![case(&[9], false, false), case(&[30, 41], true, false)],
+        Effort::Quick => vec![
+            case(&[9], false, false),
+            case(&[9], true, false),
+            case(&[30, 41], true, false),
+        ],
         Effort::Full => {
             let mut cases: Vec<Case> = Vec::new();
             for lengths in [
