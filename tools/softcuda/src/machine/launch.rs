@@ -149,6 +149,7 @@ pub fn launch(
         constants: Aligned::from_bytes(&kernel.constants),
         constant_memory: &module.constants,
         grid_id: *launches,
+        began: grid::timer(),
         workspace,
         previous,
         early: Default::default(),

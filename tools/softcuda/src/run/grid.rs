@@ -38,6 +38,8 @@ pub struct Run<'l> {
     /// Allocations of `.const` variables.
     pub constant_memory: &'l [u64],
     pub grid_id: u64,
+    /// What `%globaltimer` reads at the beginning.
+    pub began: u64,
     /// Device address of a cooperative launch's workspace (its barrier), 0 for other launches.
     pub workspace: u64,
     /// The launches before this one in the stream that may not have ended when this one begins, the last at the end.
@@ -65,6 +67,18 @@ pub struct Findings {
     pub hints: Vec<Finding>,
     seen: HashSet<(Check, u32, Option<u32>)>,
     pub dropped: usize,
+}
+
+/// How far `%globaltimer` goes, in nanoseconds, with each warp instruction of a block. It is no clock of the host: a kernel
+/// that gives up after so long a wait shall do so in every run or in none, whatever else the host is at.
+const INSTRUCTION_NS: u64 = 250;
+
+/// The latest that any thread has read from `%globaltimer`.
+static LATEST: AtomicU64 = AtomicU64::new(0);
+
+/// What `%globaltimer` reads at the beginning of a launch: not less than anybody has read before it.
+pub fn timer() -> u64 {
+    LATEST.load(Ordering::Relaxed)
 }
 
 /// Findings kept of one launch.
@@ -97,6 +111,13 @@ impl Run<'_> {
         } else {
             findings.dropped += 1;
         }
+    }
+
+    /// What `%globaltimer` reads after so many warp instructions of a block.
+    pub fn timer(&self, executed: u64) -> u64 {
+        let now = self.began + executed * INSTRUCTION_NS;
+        LATEST.fetch_max(now, Ordering::Relaxed);
+        now
     }
 
     pub fn stopped(&self) -> bool {

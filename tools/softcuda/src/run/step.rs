@@ -535,10 +535,7 @@ impl<'l> Block<'l> {
                 | Special::GridId
                 | Special::LocalFrame { wide: true, .. }
         );
-        let timer = || {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            now.map_or(0, |d| d.as_nanos() as u64)
-        };
+        let timer = || run.timer(self.executed);
         let mut by_lane = [0u64; LANES];
         let same: u64 = match special {
             Special::Tid(axis) => {

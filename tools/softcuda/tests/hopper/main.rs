@@ -159,7 +159,7 @@ fn a_bulk_copy_before_the_wait_is_checked() {
                   mbarrier.init.shared::cta.b64 [bar], 1;\nfence.mbarrier_init.release.cluster;\n\
                   mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 512;\n\
                   cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [to], [%d], 512, [bar];\n\
-                  again:\nmbarrier.try_wait.parity.shared::cta.b64 %p, [bar], 0;\n@!%p bra again;\n\
+                  again:\nmbarrier.test_wait.parity.shared::cta.b64 %p, [bar], 0;\n@!%p bra again;\n\
                   griddepcontrol.wait;\nret;\n}\n";
     let mut gpu = Gpu::new();
     let module = gpu.load_text("copies", source.as_bytes());
@@ -198,4 +198,36 @@ fn a_block_alone_reaches_its_own_memory_by_mapa() {
     let out = gpu.zeros(128);
     gpu.launch(&module, "step", Shape::new(1, 32), &Args::new().with(out));
     assert_eq!(gpu.download::<u32>(out, 32), (0..32).collect::<Vec<u32>>());
+}
+
+/// A wait with a limit gives up after so many of the block's own instructions: where the host's time was the measure, a host
+/// that paused made a kernel stall that was well.
+#[test]
+fn a_limited_wait_takes_no_host_time() {
+    let source = ".version 8.4\n.target sm_90\n.address_size 64\n.visible .entry waits(.param .u64 out)\n{\n\
+                  .reg .pred %p<2>;\n.reg .b32 %r;\n.reg .b64 %d<5>;\n.shared .align 8 .b64 barrier;\n\
+                  ld.param.u64 %d0, [out];\nmbarrier.init.shared.b64 [barrier], 1;\nmov.u32 %r, 0;\n\
+                  mov.u64 %d1, %globaltimer;\n\
+                  again:\nmbarrier.test_wait.parity.shared.b64 %p0, [barrier], 0;\nadd.u32 %r, %r, 1;\n\
+                  mov.u64 %d2, %globaltimer;\nsub.u64 %d3, %d2, %d1;\nsetp.lt.u64 %p1, %d3, 50000000;\n@%p1 bra again;\n\
+                  st.global.u64 [%d0], %d1;\nst.global.u64 [%d0+8], %d2;\ncvt.u64.u32 %d4, %r;\n\
+                  st.global.u64 [%d0+16], %d4;\nret;\n}\n";
+    let mut gpu = Gpu::new();
+    let module = gpu.load_text("waits", source.as_bytes());
+    let mut last = 0;
+    for _ in 0..2 {
+        let out = gpu.zeros(24);
+        gpu.launch(&module, "waits", Shape::new(1, 1), &Args::new().with(out));
+        let [first, end, rounds] = gpu.download::<u64>(out, 3)[..] else {
+            panic!("three words");
+        };
+        assert!(
+            first >= last && end - first >= 50_000_000,
+            "{first} to {end}, after {last}"
+        );
+        // Six instructions of 250 ns a round; a turn of a warp, which may be 10 000 of them, sees one time.
+        let instructions = 6 * rounds;
+        assert!((190_000..=210_010).contains(&instructions), "{instructions}");
+        last = end;
+    }
 }
