@@ -26,6 +26,8 @@ struct DownStorage {
     float acc[kDownWarps][kPassTiles][LORA_DOWN_ROWS][MMA_N];
     /// The tiles that each warp found in use: two buffers, for alternating panels.
     uint32_t used[2][kDownWarps];
+    /// The columns that are used of each tile, likewise.
+    uint8_t used_columns[2][kPanelTiles];
 };
 static_assert(sizeof(DownStorage) == LORA_DOWN_SHARED_BYTES, "the shared memory in params.h");
 static_assert(kPassTiles <= kDownWarps, "each column tile has a warp that adds and writes it");
@@ -38,11 +40,15 @@ __device__ __forceinline__ float row_lora_scale(const LoraDownParams &p, uint32_
     return row < tokens ? lora_scale(p, p.mixtures, p.mixtures.sequence_of_row[row], column) : 0.0f;
 }
 
+/// The buffer for the panel that begins at column `base`.
+__device__ __forceinline__ uint32_t panel_buffer(uint32_t base) { return base / (kPanelTiles * MMA_N) & 1; }
+
 /// The mask of the tiles that any of the rows uses, in the panel that begins at column `base`.
 template <class Threads>
 __device__ __forceinline__ uint32_t used_tiles(const LoraDownParams &p, uint32_t tokens, uint32_t first_row,
                                                uint32_t base, DownStorage &shared) {
     const uint32_t warp = Threads::index() / 32, lane = threadIdx.x % 32;
+    const uint32_t buffer = panel_buffer(base);
     uint32_t mask = 0;
     for (uint32_t tile = warp; tile < kPanelTiles && base + tile * MMA_N < p.columns; tile += kDownWarps) {
         bool used = false;
@@ -51,12 +57,14 @@ __device__ __forceinline__ uint32_t used_tiles(const LoraDownParams &p, uint32_t
             const uint32_t column = base + tile * MMA_N + lane % MMA_N;
             used |= row_lora_scale(p, first_row + row, tokens, column) != 0.0f;
         }
-        mask |= __any_sync(0xffffffffu, used) ? 1u << tile : 0;
+        // Of each row group its columns, in a byte.
+        const uint32_t lanes = __ballot_sync(0xffffffffu, used), halves = lanes | lanes >> 16;
+        mask |= lanes != 0 ? 1u << tile : 0;
+        shared.used_columns[buffer][tile] = static_cast<uint8_t>(halves | halves >> 8);
     }
-    uint32_t *buffer = shared.used[base / (kPanelTiles * MMA_N) & 1];
-    buffer[warp] = mask;
+    shared.used[buffer][warp] = mask;
     Threads::sync();
-    return __reduce_or_sync(0xffffffffu, buffer[lane % kDownWarps]);
+    return __reduce_or_sync(0xffffffffu, shared.used[buffer][lane % kDownWarps]);
 }
 
 /// The vector of x from column `k` on, or zeros if `k` is past the last vector, which begins at `last`.
@@ -66,10 +74,10 @@ __device__ __forceinline__ uint4 load_x(const uint16_t *row, uint32_t k, uint32_
 }
 
 /// Adds this warp's part of x Aᵀ to `acc` for the first TILES tiles of the mask `tiles`; if there are fewer, the last
-/// one is repeated.
+/// one is repeated. Of A only rows that are used are read: others of a tile are replaced by its first one that is.
 template <class T, class Threads, int TILES>
 __device__ __forceinline__ void accumulate(const LoraDownParams &p, uint32_t tokens, uint32_t first_row, uint32_t base,
-                                           uint32_t tiles, DownAccumulators &acc) {
+                                           uint32_t tiles, const DownStorage &shared, DownAccumulators &acc) {
     const uint32_t warp = Threads::index() / 32, lane = threadIdx.x % 32;
     // Rows past the end are clamped to the last row, and columns past k to the last vector: results of those rows are
     // not written, and x is set to 0 in those columns.
@@ -82,7 +90,9 @@ __device__ __forceinline__ void accumulate(const LoraDownParams &p, uint32_t tok
     for (int j = 0; j < TILES; j++) {
         tile = tiles == 0 ? tile : __ffs(tiles) - 1;
         tiles &= tiles - 1;
-        a[j] = p.a + static_cast<uint64_t>(base + tile * MMA_N + lane / 4) * p.k;
+        const uint32_t used = shared.used_columns[panel_buffer(base)][tile];
+        const uint32_t column = (used >> lane / 4 & 1) != 0 ? lane / 4 : __ffs(used) - 1;
+        a[j] = p.a + static_cast<uint64_t>(base + tile * MMA_N + column) * p.k;
     }
 #pragma unroll 1
     for (uint32_t first = warp * kStepsInFlight * kStepColumns; first < p.k;
@@ -144,11 +154,11 @@ __device__ __forceinline__ void down_project(const LoraDownParams &p, uint32_t t
             DownAccumulators acc = {};
             const int left = __popc(tiles);
             if (left == 1) {
-                accumulate<T, Threads, 1>(p, tokens, first_row, base, tiles, acc);
+                accumulate<T, Threads, 1>(p, tokens, first_row, base, tiles, shared, acc);
             } else if (left == 2) {
-                accumulate<T, Threads, 2>(p, tokens, first_row, base, tiles, acc);
+                accumulate<T, Threads, 2>(p, tokens, first_row, base, tiles, shared, acc);
             } else {
-                accumulate<T, Threads, kPassTiles>(p, tokens, first_row, base, tiles, acc);
+                accumulate<T, Threads, kPassTiles>(p, tokens, first_row, base, tiles, shared, acc);
             }
 #pragma unroll
             for (uint32_t j = 0; j < kPassTiles; j++) {

@@ -381,7 +381,7 @@ SAME_SIZE(struct GemmSm90Params, 768);
 #define LORA_DOWN_COLUMNS 32
 /// Dynamic shared memory of a block: LORA_DOWN_ROWS by LORA_DOWN_COLUMNS float32 per warp, and the masks of the columns
 /// in use.
-#define LORA_DOWN_SHARED_BYTES 16448
+#define LORA_DOWN_SHARED_BYTES 16512
 
 /// lora_down_*: h = (x Aᵀ) · weight · scale, masked, for linear layers whose x is not the output of a row kernel.
 struct LoraDownParams {
@@ -418,7 +418,7 @@ SAME_SIZE(struct LoraDownParams, 80);
 /// The most columns of h.
 #define DOWN_GEMM_MAX_LORA 64
 /// What gemm_*_small16 has, 64 columns of h and of b, and what lora_down has.
-#define DOWN_GEMM_SHARED 86080
+#define DOWN_GEMM_SHARED 86144
 
 /// down_gemm_*: lora_down_*, then gemm_* of its x and of what it wrote, in one launch and with the same bits, for few rows.
 struct DownGemmParams {

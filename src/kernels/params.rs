@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0x4f434c6dd96e77d0;
+pub const HEADER_FNV1A: u64 = 0x5e846c6fb5d0ca07;
 
 pub const STALL_GEMM: u32 = 1;
 pub const STALL_ATTENTION: u32 = 2;
@@ -72,12 +72,12 @@ pub const GEMM_SM90_OUT_ROWS: u32 = 64;
 pub const LORA_DOWN_ROWS: u32 = 16;
 pub const LORA_DOWN_THREADS: u32 = 256;
 pub const LORA_DOWN_COLUMNS: u32 = 32;
-pub const LORA_DOWN_SHARED_BYTES: u32 = 16448;
+pub const LORA_DOWN_SHARED_BYTES: u32 = 16512;
 pub const DOWN_GEMM_ROWS: u32 = 16;
 pub const DOWN_GEMM_COLUMNS: u32 = 16;
 pub const DOWN_GEMM_THREADS: u32 = 320;
 pub const DOWN_GEMM_MAX_LORA: u32 = 64;
-pub const DOWN_GEMM_SHARED: u32 = 86080;
+pub const DOWN_GEMM_SHARED: u32 = 86144;
 pub const ATTENTION_THREADS: u32 = 128;
 pub const ATTENTION_LARGE_ROWS: u32 = 128;
 pub const ATTENTION_SMALL_ROWS: u32 = 64;
