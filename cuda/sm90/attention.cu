@@ -11,7 +11,7 @@
 // requires: compute capability 9.0, rope null, a map of qkv with at least the rows of the sequences. Rows of neighbours
 //     may be read, but none counts: as queries they are not stored, as keys they are masked, as values they are zeroed
 //     before they are multiplied. Only the tiles' rows are written.
-// gates: registers <= 168, stack = 0, static shared = 0, blocks >= 1
+// gates: registers <= 168, stack = 0, static shared = 0, blocks >= 1, boxes per turn = 2
 // gates wgmma128: instructions per mma <= 31, ex2 beside wgmma >= 33
 // gates wgmma64: instructions per mma <= 34, registers <= 80, blocks >= 3
 #include "../dtype.cuh"

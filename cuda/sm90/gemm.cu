@@ -12,7 +12,7 @@
 //     table whole heads in a tile: quarter has none of 128 elements.
 // gates: registers <= 168, stack = 0, static shared = 0, blocks >= 1
 // gates gemm: instructions per mma <= 18, warpgroup products per turn = 4, between wgmma <= 9
-// gates gemm: not uniform between wgmma <= 1
+// gates gemm: not uniform between wgmma <= 1, boxes per turn = 2
 // gates pingpong: warpgroup products per turn = 8
 // gates half: registers <= 208
 // gates quarter: registers <= 208

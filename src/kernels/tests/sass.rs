@@ -1,6 +1,7 @@
 //! The machine code, as nvdisasm shows it: no local memory, and enough matrix instructions in the main loops.
 //!
-//! HMMA is the product of a warp, HGMMA that of a warpgroup, which reads shared memory itself.
+//! HMMA is the product of a warp, HGMMA that of a warpgroup, which reads shared memory itself. UTMALDG copies a box of a
+//! matrix there.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -92,18 +93,19 @@ impl<'a> Turn<'a> {
     /// matrix instructions and no copies of its own, and is left out.
     fn rank(&self) -> (usize, usize, isize) {
         (
-            self.products(),
-            self.count("LDGSTS"),
+            self.all(&PRODUCTS),
+            self.all(&COPIES),
             -(self.instructions() as isize),
         )
     }
 
-    fn products(&self) -> usize {
-        PRODUCTS.iter().map(|kind| self.count(kind)).sum()
+    /// Those of some kinds.
+    fn all(&self, kinds: &[&str]) -> usize {
+        kinds.iter().map(|kind| self.count(kind)).sum()
     }
 
     fn per_mma(&self) -> f64 {
-        self.instructions() as f64 / self.products() as f64
+        self.instructions() as f64 / self.all(&PRODUCTS) as f64
     }
 
     /// All but what the table has, most first.
@@ -117,6 +119,9 @@ impl<'a> Turn<'a> {
 }
 
 const PRODUCTS: [&str; 2] = ["HMMA", "HGMMA"];
+
+/// Copies to shared memory: a thread's, and boxes of the tensor memory accelerator.
+const COPIES: [&str; 2] = ["LDGSTS", "UTMALDG"];
 
 /// Of the table, by kind: products of a warp, matrices from shared memory, asynchronous copies, barriers.
 const COLUMNS: [&str; 4] = ["HMMA", "LDSM", "LDGSTS", "BAR"];
@@ -141,18 +146,20 @@ fn turn<'a>(code: &[Instruction<'a>], head: usize, end: usize) -> Option<Turn<'a
     ways.swap_remove(0)
 }
 
-/// Of the innermost loops that have matrix instructions the one that has most.
-fn main_loop<'a>(code: &[Instruction<'a>]) -> Option<Turn<'a>> {
+/// Of the innermost loops that have instructions of some kinds the one that has most.
+fn main_loop<'a>(code: &[Instruction<'a>], kinds: &[&str]) -> Option<Turn<'a>> {
     // By its head, where the last branch back to it is.
     let mut loops = BTreeMap::new();
     for (at, instruction) in code.iter().enumerate() {
-        if let Some(head) = instruction.target.filter(|&head| head <= at) {
+        // A copy is repeated for each thread that makes it, which is one.
+        let repeats = instruction.opcode == "BRA.U.ANY";
+        if let Some(head) = instruction.target.filter(|&head| head <= at && !repeats) {
             loops.insert(head, at);
         }
     }
     let turns = loops.iter().filter_map(|(&head, &end)| {
         let turn = turn(code, head, end)?;
-        (turn.products() > 0).then_some((head, end, turn))
+        (turn.all(kinds) > 0).then_some((head, end, turn))
     });
     let turns: Vec<_> = turns.collect();
     let innermost = turns.iter().filter(|(head, end, _)| {
@@ -291,7 +298,7 @@ fn main_loops_have_the_matrix_instructions_that_were_planned() {
                 let registers = figures[&(entry, architecture)].registers;
                 let mut row = format!("{entry:30} {architecture:6} {registers:9} |");
                 if let Some(most) = limits.get("instructions per mma") {
-                    let turn = main_loop(code);
+                    let turn = main_loop(code, &PRODUCTS);
                     let turn = turn.unwrap_or_else(|| panic!("{place} has no loop with HMMA or HGMMA"));
                     let [mma, ldsm, copies, barriers] = COLUMNS.map(|kind| turn.count(kind));
                     let (per_mma, others) = (turn.per_mma(), turn.others());
@@ -309,19 +316,28 @@ fn main_loops_have_the_matrix_instructions_that_were_planned() {
                     assert!(!has(&PRODUCTS), "{place}: no limit on instructions per mma");
                 }
                 if let Some(least) = limits.get("ex2 beside wgmma") {
-                    let turn = main_loop(code).unwrap_or_default();
+                    let turn = main_loop(code, &PRODUCTS).unwrap_or_default();
                     let (products, beside) = (turn.count("HGMMA"), ex2_beside_wgmma(code));
                     if products != 16 || (beside as f64) < *least {
                         worse.push(format!("{place}: {products} HGMMA, {beside} ex2 while they run"));
                     }
                 }
                 if let Some(wanted) = limits.get("warpgroup products per turn") {
-                    let turn = main_loop(code).unwrap_or_default();
+                    let turn = main_loop(code, &PRODUCTS).unwrap_or_default();
                     // One wait and one fence: ptxas serialises products that it must order itself, each with both.
                     let found = ["HGMMA", "WARPGROUP"].map(|kind| turn.count(kind) as f64);
                     if found != [*wanted, 2.0] {
                         worse.push(format!(
                             "{place}: {found:?} HGMMA and WARPGROUP, and not {wanted} and 2"
+                        ));
+                    }
+                }
+                if has(&["UTMALDG"]) {
+                    let boxes = main_loop(code, &["UTMALDG"]).map(|turn| turn.count("UTMALDG"));
+                    let wanted = limits.get("boxes per turn").map(|&boxes| boxes as usize);
+                    if boxes != wanted {
+                        worse.push(format!(
+                            "{place}: {boxes:?} UTMALDG in a turn, and not {wanted:?}"
                         ));
                     }
                 }
@@ -365,7 +381,7 @@ fn the_usual_turn_of_a_loop_is_found() {
         /*00e0*/                   BRA `(.L_x_2) ;
 ";
     let parsed = parse(text);
-    let turn = main_loop(&parsed["k"]).expect("there is a loop");
+    let turn = main_loop(&parsed["k"], &PRODUCTS).expect("there is a loop");
     let wanted = [
         ("HMMA", 2),
         ("BRA", 4),
@@ -376,6 +392,30 @@ fn the_usual_turn_of_a_loop_is_found() {
     ];
     assert_eq!(turn.0, BTreeMap::from(wanted));
     assert_eq!(turn.per_mma(), 5.0);
+}
+
+/// The loop of a warp that copies, beside that of those that multiply.
+#[test]
+fn a_loop_of_copies_is_found_beside_one_of_products() {
+    let text = "\t.section\t.text.k,\"ax\"
+.text.k:
+.L_x_0:
+        /*0000*/              @!P0 BRA `(.L_x_1) ;
+        /*0010*/                   UTMALDG.2D [UR8], [UR4] ;
+.L_x_1:
+        /*0020*/                   UTMALDG.2D [UR8], [UR6] ;
+        /*0028*/               @P2 BRA.U.ANY `(.L_x_1) ;
+        /*0030*/               @P1 BRA `(.L_x_0) ;
+        /*0040*/                   UTMALDG.2D [UR8], [UR6] ;
+.L_x_2:
+        /*0050*/                   HGMMA.64x64x16.F32 R24, gdesc[UR4], R24, gsb0 ;
+        /*0060*/               @P1 BRA `(.L_x_2) ;
+";
+    let parsed = parse(text);
+    let count = |kinds: &[&str]| main_loop(&parsed["k"], kinds).map(|turn| turn.all(kinds));
+    assert_eq!(count(&["UTMALDG"]), Some(2));
+    assert_eq!(count(&PRODUCTS), Some(1));
+    assert_eq!(count(&["HMMA"]), None);
 }
 
 #[test]
