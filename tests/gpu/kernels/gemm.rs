@@ -163,7 +163,8 @@ const THENS: [Then; 5] = [
 ];
 
 impl Shape {
-    /// All values of every dimension, the slow ones with few tokens; all combinations if `exhaustive`.
+    /// All values of every dimension, the slow ones with few tokens. If `exhaustive`, each number of tokens with each size
+    /// has all columns and all epilogues, which the kernels deal with one after the other.
     fn all() -> Vec<Shape> {
         let mut shapes = Vec::new();
         for (t, &tokens) in TOKENS.iter().enumerate() {
@@ -176,7 +177,11 @@ impl Shape {
                 for (c, &columns) in COLUMNS.iter().enumerate() {
                     for (f, &then) in THENS.iter().enumerate() {
                         let turn = t + 2 * s + c + f;
-                        if !exhaustive() && (c != (t + s / 3) % COLUMNS.len() || f != (t + s) % THENS.len()) {
+                        let wanted = match exhaustive() {
+                            true => (c + f) % THENS.len() == (t + s) % THENS.len(),
+                            false => c == (t + s / 3) % COLUMNS.len() && f == (t + s) % THENS.len(),
+                        };
+                        if !wanted {
                             continue;
                         }
                         shapes.push(Shape {
