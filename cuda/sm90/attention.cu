@@ -2,7 +2,7 @@
 //     it for a head_dim of 64: the same types, sums and bits.
 // grid: any size; blocks take (tile, head) work items gridDim.x apart. A tile is BLOCK_M queries of one sequence, 64 or
 //     128, against 64 keys at a time.
-// block and shared memory: one warpgroup copies (one thread of it), the others multiply, 64 queries each: one with 128
+// block and shared memory: one warpgroup copies (one warp of it), the others multiply, 64 queries each: one with 128
 //     registers, of three blocks per multiprocessor, or two with 232. Shared memory holds a ring of 7 stages of 8 KB or
 //     8 of 16 KB, each BLOCK_M rows of q, k or v, 8 KB of out per warpgroup that multiplies, and per stage two barriers
 //     and 16 bytes of word about the item.
@@ -11,7 +11,7 @@
 // requires: compute capability 9.0, rope null, a map of qkv with at least the rows of the sequences. Rows of neighbours
 //     may be read, but none counts: as queries they are not stored, as keys they are masked, as values they are zeroed
 //     before they are multiplied. Only the tiles' rows are written.
-// gates: registers <= 168, stack = 0, static shared = 0, blocks >= 1, boxes per turn = 2
+// gates: registers <= 168, stack = 0, static shared = 0, blocks >= 1, boxes per turn = 2, instructions that copy <= 48
 // gates wgmma128: instructions per mma <= 31, ex2 beside wgmma >= 33
 // gates wgmma64: instructions per mma <= 34, registers <= 80, blocks >= 3
 #include "../dtype.cuh"
@@ -77,8 +77,9 @@ template <int WARPGROUPS, int STAGES> struct Block {
     typedef StageRing<kStages, kStageBytes, kBarriers> Ring;
     static constexpr uint32_t kSharedBytes = kBarriers + Ring::kBarrierBytes;
 
-    static __device__ __forceinline__ uint32_t item(uint32_t stage) {
-        return cvta_to_shared(smem) + kItems + stage * 16;
+    /// Of the stage of that number.
+    static __device__ __forceinline__ uint32_t item(uint32_t number) {
+        return cvta_to_shared(smem) + kItems + number * 16;
     }
 };
 
@@ -104,12 +105,12 @@ struct Item {
     }
 };
 
-/// Fills the stages: one thread, by bulk copies of whole boxes. At the end of a sequence a box brings in rows of the
-/// next one, or zeros behind the last row of the map: see Consumer::clear.
+/// Fills the stages by bulk copies of whole boxes: one warp, of which one lane copies, as in produce() of gemm.cuh. At
+/// the end of a sequence a box brings in rows of the next one, or zeros behind the last row: see Consumer::clear.
 template <class Block> struct Producer {
     const AttentionSm90Params &p;
     Watch watch;
-    RingPosition<Block::kStages> at;
+    typename Block::Ring::Position at;
 
     __device__ __forceinline__ void run(uint32_t items) {
         const uint32_t width = p.attention.heads * kHeadDim;
@@ -117,26 +118,29 @@ template <class Block> struct Producer {
         for (uint32_t i = blockIdx.x; i < items; i += gridDim.x) {
             const Item item = Item::at(p.attention, i);
             await();
-            // So that those who multiply need not wait for global memory. Visible to them by the barrier of the stage.
-            st_shared_v4_b32(Block::item(at.stage), make_uint4(item.start, item.length, item.first, item.column));
-            fill(item.column, item.start + item.first);
+            fill(item.column, item.start + item.first, [&] {
+                // So that those who multiply need not wait for global memory. The stage's barrier shows it to them.
+                st_shared_v4_b32(Block::item(at.number), make_uint4(item.start, item.length, item.first, item.column));
+            });
             for (uint32_t key = 0; key < item.length; key += Block::kQueries) {
                 await();
-                fill(item.column + width, item.start + key);
+                fill(item.column + width, item.start + key, [] {});
                 await();
-                fill(item.column + 2 * width, item.start + key);
+                fill(item.column + 2 * width, item.start + key, [] {});
             }
         }
     }
 
     /// Waits until the next stage is empty.
-    __device__ __forceinline__ void await() const { watch.wait(Block::Ring::empty(at.stage), at.parity ^ 1); }
+    __device__ __forceinline__ void await() const { watch.wait(at.empty(), at.parity ^ 1); }
 
-    /// Fills it.
-    __device__ __forceinline__ void fill(uint32_t column, uint32_t row) {
-        const uint32_t full = Block::Ring::full(at.stage);
-        mbarrier_arrive_expect_tx(full, Block::kStageBytes);
-        cp_async_bulk_tensor_2d_shared_global(Block::Ring::stage(at.stage), p.qkv, column, row, full);
+    /// Fills it; `first` is called by the thread that does.
+    template <class First> __device__ __forceinline__ void fill(uint32_t column, uint32_t row, First first) {
+        if (elect_sync()) {
+            first();
+            mbarrier_arrive_expect_tx(at.full, Block::kStageBytes);
+            cp_async_bulk_tensor_2d_shared_global(at.stage, p.qkv, column, row, at.full);
+        }
         at.advance();
     }
 };
@@ -148,7 +152,7 @@ template <class T, class Block> struct Consumer {
     /// Of those that multiply.
     uint32_t warpgroup;
     float scale_log2;
-    RingPosition<Block::kStages> next, held;
+    typename Block::Ring::Position next, held;
     uint32_t q[kKSteps][4];
     float acc[kHeadDim / 8][4];
     OnlineSoftmax softmax;
@@ -156,7 +160,7 @@ template <class T, class Block> struct Consumer {
     __device__ __forceinline__ void run(uint32_t items) {
 #pragma unroll 1
         for (uint32_t i = blockIdx.x; i < items; i += gridDim.x) {
-            const uint32_t address = Block::item(next.stage), stage = await();
+            const uint32_t address = Block::item(next.number), stage = await();
             const Item item = Item::load(address);
             load_queries(stage + warpgroup * kBoxBytes);
             release();
@@ -295,8 +299,8 @@ template <class T, class Block> struct Consumer {
 
     /// Waits until the next stage is full, and gives its address.
     __device__ __forceinline__ uint32_t await() {
-        watch.wait(Block::Ring::full(next.stage), next.parity);
-        const uint32_t stage = Block::Ring::stage(next.stage);
+        watch.wait(next.full, next.parity);
+        const uint32_t stage = next.stage;
         next.advance();
         return stage;
     }
@@ -305,7 +309,7 @@ template <class T, class Block> struct Consumer {
     __device__ __forceinline__ void release() {
         __syncwarp(); // Every lane has waited, and read.
         if (threadIdx.x % 32 == 0) {
-            mbarrier_arrive(Block::Ring::empty(held.stage));
+            mbarrier_arrive(held.empty());
         }
         held.advance();
     }
@@ -444,22 +448,23 @@ template <class T, class Block, int PRODUCER, int CONSUMER>
 __device__ __forceinline__ void attention(const AttentionSm90Params &p) {
     griddepcontrol_launch_dependents();
     const Watch watch{p.stall, STALL_ATTENTION};
-    if (threadIdx.x == 0) {
+    // From one lane, so that the compiler knows that a warp does not diverge here.
+    const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
+    if (warp == 0 && elect_sync()) {
         prefetch_tensormap(p.qkv);
         Block::Ring::init(1, 4 * Block::kWarpgroups);
     }
     __syncthreads();
     const uint32_t items = *p.attention.tile_count * p.attention.heads;
     griddepcontrol_wait();
-    if (threadIdx.x < 128) {
+    if (warp < 4) {
         setmaxnreg_dec<PRODUCER>();
-        if (threadIdx.x == 0) {
+        if (warp == 0) {
             Producer<Block>{p, watch}.run(items);
         }
     } else {
         setmaxnreg_inc<CONSUMER>();
-        // The same in all lanes, as ptxas cannot know otherwise.
-        const uint32_t warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0) - 1;
+        const uint32_t warpgroup = warp / 4 - 1;
         const float scale_log2 = p.attention.scale * 1.44269504f; // log2 e
         Consumer<T, Block>{p.attention, watch, warpgroup, scale_log2}.run(items);
     }

@@ -43,36 +43,36 @@ struct Watch {
 template <uint32_t STAGES, uint32_t STAGE_BYTES, uint32_t BARRIERS> struct StageRing {
     static constexpr uint32_t kBarrierBytes = 2 * STAGES * 8;
 
-    static __device__ __forceinline__ uint32_t stage(uint32_t i) { return cvta_to_shared(smem) + i * STAGE_BYTES; }
-    static __device__ __forceinline__ uint32_t full(uint32_t i) { return cvta_to_shared(smem) + BARRIERS + i * 8; }
-    static __device__ __forceinline__ uint32_t empty(uint32_t i) { return full(i) + STAGES * 8; }
+    /// A stage, as addresses that go on by additions alone, and the parity of its phase. The compiler would make the
+    /// addresses of a numbered stage anew each time, from registers that are slow to read.
+    struct Position {
+        uint32_t number = 0, stage = cvta_to_shared(smem), full = stage + BARRIERS, parity = 0;
+
+        __device__ __forceinline__ uint32_t empty() const { return full + STAGES * 8; }
+
+        __device__ __forceinline__ void advance() { move(1, number + 1 == STAGES); }
+
+        /// Past so many stages, which another warpgroup reads.
+        __device__ __forceinline__ void skip(uint32_t stages) { move(stages, (number + stages) / STAGES); }
+
+      private:
+        /// So many stages on, which begin the ring anew `rounds` times.
+        __device__ __forceinline__ void move(uint32_t stages, uint32_t rounds) {
+            number += stages - rounds * STAGES;
+            stage += stages * STAGE_BYTES - rounds * (STAGES * STAGE_BYTES);
+            full += stages * 8 - rounds * (STAGES * 8);
+            parity ^= rounds & 1;
+        }
+    };
 
     /// One thread, before a barrier of the block: phases take so many arrivals.
     static __device__ __forceinline__ void init(uint32_t fillers, uint32_t readers) {
+        Position at;
         for (uint32_t i = 0; i < STAGES; i++) {
-            mbarrier_init(full(i), fillers);
-            mbarrier_init(empty(i), readers);
+            mbarrier_init(at.full, fillers);
+            mbarrier_init(at.empty(), readers);
+            at.advance();
         }
         fence_mbarrier_init();
-    }
-};
-
-/// A place in a ring of stages: which stage, and the parity of its phase there.
-template <int STAGES> struct RingPosition {
-    uint32_t stage = 0, parity = 0;
-
-    __device__ __forceinline__ void advance() {
-        stage++;
-        if (stage == STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-
-    /// Past so many stages, which another warpgroup reads.
-    __device__ __forceinline__ void skip(uint32_t stages) {
-        stages += stage;
-        stage = stages % STAGES;
-        parity ^= stages / STAGES & 1;
     }
 };

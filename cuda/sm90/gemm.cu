@@ -1,18 +1,19 @@
 // computes: out = f(x Wᵀ + h Bᵀ + bias + residual), as ../gemm.cu has it: the same types, sums and bits.
 // grid: min(multiprocessors, tiles) blocks, each of which takes every gridDim.x-th tile of ⌈tokens / BLOCK_M⌉ by
 //     ⌈n / BLOCK_N⌉; wide 128x256, pingpong and square 128x128, half 64x128, quarter 64x64. k is not split.
-// block and shared memory: one warpgroup copies (one thread of it; 40 registers each), the others multiply: one has 64
+// block and shared memory: one warpgroup copies (one warp of it; 40 registers each), the others multiply: one has 64
 //     rows of the tile, two have 64 each, but those of pingpong a whole tile each, and one stores while the other
 //     multiplies. Shared memory holds the stages of x and W, as many as there is room for (192 KB), 8 or 16 KB of out
 //     and the bias per warpgroup, and two barriers per stage.
 // bound by: tensor cores, 2·n·(k + columns) FLOP per token; shared memory, of which a product of 64xNx16 reads
-//     2048 + 32·N bytes in N/2 clocks. Half and quarter: the latency of a k-step, about 85 clocks (measured).
+//     2048 + 32·N bytes in N/2 clocks. Half and quarter took 340 clocks per k-block where products take 256 and 128
+//     (measured, when one thread copied: ../NOTES.md).
 // requires: pointers and strides aligned to 16 bytes; compute capability 9.0; maps of all five matrices, with the rows
 //     of the bucket. Rows past tokens may be read, and are not written; columns past n, k and columns neither. For a
 //     table whole heads in a tile: quarter has none of 128 elements.
 // gates: registers <= 168, stack = 0, static shared = 0, blocks >= 1
-// gates gemm: instructions per mma <= 18, warpgroup products per turn = 4, between wgmma <= 9
-// gates gemm: not uniform between wgmma <= 1, boxes per turn = 2
+// gates gemm: instructions per mma <= 18, warpgroup products per turn = 4, between wgmma <= 7
+// gates gemm: not uniform between wgmma <= 0, boxes per turn = 2, instructions that copy <= 52
 // gates pingpong: warpgroup products per turn = 8
 // gates half: registers <= 208
 // gates quarter: registers <= 208
@@ -33,7 +34,9 @@ template <class T, class Tile, int REGISTERS> __device__ __forceinline__ void ge
     griddepcontrol_launch_dependents();
     const Watch watch{p.stall, STALL_GEMM};
     const uint32_t tokens = *p.gemm.tokens;
-    if (threadIdx.x == 0) {
+    // From one lane, so that the compiler knows that a warp does not diverge here.
+    const uint32_t warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), role = warp / 4;
+    if (warp == 0 && elect_sync()) {
         prefetch_tensormap(p.w);
         prefetch_tensormap(p.x);
         if (Tile::kPingPong) {
@@ -45,18 +48,16 @@ template <class T, class Tile, int REGISTERS> __device__ __forceinline__ void ge
     }
     __syncthreads();
     griddepcontrol_wait();
-    // From one lane, so that the compiler knows that a warp does not diverge here.
-    const uint32_t role = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
     if (role == 0) {
         setmaxnreg_dec<kProducerRegisters>();
-        if (threadIdx.x == 0) {
+        if (warp == 0) {
             produce<Tile>(p, tokens, watch);
         }
     } else {
         setmaxnreg_inc<REGISTERS>();
         const uint32_t warpgroup = role - 1;
         const TileOrder<Tile> order(p.gemm, tokens);
-        RingPosition<Tile::kStages> at;
+        typename Tile::Ring::Position at;
         // In ping-pong the first takes the tiles of even numbers.
         const uint32_t all = tile_k_blocks(p.gemm);
         uint32_t turn_parity = warpgroup ^ 1;

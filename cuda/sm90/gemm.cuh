@@ -98,74 +98,83 @@ __device__ __forceinline__ uint32_t tile_k_blocks(const GemmParams &p) {
     return k_blocks(p) + (p.columns + 63) / 64;
 }
 
-/// Announces k-block `i` of a tile at its stage, and copies what it has of W or B: rows from `column` on.
-template <class Tile>
-__device__ __forceinline__ void copy_right(const GemmSm90Params &p, uint32_t i, uint32_t column, uint32_t at_stage) {
-    const uint32_t own = k_blocks(p.gemm), full = Tile::Ring::full(at_stage);
-    mbarrier_arrive_expect_tx(full, Tile::kStageBytes);
-    cp_async_bulk_tensor_2d_shared_global(Tile::Ring::stage(at_stage) + Tile::BLOCK_M * Tile::kRowBytes,
-                                          i >= own ? p.b : p.w, (i >= own ? i - own : i) * Tile::BLOCK_K, column, full);
-}
+/// A k-block on its way to a stage: columns of x and W from `column` on, or of h and B.
+template <class Tile> struct KBlock {
+    const TensorMap &left, &right;
+    uint32_t column;
 
-/// Copies what a k-block has of x or h.
-template <class Tile>
-__device__ __forceinline__ void copy_left(const GemmSm90Params &p, uint32_t i, uint32_t row, uint32_t at_stage) {
-    const uint32_t own = k_blocks(p.gemm);
-    cp_async_bulk_tensor_2d_shared_global(Tile::Ring::stage(at_stage), i >= own ? p.h : p.x,
-                                          (i >= own ? i - own : i) * Tile::BLOCK_K, row, Tile::Ring::full(at_stage));
-}
+    /// `own`: k-blocks of x and W.
+    __device__ __forceinline__ KBlock(const GemmSm90Params &p, uint32_t own, uint32_t i)
+        : left(i < own ? p.x : p.h), right(i < own ? p.w : p.b), column((i < own ? i : i - own) * Tile::BLOCK_K) {}
+
+    /// Announces it at its stage, and copies what it has of W or B: rows from `row` on.
+    __device__ __forceinline__ void copy_right(uint32_t row, typename Tile::Ring::Position at) const {
+        mbarrier_arrive_expect_tx(at.full, Tile::kStageBytes);
+        cp_async_bulk_tensor_2d_shared_global(at.stage + Tile::BLOCK_M * Tile::kRowBytes, right, column, row, at.full);
+    }
+
+    /// Copies what it has of x or h.
+    __device__ __forceinline__ void copy_left(uint32_t row, typename Tile::Ring::Position at) const {
+        cp_async_bulk_tensor_2d_shared_global(at.stage, left, column, row, at.full);
+    }
+};
 
 /// The stages that are begun before x is there.
 template <class Tile> __device__ __forceinline__ uint32_t stages_ahead(const GemmParams &p) {
     return min(tile_k_blocks(p), Tile::kStages);
 }
 
-/// Begins the first stages of the block's first tile, as far as they are weights; the thread that produces.
+/// Begins the first stages of the block's first tile, as far as they are weights; one thread.
 template <class Tile> __device__ __forceinline__ void produce_ahead(const GemmSm90Params &p, uint32_t tokens) {
     const TileOrder<Tile> order(p.gemm, tokens);
     if (blockIdx.x < order.count()) {
         uint32_t row, column;
         order.at(blockIdx.x, row, column);
+        typename Tile::Ring::Position at;
 #pragma unroll 1
         for (uint32_t i = 0; i < stages_ahead<Tile>(p.gemm); i++) {
-            copy_right<Tile>(p, i, column, i);
+            KBlock<Tile>(p, k_blocks(p.gemm), i).copy_right(column, at);
+            at.advance();
         }
     }
 }
 
-/// Copies all k-blocks of the block's tiles but for what produce_ahead() has, one thread.
+/// Copies all k-blocks of the block's tiles but for what produce_ahead() has. One warp, whose lanes all wait and of
+/// which one copies: of one thread, ptxas repeats every copy in a loop over the threads that there might be.
 template <class Tile> __device__ __forceinline__ void produce(const GemmSm90Params &p, uint32_t tokens, Watch watch) {
     const TileOrder<Tile> order(p.gemm, tokens);
-    const uint32_t all = tile_k_blocks(p.gemm);
+    const uint32_t own = k_blocks(p.gemm), all = tile_k_blocks(p.gemm);
     uint32_t ahead = stages_ahead<Tile>(p.gemm);
-    RingPosition<Tile::kStages> at;
+    typename Tile::Ring::Position at;
     for (uint32_t tile = blockIdx.x; tile < order.count(); tile += gridDim.x) {
         uint32_t row, column;
         order.at(tile, row, column);
 #pragma unroll 1
         for (uint32_t i = 0; i < all; i++) {
-            if (ahead > 0) {
-                ahead--;
-            } else {
-                watch.wait(Tile::Ring::empty(at.stage), at.parity ^ 1);
-                copy_right<Tile>(p, i, column, at.stage);
+            const bool begun = ahead > 0;
+            ahead -= begun;
+            watch.wait(at.empty(), at.parity ^ 1); // No wait where it was begun: nobody has filled the stage before.
+            if (elect_sync()) {
+                const KBlock<Tile> block(p, own, i);
+                if (!begun) {
+                    block.copy_right(column, at);
+                }
+                block.copy_left(row, at);
             }
-            copy_left<Tile>(p, i, row, at.stage);
             at.advance();
         }
     }
 }
 
 /// acc += x Wᵀ for one k-block once it is there, STEPS of 16 columns; acc = x Wᵀ for the first. Then the products of the
-/// one before have ended, and its stage, `previous`, is given back.
+/// one before have ended, and its stage, whose barrier is `previous`, is given back.
 template <class T, class Tile, int STEPS>
 __device__ __forceinline__ void multiply_block(float (&acc)[Tile::kFragments][Tile::BLOCK_N / 2], uint32_t first_row,
-                                               RingPosition<Tile::kStages> &at, uint32_t &previous, Watch watch,
-                                               bool first) {
-    watch.wait(Tile::Ring::full(at.stage), at.parity);
-    const uint32_t stage = Tile::Ring::stage(at.stage);
-    const uint64_t x = wgmma_descriptor(stage + first_row * Tile::kRowBytes);
-    const uint64_t w = wgmma_descriptor(stage + Tile::BLOCK_M * Tile::kRowBytes);
+                                               typename Tile::Ring::Position &at, uint32_t &previous,
+                                               Watch watch, bool first) {
+    watch.wait(at.full, at.parity);
+    const uint64_t x = wgmma_descriptor(at.stage + first_row * Tile::kRowBytes);
+    const uint64_t w = wgmma_descriptor(at.stage + Tile::BLOCK_M * Tile::kRowBytes);
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
@@ -177,9 +186,9 @@ __device__ __forceinline__ void multiply_block(float (&acc)[Tile::kFragments][Ti
     wgmma_commit_group();
     wgmma_wait_group<1>();
     if (threadIdx.x % 32 == 0 && !first) {
-        mbarrier_arrive(Tile::Ring::empty(previous));
+        mbarrier_arrive(previous);
     }
-    previous = at.stage;
+    previous = at.empty();
     at.advance();
 }
 
@@ -188,7 +197,7 @@ __device__ __forceinline__ void multiply_block(float (&acc)[Tile::kFragments][Ti
 /// awaited; its stage is given back when it has ended. `issued` is called when all products are under way.
 template <class T, class Tile, class Issued>
 __device__ __forceinline__ void multiply(float (&acc)[Tile::kFragments][Tile::BLOCK_N / 2], const GemmParams &p,
-                                         uint32_t first_row, RingPosition<Tile::kStages> &at, Watch watch,
+                                         uint32_t first_row, typename Tile::Ring::Position &at, Watch watch,
                                          Issued issued) {
     // Columns of h and B are multiples of 16. Where the last k-block has at most 32, the other half of its products would be
     // of zeros. One branch to a block of their own: ptxas orders products one by one where their number varies in a loop.
@@ -205,6 +214,6 @@ __device__ __forceinline__ void multiply(float (&acc)[Tile::kFragments][Tile::BL
     issued();
     wgmma_wait_group<0>();
     if (threadIdx.x % 32 == 0) {
-        mbarrier_arrive(Tile::Ring::empty(previous));
+        mbarrier_arrive(previous);
     }
 }

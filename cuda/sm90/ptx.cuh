@@ -89,6 +89,13 @@ __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.
 
 // ---- Warps, barriers, registers ----
 
+/// Whether this lane is the one that the warp chooses; all lanes take part.
+__device__ __forceinline__ bool elect_sync() {
+    uint32_t chosen;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(chosen)::"memory");
+    return chosen != 0;
+}
+
 /// Raises the registers per thread of the warpgroup, once others have given up as many.
 template <int Registers> __device__ __forceinline__ void setmaxnreg_inc() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
