@@ -159,7 +159,7 @@ fn a_bulk_copy_before_the_wait_is_checked() {
                   mbarrier.init.shared::cta.b64 [bar], 1;\nfence.mbarrier_init.release.cluster;\n\
                   mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 512;\n\
                   cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [to], [%d], 512, [bar];\n\
-                  again:\nmbarrier.test_wait.parity.shared::cta.b64 %p, [bar], 0;\n@!%p bra again;\n\
+                  again:\nmbarrier.try_wait.parity.shared::cta.b64 %p, [bar], 0;\n@!%p bra again;\n\
                   griddepcontrol.wait;\nret;\n}\n";
     let mut gpu = Gpu::new();
     let module = gpu.load_text("copies", source.as_bytes());
