@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::device::{Device, WILD};
-use super::numbers::{Number, Random, assert_same, assert_untouched};
+use super::numbers::{Number, Random, assert_row_of_nan, assert_same, assert_untouched};
 use super::params::*;
 use super::rows::{Down, Placed, RANKS, Weights, inside, sequence_of_row};
 use super::{Case, exhaustive};
@@ -267,10 +267,5 @@ fn a_row_of_nan_leaves_the_rows_of_down_gemm_beside_it_alone() {
     let bad = 5;
     inputs.x[bad * shape.k + 7] = f16::NAN;
     let got = inputs.check(&device, inputs.rows.len());
-    for (row, (got, clean)) in got.out.chunks(shape.n).zip(clean.out.chunks(shape.n)).enumerate() {
-        match row == bad {
-            true => assert!(got.iter().all(|number| number.is_nan())),
-            false => assert_same("a row beside one of NaN", got, clean),
-        }
-    }
+    assert_row_of_nan(bad, shape.n, &got.out, &clean.out);
 }

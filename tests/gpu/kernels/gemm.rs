@@ -5,7 +5,7 @@ use half::{bf16, f16};
 
 use super::device::{Device, WILD};
 use super::gelu::{ERROR, normal_cdf};
-use super::numbers::{Number, Random, Real, assert_close, assert_same, assert_untouched};
+use super::numbers::{Number, Random, Real, assert_close, assert_row_of_nan, assert_same, assert_untouched};
 use super::params::*;
 use super::{Case, exhaustive, for_each_seed};
 
@@ -669,12 +669,7 @@ fn a_row_of_nan_leaves_the_rows_of_gemm_beside_it_alone() {
                 _ => inputs.h[bad * 16..][..16].fill(bf16::NAN),
             }
             let got = inputs.run_all(&device);
-            for (row, (got, clean)) in got.chunks(n).zip(clean.chunks(n)).enumerate() {
-                match row == bad {
-                    true => assert!(got.iter().all(|number| number.is_nan())),
-                    false => assert_same("a row beside one of NaN", got, clean),
-                }
-            }
+            assert_row_of_nan(bad, n, &got, &clean);
         }
     }
 }

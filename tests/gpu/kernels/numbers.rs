@@ -169,6 +169,17 @@ pub fn assert_same<T: Number>(what: &str, got: &[T], wanted: &[T]) {
     }
 }
 
+/// Asserts that of rows of `width` elements the one at `bad` is NaN, and the others have the bits that they have beside a clean
+/// one.
+pub fn assert_row_of_nan<T: Number>(bad: usize, width: usize, got: &[T], clean: &[T]) {
+    for (row, (got, clean)) in got.chunks(width).zip(clean.chunks(width)).enumerate() {
+        match row == bad {
+            true => assert!(got.iter().all(|number| number.to_f32().is_nan())),
+            false => assert_same("a row beside one of NaN", got, clean),
+        }
+    }
+}
+
 /// Asserts that these elements are unwritten.
 pub fn assert_untouched<T: Number>(what: &str, numbers: &[T]) {
     let sentinel = u16::from_le_bytes(super::device::SENTINEL);
