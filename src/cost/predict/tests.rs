@@ -112,7 +112,7 @@ fn predictions_are_near_what_an_h200_took() {
         ratios.push(ratio);
     }
     // The report measured rows of 4096 tokens out of L2, where a pass has them in it: these are the farthest.
-    assert!(ratios.len() > 115, "{}", ratios.len());
+    assert!(ratios.len() > 118, "{}", ratios.len());
     let near = |most: f64| {
         ratios
             .iter()
