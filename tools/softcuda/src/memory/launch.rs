@@ -24,6 +24,13 @@ impl Launch {
         self.shared.number
     }
 
+    /// The first epoch of the oldest of these launches: a word without a stamp from then on was touched by none of them, nor
+    /// by a later one. Of those before the last few nothing is known.
+    pub fn first_epoch_of(&self, numbers: &[u64]) -> u32 {
+        let first = |&number: &u64| self.epochs_of(number).map(|epochs| epochs.start);
+        numbers.iter().filter_map(first).min().unwrap_or(u32::MAX)
+    }
+
     /// The epochs of launch `number`, if it is this one or one of the last few before it.
     pub(super) fn epochs_of(&self, number: u64) -> Option<std::ops::Range<u32>> {
         if number == self.number() {

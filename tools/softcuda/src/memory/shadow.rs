@@ -1,5 +1,6 @@
 //! The state beside memory: initialised bytes, last accesses.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::ir::Scope;
@@ -457,6 +458,16 @@ impl Shadow {
             set |= self.bits[index + 1].load(Relaxed) << (64 - low);
         }
         set & all
+    }
+
+    /// Whether these words surely have no stamp of this epoch or a later one: of a write, or with `reads` of a read. Only for
+    /// global memory.
+    #[inline]
+    pub fn untouched_since(&self, offset: u64, bytes: usize, epoch: u32, reads: bool) -> bool {
+        let words = (offset / 4) as usize..(offset + bytes as u64).div_ceil(4) as usize;
+        let since = u64::from(epoch) << stamp::EPOCH;
+        let before = |stamps: &[AtomicU64]| stamps.iter().all(|stamp| stamp.load(Relaxed) < since);
+        before(&self.writes[words.clone()]) && (!reads || before(&self.reads[words]))
     }
 
     /// What launch number `number` last did to these bytes, if its stamps are still there: a write rather than a

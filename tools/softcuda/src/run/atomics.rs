@@ -51,6 +51,7 @@ impl<'l> Block<'l> {
                         offsets[lane] = offset;
                         self.meter.touched(allocation, 1 << lane, &offsets, bytes, true);
                         self.meter.touched(allocation, 1 << lane, &offsets, bytes, false);
+                        self.check_previous(warp, at, lane, address, bytes, allocation, Deed::Atomic);
                         let who = self.clocks.who(warp.index);
                         if let Err(hazard) = allocation
                             .shadow()
@@ -59,7 +60,6 @@ impl<'l> Block<'l> {
                             let what = name(allocation);
                             self.hazard(warp, at, lane, address, bytes, &what, offset, hazard);
                         }
-                        self.check_previous(warp, at, lane, address, bytes, allocation, Deed::Atomic);
                         allocation.host(address)
                     }
                     Space::Shared if self.far_of(1 << lane, &addresses) != 0 => {

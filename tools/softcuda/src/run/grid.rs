@@ -44,6 +44,8 @@ pub struct Run<'l> {
     pub workspace: u64,
     /// The launches before this one in the stream that may not have ended when this one begins, the last at the end.
     pub previous: Vec<u64>,
+    /// [`Launch::first_epoch_of`](crate::memory::Launch::first_epoch_of) those.
+    pub previous_from: u32,
     /// Blocks in which a thread has let the next launch begin before it has waited for those before this one.
     pub early: AtomicU64,
     pub findings: Mutex<Findings>,

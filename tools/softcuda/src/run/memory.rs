@@ -331,7 +331,8 @@ impl<'l> Block<'l> {
         Err(self.at_address(Check::OutOfBounds, warp, at, lane, offset, message))
     }
 
-    /// What a dependent launch touches before it waits for the launches before it must not be what they touched.
+    /// What a dependent launch touches before it waits for the launches before it must not be what they touched. To be asked
+    /// before the access is noted, which takes a stamp's place.
     pub(super) fn check_previous(
         &self,
         warp: &Warp,
@@ -349,19 +350,16 @@ impl<'l> Block<'l> {
             Some(visitor) => visitor.waited_for_previous,
             None => self.waited_for_previous[warp.index],
         };
-        if waited >> lane & 1 != 0 {
+        let (offset, reads) = (allocation.offset(address), deed != Deed::Read);
+        let shadow = allocation.shadow();
+        if waited >> lane & 1 != 0 || shadow.untouched_since(offset, bytes, self.run.previous_from, reads) {
             return;
         }
         // The last launch first.
         for (back, &previous) in self.run.previous.iter().rev().enumerate() {
-            let touch = allocation.shadow().touched_by_launch(
-                allocation.offset(address),
-                bytes,
-                &self.run.launch,
-                previous,
-            );
+            let touch = shadow.touched_by_launch(offset, bytes, &self.run.launch, previous);
             if let Some(touch) = touch
-                && (touch.wrote || deed != Deed::Read)
+                && (touch.wrote || reads)
             {
                 let which = match back {
                     0 => "the launch before".to_owned(),
@@ -432,6 +430,11 @@ impl<'l> Block<'l> {
             if deed == Deed::Write {
                 same_value |= twice(lanes, addresses, &alike);
             }
+            if !self.run.previous.is_empty() {
+                for lane in each(lanes) {
+                    self.check_previous(warp, at, lane, addresses[lane], bytes, allocation, deed);
+                }
+            }
             let who = self.clocks.who(warp.index);
             let shadow = allocation.shadow();
             let result = match deed {
@@ -457,11 +460,6 @@ impl<'l> Block<'l> {
                     allocation.offset(addresses[lane]),
                     hazard,
                 );
-            }
-            if !self.run.previous.is_empty() {
-                for lane in each(lanes) {
-                    self.check_previous(warp, at, lane, addresses[lane], bytes, allocation, deed);
-                }
             }
             for lane in each(lanes) {
                 visit(lane, allocation.host(addresses[lane]));

@@ -148,6 +148,56 @@ fn what_an_earlier_launch_of_a_chain_writes_is_not_touched_before_the_wait() {
     }
 }
 
+/// Neither is it written there, whether that launch wrote it or read it alone.
+#[test]
+fn what_the_launch_before_touches_is_not_written_before_the_wait() {
+    let kernel = |name: &str, before: &str, after: &str| {
+        format!(
+            ".visible .entry {name}(.param .u64 at)\n{{\n.reg .b64 %d;\n.reg .b32 %r<4>;\nld.param.u64 %d, [at];\n\
+             {before}griddepcontrol.wait;\n{after}ret;\n}}\n"
+        )
+    };
+    let accesses = [
+        ("reads", "ld.global.u32 %r0, [%d];\n"),
+        ("writes", "st.global.u32 [%d], 7;\n"),
+        ("writes_more", "st.global.v4.u32 [%d], {%r0, %r1, %r2, %r3};\n"),
+        ("adds", "red.relaxed.gpu.global.add.u32 [%d], 1;\n"),
+    ];
+    let mut source = ".version 8.4\n.target sm_90\n.address_size 64\n".to_owned();
+    for (name, access) in accesses {
+        source += &kernel(name, "", access);
+        source += &kernel(&format!("{name}_early"), access, "");
+    }
+    for (first, _) in accesses {
+        for (then, _) in accesses {
+            let mut gpu = Gpu::new();
+            let module = gpu.load_text("chain", source.as_bytes());
+            let at = Args::new().with(gpu.zeros(16));
+            let shape = |programmatic| Shape {
+                programmatic,
+                ..Shape::new(1, 1)
+            };
+            gpu.launch(&module, first, shape(false), &at);
+            let ended = gpu.try_launch(&module, &format!("{then}_early"), shape(true), &at);
+            let found = match ended {
+                Ended::Well => None,
+                Ended::Found(findings) => Some(findings[0].message.clone()),
+                other => panic!("{other:?}"),
+            };
+            let wanted = match (first, then) {
+                ("reads", "reads") => None,
+                ("reads", _) => Some("but the launch before reads them"),
+                _ => Some("but the launch before writes them"),
+            };
+            let right = match (&found, wanted) {
+                (Some(found), Some(wanted)) => found.contains(wanted),
+                (found, wanted) => found.is_none() && wanted.is_none(),
+            };
+            assert!(right, "{first}, then {then}: {found:?}");
+        }
+    }
+}
+
 /// Bulk copies too, which are larger than any access of a thread.
 #[test]
 fn a_bulk_copy_before_the_wait_is_checked() {
