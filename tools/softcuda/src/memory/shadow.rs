@@ -1,5 +1,6 @@
 //! The state beside memory: initialised bytes, last accesses.
 
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -212,6 +213,16 @@ impl Shadow {
         }
         let floor = who.floor(self.domain);
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
+        if how == How::Weak
+            && let Some(words) = whole_words(offset, bytes)
+            && let Some(written) = alike(&self.writes[words.clone()])
+            && !self.is_open(written, mine, floor, who)
+            && let Some(read) = alike(&self.reads[words.clone()])
+            && (self.domain == Domain::Global || alike(&self.others[words.clone()]).is_some())
+        {
+            self.keep_read(words, read, mine | stamp::MASKS, floor, who, lane);
+            return Ok(());
+        }
         for_words(offset, bytes, |word, mask| {
             let written = self.writes[word].load(Relaxed);
             let result = if self.is_open(written, mine, floor, who) {
@@ -223,14 +234,19 @@ impl Shadow {
                 self.note_seen(word, written, mine);
             }
             let read = self.reads[word].load(Relaxed);
-            let new = mine | mask << stamp::MASK;
-            if read < floor || (read ^ mine) >> stamp::EPOCH != 0 && who.surely_knows(self.domain, read) {
-                self.reads[word].store(new, Relaxed);
-            } else if read != new && !repeats(read, new) {
-                self.note_read(word, read, new, who, lane);
-            }
+            self.keep_read(word..word + 1, read, mine | mask << stamp::MASK, floor, who, lane);
             result
         })
+    }
+
+    /// Keeps a read of words whose stamps are alike, `old` that of the reads.
+    #[inline(always)]
+    fn keep_read(&self, words: Range<usize>, old: u64, new: u64, floor: u64, who: &Who<'_>, lane: usize) {
+        if old < floor || (old ^ new) >> stamp::EPOCH != 0 && who.surely_knows(self.domain, old) {
+            put(&self.reads[words], new);
+        } else if old != new && !repeats(old, new) {
+            self.note_read(words, old, new, who, lane);
+        }
     }
 
     /// A lane writes. `same_value`: memory holds these very bytes already, so an unordered write of another
@@ -249,11 +265,41 @@ impl Shadow {
     ) -> Result<(), Hazard> {
         let floor = who.floor(self.domain);
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, how, pc);
-        let result = for_words(offset, bytes, |word, mask| {
-            self.write_word(word, mask, mine, floor, who, lane, how, same_value)
-        });
+        let result = match self.closed(offset, bytes, mine, floor, who) {
+            Some(words) => {
+                put(&self.writes[words], mine | stamp::MASKS);
+                Ok(())
+            }
+            None => for_words(offset, bytes, |word, mask| {
+                self.write_word(word, mask, mine, floor, who, lane, how, same_value)
+            }),
+        };
         self.initialise(offset, bytes);
         result
+    }
+
+    /// The words of a write of several whole ones, if their stamps are alike and none of them has to be looked at closely,
+    /// as in copies and tiles, whose pieces are of one size: they are then one word that is checked once.
+    #[inline(always)]
+    fn closed(
+        &self,
+        offset: u64,
+        bytes: usize,
+        mine: u64,
+        floor: u64,
+        who: &Who<'_>,
+    ) -> Option<Range<usize>> {
+        let words = whole_words(offset, bytes)?;
+        let closed = |stamps: &Region| {
+            alike(&stamps[words.clone()]).is_some_and(|stamp| !self.is_open(stamp, mine, floor, who))
+        };
+        let written = self.writes[words.start].load(Relaxed);
+        ((written ^ mine) & stamp::THREAD != 0
+            && mine >> stamp::EPOCH != 0
+            && closed(&self.writes)
+            && closed(&self.reads)
+            && (self.domain == Domain::Global || closed(&self.others)))
+        .then_some(words)
     }
 
     /// A lane reads and writes atomically (`atom`, `red`).
@@ -336,6 +382,10 @@ impl Shadow {
     ) -> Result<(), Hazard> {
         let floor = who.floor(self.domain);
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, How::Weak, pc);
+        if let Some(words) = self.closed(offset, bytes, mine, floor, who) {
+            put(&self.writes[words], mine | stamp::MASKS | stamp::PENDING);
+            return Ok(());
+        }
         for_words(offset, bytes, |word, mask| {
             let result = self.write_word(word, mask, mine, floor, who, lane, How::Weak, false);
             let new = mine | mask << stamp::MASK | stamp::PENDING;
@@ -347,11 +397,15 @@ impl Shadow {
     /// The issuing thread has waited: the bytes count as written by it now. `pc` is the copy's.
     pub fn complete_pending(&self, offset: u64, bytes: usize, who: &Who<'_>, lane: usize, pc: u32) {
         let mine = who.epoch(self.domain) << stamp::EPOCH | plain(lane, How::Weak, pc);
-        let done = for_words(offset, bytes, |word, mask| {
-            self.writes[word].store(mine | mask << stamp::MASK, Relaxed);
-            Ok(())
-        });
-        debug_assert_eq!(done, Ok(()));
+        if let Some(words) = whole_words(offset, bytes) {
+            put(&self.writes[words], mine | stamp::MASKS);
+        } else {
+            let done = for_words(offset, bytes, |word, mask| {
+                self.writes[word].store(mine | mask << stamp::MASK, Relaxed);
+                Ok(())
+            });
+            debug_assert_eq!(done, Ok(()));
+        }
         self.initialise(offset, bytes);
     }
 
@@ -759,9 +813,9 @@ impl Shadow {
         ))
     }
 
-    /// Keeps a read beside, or instead of, the reads that are known.
+    /// Keeps a read of words whose stamps are alike beside, or instead of, the reads that are known.
     #[inline(never)]
-    fn note_read(&self, word: usize, old: u64, new: u64, who: &Who<'_>, lane: usize) {
+    fn note_read(&self, words: Range<usize>, old: u64, new: u64, who: &Who<'_>, lane: usize) {
         if new >> stamp::EPOCH == 0 {
             return;
         }
@@ -783,7 +837,7 @@ impl Shadow {
                 new & !stamp::KINDS | masks | stamp::MIXED
             };
             if store != old {
-                self.reads[word].store(store, Relaxed);
+                put(&self.reads[words], store);
             }
             return;
         }
@@ -791,7 +845,7 @@ impl Shadow {
         match self.decode(old, who, lane) {
             Some(earlier) if !earlier.known && !earlier.own_agent => {
                 // The last writer often writes again, and its own read says nothing about that.
-                let writer = self.decode(self.writes[word].load(Relaxed), who, lane);
+                let writer = self.decode(self.writes[words.start].load(Relaxed), who, lane);
                 let writes = |block, warp, lane| {
                     writer.as_ref().is_some_and(|w| {
                         (w.thread.block, w.thread.warp, w.thread.lane) == (block, warp, lane)
@@ -806,12 +860,12 @@ impl Shadow {
                     earlier.clock >= who.clock
                 };
                 let (keep, other) = if keep_old { (old, new) } else { (new, old) };
-                self.reads[word].store(keep, Relaxed);
+                put(&self.reads[words.clone()], keep);
                 if self.domain == Domain::Shared {
-                    self.note_other(word, other, who, lane);
+                    self.note_other(words, other, who, lane);
                 }
             }
-            _ => self.reads[word].store(new, Relaxed),
+            _ => put(&self.reads[words], new),
         }
     }
 
@@ -826,14 +880,14 @@ impl Shadow {
         }
     }
 
-    fn note_other(&self, word: usize, new: u64, who: &Who<'_>, lane: usize) {
-        let old = self.others[word].load(Relaxed);
+    fn note_other(&self, words: Range<usize>, new: u64, who: &Who<'_>, lane: usize) {
+        let old = self.others[words.start].load(Relaxed);
         let replace = match self.decode(old, who, lane) {
             Some(earlier) => earlier.known || clock_of((new >> stamp::EPOCH) as u32) > earlier.clock,
             None => true,
         };
         if old == 0 || replace {
-            self.others[word].store(new, Relaxed);
+            put(&self.others[words], new);
         }
     }
 
@@ -927,6 +981,30 @@ fn race(kind: RaceKind, word: usize, both: u64, stamp: u64, earlier: &Earlier, m
         },
         other_async: earlier.thread.warp as usize >= WARPS,
     })
+}
+
+/// The words of a range of several whole ones.
+#[inline(always)]
+fn whole_words(offset: u64, bytes: usize) -> Option<Range<usize>> {
+    let word = (offset / 4) as usize;
+    (bytes > 4 && offset.is_multiple_of(4) && bytes.is_multiple_of(4)).then_some(word..word + bytes / 4)
+}
+
+/// The stamp of all these words, if they have the same.
+#[inline(always)]
+fn alike(stamps: &[AtomicU64]) -> Option<u64> {
+    let first = stamps[0].load(Relaxed);
+    let differ = stamps[1..]
+        .iter()
+        .fold(0, |differ, stamp| differ | stamp.load(Relaxed) ^ first);
+    (differ == 0).then_some(first)
+}
+
+#[inline(always)]
+fn put(stamps: &[AtomicU64], stamp: u64) {
+    for at in stamps {
+        at.store(stamp, Relaxed);
+    }
 }
 
 /// Calls `f` with each word that the range touches and the mask of the bytes in it; the first hazard, but only

@@ -6,7 +6,7 @@ use super::block::Block;
 use super::check::{Check, Finding};
 use super::memory::{Addresses, Deed, addresses, name, read};
 use super::step::{At, Next, each};
-use super::warp::{PendingCopy, Wait, Warp};
+use super::warp::{PendingCopies, Wait, Warp};
 use crate::ir::regs::{LANES, Slot};
 use crate::ir::windows::shared_place;
 use crate::ir::{Async, Place, Scope};
@@ -112,11 +112,11 @@ impl<'l> Block<'l> {
             Async::Commit => each(at.mask).for_each(|lane| warp.committed[lane] += 1),
             Async::Wait(groups) => {
                 let committed = warp.committed;
-                self.finish_copies(warp, at.mask, |copy| {
-                    copy.group.saturating_add(groups) < committed[copy.lane as usize]
+                self.finish_copies(warp, at.mask, |lane, group| {
+                    group.saturating_add(groups) < committed[lane]
                 });
             }
-            Async::WaitAll => self.finish_copies(warp, at.mask, |_| true),
+            Async::WaitAll => self.finish_copies(warp, at.mask, |_, _| true),
             Async::ArriveOnCompletion { place, counted } => {
                 let offsets = self.shared_offsets(warp, at, at.src(0), place)?;
                 for lane in each(at.mask) {
@@ -125,24 +125,17 @@ impl<'l> Block<'l> {
                     // The copies are an agent's, which this thread too knows of only by waiting.
                     let agent = self.clocks.async_agent(offset.into());
                     self.clocks.async_begin(agent, warp.index, lane);
-                    let mut i = 0;
-                    while i < warp.copies.len() {
-                        if usize::from(warp.copies[i].lane) == lane {
-                            let copy = warp.copies.swap_remove(i);
-                            self.put(&copy);
+                    let mut copies = std::mem::take(&mut warp.copies);
+                    for copies in &mut copies {
+                        if copies.lanes >> lane & 1 != 0 {
+                            copies.lanes &= !(1 << lane);
+                            copies.put(lane, self.shared.as_mut());
                             let who = self.clocks.who_async(agent);
-                            let shadow = &self.shadow;
-                            shadow.complete_pending(
-                                copy.offset.into(),
-                                copy.bytes.into(),
-                                &who,
-                                lane,
-                                copy.pc,
-                            );
-                        } else {
-                            i += 1;
+                            let (offset, bytes) = (copies.offsets[lane].into(), copies.bytes.into());
+                            self.shadow.complete_pending(offset, bytes, &who, lane, copies.pc);
                         }
                     }
+                    warp.copies = copies;
                     let published = self.clocks.async_end(agent);
                     self.mbarriers
                         .released
@@ -159,6 +152,7 @@ impl<'l> Block<'l> {
                     }
                     self.arrived(warp, at, lane, offset, state, 1)?;
                 }
+                warp.forget_done_copies();
             }
             Async::Init(place) => {
                 let offsets = self.shared_offsets(warp, at, at.src(0), place)?;
@@ -407,72 +401,98 @@ impl<'l> Block<'l> {
                     format!("cp.async of {size} bytes at {wrong:#x}, which is not a multiple of {size}");
                 return Err(self.finding(Check::Misaligned, warp, at.pc, lane as u32, message));
             }
-            let mut data = [0u8; 16];
-            if read_bytes > 0 {
-                let allocation = self.global(warp, at, lane, from[lane], read_bytes, Deed::Read)?;
-                let offset = allocation.offset(from[lane]);
-                let who = self.clocks.who(warp.index);
-                if let Err(hazard) =
-                    allocation
-                        .shadow()
-                        .read(offset, read_bytes, &who, lane, How::Weak, at.pc)
-                {
-                    let what = name(allocation);
-                    self.hazard(warp, at, lane, from[lane], read_bytes, &what, offset, hazard);
+        }
+        let mut data = [[0u8; 16]; LANES];
+        let mut rest = reading;
+        while rest != 0 {
+            let first = rest.trailing_zeros() as usize;
+            let read_bytes = wanted[first] as usize;
+            let allocation = self.global(warp, at, first, from[first], read_bytes, Deed::Read)?;
+            let mut lanes = 0;
+            let mut offsets = [0; LANES];
+            for lane in each(rest) {
+                if wanted[lane] == wanted[first] && allocation.contains(from[lane], read_bytes as u64) {
+                    lanes |= 1 << lane;
+                    offsets[lane] = allocation.offset(from[lane]);
                 }
-                self.check_previous(warp, at, lane, from[lane], read_bytes, allocation, Deed::Read);
-                let mut offsets = [0; LANES];
-                offsets[lane] = offset;
-                self.meter
-                    .touched(allocation, 1 << lane, &offsets, read_bytes, true);
-                let host = allocation.host(from[lane]);
-                for (i, byte) in data[..read_bytes].iter_mut().enumerate() {
-                    // SAFETY: `global` found all `read_bytes` bytes.
-                    *byte = unsafe { read(host.wrapping_add(i), 1) } as u8;
+            }
+            if !self.run.previous.is_empty() {
+                for lane in each(lanes) {
+                    self.check_previous(warp, at, lane, from[lane], read_bytes, allocation, Deed::Read);
                 }
             }
             let who = self.clocks.who(warp.index);
+            let shadow = allocation.shadow();
+            if let Err((lane, hazard)) =
+                shadow.read_lanes(&offsets, lanes, read_bytes, &who, How::Weak, at.pc)
+            {
+                let what = name(allocation);
+                let address = from[lane];
+                self.hazard(warp, at, lane, address, read_bytes, &what, offsets[lane], hazard);
+            }
+            self.meter.touched(allocation, lanes, &offsets, read_bytes, true);
+            for lane in each(lanes) {
+                let host = allocation.host(from[lane]);
+                if read_bytes == 16 {
+                    // SAFETY: the allocation holds all 16 bytes, and the address is a multiple of 16.
+                    let halves = [0, 8].map(|i| unsafe { read(host.wrapping_add(i), 8) });
+                    data[lane] = (u128::from(halves[1]) << 64 | u128::from(halves[0])).to_le_bytes();
+                } else {
+                    for (i, byte) in data[lane][..read_bytes].iter_mut().enumerate() {
+                        // SAFETY: the allocation holds all `read_bytes` bytes.
+                        *byte = unsafe { read(host.wrapping_add(i), 1) } as u8;
+                    }
+                }
+            }
+            rest &= !lanes;
+        }
+        let who = self.clocks.who(warp.index);
+        for lane in each(at.mask) {
             if let Err(hazard) = self.shadow.mark_pending(to[lane], size, &who, lane, at.pc) {
                 self.hazard(warp, at, lane, to[lane], size, "shared memory", to[lane], hazard);
             }
-            warp.copies.push(PendingCopy {
-                lane: lane as u8,
-                group: warp.committed[lane],
-                offset: to[lane] as u32,
+        }
+        let mut offsets = [0; LANES];
+        for (offset, to) in offsets.iter_mut().zip(to) {
+            *offset = to as u32;
+        }
+        // Lanes of one group, as mostly all are, together.
+        let mut rest = at.mask;
+        while rest != 0 {
+            let group = warp.committed[rest.trailing_zeros() as usize];
+            let lanes = each(rest)
+                .filter(|&lane| warp.committed[lane] == group)
+                .fold(0, |m, l| m | 1 << l);
+            warp.copies.push_back(PendingCopies {
+                lanes,
+                group,
+                offsets,
                 data,
                 bytes,
                 pc: at.pc,
             });
+            rest &= !lanes;
         }
         self.event();
         Ok(())
     }
 
-    /// Data arrives for the copies of these lanes that `which` picks.
-    fn finish_copies(&mut self, warp: &mut Warp, mask: u32, which: impl Fn(&PendingCopy) -> bool) {
+    /// Data arrives for the copies of these lanes that `which` picks by lane and group.
+    fn finish_copies(&mut self, warp: &mut Warp, mask: u32, which: impl Fn(usize, u32) -> bool) {
         let mut copies = std::mem::take(&mut warp.copies);
-        copies.retain(|copy| {
-            if mask >> copy.lane & 1 == 0 || !which(copy) {
-                return true;
+        let who = self.clocks.who(warp.index);
+        for copies in &mut copies {
+            for lane in each(copies.lanes & mask) {
+                if which(lane, copies.group) {
+                    copies.lanes &= !(1 << lane);
+                    copies.put(lane, self.shared.as_mut());
+                    let (offset, bytes) = (copies.offsets[lane].into(), copies.bytes.into());
+                    self.shadow.complete_pending(offset, bytes, &who, lane, copies.pc);
+                }
             }
-            self.put(copy);
-            let who = self.clocks.who(warp.index);
-            self.shadow.complete_pending(
-                copy.offset.into(),
-                copy.bytes.into(),
-                &who,
-                copy.lane.into(),
-                copy.pc,
-            );
-            false
-        });
+        }
         warp.copies = copies;
-    }
-
-    fn put(&mut self, copy: &PendingCopy) {
-        let bytes = usize::from(copy.bytes);
-        let at = copy.offset as usize;
-        self.shared.as_mut()[at..at + bytes].copy_from_slice(&copy.data[..bytes]);
+        warp.forget_done_copies();
     }
 
     /// Checks the place of an mbarrier object.

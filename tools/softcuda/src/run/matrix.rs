@@ -63,18 +63,25 @@ impl<'l> Block<'l> {
         }
         for tile in 0..tiles {
             if copy.load {
+                let mut elements = [[0u16; 8]; 8];
+                for (row, elements) in elements.iter_mut().enumerate() {
+                    for (half, elements) in elements.chunks_exact_mut(4).enumerate() {
+                        // SAFETY: see above.
+                        let four = unsafe { read(place(8 * tile + row, 4 * half), 8) };
+                        for (i, element) in elements.iter_mut().enumerate() {
+                            *element = (four >> (16 * i)) as u16;
+                        }
+                    }
+                }
                 let mut fragment = [0u32; LANES];
                 for (lane, value) in fragment.iter_mut().enumerate() {
                     let (r, c) = (lane / 4, 2 * (lane % 4));
-                    let element = |row: usize, column: usize| {
-                        // SAFETY: see above.
-                        unsafe { read(place(8 * tile + row, column), 2) as u32 }
-                    };
-                    *value = if copy.transposed {
-                        element(c, r) | element(c + 1, r) << 16
+                    let [low, high] = if copy.transposed {
+                        [elements[c][r], elements[c + 1][r]]
                     } else {
-                        element(r, c) | element(r, c + 1) << 16
+                        [elements[r][c], elements[r][c + 1]]
                     };
+                    *value = u32::from(low) | u32::from(high) << 16;
                 }
                 at.regs.set32(at.dst(tile), &fragment, u32::MAX);
             } else {

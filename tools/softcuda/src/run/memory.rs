@@ -28,11 +28,24 @@ pub(super) type Addresses = [u64; LANES];
 
 /// Addresses from a base operand and an offset.
 pub(super) fn addresses(regs: Regs, slot: Slot, base: Width, offset: i64) -> Addresses {
+    let mut addresses;
     match base {
-        Width::W64 => regs.get64(slot).map(|a| a.wrapping_add_signed(offset)),
+        Width::W64 => {
+            addresses = regs.get64(slot);
+            addresses
+                .iter_mut()
+                .for_each(|address| *address = address.wrapping_add_signed(offset));
+        }
         // 32-bit addresses wrap in 32 bits.
-        _ => regs.get32(slot).map(|a| u64::from(a.wrapping_add(offset as u32))),
+        _ => {
+            addresses = [0; LANES];
+            let bases = regs.get32(slot);
+            for (address, base) in addresses.iter_mut().zip(bases) {
+                *address = u64::from(base.wrapping_add(offset as u32));
+            }
+        }
     }
+    addresses
 }
 
 /// The space that a generic address lies in, and the address there.

@@ -1,10 +1,11 @@
 //! One warp: its registers, and the program counters of its lanes.
 
 use std::alloc::Layout;
+use std::collections::VecDeque;
 
 use super::wgmma::Products;
 use crate::ir::Kernel;
-use crate::ir::regs::Regs;
+use crate::ir::regs::{LANES, Regs};
 
 /// Lanes of a warp that are at the same place. A split runs until it branches apart, ends or waits.
 #[derive(Debug, Clone)]
@@ -138,15 +139,23 @@ impl Drop for Aligned {
     }
 }
 
-/// A `cp.async` that was issued and not yet waited for.
-pub struct PendingCopy {
-    pub lane: u8,
-    /// The group that it belongs to, counted per lane from 0; the lane's open group until it is committed.
+/// The copies of a `cp.async` that were issued and not yet waited for.
+pub struct PendingCopies {
+    pub lanes: u32,
+    /// The group that they belong to, counted per lane from 0; the lanes' open group until it is committed.
     pub group: u32,
-    pub offset: u32,
-    pub data: [u8; 16],
+    pub offsets: [u32; LANES],
+    pub data: [[u8; 16]; LANES],
     pub bytes: u8,
     pub pc: u32,
+}
+
+impl PendingCopies {
+    /// Writes a lane's bytes to where they go in shared memory.
+    pub fn put(&self, lane: usize, shared: &mut [u8]) {
+        let bytes = usize::from(self.bytes);
+        shared[self.offsets[lane] as usize..][..bytes].copy_from_slice(&self.data[lane][..bytes]);
+    }
 }
 
 /// One warp of a block.
@@ -164,7 +173,8 @@ pub struct Warp {
     pub tid: [[u32; 32]; 3],
     /// Groups committed so far, by lane.
     pub committed: [u32; 32],
-    pub copies: Vec<PendingCopy>,
+    /// The oldest first.
+    pub copies: VecDeque<PendingCopies>,
     /// Products under way (`wgmma`).
     pub(super) products: Products,
     /// The last `setmaxnreg`: registers per thread, and the instruction.
@@ -190,7 +200,7 @@ impl Warp {
             local_bytes: 0,
             tid: [[0; 32]; 3],
             committed: [0; 32],
-            copies: Vec::new(),
+            copies: VecDeque::new(),
             products: Products::default(),
             registers_set: None,
             apart: 0,
@@ -238,6 +248,12 @@ impl Warp {
         self.registers_set = None;
         self.apart = 0;
         self.idle = 0;
+    }
+
+    /// Copies of no lane any more go, up to the first that some lane has to wait for.
+    pub fn forget_done_copies(&mut self) {
+        let done = self.copies.iter().take_while(|copies| copies.lanes == 0).count();
+        self.copies.drain(..done);
     }
 
     /// Room for `bytes` bytes of local memory in each thread; what is there stays.
