@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::gpu::driver::{Context, DriverError};
+use crate::gpu::failure::in_step;
 use crate::gpu::kernel_set::KernelSet;
 use crate::gpu::launch::{Launch, Params};
 use crate::kernels::params::*;
@@ -30,8 +31,8 @@ pub fn run(context: &Context, kernels: &KernelSet, precision: Half) -> Result<()
     for tile in AttentionTile::ALL {
         let sm90 = tile.sm90(HEAD_DIM).expect("there is one for heads of this size");
         let names = [sm90.name, tile.name()].map(|name| format!("attention_{precision}_hd64_{name}"));
-        let run = |of: Option<Sm90Attention>| attention(context, kernels, precision, tile, of);
-        super::compare(names, |own| run(own.then_some(sm90)))?;
+        let hash = |of| attention(context, kernels, precision, tile, of).map_err(in_step(super::STEP));
+        super::compare(names, hash(Some(sm90))?, hash(None)?)?;
     }
     Ok(())
 }
