@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::child::{Ended, Job, Kind, Outcome};
-use super::device::{Gpu, jina};
+use super::device::{Gpu, tiny};
 
 /// What a pass calls, and how often: the engine's context is made current to submit it and to wait for it.
 const PASS: [(&str, f64); 7] = [
@@ -24,7 +24,7 @@ fn an_engine_is_closed_from_its_graphs_to_its_kernels() {
         return;
     };
     for mode in ["eager", "lazy"] {
-        let ended = Job::four_batches(jina(64)).run(&[("SOFTCUDA_ASYNC", mode)]);
+        let ended = Job::four_batches(tiny()).run(&[("SOFTCUDA_ASYNC", mode)]);
         assert_eq!(ended.calls["cuGraphExecDestroy"], 2, "{:?}", ended.calls);
         assert_eq!(ended.calls["cuModuleLoadData"], ended.calls["cuModuleUnload"]);
         assert!(!ended.log.contains("softcuda: "), "{mode}:\n{}", ended.log);
@@ -39,7 +39,7 @@ fn a_pass_is_a_copy_up_a_graph_a_copy_down_and_a_wait() {
     let calls = |batches: usize| {
         let job = Job {
             batches,
-            ..Job::four_batches(jina(64))
+            ..Job::four_batches(tiny())
         };
         let ended = job.run(&[]);
         assert_eq!(ended.leaked_allocations, 0, "{}", ended.log);
@@ -69,7 +69,7 @@ fn launches_and_waits(variables: &[(&str, &str)]) -> (String, Ended) {
     let job = Job {
         batches: 1,
         texts: 12,
-        ..Job::four_batches(jina(64))
+        ..Job::four_batches(tiny())
     };
     let ended = job.run(&[&[("SOFTCUDA_LOG", "calls")], variables].concat());
     let call = |line: &str| match line.split('(').next()?.split(' ').next_back()? {
@@ -152,7 +152,7 @@ fn after_a_warm_up_no_batch_makes_a_graph() {
         let job = Job {
             batches,
             warm_up: true,
-            ..Job::four_batches(jina(64))
+            ..Job::four_batches(tiny())
         };
         job.run(&[]).calls
     };

@@ -32,7 +32,7 @@ pub struct Job {
     pub warm_up: bool,
     /// Whether batches have some hundred tokens, and run the kernels for compute capability 9.0.
     pub sm90: bool,
-    /// If not 0, each call embeds this many sequences, of 40 tokens each: a pass has room for one.
+    /// If not 0, each call embeds this many sequences, of 12 tokens each: a pass has room for one.
     pub texts: usize,
 }
 
@@ -165,7 +165,11 @@ impl Job {
                 false => KernelChoice::Sm80,
             })
             .device(self.device.parse().unwrap())
-            .batch_tokens(if self.sm90 { 256 } else { 64 })
+            .batch_tokens(match (self.sm90, self.texts) {
+                (true, _) => 256,
+                (false, 0) => 64,
+                (false, _) => 16,
+            })
             .threads(1);
         let engine = match builder.open(&self.model) {
             Ok(engine) => engine,
@@ -182,7 +186,7 @@ impl Job {
         }
         outcomes.extend((0..self.batches).map(|number| match self.texts {
             0 => batch(&engine, number, self.sm90),
-            texts => outcome(engine.embed_batch(&mixed_requests(&[Embed::default()], &vec![40; texts]))),
+            texts => outcome(engine.embed_batch(&mixed_requests(&[Embed::default()], &vec![12; texts]))),
         }));
         outcomes
     }

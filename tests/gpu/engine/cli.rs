@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::device::{Gpu, jina, off};
+use super::device::{Gpu, jina, off, tiny};
 use crate::common::{Scratch, paths};
 
 /// Runs it with the test's model. Gives the exit code, standard output and standard error.
@@ -185,7 +185,7 @@ fn faulty(folder: &Path, faults: &str, arguments: &[&str]) -> (Option<i32>, Stri
         .args(arguments)
         .args(["--device", "cuda", "--batch-tokens", "16", "--quiet"])
         .current_dir(folder)
-        .env("ROPEWAY_MODEL", jina(64))
+        .env("ROPEWAY_MODEL", tiny())
         .env("SOFTCUDA_FAULTS", faults)
         .output()
         .unwrap();

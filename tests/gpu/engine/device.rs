@@ -114,6 +114,17 @@ pub fn spec(head_dim: usize) -> ModelSpec {
     }
 }
 
+/// As little as a model can be, where it is not about what is computed.
+pub fn tiny() -> PathBuf {
+    common::model(&ModelSpec {
+        hidden: 64,
+        layers: 1,
+        heads: 1,
+        ffn: 64,
+        ..spec(64)
+    })
+}
+
 /// Its folder.
 pub fn jina(head_dim: usize) -> PathBuf {
     common::model(&spec(head_dim))

@@ -2,7 +2,7 @@
 //! engine that goes on, or says for good that its device is lost.
 
 use super::child::{Ended, Job, Kind, Outcome};
-use super::device::{Gpu, jina};
+use super::device::{Gpu, jina, tiny};
 use crate::exhaustive;
 
 /// Whether this call gives something back, or leads to one that does: nobody can be told that it failed, and
@@ -47,7 +47,7 @@ fn each_call_fails_once() {
     let Some(_) = Gpu::find_simulated().filter(|gpu| gpu.is_first()) else {
         return;
     };
-    let job = Job::four_batches(jina(64));
+    let job = Job::four_batches(tiny());
     let whole = job.run(&[("SOFTCUDA_LOG", "calls")]);
     let calls = calls_in_order(&whole);
     let mut problems = Vec::new();
@@ -100,7 +100,7 @@ fn a_lost_device_is_told_of_for_good() {
     let Some(_) = Gpu::find_simulated().filter(|gpu| gpu.is_first()) else {
         return;
     };
-    let job = Job::four_batches(jina(64));
+    let job = Job::four_batches(tiny());
     const ERROR: &str = "CUDA_ERROR_ILLEGAL_ADDRESS";
     for call in [
         "cuMemcpyHtoDAsync",
@@ -169,7 +169,7 @@ fn auto_falls_back_to_the_cpu_and_says_why() {
     };
     let job = Job {
         device: "auto".into(),
-        ..Job::four_batches(jina(64))
+        ..Job::four_batches(tiny())
     };
     for (faults, word) in [
         ("", "softcuda"),

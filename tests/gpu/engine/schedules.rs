@@ -3,7 +3,7 @@
 use super::child::{Job, Outcome};
 use super::device::{Gpu, jina};
 use super::sm90::has_sm90;
-use crate::for_each_seed;
+use crate::{exhaustive, for_each_seed};
 
 #[test]
 fn no_order_of_blocks_and_warps_changes_a_bit() {
@@ -43,6 +43,8 @@ fn check(sm90: bool, few: u64) {
     for_each_seed(few, 24, |seed| {
         assert_eq!(bits(&[("SOFTCUDA_SEED", &seed.to_string())]), want, "seed {seed}");
     });
-    // Work that is done only when somebody waits for it.
-    assert_eq!(bits(&[("SOFTCUDA_ASYNC", "lazy")]), want);
+    // Work that is done only when somebody waits for it: whatever the kernels, the host's calls are the same.
+    if !sm90 || exhaustive() {
+        assert_eq!(bits(&[("SOFTCUDA_ASYNC", "lazy")]), want);
+    }
 }

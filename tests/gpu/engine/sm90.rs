@@ -2,6 +2,7 @@
 //! run them.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use model_maker::{Family, ModelSpec};
 use ropeway::{Embed, Embedding, Error, KernelChoice, Precision};
@@ -37,6 +38,11 @@ fn same(gpu: Gpu, model: &Path, options: &[Embed], batches: &[&[usize]], precisi
 
 /// Whether the device has compute capability 9.0; else what an engine says is checked.
 pub fn has_sm90(gpu: Gpu) -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| find_sm90(gpu))
+}
+
+fn find_sm90(gpu: Gpu) -> bool {
     match gpu.builder().kernels(KernelChoice::Sm90).open(jina(64)) {
         Ok(_) => true,
         Err(Error::Device(reason)) => {

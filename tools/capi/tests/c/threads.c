@@ -1,22 +1,24 @@
 /* One engine, many threads: the same bits for all, and errors that stay with their thread.
  *
- *   threads MODEL_FOLDER
+ *   threads MODEL_FOLDER ROUNDS
  */
 #include <pthread.h>
+#include <stdlib.h>
 
 #include "check.h"
 
-enum { THREADS = 6, ROUNDS = 8, WIDTH = 128 };
+enum { THREADS = 6, WIDTH = 128 };
 
 static const char *const TASKS[] = {"retrieval.query", "separation", "classification"};
 static const char *const TEXTS[] = {"Which cable car climbs to the glacier?", "half past four", ""};
 
 static const ropeway_engine *engine;
+static size_t rounds;
 static float wanted[3][3][WIDTH];
 
 static void *embed(void *number) {
     size_t self = *(const size_t *)number;
-    for (size_t round = 0; round < ROUNDS; round++) {
+    for (size_t round = 0; round < rounds; round++) {
         size_t task = (self + round) % 3;
         ropeway_embed_options options = {.struct_size = sizeof options, .task = TASKS[task]};
         float got[3][WIDTH];
@@ -34,7 +36,9 @@ static void *embed(void *number) {
 }
 
 int main(int argc, char **argv) {
-    CHECK(argc == 2);
+    CHECK(argc == 3);
+    rounds = strtoul(argv[2], NULL, 10);
+    CHECK(rounds > 0);
     ropeway_engine *opened = test_engine(argv[1], 2);
     engine = opened;
     for (size_t task = 0; task < 3; task++) {
