@@ -24,7 +24,7 @@ use serde_json::value::RawValue;
 
 pub use id::Id;
 pub use read::{BadLine, ENCODINGS, KEYS, Line, POOLINGS, check_mixture, parse};
-pub use write::{Row, read_row, write_error, write_numbers, write_row};
+pub use write::{ROW_BEGIN, Row, is_f16, read_row, read_row_start, write_error, write_numbers, write_row};
 
 /// The first `LIMIT` entries of a JSON object in their order, repeated keys included.
 struct Pairs<V, const LIMIT: usize> {

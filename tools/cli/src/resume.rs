@@ -11,8 +11,12 @@ use serde_json::Value;
 
 use super::npy::{self, Dtype};
 
-/// The longest row of JSON lines that is continued, in bytes: with 8192 token vectors of 1024 dimensions it has 100 MB.
+/// The longest row of JSON lines that is compared with what this run makes of its input, in bytes: with 8192 token vectors of
+/// 1024 dimensions it has 100 MB. Longer ones are known by their ids.
 const LONGEST_ROW: u64 = 256 << 20;
+
+/// The start of a row holds its id, which has 64 KiB at most.
+const START: usize = 128 << 10;
 
 /// The rows of an earlier run.
 pub struct ExistingRows {
@@ -21,6 +25,7 @@ pub struct ExistingRows {
     /// Bytes up to the end of the last whole row that was read.
     keep: u64,
     rows: u64,
+    longest: u64,
 }
 
 enum Form {
@@ -35,7 +40,16 @@ pub struct ExistingRow {
     pub id: Option<Id>,
     /// Whether it stands for an input that failed.
     pub failed: bool,
-    content: Vec<u8>,
+    bytes: u64,
+    /// None of a row that is too long to be compared.
+    content: Option<Vec<u8>>,
+}
+
+impl ExistingRow {
+    /// Whether [`ExistingRows::agrees`] can tell anything of it.
+    pub fn is_comparable(&self) -> bool {
+        self.content.is_some()
+    }
 }
 
 impl ExistingRows {
@@ -46,6 +60,7 @@ impl ExistingRows {
             form: Form::Jsonl,
             keep: 0,
             rows: 0,
+            longest: LONGEST_ROW,
         }
     }
 
@@ -79,6 +94,7 @@ impl ExistingRows {
             form: Form::Npy { dtype, columns },
             keep,
             rows: 0,
+            longest: LONGEST_ROW,
         }))
     }
 
@@ -89,7 +105,7 @@ impl ExistingRows {
             Form::Npy { dtype, columns } => self.next_array_row(dtype, columns).map_err(|e| e.to_string())?,
         };
         if let Some(row) = &row {
-            self.keep += row.content.len() as u64;
+            self.keep += row.bytes;
             self.rows += 1;
         }
         Ok(row)
@@ -99,25 +115,39 @@ impl ExistingRows {
         let mut content = Vec::new();
         self.input
             .by_ref()
-            .take(LONGEST_ROW)
+            .take(self.longest)
             .read_until(b'\n', &mut content)
             .map_err(|e| e.to_string())?;
-        if content.last() != Some(&b'\n') {
-            return match content.len() as u64 == LONGEST_ROW {
-                true => Err(format!(
-                    "line {} is longer than {} MiB, which is not a row that is continued",
-                    self.rows + 1,
-                    LONGEST_ROW >> 20
-                )),
-                false => Ok(None),
+        let foreign = || format!("line {} is not a row that ropeway wrote", self.rows + 1);
+        let mut bytes = content.len() as u64;
+        let whole = content.last() == Some(&b'\n');
+        let row = if whole {
+            std::str::from_utf8(&content).ok().and_then(jsonl::read_row)
+        } else if bytes < self.longest {
+            // Torn; what no row begins like is somebody's file, and not to be dropped.
+            let begin = &content[..content.len().min(jsonl::ROW_BEGIN.len())];
+            return match jsonl::ROW_BEGIN.as_bytes().starts_with(begin) {
+                true => Ok(None),
+                false => Err(foreign()),
             };
+        } else {
+            let start = &content[..content.len().min(START)];
+            let text = start.utf8_chunks().next();
+            text.and_then(|text| jsonl::read_row_start(text.valid()))
+        };
+        let row = row.ok_or_else(foreign)?;
+        if !whole {
+            let (rest, has_end) = skip_line(&mut self.input).map_err(|e| e.to_string())?;
+            if !has_end {
+                return Ok(None);
+            }
+            bytes += rest;
         }
-        let row = std::str::from_utf8(&content).ok().and_then(jsonl::read_row);
-        let row = row.ok_or_else(|| format!("line {} is not a row that ropeway wrote", self.rows + 1))?;
         Ok(Some(ExistingRow {
             id: Some(row.id),
             failed: row.failed,
-            content,
+            bytes,
+            content: whole.then_some(content),
         }))
     }
 
@@ -131,7 +161,8 @@ impl ExistingRows {
         Ok((content.len() == bytes).then_some(ExistingRow {
             id: None,
             failed,
-            content,
+            bytes: bytes as u64,
+            content: Some(content),
         }))
     }
 
@@ -145,9 +176,10 @@ impl ExistingRows {
         self.rows
     }
 
-    /// Whether a row is what this run would make of the same input: the same in size, and in value
+    /// Whether a row is what this run would make of the same input: the same in form and size, and in value
     /// up to what another device may round differently.
     pub fn agrees(&self, row: &ExistingRow, embedding: &Embedding, encoding: Encoding) -> bool {
+        let Some(content) = &row.content else { return true };
         let (existing, now) = match self.form {
             Form::Jsonl => {
                 let mut line = Vec::new();
@@ -155,10 +187,21 @@ impl ExistingRows {
                 if jsonl::write_row(&mut line, &id, embedding).is_err() {
                     return false;
                 }
-                (line_numbers(&row.content), line_numbers(&line))
+                let (existing, now) = (parsed(content), parsed(&line));
+                if !same_form(&existing, &now, false) {
+                    return false;
+                }
+                let (existing, now) = (numbers(&existing), numbers(&now));
+                // f32 and f16 differ by less than devices do, and not in form.
+                let is_f16 = |numbers: &[f64]| numbers.iter().all(|&number| jsonl::is_f16(number));
+                let is_float = matches!(encoding, Encoding::F32 | Encoding::F16);
+                if is_float && is_f16(&existing) != is_f16(&now) {
+                    return false;
+                }
+                (existing, now)
             }
             Form::Npy { dtype, .. } => match npy::vector_bytes(dtype, embedding) {
-                Ok(bytes) => (dtype.numbers(&row.content), dtype.numbers(&bytes)),
+                Ok(bytes) => (dtype.numbers(content), dtype.numbers(&bytes)),
                 Err(_) => return false,
             },
         };
@@ -170,8 +213,50 @@ impl ExistingRows {
     }
 }
 
+/// Reads to the end of a line; gives its bytes, and whether it has an end.
+fn skip_line(input: &mut impl BufRead) -> io::Result<(u64, bool)> {
+    let mut bytes = 0;
+    loop {
+        let buffer = input.fill_buf()?;
+        let end = buffer.iter().position(|&byte| byte == b'\n');
+        let (read, is_end) = (end.map_or(buffer.len(), |at| at + 1), end.is_some());
+        input.consume(read);
+        bytes += read as u64;
+        if is_end || read == 0 {
+            return Ok((bytes, is_end));
+        }
+    }
+}
+
+fn parsed(line: &[u8]) -> Value {
+    serde_json::from_slice(line).unwrap_or_default()
+}
+
+/// Whether two rows say the same but for their ids and the values of vectors: other options make other lists, another type of
+/// number, other chunks.
+fn same_form(a: &Value, b: &Value, is_vector: bool) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            let same = |(key, value): (&String, &Value)| match key.as_str() {
+                "id" => true,
+                key => {
+                    let is_vector = matches!(key, "embedding" | "scale");
+                    b.get(key).is_some_and(|other| same_form(value, other, is_vector))
+                }
+            };
+            a.len() == b.len() && a.iter().all(same)
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_form(a, b, is_vector))
+        }
+        (Value::Number(_), Value::Number(_)) if is_vector => true,
+        (Value::String(a), Value::String(b)) if is_vector => a.len() == b.len(),
+        (a, b) => a == b,
+    }
+}
+
 /// All numbers of a row's vectors.
-fn line_numbers(line: &[u8]) -> Vec<f64> {
+fn numbers(row: &Value) -> Vec<f64> {
     fn collect(value: &Value, numbers: &mut Vec<f64>) {
         match value {
             Value::Number(number) => numbers.extend(number.as_f64()),
@@ -199,7 +284,7 @@ fn line_numbers(line: &[u8]) -> Vec<f64> {
         }
     }
     let mut numbers = Vec::new();
-    collect(&serde_json::from_slice(line).unwrap_or_default(), &mut numbers);
+    collect(row, &mut numbers);
     numbers
 }
 

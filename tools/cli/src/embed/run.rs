@@ -97,7 +97,8 @@ impl<'a> Run<'a> {
             }
             match row.failed {
                 true => self.tally.failed += 1,
-                false => last = Some((item, row)),
+                false if row.is_comparable() => last = Some((item, row)),
+                false => {}
             }
         }
         // One row is made again, to notice another model or other options before they mix.

@@ -3,9 +3,13 @@
 use std::io::{self, Write};
 
 use half::f16;
+use serde_json::value::RawValue;
 
 use super::{Id, LineEntries};
 use ropeway::{Embedding, Output, Vector};
+
+/// What every line out begins with.
+pub const ROW_BEGIN: &str = "{\"id\":";
 
 /// Writes the line of an input that was embedded, with its line feed:
 /// `{"id", "embedding" | "chunks", "tokens", "truncated"}`.
@@ -14,7 +18,7 @@ use ropeway::{Embedding, Output, Vector};
 /// number that is not finite is `null`. With int8 the factor that makes the numbers floats again
 /// stands beside them as `scale`.
 pub fn write_row(out: &mut impl Write, id: &Id, embedding: &Embedding) -> io::Result<()> {
-    write!(out, "{{\"id\":{}", id.as_json())?;
+    write!(out, "{ROW_BEGIN}{}", id.as_json())?;
     match &embedding.output {
         Output::Vector(vector) => write_vectors(out, vector)?,
         Output::Tokens(rows) => {
@@ -104,6 +108,11 @@ fn write_list<W: Write, T>(
     Ok(())
 }
 
+/// Whether a number is what is written of some f16.
+pub fn is_f16(number: f64) -> bool {
+    shortest_f16(f16::from_f64(number)) == number
+}
+
 /// The number of fewest decimal digits that rounds to this f16, whether by way of f32 or f64.
 fn shortest_f16(x: f16) -> f64 {
     let exact = x.to_f64();
@@ -143,4 +152,18 @@ pub fn read_row(line: &str) -> Option<Row> {
     (first == "id" && (failed || has("embedding") || has("chunks")))
         .then(|| Id::read(raw))?
         .map(|id| Row { id, failed })
+}
+
+/// The same from the start of a line that is too long to be read: ropeway writes the id first, and no long line of a failure.
+pub fn read_row_start(start: &str) -> Option<Row> {
+    let rest = start.strip_prefix(ROW_BEGIN)?;
+    let mut values = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
+    let raw = values.next()?.ok()?;
+    let rest = &rest[values.byte_offset()..];
+    let has_vectors = [",\"embedding\":", ",\"chunks\":"]
+        .iter()
+        .any(|key| rest.starts_with(key));
+    has_vectors
+        .then(|| Id::read(raw))?
+        .map(|id| Row { id, failed: false })
 }

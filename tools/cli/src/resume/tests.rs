@@ -75,7 +75,7 @@ fn resumed(path: &Path, results: &[(Id, Result<Embedding, String>)], array: Opti
         (Some((dtype, width)), None) => Box::new(NpySink::new(target, dtype, width)),
     };
     write(&mut *sink, &results[rows as usize..]);
-    sink.finish().unwrap();
+    sink.finish(true).unwrap();
     rows
 }
 
@@ -158,11 +158,13 @@ fn files_that_ropeway_did_not_write_are_refused() {
     };
     assert!(ExistingRows::jsonl(open(b"a plain line\n")).next().is_err());
     assert!(
-        ExistingRows::jsonl(open(b"a torn line"))
+        ExistingRows::jsonl(open(b"a line without an end"))
             .next()
-            .unwrap()
-            .is_none()
+            .is_err()
     );
+    for torn in [&b""[..], b"{\"i", b"{\"id\":", b"{\"id\":0,\"embed"] {
+        assert!(ExistingRows::jsonl(open(torn)).next().unwrap().is_none());
+    }
     assert!(ExistingRows::npy(open(b"a plain line\n"), dtype, 4).is_err());
     assert!(ExistingRows::npy(open(&[b'x'; 200]), dtype, 4).is_err());
     let other = crate::npy::header(Dtype::new(Encoding::F16).unwrap(), 0, 4);
@@ -204,4 +206,72 @@ fn resume_after_two_stops() {
         Ok(())
     });
     tested.unwrap();
+}
+
+#[test]
+fn a_row_of_other_options_is_noticed_though_its_numbers_are_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let values: Vec<f32> = (0..64).map(|i| (i as f32).sin()).collect();
+    let embedding = |output: Output, tokens: usize| {
+        let mut embedding = Embedding::new(output);
+        embedding.tokens = tokens;
+        embedding
+    };
+    let vector = |encoding| embedding(Output::Vector(Vector::encode(&values, encoding)), 3);
+    let rows = Output::Tokens(vec![Vector::F32(values.clone())]);
+    let all = [
+        (vector(Encoding::F32), Encoding::F32),
+        (vector(Encoding::F16), Encoding::F16),
+        (vector(Encoding::Base64), Encoding::Base64),
+        (embedding(rows, 3), Encoding::F32),
+        (
+            embedding(Output::Vector(Vector::F32(values.clone())), 4),
+            Encoding::F32,
+        ),
+    ];
+    for (first, (written, _)) in all.iter().enumerate() {
+        let mut line = Vec::new();
+        jsonl::write_row(&mut line, &Id::number(0), written).unwrap();
+        let path = folder.path().join("rows");
+        fs::write(&path, line).unwrap();
+        let mut existing = ExistingRows::jsonl(File::open(&path).unwrap());
+        let row = existing.next().unwrap().unwrap();
+        for (second, (now, encoding)) in all.iter().enumerate() {
+            assert_eq!(
+                existing.agrees(&row, now, *encoding),
+                first == second,
+                "{first} {second}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_row_too_long_to_be_compared_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows");
+    let values: Vec<f32> = (0..64).map(|i| (i as f32).sin()).collect();
+    let mut lines = Vec::new();
+    let ids = [Id::string("a,\"é"), Id::number(1)];
+    for id in &ids {
+        let embedding = Embedding::new(Output::Vector(Vector::F32(values.clone())));
+        jsonl::write_row(&mut lines, id, &embedding).unwrap();
+    }
+    let rows = |content: &[u8]| {
+        fs::write(&path, content).unwrap();
+        let mut existing = ExistingRows::jsonl(File::open(&path).unwrap());
+        existing.longest = 100;
+        existing
+    };
+    let mut existing = rows(&lines);
+    for id in &ids {
+        let row = existing.next().unwrap().unwrap();
+        assert!(row.id.as_ref() == Some(id) && !row.failed && !row.is_comparable());
+    }
+    assert!(existing.next().unwrap().is_none());
+    assert_eq!(existing.keep(), lines.len() as u64);
+    // Torn, and of somebody else.
+    assert!(rows(&lines[..200]).next().unwrap().is_none());
+    let other = [b"{\"id\":1,\"text\":\"".as_slice(), &[b'x'; 200], b"\"}\n"].concat();
+    assert!(rows(&other).next().is_err());
 }

@@ -351,6 +351,6 @@ fn rows_that_are_continued_cost_their_number_and_no_memory() {
     assert!(
         fs::read_to_string(place.path("errors"))
             .unwrap()
-            .contains("longer than 256 MiB")
+            .contains("line 1 is not a row that ropeway wrote")
     );
 }

@@ -161,6 +161,20 @@ fn resume_refuses_what_another_run_made() {
         "retrieval.query",
     ];
     refused(&query, &["its last row is not what this run makes of in.jsonl:2"]);
+    for options in [
+        &["--encoding", "base64"][..],
+        &["--encoding", "f16"],
+        &["--encoding", "int8"],
+        &["--chunk-tokens", "100"],
+        &["--chunk-sentences"],
+        &["--pooling", "none"],
+    ] {
+        let arguments = [&["embed", "in.jsonl", "-o", "out", "--resume"], options].concat();
+        refused(
+            &arguments,
+            &["its last row is not what this run makes of in.jsonl:2"],
+        );
+    }
     refused(
         &["embed", "in.jsonl", "-o", "notes", "--resume"],
         &["line 1 is not a row"],
