@@ -141,10 +141,15 @@ fn has_other_names(meta: &Metadata) -> bool {
 #[cfg(unix)]
 fn is_trusted(path: &Path, meta: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
-    // SAFETY: it takes nothing and cannot fail.
-    let own = unsafe { libc::geteuid() };
     let owner = meta.uid();
-    owner == own || owner == 0 || fs::metadata(folder(path)).is_ok_and(|folder| folder.uid() == owner)
+    owner == own_user() || owner == 0 || fs::metadata(folder(path)).is_ok_and(|folder| folder.uid() == owner)
+}
+
+/// The user that this process acts as.
+#[cfg(unix)]
+pub fn own_user() -> u32 {
+    // SAFETY: it takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
 }
 
 #[cfg(not(unix))]

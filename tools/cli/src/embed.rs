@@ -5,10 +5,11 @@ mod run;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ropeway::{Embed, Encoding, Pooling};
 
+use super::descriptor::Descriptor;
 use super::exit::Exit;
 use super::npy::{Dtype, NpySink};
 use super::options::{self, EmbedOptions, RunOptions};
@@ -41,7 +42,8 @@ that fails ends the run with exit code 4, a model file that changes with 2: inpu
 have no row, and are embedded then.
 A FILE that is replaced keeps its permissions, and its owner where that is allowed, but not its access lists
 and extended attributes; one that may not be written is not replaced. Where FILE is a link, what it points
-to is written. One run at a time writes a FILE. No input may be the output.
+to is written. One run at a time writes a FILE. No input and no file of the model may be the output. A FILE there
+already is not replaced where an input could not be read to its end.
 
 A line of more than 64 MiB fails alone; a source with a line of more than 1 GiB is not read further. An id
 has 64 KiB at most, and is a string or number that JSON readers take back.
@@ -81,7 +83,7 @@ pub struct Args {
     #[arg(long, value_name = "FORM", default_value = "jsonl")]
     format: Format,
 
-    /// Write to a file instead of standard output
+    /// Write to a file instead of standard output (`-`)
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -93,7 +95,15 @@ pub struct Args {
     embed: EmbedOptions,
 }
 
-pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
+pub fn run(run: &RunOptions, mut args: Args) -> Result<(), Exit> {
+    if args.output.as_deref().is_some_and(names_stdout) {
+        if args.resume {
+            return Err(Exit::usage(
+                "--resume needs a file's name after -o, not standard output",
+            ));
+        }
+        args.output = None;
+    }
     // Inputs refer to it from the reading thread, for as long as the process lives.
     let defaults: &'static Embed = Box::leak(Box::new(args.embed.embed()));
     check_format(&args, defaults)?;
@@ -111,10 +121,19 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     };
     // Before the model, which takes longer to open.
     let target = match &args.output {
-        Some(path) => Some(Target::open(path, &sources, existing)?),
+        Some(path) => {
+            let target = Target::open(path, &sources, existing)?;
+            source::refuse_unreadable(&sources)?;
+            Some(target)
+        }
         None => source::refuse_stdout(&sources).map(|()| None)?,
     };
     let engine = run.open()?;
+    if let Some(target) = &target {
+        let adapters = run.adapters.iter().map(|(_, folder)| folder.as_path());
+        let folders: Vec<&Path> = adapters.chain([engine.path()]).collect();
+        target.refuse_files_of(&folders)?;
+    }
     options::check(&engine, defaults)?;
     if from_nowhere {
         // Not an error, and nothing to do if it cannot be said.
@@ -140,12 +159,17 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         .output
         .as_deref()
         .map_or("standard output".into(), |path| path.display().to_string());
-    let resumable = args.output.is_some() && args.format != Format::Safetensors;
+    let resumable = target.as_ref().is_some_and(Target::is_file) && args.format != Format::Safetensors;
     let output_failed = |error: io::Error| {
         let exit = Exit::output(&name, &error);
-        match resumable {
-            true => exit.hint("make room and continue with --resume, which keeps all rows that are written"),
-            false => exit,
+        match error.kind() {
+            // It says what to do itself.
+            io::ErrorKind::Other => exit,
+            _ if !resumable => exit,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                exit.hint("make room and continue with --resume, which keeps all rows that are written")
+            }
+            _ => exit.hint("all rows that are written are kept: continue with --resume once this is mended"),
         }
     };
     let columns = {
@@ -190,6 +214,11 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         }
     };
     work.embed_all(sink, &output_failed, resumable, run.quiet)
+}
+
+/// Whether this is standard output: `-`, as for inputs, or a name that the system has for it.
+fn names_stdout(path: &Path) -> bool {
+    path == Path::new("-") || Descriptor::named(path) == Some(Descriptor::Stdout)
 }
 
 /// Refuses what the format cannot hold before anything is computed.

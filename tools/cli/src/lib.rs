@@ -7,6 +7,7 @@ mod chunks;
 mod claim;
 mod completions;
 mod count;
+mod descriptor;
 mod device;
 mod devices;
 mod diff;
@@ -91,6 +92,13 @@ static PANIC: Mutex<String> = Mutex::new(String::new());
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // A file that would pass a limit of the shell's (`ulimit -f`) is an error of the output, as a full disk is. By default the
+    // system ends the process there without a word.
+    #[cfg(unix)]
+    // SAFETY: no other thread runs yet, and ignoring a signal calls nothing of ours.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN)
+    };
     // The engine makes a panic an error of the input that it came from, so that it is told there alone.
     panic::set_hook(Box::new(|info| {
         if let Ok(mut last) = PANIC.lock() {

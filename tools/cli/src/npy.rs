@@ -3,6 +3,7 @@
 //! The run refuses int8 here: the array has no place for its scales.
 
 use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
 
 use crate::jsonl::Id;
 use half::f16;
@@ -213,12 +214,12 @@ impl Sink for NpySink {
         self.out.flush()
     }
 
-    fn finish(mut self: Box<Self>) -> io::Result<()> {
+    fn finish(mut self: Box<Self>, whole: bool) -> io::Result<Option<PathBuf>> {
         self.begin()?;
         let header = header(self.dtype, self.rows, self.columns);
         let mut out = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
         out.patch(0, &header)?;
-        out.finish()
+        out.finish(whole)
     }
 }
 

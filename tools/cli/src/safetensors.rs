@@ -2,7 +2,7 @@
 //!
 //! | tensor | shape | |
 //! |---|---|---|
-//! | `embeddings` | `[rows, dimensions]` | F32, F16, I8 (int8) or U8 (binary, packed) |
+//! | `embeddings` | `[rows, dimensions]` | F32, F16, I8 (int8) or U8 (binary, packed); of a failed input NaN or 0 |
 //! | `scales` | `[rows]` F32 | int8 alone: `x ≈ embeddings · scales` |
 //! | `rows` | `[inputs]` U32 | where inputs have other than one row: rows of each, in order |
 //! | `spans` | `[rows, 2]` U32 | late chunks alone: start and end of each |
@@ -15,7 +15,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::jsonl::Id;
 use ropeway::{Embedding, Encoding, Output, Vector};
@@ -148,14 +148,13 @@ impl SafetensorsSink {
         self.input(rows.len(), embedding.tokens, embedding.truncated)
     }
 
-    /// A failed input has a row of NaNs, where rows are floats: row n stays input n.
-    fn add_failure(&mut self, problem: &str) -> Result<(), SinkError> {
-        let Some(missing) = self.dtype.missing() else {
-            return Err(SinkError::Stop(format!(
-                "{problem} (a tensor of integers cannot leave a row out)"
-            )));
-        };
-        self.embeddings.add(&missing.repeat(self.columns))?;
+    /// A failed input has a row of NaNs, or of zeros where rows are integers (int8 with NaN as its scale): row n stays input n.
+    fn add_failure(&mut self) -> Result<(), SinkError> {
+        let number = self.dtype.missing().unwrap_or(&[0]);
+        self.embeddings.add(&number.repeat(self.columns))?;
+        if self.dtype.encoding() == Encoding::Int8 {
+            self.scales.add(&f32::NAN.to_le_bytes())?;
+        }
         self.spans.add(&[0; 8])?;
         self.input(1, 0, false)
     }
@@ -172,7 +171,7 @@ impl Sink for SafetensorsSink {
     fn row(&mut self, id: &Id, result: Result<&Embedding, &str>) -> Result<(), SinkError> {
         match result {
             Ok(embedding) => self.add(embedding)?,
-            Err(problem) => self.add_failure(problem)?,
+            Err(_) => self.add_failure()?,
         }
         self.own_ids |= *id != Id::number(self.inputs);
         self.ids.add(if self.inputs == 0 { b"[" } else { b"," })?;
@@ -185,7 +184,7 @@ impl Sink for SafetensorsSink {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> io::Result<()> {
+    fn finish(self: Box<Self>, whole: bool) -> io::Result<Option<PathBuf>> {
         let mut this = *self;
         let inputs = this.inputs;
         let rows = this.spans.bytes / 8;
@@ -242,6 +241,6 @@ impl Sink for SafetensorsSink {
             column.copy_to(&mut this.target)?;
         }
         drop(tensors);
-        this.target.finish()
+        this.target.finish(whole)
     }
 }

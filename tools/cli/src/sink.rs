@@ -1,6 +1,7 @@
 //! The output formats, seen from the run.
 
 use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
 
 use crate::jsonl::{self, Id};
 use ropeway::{Embedding, Encoding};
@@ -43,8 +44,8 @@ pub trait Sink {
     /// Hands all rows to the operating system.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// Completes the output.
-    fn finish(self: Box<Self>) -> io::Result<()>;
+    /// Completes the output. Unless it is whole it takes no other file's place: then it says where the rows are.
+    fn finish(self: Box<Self>, whole: bool) -> io::Result<Option<PathBuf>>;
 }
 
 /// Standard output or a file.
@@ -97,10 +98,10 @@ impl Sink for JsonlSink {
         self.out.flush()
     }
 
-    fn finish(self: Box<Self>) -> io::Result<()> {
+    fn finish(self: Box<Self>, whole: bool) -> io::Result<Option<PathBuf>> {
         match self.out.into_inner().map_err(io::IntoInnerError::into_error)? {
-            Out::Stdout(mut out) => out.flush(),
-            Out::File(out) => out.finish(),
+            Out::Stdout(mut out) => out.flush().map(|()| None),
+            Out::File(out) => out.finish(whole),
         }
     }
 }

@@ -111,6 +111,16 @@ impl Source {
         }
     }
 
+    /// Opens a file that can be opened twice, to see whether it can be read: a pipe or a device is left alone.
+    fn look(&self) -> io::Result<()> {
+        match self {
+            Source::File(path) if fs::metadata(path)?.is_file() || path.is_dir() => {
+                reader::open(path).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn name(&self) -> String {
         match self {
             Source::Argument(number, _) => format!("argument {number}"),
@@ -138,6 +148,20 @@ fn names_a_file(path: &Path) -> bool {
         .to_str()
         .is_some_and(|text| !text.contains(char::is_whitespace));
     fs::metadata(path).is_ok() || (word && has_ending(path, FILE_ENDINGS))
+}
+
+/// Refuses sources that cannot be read, before anything is written: rows of a run without them would stand in the place of those
+/// that an earlier run wrote, and --resume would not find them where the inputs are once the source is there.
+pub fn refuse_unreadable(sources: &[Source]) -> Result<(), Exit> {
+    let found = sources
+        .iter()
+        .find_map(|source| Some((source.name(), source.look().err()?)));
+    match found {
+        None => Ok(()),
+        Some((name, error)) => Err(Exit::usage(format!(
+            "{name}: {error}; nothing was written, give the file's name as it is or leave it out"
+        ))),
+    }
 }
 
 /// Refuses an output that is one of the inputs, under whatever name.

@@ -12,7 +12,8 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::claim::{self, directly};
+use super::claim::{self, FileId, directly};
+use super::descriptor::Descriptor;
 use super::exit::Exit;
 use super::source::{self, Source};
 
@@ -56,7 +57,9 @@ impl Target {
     /// earlier one left rows.
     pub fn open(path: &Path, sources: &[Source], existing: Existing) -> Result<Target, Exit> {
         let name = path.display();
-        match fs::metadata(path) {
+        let found = fs::metadata(path);
+        let is_open_file = Descriptor::named(path).is_some();
+        match found {
             Ok(meta) if meta.is_dir() => {
                 return Err(Exit::usage(format!(
                     "{name}: is a folder; give a file's name to -o"
@@ -68,6 +71,12 @@ impl Target {
                 )));
             }
             Ok(meta) if !meta.is_file() => return Target::device(path),
+            _ if is_open_file => {
+                return Err(Exit::usage(format!(
+                    "{name}: is a file that somebody has opened, and is not replaced; give its own name to -o, or leave -o out and \
+                     redirect standard output"
+                )));
+            }
             _ => {}
         }
         let path = destination(path).map_err(|error| Exit::output_file(path, &error))?;
@@ -129,6 +138,27 @@ impl Target {
         })
     }
 
+    /// Whether it has names: not where it is a pipe or a device, which cannot be continued.
+    pub fn is_file(&self) -> bool {
+        self.names.is_some()
+    }
+
+    /// Refuses to replace what the engine reads: the files of these folders.
+    pub fn refuse_files_of(&self, folders: &[&Path]) -> Result<(), Exit> {
+        let Some(names) = &self.names else { return Ok(()) };
+        let Some(replaced) = fs::metadata(&names.path).ok().as_ref().and_then(FileId::of) else {
+            return Ok(());
+        };
+        match folders.iter().find(|folder| holds(folder, replaced, 3)) {
+            None => Ok(()),
+            Some(folder) => Err(Exit::usage(format!(
+                "{}: is a file of the model or adapter in {}; nothing was written, give the output another name",
+                names.path.display(),
+                folder.display()
+            ))),
+        }
+    }
+
     /// Where the rows are.
     pub fn path(&self) -> &Path {
         &self.current
@@ -176,11 +206,16 @@ impl Target {
         self.file.seek(SeekFrom::End(0)).map(|_| ())
     }
 
-    /// Gives the file its name, and where it replaces another that one's permissions.
-    pub fn finish(mut self) -> io::Result<()> {
+    /// Gives the file its name, and where it replaces another that one's permissions. What is not `whole` replaces none: it stays
+    /// the partial file, whose name is given back.
+    pub fn finish(mut self, whole: bool) -> io::Result<Option<PathBuf>> {
         let Some(names) = &self.names else {
-            return Ok(());
+            return Ok(None);
         };
+        if !whole && fs::symlink_metadata(&names.path).is_ok() {
+            self.file.sync_all()?;
+            return Ok(self.names.take().map(|names| names.partial));
+        }
         if let Ok(replaced) = fs::symlink_metadata(&names.path)
             && replaced.is_file()
         {
@@ -188,9 +223,14 @@ impl Target {
         }
         // Some disks tell that they are full only now.
         self.file.sync_all()?;
-        fs::rename(&names.partial, &names.path)?;
+        fs::rename(&names.partial, &names.path).map_err(|error| {
+            let (partial, path) = (names.partial.display(), names.path.display());
+            io::Error::other(format!(
+                "{error}; all rows are in {partial}: move it to {path} yourself"
+            ))
+        })?;
         self.names = None;
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -275,7 +315,79 @@ fn replaceable(path: &Path) -> io::Result<Option<Metadata>> {
         let problem = format!("is read-only; {way_out}");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
     }
-    directly().open(path).map(|_| Some(meta))
+    directly().open(path)?;
+    match stays(path, &meta) {
+        None => Ok(Some(meta)),
+        Some(problem) => Err(io::Error::other(format!("{problem}; give another name to -o"))),
+    }
+}
+
+/// Why a file cannot be replaced though it can be written; `None` if it can. To be told before anything is computed.
+#[cfg(unix)]
+fn stays(path: &Path, meta: &Metadata) -> Option<&'static str> {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::MetadataExt;
+    if is_mounted(
+        path.as_os_str().as_bytes(),
+        &fs::read("/proc/self/mountinfo").unwrap_or_default(),
+    ) {
+        return Some("is mounted by itself and cannot be replaced (mount its folder instead)");
+    }
+    let folder = fs::metadata(claim::folder(path)).ok()?;
+    let owners = [folder.uid(), meta.uid()];
+    (!may_rename(claim::own_user(), folder.mode(), owners))
+        .then_some("belongs to another user, in a folder where only its owner can replace it")
+}
+
+/// Whether a user may put another file in a file's place, of which these own the folder and the file.
+#[cfg(unix)]
+fn may_rename(user: u32, folder_mode: u32, owners: [u32; 2]) -> bool {
+    let is_sticky = folder_mode & 0o1000 != 0;
+    !is_sticky || user == 0 || owners.contains(&user)
+}
+
+/// Whether something is mounted at a path: the fifth word of a line of `/proc/self/mountinfo`.
+#[cfg(unix)]
+fn is_mounted(path: &[u8], mounts: &[u8]) -> bool {
+    mounts.split(|&byte| byte == b'\n').any(|line| {
+        let place = line.split(|&byte| byte == b' ').nth(4);
+        place.is_some_and(|place| unescaped(place) == path)
+    })
+}
+
+#[cfg(not(unix))]
+fn stays(_: &Path, _: &Metadata) -> Option<&'static str> {
+    None
+}
+
+/// A word of `mountinfo`: `\` and three octal digits are a byte.
+#[cfg(unix)]
+fn unescaped(word: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(word.len());
+    let mut at = 0;
+    while let Some(&byte) = word.get(at) {
+        let digits = word.get(at + 1..at + 4).filter(|_| byte == b'\\');
+        let code = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        plain.push(code.unwrap_or(byte));
+        at += if code.is_some() { 4 } else { 1 };
+    }
+    plain
+}
+
+/// Whether a file is in this folder, or so many folders further down.
+fn holds(folder: &Path, file: FileId, depth: usize) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        // Through links: a hub's cache is made of them.
+        let path = entry.path();
+        match fs::metadata(&path) {
+            Ok(meta) if meta.is_dir() => depth > 0 && holds(&path, file, depth - 1),
+            Ok(meta) => FileId::of(&meta) == Some(file),
+            Err(_) => false,
+        }
+    })
 }
 
 /// Lets nobody read a file who may not read the one that it will replace.

@@ -143,7 +143,8 @@ impl<'a> Run<'a> {
                 End::Exit(exit) => exit,
             })
         })?;
-        sink.finish().map_err(output_failed)?;
+        let whole = self.tally.broken == 0;
+        let left = sink.finish(whole).map_err(output_failed)?;
         let inputs = self.inputs.taken();
         let Tally {
             progress,
@@ -166,10 +167,14 @@ impl<'a> Run<'a> {
         if broken > 0 {
             problems.push(format!("{broken} of the sources could not be read to the end"));
         }
+        let place = left.map_or(String::new(), |partial| {
+            let partial = partial.display();
+            format!(", and are in {partial}: what was there before has not been replaced")
+        });
         match problems.is_empty() {
             true => Ok(()),
             false => Err(Exit::inputs(format!(
-                "{}; all others were done",
+                "{}; all others were done{place}",
                 problems.join(", ")
             ))),
         }

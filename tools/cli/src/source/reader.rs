@@ -276,7 +276,8 @@ impl Reader {
     }
 }
 
-fn open(path: &Path) -> io::Result<Box<dyn Read>> {
+/// Opens a file to be read.
+pub fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     if path.is_dir() {
         return Err(io::Error::other(
             "is a folder; give its files, e.g. FOLDER/*.txt (--text takes arguments as texts)",

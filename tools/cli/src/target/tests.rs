@@ -15,7 +15,7 @@ fn run(path: &Path, content: &str) -> Result<(), Exit> {
     let mut target = Target::open(path, &[], Existing::Keep)?;
     target.begin(0).unwrap();
     target.write_all(content.as_bytes()).unwrap();
-    target.finish().unwrap();
+    target.finish(true).unwrap();
     Ok(())
 }
 
@@ -40,7 +40,7 @@ fn permissions_of_what_is_replaced_are_kept_and_hold_from_the_first_row() {
         target.begin(0).unwrap();
         assert_eq!(mode(&partial) & 0o077 & !kept, 0);
         target.write_all(b"x").unwrap();
-        target.finish().unwrap();
+        target.finish(true).unwrap();
         assert_eq!(mode(&path), kept);
         assert!(!partial.exists());
     }
@@ -152,7 +152,7 @@ fn a_run_that_was_slow_touches_nothing() {
             "another ropeway is writing it",
         );
     }
-    first.finish().unwrap();
+    first.finish(true).unwrap();
     assert!(format!("{:?}", claim::lock(&slow, &partial).unwrap_err()).contains("just finished"));
     assert_eq!(fs::read(&path).unwrap(), b"first");
     drop(slow);
@@ -172,7 +172,7 @@ fn a_run_that_was_slow_touches_nothing() {
     refused(Target::open(&path, &[], Existing::Continue), "is writing it");
     assert!(format!("{:?}", claim::lock(&slow, &partial).unwrap_err()).contains("is writing it"));
     continued.write_all(b" and more").unwrap();
-    continued.finish().unwrap();
+    continued.finish(true).unwrap();
     assert!(format!("{:?}", claim::lock(&slow, &partial).unwrap_err()).contains("just finished"));
     assert_eq!(fs::read(&path).unwrap(), b"second and more");
     assert!(!partial.exists());
@@ -212,7 +212,7 @@ fn racing_runs_never_mix() {
                     for _ in 0..LINES {
                         writeln!(target, "{line}").unwrap();
                     }
-                    target.finish().unwrap();
+                    target.finish(true).unwrap();
                     finished.fetch_add(1, Ordering::Relaxed);
                     // Whoever replaced it meanwhile: it is whole.
                     if let Ok(content) = fs::read_to_string(path) {
@@ -224,4 +224,19 @@ fn racing_runs_never_mix() {
     });
     assert!(finished.into_inner() > 0 && whole(&fs::read_to_string(&path).unwrap()));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn files_that_cannot_be_renamed_over_are_known() {
+    let mounts = b"22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n\
+        31 22 254:0 /o\\040ut /data/my\\040rows.jsonl rw - ext4 /dev/vda rw\n";
+    assert!(is_mounted(b"/data/my rows.jsonl", mounts));
+    for other in [&b"/data/my"[..], b"/data/my\\040rows.jsonl", b"/data", b""] {
+        assert!(!is_mounted(other, mounts));
+    }
+    // The administrator, the folder's owner and the file's may; others where the folder is not sticky.
+    for user in [0, 5, 6] {
+        assert!(may_rename(user, 0o1777, [5, 6]));
+    }
+    assert!(!may_rename(7, 0o1777, [5, 6]) && may_rename(7, 0o777, [5, 6]));
 }

@@ -175,6 +175,73 @@ fn a_replaced_file_keeps_its_mode_and_a_link_its_place() {
     assert_eq!(place.names(), ["dangling", "fixed", "link", "plain", "private"]);
 }
 
+/// What the shell has opened is gone on with, not replaced: it may hold more than this run's rows.
+#[test]
+#[cfg(target_os = "linux")]
+fn standard_output_by_a_name_is_standard_output() {
+    let place = InputLocation::new(&[("log", b"earlier\n")]);
+    for (number, name) in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "-"]
+        .into_iter()
+        .enumerate()
+    {
+        let ended = redirected(&place, &["embed", "--text", "x", "-o", name], None, Some("log"));
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{name}");
+        let log = String::from_utf8(place.read("log")).unwrap();
+        assert!(log.starts_with("earlier\n{\"id\":0,"), "{name}: {log}");
+        assert_eq!(log.lines().count(), 2 + number, "{name}");
+        for flags in [
+            &["--resume"][..],
+            &["--format", "npy"],
+            &["--format", "safetensors"],
+        ] {
+            let arguments = [&["embed", "--text", "x", "-o", name], flags].concat();
+            redirected(&place, &arguments, None, Some("log")).fails(2, &["-o"]);
+        }
+    }
+    let log = place.read("log");
+    // Another open file, and one that has no name any more.
+    let mut command = command(&["embed", "--text", "x", "-o", "/dev/stderr"]);
+    command.stderr(File::options().append(true).open(place.path("log")).unwrap());
+    assert_eq!(command.output().unwrap().status.code(), Some(2));
+    let told = String::from_utf8(place.read("log").split_off(log.len())).unwrap();
+    assert!(
+        told.contains("/dev/stderr") && told.contains("give its own name"),
+        "{told}"
+    );
+    assert_eq!(place.names(), ["log"]);
+    let mut file = tempfile::tempfile_in(place.0.path()).unwrap();
+    let mut command = crate::harness::command(&["embed", "--text", "x", "-o", "/dev/stdout"]);
+    command.stdout(file.try_clone().unwrap());
+    assert_eq!(command.output().unwrap().status.code(), Some(0));
+    let mut written = String::new();
+    std::io::Seek::rewind(&mut file).unwrap();
+    std::io::Read::read_to_string(&mut file, &mut written).unwrap();
+    assert!(written.starts_with("{\"id\":0,"), "{written}");
+    assert_eq!(place.names(), ["log"]);
+}
+
+#[test]
+fn a_file_of_the_model_is_not_replaced() {
+    let place = InputLocation::new(&[]);
+    crate::harness::write_model(&place.path("model"));
+    fs::create_dir(place.path("model/1_Pooling")).unwrap();
+    fs::write(place.path("model/1_Pooling/config.json"), "{}").unwrap();
+    fs::hard_link(place.path("model/model.safetensors"), place.path("weights")).unwrap();
+    symlink("model/config.json", place.path("link")).unwrap();
+    for name in [
+        "model/model.safetensors",
+        "model/1_Pooling/config.json",
+        "weights",
+        "link",
+    ] {
+        let before = place.read(name);
+        let ended = place.run(&["--model", "model", "embed", "--text", "x", "-o", name]);
+        ended.fails(2, &["is a file of the model", "nothing was written"]);
+        assert!(place.read(name) == before, "{name}");
+    }
+    assert_eq!(place.names(), ["link", "model", "weights"]);
+}
+
 #[test]
 fn one_run_at_a_time_writes_a_file() {
     let place = InputLocation::new(&[("out", b"")]);

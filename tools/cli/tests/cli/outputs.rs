@@ -395,6 +395,35 @@ fn safetensors_hold_what_jsonl_says() {
             [&["embeddings"], scales, &["tokens", "truncated"]].concat()
         );
     }
+    // Row n is input n there, whatever failed before it.
+    for encoding in ["int8", "binary"] {
+        let ended = place.run(&[
+            "embed",
+            "in.jsonl",
+            "--format",
+            "safetensors",
+            "-o",
+            "out",
+            "--encoding",
+            encoding,
+        ]);
+        assert_eq!(ended.code, Some(1), "{}", ended.err);
+        let file = place.read("out");
+        let read = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let embeddings = read.tensor("embeddings").unwrap();
+        let width = embeddings.shape()[1];
+        let is_zero: Vec<bool> = embeddings
+            .data()
+            .chunks(width)
+            .map(|row| row.iter().all(|&x| x == 0))
+            .collect();
+        assert_eq!(is_zero, [false, true, false, false]);
+        if encoding == "int8" {
+            let scales = read.tensor("scales").unwrap();
+            let is_nan: Vec<bool> = f32s(scales.data()).iter().map(|scale| scale.is_nan()).collect();
+            assert_eq!(is_nan, is_zero);
+        }
+    }
     assert_eq!(place.names(), ["in.jsonl", "out", "plain.txt"]);
 }
 
@@ -408,6 +437,74 @@ fn the_old_output_stays_until_the_new_one_is_whole() {
     assert_eq!(place.run(&["embed", "in.txt", "-o", "out.jsonl"]).code, Some(0));
     assert!(place.read("out.jsonl").starts_with(b"{\"id\":0,\"embedding\":["));
     assert_eq!(place.names(), ["in.txt", "out.jsonl"]);
+}
+
+#[test]
+fn a_source_that_cannot_be_read_costs_no_earlier_output() {
+    let place = InputLocation::new(&[("in.txt", b"a\n"), ("out", b"old"), ("closed", b"")]);
+    fs::create_dir(place.path("folder")).unwrap();
+    for format in ["jsonl", "npy", "safetensors"] {
+        for (source, problem) in [("missing.txt", "No such file"), ("folder", "is a folder")] {
+            let arguments = [
+                "embed", "--file", "in.txt", source, "-o", "out", "--format", format,
+            ];
+            place
+                .run(&arguments)
+                .fails(2, &[source, problem, "nothing was written"]);
+        }
+        assert_eq!(place.read("out"), b"old");
+    }
+    assert_eq!(place.names(), ["closed", "folder", "in.txt", "out"]);
+    // One that can be opened and not read: its neighbours are done, and do not take the old rows' place.
+    #[cfg(target_os = "linux")]
+    {
+        let arguments = [
+            "embed",
+            "--file",
+            "in.txt",
+            "/proc/self/mem",
+            "in.txt",
+            "-o",
+            "out",
+        ];
+        let ended = place.run(&arguments);
+        assert_eq!(ended.code, Some(1));
+        ended.says(&[
+            "/proc/self/mem: ",
+            "are in",
+            "out.partial",
+            "has not been replaced",
+        ]);
+        assert_eq!(place.read("out"), b"old");
+        let rows = String::from_utf8(place.read("out.partial")).unwrap();
+        assert_eq!(rows.lines().count(), 2, "{rows}");
+        fs::remove_file(place.path("out.partial")).unwrap();
+        fs::remove_file(place.path("out")).unwrap();
+        assert_eq!(place.run(&arguments).code, Some(1));
+        assert_eq!(place.names(), ["closed", "folder", "in.txt", "out"]);
+    }
+}
+
+/// A limit of the shell's ends no run without a word.
+#[test]
+#[cfg(unix)]
+fn a_limit_on_a_files_size_is_told() {
+    let place = InputLocation::new(&[]);
+    let ropeway = command(&["embed", "-o", "out"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -f 1 && exec \"$@\"", "sh"]);
+    shell.arg(ropeway.get_program()).args(ropeway.get_args());
+    shell.envs(
+        ropeway
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    shell.current_dir(place.0.path());
+    shell.stdin(std::process::Stdio::piped());
+    shell.stdout(std::process::Stdio::piped());
+    shell.stderr(std::process::Stdio::piped());
+    finish(shell, &b"a line\n".repeat(20)).fails(3, &["out", "File too large", "--resume"]);
+    assert!(!place.read("out.partial").is_empty());
 }
 
 /// Another thread is waiting for the next input then.
