@@ -63,6 +63,34 @@ pub(super) fn download(
     Ok(folder)
 }
 
+/// How far a file has come over all attempts. Bytes alone are no progress: a server without ranges may send the same ones
+/// again and again.
+#[derive(Default)]
+struct Reach {
+    /// The longest that the part ever was.
+    furthest: u64,
+    /// By how much the last attempt moved it.
+    gained: u64,
+}
+
+impl Reach {
+    /// An attempt begins with a part of this length, which it did not bring.
+    fn begin(&mut self, length: u64) {
+        self.furthest = self.furthest.max(length);
+    }
+
+    /// The part has this length now.
+    fn grow(&mut self, length: u64) {
+        self.gained += length.saturating_sub(self.furthest);
+        self.furthest = self.furthest.max(length);
+    }
+
+    /// What the attempt gained, which is over.
+    fn take_gain(&mut self) -> u64 {
+        std::mem::take(&mut self.gained)
+    }
+}
+
 /// The download of one file.
 struct Download<'a> {
     client: &'a Client,
@@ -76,17 +104,17 @@ struct Download<'a> {
 impl Download<'_> {
     fn run(&self) -> Result<()> {
         let mut tries = Tries::default();
+        let mut reach = Reach::default();
         loop {
-            let mut received = 0;
-            match self.attempt(&mut received) {
+            match self.attempt(&mut reach) {
                 Ok(()) => return Ok(()),
-                Err(failure) => tries.again(failure, received)?,
+                Err(failure) => tries.again(failure, reach.take_gain())?,
             }
         }
     }
 
-    /// Tries once, and counts the bytes that came.
-    fn attempt(&self, received: &mut u64) -> Result<()> {
+    /// Tries once.
+    fn attempt(&self, reach: &mut Reach) -> Result<()> {
         let mut way = self.client.file(self.id, self.commit, self.name)?;
         let mut body = way.ask_hub()?;
         let (hash, size) = way
@@ -98,6 +126,7 @@ impl Download<'_> {
             return self.cache.place(&hash, self.commit, self.name, false);
         }
         let mut part = self.cache.open_part(&hash)?;
+        reach.begin(part.length);
         if size.is_some_and(|size| part.length > size) {
             part.clear()?;
         }
@@ -107,7 +136,7 @@ impl Download<'_> {
                 Some(body) if part.length == 0 && !lock.waited => body,
                 _ => self.rest(&mut way, &mut part)?,
             };
-            self.receive(body, &mut part, size, received)?;
+            self.receive(body, &mut part, size, reach)?;
         }
         self.check(part, &hash)?;
         self.cache.place(&hash, self.commit, self.name, true)
@@ -131,7 +160,7 @@ impl Download<'_> {
         mut body: FileBody,
         part: &mut Part,
         size: Option<u64>,
-        received: &mut u64,
+        reach: &mut Reach,
     ) -> Result<()> {
         let wrong = |problem: String| Failure::Answer(format!("the answer {problem}"));
         let total = if body.answer().status() == StatusCode::PARTIAL_CONTENT {
@@ -181,7 +210,7 @@ impl Download<'_> {
                 return Err(wrong(format!("has more than {limit} bytes")));
             }
             part.append(&buffer[..count.min(room)])?;
-            *received += count as u64;
+            reach.grow(part.length);
             self.say(part.length, total);
         }
         // Sees the end that is there, so that the next file comes over the same connection.

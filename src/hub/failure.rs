@@ -17,7 +17,7 @@ const BACK_OFF: Duration = Duration::from_millis(500);
 /// The longest pause that a server can ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// A try that brought this much was no failure of the server: tries are counted anew.
+/// A try that brought a file this much further than any before was no failure of the server: tries are counted anew.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -145,14 +145,26 @@ pub(super) struct Tries {
 }
 
 impl Tries {
-    /// Returns after a pause if another try makes sense after this failure, in a try that brought so many bytes.
-    pub(super) fn again(&mut self, failure: Failure, received_bytes: u64) -> Result<()> {
-        let progress = received_bytes >= PROGRESS_BYTES;
+    /// Returns after a pause if another try makes sense after this failure, in a try that brought a file so many bytes
+    /// further than any before.
+    pub(super) fn again(&mut self, failure: Failure, gained_bytes: u64) -> Result<()> {
+        let pause = self.judge(&failure, gained_bytes);
+        let Some(pause) = pause else {
+            return Err(failure);
+        };
+        tracing::info!(%failure, ?pause, "trying again");
+        std::thread::sleep(pause);
+        Ok(())
+    }
+
+    /// The pause before the next try; `None` if there is to be none.
+    fn judge(&mut self, failure: &Failure, gained_bytes: u64) -> Option<Duration> {
+        let progress = gained_bytes >= PROGRESS_BYTES;
         if progress {
             self.failed = 0;
         }
         self.failed += 1;
-        let may_pass = match &failure {
+        let may_pass = match failure {
             Failure::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
             Failure::Broken(_) => true,
             // Whoever waited once for nothing need not wait again.
@@ -163,13 +175,7 @@ impl Tries {
             }
             _ => false,
         };
-        if !may_pass || self.failed >= TRIES {
-            return Err(failure);
-        }
-        let pause = pause(&failure, self.failed);
-        tracing::info!(%failure, ?pause, "trying again");
-        std::thread::sleep(pause);
-        Ok(())
+        (may_pass && self.failed < TRIES).then(|| pause(failure, self.failed))
     }
 }
 
@@ -206,15 +212,22 @@ mod tests {
             Failure::Unreachable(String::new()),
         ] {
             let text = failure.to_string();
-            assert!(Tries::default().again(failure, 0).is_err(), "{text}");
+            assert!(Tries::default().judge(&failure, 0).is_none(), "{text}");
         }
         for failure in [status(429), status(503), Failure::Broken(String::new())] {
-            assert!(Tries::default().again(failure, 0).is_ok());
+            assert!(Tries::default().judge(&failure, 0).is_some());
         }
-        let stalled = || Failure::Timeout(String::new());
+        let stalled = Failure::Timeout(String::new());
         let mut tries = Tries::default();
-        assert!(tries.again(stalled(), PROGRESS_BYTES).is_ok());
-        assert!(tries.again(stalled(), 1000).is_err());
+        assert!(tries.judge(&stalled, PROGRESS_BYTES).is_some());
+        assert!(tries.judge(&stalled, 1000).is_none());
+        // Four in a row end it, and progress counts anew.
+        let broken = Failure::Broken(String::new());
+        let mut tries = Tries::default();
+        for gained in [0, 0, PROGRESS_BYTES, 0, 0] {
+            assert!(tries.judge(&broken, gained).is_some());
+        }
+        assert!(tries.judge(&broken, PROGRESS_BYTES - 1).is_none());
     }
 
     #[test]

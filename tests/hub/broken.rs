@@ -122,6 +122,48 @@ fn a_server_without_ranges_starts_over() {
     assert_whole(&hub);
 }
 
+/// Each attempt brings megabytes, and none brings the file further than the one before.
+#[test]
+fn a_server_that_sends_the_same_bytes_again_and_again_is_given_up() {
+    let mut files = read_folder(&jina());
+    let bytes: Vec<u8> = (0..3 << 20)
+        .map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    files.insert("model.safetensors".into(), bytes.clone());
+    // Without ranges, or with a status for every range that sends the client back to the first byte, of no length said.
+    let running = [false, true].map(|refuses| {
+        let bytes = bytes.clone();
+        let fault = move |request: &Request, repo: &Repo| {
+            if !request.elsewhere {
+                let reply = repo.answer(request);
+                return refuses.then(|| reply.with("X-Linked-Size", ""));
+            }
+            if refuses && !request.header("range").is_empty() {
+                return Some(Reply::new(416, ""));
+            }
+            Some(Reply::new(200, bytes.as_slice()).sends(Sends::Cut(2 << 20)))
+        };
+        // An endless download would be one that is whole in the end.
+        let sent = AtomicUsize::new(0);
+        let hub = Hub::faulty(
+            files.clone(),
+            always(move |request, repo| {
+                let reply = fault(request, repo)?;
+                let is_cut = request.elsewhere && reply.status == 200;
+                (sent.fetch_add(usize::from(is_cut), Ordering::SeqCst) < 8).then_some(reply)
+            }),
+        );
+        let running = hub.start("owner/name", &[]);
+        (hub, running)
+    });
+    for (hub, running) in running {
+        refused(running.end(), &["model.safetensors", "try again"]);
+        let from_start = hub.ranges().iter().filter(|range| range.is_empty()).count();
+        assert!(from_start <= 4, "{:?}", hub.ranges());
+        assert_eq!(hub.parts()[0].1, 2 << 20);
+    }
+}
+
 #[test]
 fn a_busy_server_is_asked_again() {
     let count = AtomicUsize::new(0);
