@@ -47,12 +47,10 @@ impl ModelCache {
     }
 
     /// The snapshot of a revision, if configuration and weights are there. Weights are downloaded last, so that where
-    /// they are, the rest is.
+    /// they are, the rest is. A full commit is its own name: no ref leads from it to another one.
     pub(super) fn find(&self, revision: &str) -> Option<PathBuf> {
-        if is_commit(revision)
-            && let Some(folder) = usable(self.snapshot(revision))
-        {
-            return Some(folder);
+        if is_commit(revision) {
+            return usable(self.snapshot(revision));
         }
         let commit = read_small(&self.folder.join("refs").join(revision))?;
         // Editors and shells put a line end there.
@@ -60,11 +58,11 @@ impl ModelCache {
         is_commit(commit).then(|| usable(self.snapshot(commit))).flatten()
     }
 
-    /// Notes the commit of a branch or tag.
+    /// Notes the commit of a branch or tag; a full commit needs no note.
     pub(super) fn set_ref(&self, revision: &str, commit: &str) -> Result<()> {
         let path = self.folder.join("refs").join(revision);
         // A cache that nobody can write to may well be right.
-        if revision == commit || read_small(&path).is_some_and(|old| old.trim() == commit) {
+        if is_commit(revision) || read_small(&path).is_some_and(|old| old.trim() == commit) {
             return Ok(());
         }
         let write = || {

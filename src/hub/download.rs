@@ -7,7 +7,7 @@ use super::cache::{ModelCache, Part, mark_whole};
 use super::client::{Client, FileBody, Walk};
 use super::failure::{Failure, Result, Tries};
 use super::hash::hash_file;
-use super::names::{ContentHash, download_rank, is_encoder_weights};
+use super::names::{ContentHash, download_rank, is_commit, is_encoder_weights};
 
 use std::path::PathBuf;
 
@@ -33,6 +33,10 @@ pub(super) fn download(
     let Listing { commit, mut files } = client
         .listing(id, revision)
         .map_err(|failure| ("its list of files".to_owned(), failure))?;
+    if is_commit(revision) && commit != revision {
+        let problem = format!("the answer is of the commit {commit}; wanted {revision}");
+        return Err(("its list of files".to_owned(), Failure::Answer(problem)));
+    }
     let whole = |failure| ("the model".to_owned(), failure);
     if !files.iter().any(|name| is_encoder_weights(name)) {
         return Err(whole(Failure::Model(

@@ -9,10 +9,10 @@
 //! # Ok::<(), ropeway::Error>(())
 //! ```
 //!
-//! An id is `owner/name` or `owner/name@revision`, where a revision is a branch, a tag or a commit. Only the files that
-//! the engine reads are downloaded, the weights as safetensors alone. Each is checked by the hash that the hub names it by
-//! before it gets its name; [`verify`] checks those that are there. A download that was cut off, by Ctrl-C too, is gone on
-//! with by the next.
+//! An id is `owner/name` or `owner/name@revision`, where a revision is a branch, a tag or a commit; where it is a full commit,
+//! no other one is taken. Only the files that the engine reads are downloaded, the weights as safetensors alone. Each is
+//! checked by the hash that the hub names it by before it gets its name; [`verify`] checks those that are there. A download
+//! that was cut off, by Ctrl-C too, is gone on with by the next.
 //!
 //! # Environment
 //!
@@ -61,7 +61,7 @@ use crate::error::{Error, Result};
 use cache::{ModelCache, is_whole};
 use client::Client;
 pub use hash::verify;
-use names::parse_id;
+use names::{is_commit, parse_id};
 use settings::Network;
 
 /// How far the download of one file is.
@@ -119,6 +119,9 @@ impl Downloader {
                 "is not a hub id; wanted `owner/name` or `owner/name@revision`",
             ));
         };
+        // The hub takes a commit in any case; its name in the cache is in lower case.
+        let lower = revision.to_ascii_lowercase();
+        let revision = if is_commit(&lower) { &lower } else { revision };
         let all = settings::cache_folder();
         let cache = ModelCache::new(&all, id);
         let offline = self.offline || settings::is_offline();

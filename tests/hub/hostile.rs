@@ -249,6 +249,53 @@ fn a_server_does_not_choose_paths() {
     }
 }
 
+/// A pinned commit is the one that is had, or none.
+#[test]
+fn a_hub_does_not_choose_the_commit_where_one_is_pinned() {
+    let files = [
+        ("main".into(), read_folder(&jina())),
+        ("other".into(), read_folder(&jina())),
+    ];
+    let hub = Hub::at(
+        "127.0.0.1",
+        files,
+        always(|request, repo| {
+            let mut request = request.clone();
+            request.path = request
+                .path
+                .replace(&format!("/revision/{}", commit("main")), "/revision/other");
+            Some(repo.answer(&request))
+        }),
+    );
+    let pinned = format!("owner/name@{}", commit("main"));
+    for model in [
+        pinned.clone(),
+        format!("owner/name@{}", commit("main").to_uppercase()),
+    ] {
+        refused(
+            hub.start(&model, &[]).end(),
+            &["its list of files", &commit("other"), &commit("main")],
+        );
+        assert!(!hub.cached().exists(), "{model}");
+    }
+
+    // A ref to another commit, of whoever wrote it, does not count for a full one either.
+    hub.start("owner/name@other", &[]).end().unwrap();
+    let note = hub.cached().join("refs").join(commit("main"));
+    fs::write(&note, commit("other")).unwrap();
+    let offline = [("HF_HUB_OFFLINE", "1")];
+    refused(hub.start(&pinned, &offline).end(), &["is not in the cache"]);
+    fs::remove_file(note).unwrap();
+
+    let honest = Hub::of(read_folder(&jina()));
+    let upper = format!("owner/name@{}", commit("main").to_uppercase());
+    for variables in [&[][..], &offline] {
+        let fetched = honest.start(&upper, variables).end().unwrap();
+        assert_eq!(fetched.folder, honest.snapshot());
+    }
+    assert!(!honest.cached().join("refs").exists());
+}
+
 #[test]
 fn a_listing_does_not_choose_paths() {
     let commit_of = |sha: &str| {
