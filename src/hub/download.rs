@@ -9,7 +9,7 @@ use super::failure::{Failure, Result, Tries};
 use super::hash::hash_file;
 use super::names::{ContentHash, download_rank, is_commit, is_encoder_weights};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ureq::http::StatusCode;
 
@@ -22,6 +22,23 @@ const TEXT_BYTES: u64 = 256 << 20;
 /// Bytes that are read and written at a time.
 const BUFFER_BYTES: usize = 64 << 10;
 
+/// A download that failed.
+pub(super) struct Missed {
+    /// What cannot be had.
+    pub what: String,
+    pub failure: Failure,
+    /// The files that the hub listed, if it came to that.
+    listed: Vec<String>,
+}
+
+impl Missed {
+    /// Whether nothing speaks against a copy in the cache: the hub could not be reached, and names no file that the copy
+    /// lacks. What is wrong with an answer or with the cache does not pass by taking less.
+    pub(super) fn leaves(&self, copy: &Path) -> bool {
+        self.failure.is_absence() && self.listed.iter().all(|name| copy.join(name).is_file())
+    }
+}
+
 /// Downloads what the cache lacks of a model's revision, and gives the snapshot's folder.
 pub(super) fn download(
     client: &Client,
@@ -29,21 +46,29 @@ pub(super) fn download(
     id: &str,
     revision: &str,
     report: &dyn Fn(&Progress<'_>),
-) -> Result<PathBuf, (String, Failure)> {
-    let Listing { commit, mut files } = client
-        .listing(id, revision)
-        .map_err(|failure| ("its list of files".to_owned(), failure))?;
+) -> Result<PathBuf, Missed> {
+    let unlisted = |failure| Missed {
+        what: "its list of files".to_owned(),
+        failure,
+        listed: Vec::new(),
+    };
+    let Listing { commit, mut files } = client.listing(id, revision).map_err(unlisted)?;
     if is_commit(revision) && commit != revision {
         let problem = format!("the answer is of the commit {commit}; wanted {revision}");
-        return Err(("its list of files".to_owned(), Failure::Answer(problem)));
+        return Err(unlisted(Failure::Answer(problem)));
     }
-    let whole = |failure| ("the model".to_owned(), failure);
+    files.sort_by_key(|name| download_rank(name));
+    let missed = |what: &str, failure| Missed {
+        what: what.to_owned(),
+        failure,
+        listed: files.clone(),
+    };
+    let whole = |failure| missed("the model", failure);
     if !files.iter().any(|name| is_encoder_weights(name)) {
         return Err(whole(Failure::Model(
             "it has no safetensors weights; only models saved with safetensors are read".into(),
         )));
     }
-    files.sort_by_key(|name| download_rank(name));
     for name in &files {
         if !cache.snapshot(&commit).join(name).is_file() {
             let file = Download {
@@ -54,7 +79,7 @@ pub(super) fn download(
                 name,
                 report,
             };
-            file.run().map_err(|failure| (name.clone(), failure))?;
+            file.run().map_err(|failure| missed(name, failure))?;
         }
     }
     cache.set_ref(revision, &commit).map_err(whole)?;

@@ -82,6 +82,16 @@ impl Failure {
         Failure::network(host, ureq::Error::from(error))
     }
 
+    /// Whether the hub could not be reached: no connection, no answer in time, or a server that is busy or broken. Everything
+    /// else is an answer, or no failure of the hub.
+    pub(super) fn is_absence(&self) -> bool {
+        match self {
+            Failure::Timeout(_) | Failure::Broken(_) | Failure::Unreachable(_) => true,
+            Failure::Status { status, .. } => is_busy(*status),
+            _ => false,
+        }
+    }
+
     fn way_out(&self) -> &'static str {
         match self {
             Failure::Status {
@@ -137,6 +147,11 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Whether a status may be another one later.
+fn is_busy(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500..=599)
+}
+
 /// Counts the tries of one thing and pauses between them.
 #[derive(Default)]
 pub(super) struct Tries {
@@ -165,7 +180,7 @@ impl Tries {
         }
         self.failed += 1;
         let may_pass = match failure {
-            Failure::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            Failure::Status { status, .. } => is_busy(*status),
             Failure::Broken(_) => true,
             // Whoever waited once for nothing need not wait again.
             Failure::Timeout(_) => progress,
@@ -228,6 +243,41 @@ mod tests {
             assert!(tries.judge(&broken, gained).is_some());
         }
         assert!(tries.judge(&broken, PROGRESS_BYTES - 1).is_none());
+    }
+
+    #[test]
+    fn only_a_hub_that_cannot_be_reached_is_absent() {
+        let status = |status| Failure::Status {
+            status,
+            wait: None,
+            said: String::new(),
+        };
+        let hash = ContentHash::parse(&"0".repeat(40)).unwrap();
+        let text = String::new;
+        for failure in [
+            status(408),
+            status(429),
+            status(503),
+            Failure::Timeout(text()),
+            Failure::Broken(text()),
+            Failure::Unreachable(text()),
+        ] {
+            assert!(failure.is_absence(), "{failure}");
+        }
+        for failure in [
+            status(401),
+            status(404),
+            status(416),
+            Failure::Answer(text()),
+            Failure::Disk(text()),
+            Failure::Model(text()),
+            Failure::WrongHash {
+                wanted: hash.clone(),
+                found: hash,
+            },
+        ] {
+            assert!(!failure.is_absence(), "{failure}");
+        }
     }
 
     #[test]

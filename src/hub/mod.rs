@@ -82,6 +82,7 @@ type Report = Arc<dyn Fn(&Progress<'_>) + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Downloader {
     offline: bool,
+    whole: bool,
     report: Option<Report>,
 }
 
@@ -95,6 +96,14 @@ impl Downloader {
     /// effect.
     pub fn offline(mut self, offline: bool) -> Self {
         self.offline = offline;
+        self
+    }
+
+    /// Whether a hub that cannot be reached is an error although a copy is in the cache that another program made, of which
+    /// it is not known whether it has all files; `false` if not set: the copy is taken, with a warning. Where the hub
+    /// answers, but wrongly, or lists files that the copy lacks, that is an error in any case.
+    pub fn whole(mut self, whole: bool) -> Self {
+        self.whole = whole;
         self
     }
 
@@ -147,16 +156,24 @@ impl Downloader {
             }
         };
         let downloaded = download::download(&Client::new(network), &cache, id, revision, &report);
-        let error = match downloaded {
+        let missed = match downloaded {
             Ok(folder) => return Ok(folder),
-            Err((what, failure)) => hub_error(id, format!("{what} cannot be had from the hub: {failure}")),
+            Err(missed) => missed,
         };
+        let problem = format!("{} cannot be had from the hub: {}", missed.what, missed.failure);
         match in_cache {
-            Some(folder) => {
+            Some(folder) if !self.whole && missed.leaves(&folder) => {
+                let error = hub_error(id, problem);
                 tracing::warn!(%error, "taking the cached copy, which may lack some files");
                 Ok(folder)
             }
-            None => Err(error),
+            Some(_) => Err(hub_error(
+                id,
+                format!(
+                    "{problem} (there is a copy in the cache, which may lack files; HF_HUB_OFFLINE=1 takes it as it is)"
+                ),
+            )),
+            None => Err(hub_error(id, problem)),
         }
     }
 }
@@ -165,6 +182,7 @@ impl fmt::Debug for Downloader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Downloader")
             .field("offline", &self.offline)
+            .field("whole", &self.whole)
             .finish_non_exhaustive()
     }
 }

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use model_maker::{Family, Layout, ModelSpec};
 
 use crate::common::fixture::{Fixture, folder_of};
-use crate::common::{model, tiny};
-use crate::run::{embed, refused};
-use crate::stand_in::{Hub, Reply, always, commit, read_folder};
+use crate::common::{copy_folder, model, tiny};
+use crate::run::{self, embed, refused};
+use crate::stand_in::{Hub, Reply, Repo, Request, Sends, always, commit, listing, read_folder};
 
 pub fn jina() -> PathBuf {
     model(&tiny(Family::Jina))
@@ -147,6 +147,75 @@ fn what_another_program_left_out_is_fetched() {
     assert_eq!(hub.embed("owner/name", &nowhere).unwrap().bits, expected);
 }
 
+/// A copy of which it is not known whether it has all files serves where the hub cannot be reached, and only there.
+#[test]
+fn a_copy_stands_in_for_a_hub_that_cannot_be_reached_alone() {
+    type Change = fn(&Request, &Repo) -> Option<Reply>;
+    type Case<'c> = (&'c str, Change, &'c [(&'c str, &'c str)], Result<(), &'c str>);
+    let cases: [Case<'_>; 7] = [
+        ("busy", |_, _| Some(Reply::new(503, "")), &[], Ok(())),
+        (
+            "busy",
+            |_, _| Some(Reply::new(503, "")),
+            &[(run::WHOLE, "1")],
+            Err("503"),
+        ),
+        ("gone", |_, _| Some(Reply::new(404, "")), &[], Err("404")),
+        (
+            "a sign-in page",
+            |request, _| request.is_listing().then(|| Reply::new(200, "<html>")),
+            &[],
+            Err("is not the JSON of a hub"),
+        ),
+        (
+            "damaged",
+            |request, repo| {
+                let mut reply = repo.answer(request);
+                reply.body.iter_mut().for_each(|byte| *byte ^= 1);
+                request.is_for("1_Pooling/config.json").then_some(reply)
+            },
+            &[],
+            Err("its hash is"),
+        ),
+        (
+            "a file that the copy lacks",
+            |request, _| {
+                let nothing = Reply::new(200, "").sends(Sends::Nothing);
+                request.is_for("1_Pooling/config.json").then_some(nothing)
+            },
+            &[("HF_HUB_ETAG_TIMEOUT", "1")],
+            Err("took too long"),
+        ),
+        (
+            "no files at all",
+            |request, _| {
+                let nothing = Reply::new(200, "").sends(Sends::Nothing);
+                request.is_listing().then_some(nothing)
+            },
+            &[("HF_HUB_ETAG_TIMEOUT", "1")],
+            Ok(()),
+        ),
+    ];
+    // All at once: some of them are tried again.
+    let running = cases.map(|(name, change, variables, wanted)| {
+        let hub = Hub::faulty(read_folder(&model(&tiny(Family::Bert))), always(change));
+        let snapshot = hub.snapshot();
+        copy_folder(&model(&tiny(Family::Bert)), &snapshot);
+        fs::remove_dir_all(snapshot.join("1_Pooling")).unwrap();
+        fs::create_dir_all(hub.cached().join("refs")).unwrap();
+        fs::write(hub.cached().join("refs/main"), commit("main")).unwrap();
+        let running = hub.start("owner/name", variables);
+        (name, hub, running, wanted)
+    });
+    for (name, hub, running, wanted) in running {
+        match (running.end(), wanted) {
+            (Ok(fetched), Ok(())) => assert_eq!(fetched.folder, hub.snapshot(), "{name}"),
+            (result, Err(word)) => drop(refused(result, &[word, "copy in the cache", "HF_HUB_OFFLINE"])),
+            (Err(error), Ok(())) => panic!("{name}: {error}"),
+        }
+    }
+}
+
 #[test]
 fn a_revision_is_a_model_of_its_own() {
     let other = model(&ModelSpec {
@@ -178,21 +247,27 @@ fn a_revision_is_a_model_of_its_own() {
 fn a_newer_commit_that_cannot_be_had_leaves_the_old_one() {
     let hub = Hub::of(read_folder(&jina()));
     hub.fetch(&[]).unwrap();
-    let newer = Hub::faulty(
-        read_folder(&jina()),
-        always(|request, _| match request.path.starts_with("/api") {
-            true => Some(Reply::new(
-                200,
-                crate::stand_in::listing(&commit("newer"), ["config.json", "model.safetensors"].into_iter()),
-            )),
-            false => None,
-        }),
-    );
     fs::remove_file(hub.snapshot().join(".ropeway-complete")).unwrap();
-    let endpoint = newer.endpoint();
-    let old = hub.fetch(&[("HF_ENDPOINT", &endpoint)]).unwrap();
-    assert!(newer.seen().len() > 1, "the newer one was not tried");
+    // Its files do not come.
+    let newer = |files: &'static [&'static str]| {
+        let listing = listing(&commit("newer"), files.iter().copied());
+        let fault = always(move |request, _| match request.is_listing() {
+            true => Some(Reply::new(200, listing.as_str())),
+            false => Some(Reply::new(200, "").sends(Sends::Nothing)),
+        });
+        let newer = Hub::faulty(read_folder(&jina()), fault);
+        let endpoint = newer.endpoint();
+        let fetched = hub.fetch(&[("HF_ENDPOINT", &endpoint), ("HF_HUB_ETAG_TIMEOUT", "1")]);
+        assert!(newer.seen().len() > 1, "the newer one was not tried");
+        fetched
+    };
+    let old = newer(&["config.json", "model.safetensors"]).unwrap();
     assert_eq!(old.folder, hub.snapshot());
+    // It has a file that the old one lacks.
+    refused(
+        newer(&["1_Pooling/config.json", "config.json", "model.safetensors"]),
+        &["1_Pooling/config.json", "took too long", "copy in the cache"],
+    );
     assert_eq!(
         hub.fetch(&[("HF_HUB_OFFLINE", "1")]).unwrap().folder,
         hub.snapshot()

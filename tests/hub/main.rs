@@ -43,7 +43,8 @@ fn child() {
         let engine = run::builder().on_download(report).from_hub(&model);
         engine.and_then(run::bits).map(|bits| json!({ "bits": bits }))
     } else {
-        let folder = Downloader::new().on_progress(report).fetch(&model);
+        let downloader = Downloader::new().whole(variable(run::WHOLE).is_ok());
+        let folder = downloader.on_progress(report).fetch(&model);
         folder.map(|folder| json!({ "folder": folder.to_str().unwrap() }))
     };
     let mut answer = answer.unwrap_or_else(|error| json!({ "error": error.to_string() }));

@@ -9,9 +9,11 @@ use serde_json::Value;
 
 use crate::common::Scratch;
 
-/// What the child fetches, whether it opens it and embeds a text, and where it writes the result.
+/// What the child fetches, whether it opens it and embeds a text or else insists on a whole copy, and where it writes the
+/// result.
 pub const MODEL: &str = "ROPEWAY_TEST_HUB_MODEL";
 pub const EMBEDS: &str = "ROPEWAY_TEST_HUB_EMBEDS";
+pub const WHOLE: &str = "ROPEWAY_TEST_HUB_WHOLE";
 pub const RESULT: &str = "ROPEWAY_TEST_HUB_RESULT";
 
 /// Variables with which a machine's owner could change what is tested.

@@ -79,6 +79,11 @@ struct ModelName {
 
 impl ModelName {
     fn folder(&self, run: &RunOptions) -> Result<std::path::PathBuf, Exit> {
+        self.fetch(run, false)
+    }
+
+    /// `whole`: no copy is taken of which it is not known whether it has all files.
+    fn fetch(&self, run: &RunOptions, whole: bool) -> Result<std::path::PathBuf, Exit> {
         let name = match &self.name {
             Some(name) => name,
             None => run.model()?,
@@ -87,6 +92,7 @@ impl ModelName {
             Named::Folder(folder) => Ok(folder.to_owned()),
             Named::Id(id) => Ok(hub::Downloader::new()
                 .offline(run.offline)
+                .whole(whole)
                 .on_progress(download_bar(!run.quiet))
                 .fetch(id)?),
         }
@@ -121,7 +127,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             terminal::print(text.as_bytes())
         }
         Action::Pull { model } => {
-            let folder = model.folder(run)?;
+            let folder = model.fetch(run, true)?;
             // The configuration alone: a download of something else is noticed here and not later.
             ModelConfig::read(&folder)?;
             terminal::print(format!("{}\n", folder.display()).as_bytes())
