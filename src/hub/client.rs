@@ -1,6 +1,8 @@
 //! Requests to a hub: whom the token goes to, which redirects are followed, how long a server may take.
 
 use std::io::Read;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ureq::http::{Response, StatusCode, Uri, header};
@@ -26,9 +28,12 @@ const LISTING_BYTES: u64 = 16 << 20;
 /// Bytes of status and headers of an answer.
 const HEAD_BYTES: usize = 64 << 10;
 
+/// The connections. What ends those of one agent puts another in its place.
+type SharedAgent = Arc<Mutex<Agent>>;
+
 /// Asks one hub.
 pub(super) struct Client {
-    agent: Agent,
+    agent: SharedAgent,
     network: Network,
 }
 
@@ -43,7 +48,7 @@ impl Client {
             .timeout_recv_body(Some(BODY_TIMEOUT))
             .build();
         Client {
-            agent: config.new_agent(),
+            agent: Arc::new(Mutex::new(config.new_agent())),
             network,
         }
     }
@@ -129,7 +134,7 @@ impl Walk<'_> {
             true => network.answer_timeout,
             false => network.download_timeout,
         };
-        let mut request = self.client.agent.get(self.address.clone());
+        let mut request = agent(&self.client.agent).get(self.address.clone());
         if let (true, Some(token)) = (self.is_at_hub, &network.token) {
             request = request.header(header::AUTHORIZATION, token.header());
         }
@@ -151,7 +156,13 @@ impl Walk<'_> {
         }
         match answer.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
-                Ok(Some(FileBody::new(answer, host, network.download_timeout)))
+                let shared = &self.client.agent;
+                Ok(Some(FileBody::new(
+                    answer,
+                    host,
+                    network.download_timeout,
+                    shared,
+                )))
             }
             StatusCode::MOVED_PERMANENTLY
             | StatusCode::FOUND
@@ -182,25 +193,68 @@ impl Walk<'_> {
     }
 }
 
+fn agent(shared: &SharedAgent) -> Agent {
+    shared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Ends the connections of an agent when one read of a body takes longer than it may.
+///
+/// ureq limits how long the socket is waited for. In a body that comes in chunks that is not enough: one read waits for the
+/// socket again and again while what comes is not of the body, digits of a chunk's length or lines after the last chunk.
+struct Watch(Sender<()>);
+
+impl Watch {
+    fn new(shared: &SharedAgent, timeout: Duration) -> Watch {
+        let shared = shared.clone();
+        let (signals, read_signals) = mpsc::channel();
+        let watch = move || {
+            // Each read says when it begins and when it ends.
+            while read_signals.recv().is_ok() {
+                if read_signals.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
+                    let old = agent(&shared);
+                    let new = Agent::new_with_config(old.config().clone());
+                    *shared.lock().unwrap_or_else(PoisonError::into_inner) = new;
+                    old.shutdown();
+                    return;
+                }
+            }
+        };
+        // Without a thread the limit for a whole body is left.
+        let _ = std::thread::Builder::new()
+            .name("ropeway-hub".into())
+            .spawn(watch);
+        Watch(signals)
+    }
+
+    /// A read begins, or ends.
+    fn signal(&self) {
+        // Nobody listens any more once the time was up.
+        let _ = self.0.send(());
+    }
+}
+
 /// The body of an answer, as fast as it has to come.
 pub(super) struct FileBody {
     answer: Response<ureq::BodyReader<'static>>,
     length: Option<u64>,
     host: String,
     timeout: Duration,
+    /// Where the length was not said: with a length, every byte that comes is of the body.
+    watch: Option<Watch>,
     /// Time spent waiting in the current window, and the bytes that came in it.
     waited: Duration,
     window_bytes: u64,
 }
 
 impl FileBody {
-    fn new(answer: Response<Body>, host: String, timeout: Duration) -> FileBody {
+    fn new(answer: Response<Body>, host: String, timeout: Duration, agent: &SharedAgent) -> FileBody {
         let length = answer.body().content_length();
         FileBody {
             answer: answer.map(Body::into_reader),
             length,
             host,
             timeout,
+            watch: length.is_none().then(|| Watch::new(agent, timeout)),
             waited: Duration::ZERO,
             window_bytes: 0,
         }
@@ -219,12 +273,20 @@ impl FileBody {
     /// Reads what is there; 0 bytes at the end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let start = Instant::now();
-        let count = self
-            .answer
-            .body_mut()
-            .read(buffer)
-            .map_err(|e| Failure::body(&self.host, e))?;
-        self.waited += start.elapsed();
+        self.watch.iter().for_each(Watch::signal);
+        let read = self.answer.body_mut().read(buffer);
+        self.watch.iter().for_each(Watch::signal);
+        let elapsed = start.elapsed();
+        // A connection that was ended looks as if the server had done it.
+        if self.watch.is_some() && elapsed >= self.timeout && !matches!(read, Ok(1..)) {
+            return Err(Failure::Timeout(format!(
+                "{} sent nothing of the body in {} s",
+                self.host,
+                elapsed.as_secs()
+            )));
+        }
+        let count = read.map_err(|e| Failure::body(&self.host, e))?;
+        self.waited += elapsed;
         self.window_bytes += count as u64;
         if count > 0 && self.waited >= self.timeout {
             let wanted = MIN_BYTES_PER_SECOND.saturating_mul(self.timeout.as_secs());

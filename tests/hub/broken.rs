@@ -255,6 +255,58 @@ fn a_body_that_stalls_or_drips_is_given_up_and_gone_on_with_later() {
     assert!(start.elapsed() < START, "{:?}", start.elapsed());
 }
 
+/// What frames the chunks of a body is not the body: neither digits of a chunk's length nor lines after its end keep a
+/// client busy, from the hub or from where it redirects to.
+#[test]
+fn framing_without_a_body_is_given_up() {
+    const DIGITS: Sends = Sends::Framing(0, "", "0", 20);
+    const LATE_DIGITS: Sends = Sends::Framing(20, "", "0", 20);
+    const LINES: Sends = Sends::Framing(2, "0\r\n", "X-A: b\r\nX-C: d\r\n", 0);
+    let cases = [DIGITS, LATE_DIGITS, LINES].into_iter().flat_map(|sends| {
+        [
+            ("/revision/main", sends),
+            ("/tokenizer.json", sends),
+            ("/model.safetensors", sends),
+        ]
+    });
+    let start = Instant::now();
+    let running: Vec<_> = cases
+        .map(|(end, sends)| {
+            let hub = Hub::faulty(
+                read_folder(&jina()),
+                always(move |request, repo| {
+                    let reply = repo.answer(request);
+                    if request.path.ends_with("/model.safetensors") && !request.elsewhere {
+                        return Some(reply.with("X-Linked-Size", ""));
+                    }
+                    request.path.ends_with(end).then(|| reply.sends(sends))
+                }),
+            );
+            let running = hub.start("owner/name", &[("HF_HUB_DOWNLOAD_TIMEOUT", "1")]);
+            (hub, running)
+        })
+        .collect();
+    for (hub, running) in running {
+        refused(
+            running.end(),
+            &["sent nothing of the body in 1 s", "HF_HUB_DOWNLOAD_TIMEOUT"],
+        );
+        drop(hub);
+    }
+    assert!(start.elapsed() < START * 2, "{:?}", start.elapsed());
+}
+
+/// What was ended is gone on with over another connection.
+#[test]
+fn a_body_that_stalls_between_chunks_is_gone_on_with() {
+    let mut files = read_folder(&jina());
+    files.insert("model.safetensors".into(), vec![7; 2 << 20]);
+    let hub = Hub::faulty(files, first(1, weights(|_| Sends::Framing(3 << 19, "", "0", 20))));
+    hub.fetch(&[("HF_HUB_DOWNLOAD_TIMEOUT", "1")]).unwrap();
+    assert_eq!(hub.ranges(), [String::new(), format!("bytes={}-", 3 << 19)]);
+    assert!(hub.parts().is_empty());
+}
+
 #[test]
 fn two_processes_download_a_file_once() {
     let hub = Hub::faulty(

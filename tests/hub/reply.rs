@@ -42,6 +42,9 @@ pub enum Sends {
     Stall(usize),
     /// A byte every tenth of a second.
     Drip,
+    /// A chunk of so many bytes, then bytes that are not of the body: first some, then others again and again, with a pause
+    /// between them in milliseconds.
+    Framing(usize, &'static str, &'static str, u64),
 }
 
 #[derive(Clone)]
@@ -89,7 +92,9 @@ impl Reply {
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }
-        if self.length {
+        if matches!(self.sends, Sends::Framing(..)) {
+            head += "Transfer-Encoding: chunked\r\n";
+        } else if self.length {
             head += &format!("Content-Length: {}\r\n", self.body.len());
         }
         if self.sends != Sends::Nothing {
@@ -110,6 +115,18 @@ impl Reply {
             Sends::Stall(bytes) => {
                 stream.write_all(&self.body[..bytes])?;
                 wait(Duration::from_secs(60));
+            }
+            Sends::Framing(bytes, first, again, pause) => {
+                if bytes > 0 {
+                    stream.write_all(format!("{bytes:x}\r\n").as_bytes())?;
+                    stream.write_all(&self.body[..bytes])?;
+                    stream.write_all(b"\r\n")?;
+                }
+                stream.write_all(first.as_bytes())?;
+                while !stop.load(Ordering::SeqCst) {
+                    stream.write_all(again.as_bytes())?;
+                    wait(Duration::from_millis(pause));
+                }
             }
             Sends::Drip => {
                 for byte in &self.body {
