@@ -171,16 +171,30 @@ impl Download<'_> {
         self.cache.place(&hash, self.commit, self.name, true)
     }
 
-    /// The body that goes on where the part ends, or starts anew.
+    /// The body that goes on where the part ends, or starts anew: a part that cannot be gone on with would fail for ever.
     fn rest(&self, way: &mut Walk<'_>, part: &mut Part) -> Result<FileBody> {
-        match way.body(part.length) {
+        let body = match way.body(part.length) {
             // A part that is whole already, or longer, of a size that was not said.
-            Err(Failure::Status { status: 416, .. }) if part.length > 0 => {
-                part.clear()?;
-                way.body(0)
+            Err(Failure::Status { status: 416, .. }) if part.length > 0 => None,
+            body => Some(body?),
+        };
+        if let Some(body) = body {
+            let starts = match body.answer().status() {
+                StatusCode::PARTIAL_CONTENT => {
+                    content_range(body.answer().headers()).map(|range| range.start)
+                }
+                _ => Ok(0),
+            };
+            if part.length == 0 || starts == Ok(part.length) {
+                return Ok(body);
             }
-            body => body,
+            if starts == Ok(0) {
+                part.clear()?;
+                return Ok(body);
+            }
         }
+        part.clear()?;
+        way.body(0)
     }
 
     /// Writes a body into the part.

@@ -106,6 +106,37 @@ fn a_part_that_cannot_be_gone_on_with_is_fetched_anew() {
     assert_whole(&hub);
 }
 
+/// A server that answers a range with another one, or with one that cannot be read.
+#[test]
+fn a_part_that_is_answered_with_another_range_is_fetched_anew() {
+    let last = right().len() - 1;
+    let length = right().len();
+    for (start, range, requests) in [
+        (0, format!("bytes 0-{last}/{length}"), 1),
+        (7, format!("bytes 7-{last}/{length}"), 2),
+        (100, "bytes 100-".to_owned(), 2),
+        (100, String::new(), 2),
+    ] {
+        let said = range.clone();
+        let hub = Hub::faulty(
+            read_folder(&jina()),
+            always(move |request, _| {
+                let is_ranged = request.elsewhere && !request.header("range").is_empty();
+                is_ranged.then(|| Reply::new(206, &right()[start..]).with("Content-Range", said.as_str()))
+            }),
+        );
+        fs::create_dir_all(hub.cached().join("blobs")).unwrap();
+        let part = hub
+            .cached()
+            .join(format!("blobs/{}.incomplete", sha256(&right())));
+        fs::write(part, &right()[..100]).unwrap();
+        hub.fetch(&[]).unwrap();
+        let ranges = ["bytes=100-".to_owned(), String::new()];
+        assert_eq!(hub.ranges(), ranges[..requests], "{range}");
+        assert_whole(&hub);
+    }
+}
+
 #[test]
 fn a_server_without_ranges_starts_over() {
     let hub = Hub::faulty(
