@@ -16,6 +16,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::failure::{Failure, Result};
 use super::names::{ContentHash, is_commit, is_wanted};
@@ -26,6 +27,9 @@ const WHOLE: &str = ".ropeway-complete";
 
 /// The largest mark or ref that is read.
 const SMALL_FILE_BYTES: u64 = 1 << 20;
+
+/// How long another process's lock is waited for without a word.
+const QUIET_WAIT: Duration = Duration::from_secs(3);
 
 /// A model in the cache; it need not be there.
 pub(super) struct ModelCache {
@@ -97,9 +101,8 @@ impl ModelCache {
                 match file.try_lock() {
                     Ok(()) => {}
                     Err(fs::TryLockError::WouldBlock) => {
-                        tracing::info!(path = %path.display(), "waiting for another process that downloads the file");
+                        wait_for(&file, &path, QUIET_WAIT)?;
                         waited = true;
-                        file.lock()?;
                     }
                     // Some network file systems have no locks. The hash is checked in any case.
                     Err(fs::TryLockError::Error(error)) => {
@@ -213,6 +216,21 @@ pub(super) fn mark_whole(folder: &Path, files: &[String]) {
     if let Err(error) = write_new(folder, &folder.join(WHOLE), &mark) {
         tracing::debug!(%error, "the cached copy cannot be marked as whole");
     }
+}
+
+/// Locks a file that another process has locked. That may take as long as a download: after the time `quiet` it is said.
+fn wait_for(file: &File, path: &Path, quiet: Duration) -> io::Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < quiet {
+        std::thread::sleep(Duration::from_millis(20));
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(fs::TryLockError::WouldBlock) => {}
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    tracing::warn!(lock = %path.display(), "waiting for another process, which holds the lock of a file of the model while it downloads it");
+    file.lock()
 }
 
 /// Held while a blob is downloaded.
@@ -351,4 +369,66 @@ fn symlink(target: &Path, link: &Path) -> io::Result<()> {
     return std::os::windows::fs::symlink_file(target, link);
     #[cfg(not(any(unix, windows)))]
     return Err(io::ErrorKind::Unsupported.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{Event, Metadata, span};
+
+    use super::*;
+    use crate::notices;
+
+    /// Keeps what is said.
+    #[derive(Clone, Default)]
+    struct Said(Arc<Mutex<Vec<String>>>);
+
+    impl tracing::Subscriber for Said {
+        fn enabled(&self, of: &Metadata<'_>) -> bool {
+            notices::is_ours(of)
+        }
+        fn event(&self, event: &Event<'_>) {
+            self.0.lock().unwrap().push(notices::text(event));
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn a_long_wait_for_a_lock_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hash.lock");
+        let open = || {
+            OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .unwrap()
+        };
+        for (held, quiet, words) in [(50, 10_000, 0), (300, 50, 1)] {
+            let (other, own, said) = (open(), open(), Said::default());
+            other.lock().unwrap();
+            let holder = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(held));
+                drop(other);
+            });
+            tracing::subscriber::with_default(said.clone(), || {
+                wait_for(&own, &path, Duration::from_millis(quiet)).unwrap();
+            });
+            holder.join().unwrap();
+            let said = said.0.lock().unwrap();
+            assert_eq!(said.len(), words, "{said:?}");
+            assert!(
+                said.iter().all(|text| text.contains(path.to_str().unwrap())),
+                "{said:?}"
+            );
+        }
+    }
 }
