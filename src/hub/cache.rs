@@ -13,9 +13,9 @@
 //! never followed to write.
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::failure::{Failure, Result};
@@ -69,17 +69,14 @@ impl ModelCache {
         if is_commit(revision) || read_small(&path).is_some_and(|old| old.trim() == commit) {
             return Ok(());
         }
-        let write = || {
-            fs::create_dir_all(self.folder.join("refs"))?;
-            let mut parent = self.folder.join("refs");
-            let folders = revision.split('/').rev().skip(1).collect::<Vec<_>>();
-            for folder in folders.into_iter().rev() {
-                parent.push(folder);
-                create_dir(&parent)?;
-            }
-            write_new(&parent, &path, commit)
-        };
-        write().map_err(|e| Failure::disk(&path, &e))
+        let mut parent = self.folder.join("refs");
+        fs::create_dir_all(&parent).map_err(|e| Failure::disk(&parent, &e))?;
+        let folders = revision.split('/').rev().skip(1).collect::<Vec<_>>();
+        for folder in folders.into_iter().rev() {
+            parent.push(folder);
+            create_dir(&parent)?;
+        }
+        write_new(&parent, &path, commit)
     }
 
     pub(super) fn blob(&self, hash: &ContentHash) -> PathBuf {
@@ -98,6 +95,7 @@ impl ModelCache {
             let mut waited = false;
             loop {
                 let file = open_no_follow(OpenOptions::new().write(true).create(true), &path)?;
+                let mut held = true;
                 match file.try_lock() {
                     Ok(()) => {}
                     Err(fs::TryLockError::WouldBlock) => {
@@ -107,11 +105,16 @@ impl ModelCache {
                     // Some network file systems have no locks. The hash is checked in any case.
                     Err(fs::TryLockError::Error(error)) => {
                         tracing::debug!(%error, "the cache cannot be locked");
+                        held = false;
                     }
                 }
                 // Whoever held it may have removed the file; then another process may hold its successor.
                 if is_same_file(&file, &path) {
-                    return Ok(BlobLock { _file: file, waited });
+                    return Ok(BlobLock {
+                        _file: file,
+                        waited,
+                        held,
+                    });
                 }
             }
         };
@@ -131,40 +134,50 @@ impl ModelCache {
         Ok(Part { file, path, length })
     }
 
-    /// Gives a blob its name in the snapshot, by a link where the file system has them. `is_new`: no snapshot has it yet.
-    pub(super) fn place(&self, hash: &ContentHash, commit: &str, name: &str, is_new: bool) -> Result<()> {
-        let snapshot = self.snapshot(commit);
-        let path = snapshot.join(name);
-        let place = || {
-            fs::create_dir_all(self.folder.join("snapshots"))?;
-            create_dir(&snapshot)?;
-            let mut parent = snapshot.clone();
-            let mut target = PathBuf::from("../..");
-            let folders: Vec<&str> = name.split('/').collect();
-            for folder in &folders[..folders.len() - 1] {
-                parent.push(folder);
-                target.push("..");
-                create_dir(&parent)?;
+    /// Gives a blob, which this process has locked, its name in the snapshot, by a link where the file system has them.
+    /// `is_new`: no snapshot has it yet.
+    pub(super) fn place(
+        &self,
+        (hash, lock): (&ContentHash, &BlobLock),
+        commit: &str,
+        name: &str,
+        is_new: bool,
+    ) -> Result<()> {
+        let snapshots = self.folder.join("snapshots");
+        fs::create_dir_all(&snapshots).map_err(|e| Failure::disk(&snapshots, &e))?;
+        let mut parent = self.snapshot(commit);
+        let path = parent.join(name);
+        create_dir(&parent)?;
+        let mut target = PathBuf::from("../..");
+        let folders: Vec<&str> = name.split('/').collect();
+        for folder in &folders[..folders.len() - 1] {
+            parent.push(folder);
+            target.push("..");
+            create_dir(&parent)?;
+        }
+        target.extend(["blobs", hash.as_str()]);
+        if lock.held {
+            remove_scratch(&parent, hash);
+        }
+        let blob = self.blob(hash);
+        let link = |target: &Path| Scratch::new(&parent, hash.as_str(), |path| symlink(target, path));
+        if !settings::links_are_disabled()
+            && let Ok((mut scratch, ())) = link(&target)
+        {
+            // Where `snapshots` is itself a link, `..` leads elsewhere.
+            if !scratch.path.is_file() {
+                let blob = blob.canonicalize().map_err(|e| Failure::disk(&blob, &e))?;
+                (scratch, ()) = link(&blob)?;
             }
-            target.extend(["blobs", hash.as_str()]);
-            let blob = self.blob(hash);
-            let scratch = scratch_name(&parent);
-            if !settings::links_are_disabled() && symlink(&target, &scratch).is_ok() {
-                // Where `snapshots` is itself a link, `..` leads elsewhere.
-                if !scratch.is_file() {
-                    fs::remove_file(&scratch)?;
-                    symlink(&blob.canonicalize()?, &scratch)?;
-                }
-                return fs::rename(&scratch, &path);
-            }
-            if is_new {
-                return fs::rename(&blob, &path);
-            }
-            let mut copy = OpenOptions::new().write(true).create_new(true).open(&scratch)?;
-            io::copy(&mut File::open(&blob)?, &mut copy)?;
-            fs::rename(&scratch, &path)
-        };
-        place().map_err(|e| Failure::disk(&path, &e))
+            return scratch.rename(&path);
+        }
+        if is_new {
+            return fs::rename(&blob, &path).map_err(|e| Failure::disk(&path, &e));
+        }
+        let mut from = File::open(&blob).map_err(|e| Failure::disk(&blob, &e))?;
+        let (scratch, mut copy) = Scratch::new(&parent, hash.as_str(), create_new)?;
+        io::copy(&mut from, &mut copy).map_err(|e| Failure::disk(&scratch.path, &e))?;
+        scratch.rename(&path)
     }
 }
 
@@ -213,8 +226,8 @@ pub(super) fn is_whole(folder: &Path) -> bool {
 pub(super) fn mark_whole(folder: &Path, files: &[String]) {
     let mark: String = files.iter().map(|name| format!("{name}\n")).collect();
     // Without the mark the next call asks the hub again, and that is all.
-    if let Err(error) = write_new(folder, &folder.join(WHOLE), &mark) {
-        tracing::debug!(%error, "the cached copy cannot be marked as whole");
+    if let Err(failure) = write_new(folder, &folder.join(WHOLE), &mark) {
+        tracing::debug!(%failure, "the cached copy cannot be marked as whole");
     }
 }
 
@@ -238,6 +251,8 @@ pub(super) struct BlobLock {
     _file: File,
     /// Whether another process held it before.
     pub waited: bool,
+    /// Whether it excludes others; on some file systems it does not.
+    held: bool,
 }
 
 /// What came of a blob so far, in its file.
@@ -295,39 +310,79 @@ fn read_small(path: &Path) -> Option<String> {
 }
 
 /// Writes a file of `folder` anew and gives it its name when it is whole.
-fn write_new(folder: &Path, path: &Path, text: &str) -> io::Result<()> {
-    let scratch = scratch_name(folder);
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&scratch)?;
-    let written = file
-        .write_all(text.as_bytes())
-        .and_then(|()| fs::rename(&scratch, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&scratch);
-    }
-    written
+fn write_new(folder: &Path, path: &Path, text: &str) -> Result<()> {
+    let (scratch, mut file) = Scratch::new(folder, "note", create_new)?;
+    file.write_all(text.as_bytes())
+        .map_err(|e| Failure::disk(&scratch.path, &e))?;
+    scratch.rename(path)
 }
 
-/// A name in `folder` that nothing else has.
-fn scratch_name(folder: &Path) -> PathBuf {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    folder.join(format!(".ropeway-{}-{count}.tmp", std::process::id()))
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).open(path)
+}
+
+/// How the names of what is not whole yet begin and end.
+const SCRATCH: (&str, &str) = (".ropeway-", ".tmp");
+
+/// Something new that has no name of its own yet; removed unless it gets one.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// Makes something in `folder` by a function that fails where something is there already. The name is random: process
+    /// numbers are the same in every container, and an end by force leaves a file behind.
+    fn new<T>(folder: &Path, of: &str, make: impl Fn(&Path) -> io::Result<T>) -> Result<(Scratch, T)> {
+        let (start, end) = SCRATCH;
+        let mut tries = 0;
+        loop {
+            let random = RandomState::new().hash_one(tries);
+            let path = folder.join(format!("{start}{of}-{random:016x}{end}"));
+            match make(&path) {
+                Ok(made) => return Ok((Scratch { path }, made)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < 10 => tries += 1,
+                Err(error) => return Err(Failure::disk(&path, &error)),
+            }
+        }
+    }
+
+    fn rename(self, path: &Path) -> Result<()> {
+        fs::rename(&self.path, path).map_err(|e| Failure::disk(path, &e))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It is gone where it got its name.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Removes what processes that were ended by force have left of this blob in `folder`. Whoever holds the blob's lock is the
+/// only one who makes such files.
+fn remove_scratch(folder: &Path, hash: &ContentHash) {
+    let start = format!("{}{hash}-", SCRATCH.0);
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with(&start) && name.ends_with(SCRATCH.1))
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Makes a folder; one that is there must be one itself, not a link to one.
-fn create_dir(path: &Path) -> io::Result<()> {
+fn create_dir(path: &Path) -> Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if fs::symlink_metadata(path)?.is_dir() {
-                Ok(())
-            } else {
-                Err(io::Error::new(
-                    io::ErrorKind::NotADirectory,
-                    format!("{} is not a folder", path.display()),
-                ))
+            match fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
+                true => Ok(()),
+                false => Err(Failure::disk(path, &io::Error::other("is not a folder"))),
             }
         }
-        result => result,
+        result => result.map_err(|e| Failure::disk(path, &e)),
     }
 }
 
@@ -379,6 +434,29 @@ mod tests {
 
     use super::*;
     use crate::notices;
+
+    #[test]
+    fn a_scratch_file_is_new_and_goes_with_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let count = || fs::read_dir(folder.path()).unwrap().count();
+        // The first names are taken, by whatever it is.
+        let tries = std::cell::Cell::new(0);
+        let make = |path: &Path| {
+            tries.set(tries.get() + 1);
+            if tries.get() < 3 {
+                fs::write(path, "somebody else's").unwrap();
+            }
+            create_new(path)
+        };
+        let (scratch, _) = Scratch::new(folder.path(), "x", make).unwrap();
+        assert_eq!((tries.get(), count()), (3, 3));
+        drop(scratch);
+        assert_eq!(count(), 2);
+        // One that never works ends, and the error names what was to be made.
+        let taken = |_: &Path| io::Result::<()>::Err(io::ErrorKind::AlreadyExists.into());
+        let failure = Scratch::new(folder.path(), "x", taken).err().unwrap().to_string();
+        assert!(failure.contains(".ropeway-x-"), "{failure}");
+    }
 
     /// Keeps what is said.
     #[derive(Clone, Default)]

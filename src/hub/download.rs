@@ -152,7 +152,7 @@ impl Download<'_> {
             .map_err(|problem| Failure::Answer(format!("the answer {problem}")))?;
         let lock = self.cache.lock(&hash)?;
         if self.cache.has_blob(&hash) {
-            return self.cache.place(&hash, self.commit, self.name, false);
+            return self.cache.place((&hash, &lock), self.commit, self.name, false);
         }
         let mut part = self.cache.open_part(&hash)?;
         reach.begin(part.length);
@@ -168,7 +168,7 @@ impl Download<'_> {
             self.receive(body, &mut part, size, reach)?;
         }
         self.check(part, &hash)?;
-        self.cache.place(&hash, self.commit, self.name, true)
+        self.cache.place((&hash, &lock), self.commit, self.name, true)
     }
 
     /// The body that goes on where the part ends, or starts anew: a part that cannot be gone on with would fail for ever.

@@ -231,6 +231,36 @@ fn a_file_system_without_links_gets_files() {
     assert_eq!(hub.seen().len(), before);
 }
 
+/// What a process left that was ended by force is in nobody's way, and goes.
+#[test]
+fn what_an_ended_process_left_is_removed() {
+    for links in ["", "1"] {
+        let hub = Hub::of(read_folder(&jina()));
+        let bytes = &read_folder(&jina())["config.json"];
+        fs::create_dir_all(hub.snapshot()).unwrap();
+        let left = |of: &str| hub.snapshot().join(format!(".ropeway-{of}-0123456789abcdef.tmp"));
+        let (own, others) = (left(&git_sha1(bytes)), left(&git_sha1(b"")));
+        for path in [&own, &others] {
+            fs::write(path, "half").unwrap();
+        }
+        // The blobs are there: they are copied where there are no links.
+        usual(&hub.home.path().join("hub"));
+        for name in ["config.json", "tokenizer.json"] {
+            fs::remove_file(hub.snapshot().join(name)).unwrap();
+        }
+        hub.fetch(&[("HF_HUB_DISABLE_SYMLINKS", links)]).unwrap();
+        assert_eq!(fs::read(hub.snapshot().join("config.json")).unwrap(), *bytes);
+        assert!(!own.exists());
+        // That may be of a process which is at it.
+        assert!(others.exists());
+        fs::remove_file(others).unwrap();
+        let all = fs::read_dir(hub.snapshot()).unwrap();
+        let names = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names: Vec<String> = names.filter(|name| name.ends_with(".tmp")).collect();
+        assert_eq!(names, [] as [String; 0], "{links}");
+    }
+}
+
 /// A copy that this engine did not make is completed where there is a hub, over the blobs that are there.
 #[test]
 fn a_foreign_copy_is_completed_without_fetching_it_again() {
