@@ -82,7 +82,10 @@ pub(super) fn download(
             file.run().map_err(|failure| missed(name, failure))?;
         }
     }
-    cache.set_ref(revision, &commit).map_err(whole)?;
+    // It serves all the same; the next call asks the hub again for what the name means.
+    if let Err(failure) = cache.set_ref(revision, &commit) {
+        tracing::warn!(%failure, "the cache cannot note what commit the revision means, so that it is asked for each time");
+    }
     let folder = cache.find(&commit).ok_or_else(|| {
         whole(Failure::Model(
             "it was downloaded, but lacks config.json or some of its weights".into(),

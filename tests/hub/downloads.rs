@@ -242,6 +242,20 @@ fn a_revision_is_a_model_of_its_own() {
     );
 }
 
+/// git keeps no two branches of which one is a folder of the other, but one may follow the other.
+#[test]
+fn a_revision_whose_name_is_taken_in_the_cache_still_serves() {
+    for [first, then] in [["v1", "v1/x"], ["v1/x", "v1"]] {
+        let files = [first, then].map(|revision| (revision.into(), read_folder(&jina())));
+        let hub = Hub::at("127.0.0.1", files, always(|_, _| None));
+        for revision in [first, then, then, first] {
+            let fetched = hub.start(&format!("owner/name@{revision}"), &[]).end().unwrap();
+            assert!(fetched.folder.ends_with(commit(revision)), "{revision}");
+        }
+        assert!(hub.cached().join("refs").join(first).is_file());
+    }
+}
+
 /// A download that fails leaves the name of the revision with the copy that is whole.
 #[test]
 fn a_newer_commit_that_cannot_be_had_leaves_the_old_one() {
