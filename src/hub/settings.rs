@@ -133,16 +133,16 @@ impl Network {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         let address: Option<Uri> = endpoint.parse().ok();
         let origin = address
-            .filter(|address| address.query().is_none())
             .as_ref()
+            .filter(|address| address.query().is_none() && !endpoint.contains('#'))
             .and_then(Origin::of);
         let origin = origin.ok_or_else(|| {
-            // It may hold a password.
-            let start = endpoint.split('@').next_back().unwrap_or_default();
+            // Everything else may hold a password or a token.
+            let start = address.and_then(|address| Some(format!("{}://{}", address.scheme_str()?, address.host()?)));
             format!(
-                "HF_ENDPOINT (`…{}`) is not the address of a hub; wanted `http://` or `https://` and a host, as in \
-                 `{DEFAULT_ENDPOINT}`",
-                shown(start)
+                "HF_ENDPOINT{} is not the address of a hub; wanted `http://` or `https://` and a host, without a user's \
+                 name or a query, as in `{DEFAULT_ENDPOINT}`",
+                start.map_or_else(String::new, |start| format!(" (`{}…`)", shown(&start)))
             )
         })?;
         Ok(Network {
@@ -192,8 +192,11 @@ fn token() -> Result<Option<Token>, String> {
         return Ok(None);
     }
     for name in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] {
-        if let Some(value) = text(name) {
-            return clean(&value, name);
+        // One of blanks alone is none.
+        if let Some(value) = text(name)
+            && let Some(token) = clean(&value, name)?
+        {
+            return Ok(Some(token));
         }
     }
     let user = std::env::home_dir().unwrap_or_default();

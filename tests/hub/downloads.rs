@@ -345,7 +345,26 @@ fn settings_that_mean_nothing_are_named() {
     for (name, value, word) in [
         ("HF_ENDPOINT", "ftp://hub.example", "http"),
         ("HF_ENDPOINT", "hub.example", "http"),
-        ("HF_ENDPOINT", "https://user:secret@hub.example", "http"),
+        (
+            "HF_ENDPOINT",
+            "https://user:secret@hub.example",
+            "https://hub.example",
+        ),
+        (
+            "HF_ENDPOINT",
+            "http://hub.example:80/?token=secret",
+            "http://hub.example",
+        ),
+        (
+            "HF_ENDPOINT",
+            "http://hub.example/x?y=a@secret",
+            "http://hub.example",
+        ),
+        ("HF_ENDPOINT", "http://us@er:secret/pw@hub.example", "user's name"),
+        ("HF_ENDPOINT", "http://user:secret", "http"),
+        ("HF_ENDPOINT", "http://hub.example#secret", "http://hub.example"),
+        ("HF_ENDPOINT", "http://hub example/secret", "http"),
+        ("HF_ENDPOINT", "hf_secret", "http"),
         ("HF_HUB_ETAG_TIMEOUT", "soon", "seconds"),
         ("HF_HUB_DOWNLOAD_TIMEOUT", "-1", "seconds"),
         ("HF_TOKEN", "se cret", "characters"),

@@ -71,8 +71,13 @@ fn the_token_comes_from_where_huggingface_hub_takes_it() {
     fs::write(home.join("elsewhere"), " from-path\r\n").unwrap();
     let path = home.join("elsewhere").display().to_string();
     type Case<'c> = (&'c [(&'c str, &'c str)], &'c str);
-    let cases: [Case<'_>; 5] = [
+    let cases: [Case<'_>; 7] = [
         (&[], "Bearer from-home"),
+        (&[("HF_TOKEN", " \n")], "Bearer from-home"),
+        (
+            &[("HF_TOKEN", "\t"), ("HUGGING_FACE_HUB_TOKEN", "older")],
+            "Bearer older",
+        ),
         (&[("HF_TOKEN_PATH", &path)], "Bearer from-path"),
         (&[("HF_TOKEN", "from-variable ")], "Bearer from-variable"),
         (
