@@ -42,6 +42,8 @@ impl Client {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
+            // Each request has its own.
+            .proxy(None)
             .accept_encoding("identity")
             .user_agent(concat!("ropeway/", env!("CARGO_PKG_VERSION")))
             .max_response_header_size(HEAD_BYTES)
@@ -129,7 +131,11 @@ impl Walk<'_> {
     /// One request: a body, or a redirect of which the target is the next address.
     fn step(&mut self, start: u64) -> Result<Option<FileBody>> {
         let network = &self.client.network;
-        let host = self.address.host().unwrap_or_default().to_owned();
+        let proxy = network.proxies.of(&self.address);
+        let mut host = self.address.host().unwrap_or_default().to_owned();
+        if let Some(proxy) = proxy {
+            host += &format!(" by the proxy {}:{}", proxy.host(), proxy.port());
+        }
         let timeout = match self.is_at_hub {
             true => network.answer_timeout,
             false => network.download_timeout,
@@ -143,6 +149,7 @@ impl Walk<'_> {
         }
         let request = request
             .config()
+            .proxy(proxy.cloned())
             .timeout_resolve(Some(timeout))
             .timeout_connect(Some(timeout))
             .timeout_send_request(Some(timeout))

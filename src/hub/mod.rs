@@ -31,9 +31,12 @@
 //! | `HF_HUB_ETAG_TIMEOUT` | 10 | seconds for connecting to the hub and for its answer to begin |
 //! | `HF_HUB_DOWNLOAD_TIMEOUT` | 10 | seconds for connecting to where a file is, and without bytes of a body |
 //! | `HF_HUB_DISABLE_SYMLINKS` | false | true: snapshots hold files and not links to blobs |
-//! | `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY` | none | proxies |
+//! | `HTTP_PROXY`, `HTTPS_PROXY` | `ALL_PROXY` | the proxy for addresses of that scheme |
+//! | `ALL_PROXY` | none | the proxy where the scheme has no other |
+//! | `NO_PROXY` | none | hosts and domains without a proxy, with commas between them; `*` is all |
 //!
-//! `TRANSFORMERS_CACHE` is not read, as in huggingface_hub.
+//! The names of the proxies may be in lower case too, which counts first, as for curl. `TRANSFORMERS_CACHE` is not read, as in
+//! huggingface_hub.
 //!
 //! # Trust
 //!
@@ -51,6 +54,7 @@ mod failure;
 pub mod fuzzing;
 mod hash;
 mod names;
+mod proxies;
 mod settings;
 
 use std::fmt;

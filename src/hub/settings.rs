@@ -13,6 +13,7 @@ use ureq::http::{HeaderValue, Uri};
 
 use super::address::Origin;
 use super::answers::shown;
+use super::proxies::Proxies;
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
@@ -29,7 +30,7 @@ fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-fn text(name: &str) -> Option<String> {
+pub(super) fn text(name: &str) -> Option<String> {
     variable(name).map(|value| value.to_string_lossy().into_owned())
 }
 
@@ -120,6 +121,7 @@ pub(super) struct Network {
     /// The one origin that gets the token.
     pub origin: Origin,
     pub token: Option<Token>,
+    pub proxies: Proxies,
     /// For connecting to the hub and for its answer to begin.
     pub answer_timeout: Duration,
     /// For connecting to where files are, and for each part of a body.
@@ -149,6 +151,7 @@ impl Network {
             endpoint,
             origin,
             token: token()?,
+            proxies: Proxies::from_env()?,
             answer_timeout: seconds("HF_HUB_ETAG_TIMEOUT")?,
             download_timeout: seconds("HF_HUB_DOWNLOAD_TIMEOUT")?,
         })

@@ -339,6 +339,59 @@ fn a_hub_that_does_not_answer_is_reported() {
     refused(hub.fetch(&[("HF_ENDPOINT", &endpoint)]), &words);
 }
 
+/// Requests take the way that the user wants, or none.
+#[test]
+fn proxies_are_by_scheme_and_never_ignored() {
+    let hub = Hub::of(read_folder(&jina()));
+    for (name, value) in [
+        ("HTTP_PROXY", "not a secret"),
+        ("http_proxy", "ftp://user:secret@127.0.0.1:1"),
+        ("HTTPS_PROXY", "http://user:secret"),
+        ("ALL_PROXY", "http://user:secret@127.0.0.1:99999"),
+    ] {
+        let error = refused(
+            hub.fetch(&[(name, value)]),
+            &[name, "is not the address of a proxy"],
+        );
+        assert!(!error.contains("secret"), "{error}");
+    }
+    // Bound once, so that the ports are such that nobody listens on.
+    let ports = [(); 2].map(|()| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    });
+    let [gone, other] = ports.map(|address| format!("http://user:secret@{address}"));
+    let gone = gone.as_str();
+    for variables in [
+        &[("HTTP_PROXY", gone)][..],
+        &[("ALL_PROXY", gone)],
+        &[
+            ("http_proxy", gone),
+            ("HTTP_PROXY", &other),
+            ("ALL_PROXY", &other),
+        ],
+        &[
+            ("ALL_PROXY", gone),
+            ("HTTPS_PROXY", &other),
+            ("NO_PROXY", "hub.example"),
+        ],
+    ] {
+        let words = ["127.0.0.1 by the proxy", &ports[0].to_string(), "refused"];
+        let error = refused(hub.fetch(variables), &words);
+        assert!(!error.contains("secret"), "{error}");
+    }
+    assert!(hub.seen().is_empty());
+    for variables in [
+        &[("HTTPS_PROXY", gone)][..],
+        &[("HTTP_PROXY", "")],
+        &[("HTTP_PROXY", gone), ("NO_PROXY", "hub.example, 127.0.0.1")],
+        &[("ALL_PROXY", gone), ("no_proxy", "*")],
+    ] {
+        let _ = fs::remove_dir_all(hub.home.path().join("hub"));
+        hub.fetch(variables).unwrap();
+    }
+}
+
 #[test]
 fn settings_that_mean_nothing_are_named() {
     let hub = Hub::of(read_folder(&jina()));
