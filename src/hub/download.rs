@@ -162,15 +162,16 @@ impl Download<'_> {
         if size.is_some_and(|size| part.length > size) {
             part.clear()?;
         }
+        let mut total = size;
         if size.is_none_or(|size| part.length < size) {
             // A body that the hub kept waiting for, or that starts before the part's end, is asked for again.
             let body = match body.take() {
                 Some(body) if part.length == 0 && !lock.waited => body,
                 _ => self.rest(&mut way, &mut part)?,
             };
-            self.receive(body, &mut part, size, reach)?;
+            total = self.receive(body, &mut part, size, reach)?;
         }
-        self.check(part, &hash)?;
+        self.check(part, &hash, total)?;
         self.cache.place((&hash, &lock), self.commit, self.name, true)
     }
 
@@ -200,14 +201,14 @@ impl Download<'_> {
         way.body(0)
     }
 
-    /// Writes a body into the part.
+    /// Writes a body into the part, and gives the file's size, where it was said.
     fn receive(
         &self,
         mut body: FileBody,
         part: &mut Part,
         size: Option<u64>,
         reach: &mut Reach,
-    ) -> Result<()> {
+    ) -> Result<Option<u64>> {
         let wrong = |problem: String| Failure::Answer(format!("the answer {problem}"));
         let total = if body.answer().status() == StatusCode::PARTIAL_CONTENT {
             let range = content_range(body.answer().headers()).map_err(wrong)?;
@@ -267,18 +268,20 @@ impl Download<'_> {
             Some(total) if part.length < total => {
                 Err(Failure::Broken(format!("{} of {total} bytes came", part.length)))
             }
-            _ => Ok(()),
+            total => Ok(total),
         }
     }
 
-    /// Makes a part that has the right hash the blob, and removes any other.
-    fn check(&self, part: Part, wanted: &ContentHash) -> Result<()> {
+    /// Makes a part that has the right hash the blob, and removes any other. `total`: the file's size, where it was said.
+    fn check(&self, part: Part, wanted: &ContentHash, total: Option<u64>) -> Result<()> {
         let found = hash_file(part.path(), wanted).map_err(|e| Failure::disk(part.path(), &e))?;
         if found != *wanted {
+            let unsized_bytes = total.is_none().then_some(part.length);
             part.remove()?;
             return Err(Failure::WrongHash {
                 wanted: wanted.clone(),
                 found,
+                unsized_bytes,
             });
         }
         let length = part.length;

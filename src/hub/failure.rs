@@ -41,7 +41,12 @@ pub(super) enum Failure {
     /// The answer is not that of a hub.
     Answer(String),
     /// What came is not what the hub's hash says.
-    WrongHash { wanted: ContentHash, found: ContentHash },
+    WrongHash {
+        wanted: ContentHash,
+        found: ContentHash,
+        /// The bytes that came, where nothing said how many there are.
+        unsized_bytes: Option<u64>,
+    },
     /// The cache cannot be read or written.
     Disk(String),
     /// What the hub has is no model for the engine; the text says why.
@@ -133,8 +138,18 @@ impl fmt::Display for Failure {
                     write!(f, ", with a wait of {seconds} s asked for")?;
                 }
             }
-            Failure::WrongHash { wanted, found } => {
+            Failure::WrongHash {
+                wanted,
+                found,
+                unsized_bytes,
+            } => {
                 write!(f, "its hash is {found}, and that of the hub's file {wanted}")?;
+                if let Some(bytes) = unsized_bytes {
+                    write!(
+                        f,
+                        " ({bytes} bytes came, and no answer said how many there are: it may have been cut short)"
+                    )?;
+                }
             }
             Failure::Timeout(text)
             | Failure::Broken(text)
@@ -274,6 +289,7 @@ mod tests {
             Failure::WrongHash {
                 wanted: hash.clone(),
                 found: hash,
+                unsized_bytes: None,
             },
         ] {
             assert!(!failure.is_absence(), "{failure}");

@@ -67,6 +67,34 @@ fn a_body_that_is_always_cut_off_is_an_error_and_what_came_is_kept() {
     assert_whole(&hub);
 }
 
+/// The end of a body without a length is that of the connection. Where no answer says the size, it cannot be told from one
+/// that was cut short but by the hash, and the message says so.
+#[test]
+fn a_body_of_no_length_that_was_cut_off_is_told_as_one() {
+    for direct in [false, true] {
+        let hub = Hub::faulty(
+            read_folder(&jina()),
+            always(move |request, repo| {
+                let file = if direct {
+                    "config.json"
+                } else {
+                    "model.safetensors"
+                };
+                if !request.is_for(file) {
+                    return None;
+                }
+                let mut reply = repo.answer(request).with("X-Linked-Size", "");
+                if !reply.body.is_empty() {
+                    reply.length = false;
+                    reply = reply.sends(Sends::Cut(100));
+                }
+                Some(reply)
+            }),
+        );
+        refused(hub.fetch(&[]), &["its hash is", "100 bytes came", "cut short"]);
+    }
+}
+
 #[test]
 fn a_part_that_cannot_be_gone_on_with_is_fetched_anew() {
     let length = right().len() as u64;
