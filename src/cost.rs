@@ -130,6 +130,7 @@ pub mod tests {
             head: Vec::new(),
             normalize: true,
             do_lower_case: false,
+            tokenizer: Default::default(),
             transformer: String::new(),
             decisions: Vec::new(),
             transformer_file: None,

@@ -167,7 +167,11 @@ impl Engine {
         let mut model = tokenizers.install(|| Model::open(folder))?;
         phases.end("model");
         let config = &model.config;
-        let text = TextPipeline::open(&config.transformer_folder(folder), config.do_lower_case)?;
+        let text = TextPipeline::open(
+            &config.transformer_folder(folder),
+            config.do_lower_case,
+            &config.tokenizer,
+        )?;
         phases.end("tokenizer");
         let table = AdapterTable::new(std::mem::take(&mut model.adapters));
         let mut adapters = Adapters {

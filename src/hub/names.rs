@@ -76,11 +76,12 @@ impl fmt::Debug for ContentHash {
 /// Whether the engine reads the file of this path in a model's repository. What is wanted has plain components alone and
 /// stays in its folder.
 pub(super) fn is_wanted(name: &str) -> bool {
-    const ROOT: [&str; 7] = [
+    const ROOT: [&str; 8] = [
         "config.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "special_tokens_map.json",
+        "added_tokens.json",
         "modules.json",
         "config_sentence_transformers.json",
         "model.safetensors.index.json",

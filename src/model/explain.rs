@@ -143,8 +143,13 @@ fn unread(config: &ModelConfig, folder: &Path, checkpoint: &Checkpoint) -> Resul
     for name in ["modules.json", "config_sentence_transformers.json"] {
         read.insert(folder.join(name));
     }
-    let of_transformer = ["config.json", "tokenizer.json", "tokenizer_config.json"];
-    for name in of_transformer.into_iter().chain(config.transformer_file) {
+    let of_transformer = ["config.json", "tokenizer.json"];
+    let of_tokenizer = config.tokenizer.files.iter().copied();
+    for name in of_transformer
+        .into_iter()
+        .chain(of_tokenizer)
+        .chain(config.transformer_file)
+    {
         read.insert(transformer.join(name));
     }
     if !transformer.join("model.safetensors").is_file() {

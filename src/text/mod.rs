@@ -3,6 +3,7 @@
 //! A tokenizer takes up to 450 bytes of memory for every byte that it is given, so that a long text goes through it in
 //! parts (see [`cut`]), and no more of them than are needed.
 
+mod agreement;
 pub mod chunk;
 mod cut;
 mod settings;
@@ -15,6 +16,7 @@ use tokenizers::{Encoding, ModelWrapper, NormalizerWrapper, Tokenizer};
 use self::cut::Cuts;
 use self::settings::Settings;
 use crate::error::{Error, RequestError, Result, panic_message};
+use crate::model::config::TokenizerSettings;
 use crate::model::file;
 
 /// The tokenizer of a model (`tokenizer.json`).
@@ -75,8 +77,9 @@ pub struct Token {
 
 impl TextPipeline {
     /// Opens a folder's `tokenizer.json`; `None` where there is none (such a model takes ids). With `lower_case`, texts are
-    /// put into lower case first; special tokens, which are found before that, keep their case.
-    pub fn open(folder: &Path, lower_case: bool) -> Result<Option<TextPipeline>> {
+    /// put into lower case first; special tokens, which are found before that, keep their case. What the files beside it say
+    /// has to agree with it.
+    pub fn open(folder: &Path, lower_case: bool, beside: &TokenizerSettings) -> Result<Option<TextPipeline>> {
         let path = folder.join("tokenizer.json");
         if !file::is_present(&path) {
             return Ok(None);
@@ -87,6 +90,7 @@ impl TextPipeline {
         let mut settings = Settings::read(&bytes).map_err(refused)?;
         let mut tokenizer =
             fenced(|| Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string())).map_err(refused)?;
+        agreement::settle(beside, &mut settings, &mut tokenizer)?;
         if lower_case && settings.add_lower_case() {
             let normalizer = serde_json::from_value(settings.normalizer.clone());
             let normalizer: NormalizerWrapper = normalizer.map_err(|e| refused(e.to_string()))?;

@@ -20,7 +20,7 @@ fn settings(name: &str) -> Value {
 fn open(tokenizer: &Value) -> Result<TextPipeline> {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    Ok(TextPipeline::open(folder.path(), false)?.unwrap())
+    Ok(TextPipeline::open(folder.path(), false, &TokenizerSettings::default())?.unwrap())
 }
 
 /// The tokenizers of the golden models, and those models' vocabularies behind other splitters.

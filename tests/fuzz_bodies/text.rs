@@ -32,6 +32,9 @@ pub fn opens(input: &[u8]) -> bool {
         fs::copy(bert.join(name), folder.path().join(name)).unwrap();
     }
     fs::write(folder.path().join("tokenizer.json"), file).unwrap();
+    // A class that takes the file as it is: BERT's would have its normalizer and no space before a text.
+    let class = r#"{"tokenizer_class": "TokenizersBackend"}"#;
+    fs::write(folder.path().join("tokenizer_config.json"), class).unwrap();
     let engine = match Engine::builder()
         .device(Device::Cpu)
         .threads(1)

@@ -2,8 +2,8 @@
 //!
 //! `config.json`: those of transformers 4.0 to 5.24 for BERT, RoBERTa, XLM-RoBERTa and jina-embeddings-v3
 //! (`BertConfig`, `XLMRobertaConfig`, `JinaEmbeddingsV3Config`, `PreTrainedConfig`), and of the publisher's own code for
-//! jina-embeddings-v3 (`XLMRobertaFlashConfig` and what its modelling code asks for). The others: sentence-transformers 0.3
-//! to 6.2.
+//! jina-embeddings-v3 (`XLMRobertaFlashConfig` and what its modelling code asks for). `tokenizer_config.json`: those that the
+//! same versions write for their tokenizers. The others: sentence-transformers 0.3 to 6.2.
 
 use super::Family;
 use crate::model::settings::Rule::{Empty, Harmless, Null, Number, Object, Switch, Used, Words};
@@ -41,6 +41,7 @@ const COMMON: &Table = &[
     ("num_hidden_layers", Used),
     ("pad_token_id", Used),
     ("position_embedding_type", Used),
+    ("tokenizer_class", Used),
     ("truncate_dim", Used),
     ("type_vocab_size", Used),
     ("vocab_size", Used),
@@ -74,7 +75,6 @@ const NO_EFFECT: &Table = &[
     ("dtype", Harmless),
     ("model_name", Harmless),
     ("name_or_path", Harmless),
-    ("tokenizer_class", Harmless),
     ("torch_dtype", Harmless),
     ("torchscript", Harmless),
     ("transformers.js_config", Harmless),
@@ -331,6 +331,75 @@ pub(super) const SENTENCE: &Table = &[
     ),
 ];
 
+const SIDE: &str = "a long text keeps its start; set it to \"right\" if the model was trained with that";
+const SPLIT: &str = "special tokens that a text spells are taken for special tokens; set it to false if the model was \
+                     trained with that";
+
+/// `tokenizer_config.json`, but for tokens by name (`cls_token` and others that end so).
+pub(super) const TOKENIZER: &Table = &[
+    ("add_prefix_space", Used),
+    ("added_tokens_decoder", Used),
+    ("additional_special_tokens", Used),
+    ("do_lower_case", Used),
+    ("extra_special_tokens", Used),
+    ("max_len", Used),
+    ("model_max_length", Used),
+    ("strip_accents", Used),
+    ("tokenize_chinese_chars", Used),
+    ("tokenizer_class", Used),
+    (
+        "init_inputs",
+        Empty("arguments without a name are for a tokenizer's own code; save the tokenizer anew"),
+    ),
+    ("split_special_tokens", Switch(false, SPLIT)),
+    ("truncation_side", Words(&["right"], SIDE)),
+    // Of tokenizers in Python, which build themselves from a vocabulary: what transformers builds from tokenizer.json does
+    // not read it.
+    ("clean_text", Harmless),
+    ("do_basic_tokenize", Harmless),
+    ("merges_file", Harmless),
+    ("never_split", Harmless),
+    ("sp_model_kwargs", Harmless),
+    ("tokenizer_file", Harmless),
+    ("vocab_file", Harmless),
+    ("wordpieces_prefix", Harmless),
+    // With tokenizer.json its post_processor puts the special tokens around a text.
+    ("add_bos_token", Harmless),
+    ("add_eos_token", Harmless),
+    // Arguments of single calls, which embedding gives itself; padding is masked out.
+    ("max_length", Harmless),
+    ("pad_to_multiple_of", Harmless),
+    ("pad_token_type_id", Harmless),
+    ("padding_side", Harmless),
+    ("stride", Harmless),
+    ("truncation_strategy", Harmless),
+    // Where the files come from, and what loads them.
+    ("_commit_hash", Harmless),
+    ("_name_or_path", Harmless),
+    ("auto_map", Harmless),
+    ("backend", Harmless),
+    ("is_local", Harmless),
+    ("local_files_only", Harmless),
+    ("name_or_path", Harmless),
+    ("processor_class", Harmless),
+    ("special_tokens_map_file", Harmless),
+    ("trust_remote_code", Harmless),
+    ("use_fast", Harmless),
+    ("verbose", Harmless),
+    // From tokens to text, spans of tokens, conversations, names of inputs.
+    ("chat_template", Harmless),
+    ("clean_up_tokenization_spaces", Harmless),
+    ("errors", Harmless),
+    ("model_input_names", Harmless),
+    ("trim_offsets", Harmless),
+];
+
+/// `special_tokens_map.json`, but for tokens by name.
+pub(super) const SPECIAL_TOKENS: &Table = &[
+    ("additional_special_tokens", Used),
+    ("extra_special_tokens", Used),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,7 +413,7 @@ mod tests {
             Family::JinaV3,
             Family::JinaV3Native,
         ];
-        let other: [&[&Table]; 9] = [
+        let other: [&[&Table]; 11] = [
             &[NORMALIZE],
             &[DENSE],
             &[LAYER_NORM],
@@ -354,6 +423,8 @@ mod tests {
             &[TRANSFORMER],
             &[LOADING],
             &[SENTENCE],
+            &[TOKENIZER],
+            &[SPECIAL_TOKENS],
         ];
         for tables in families.map(config).into_iter().chain(other) {
             let mut seen = HashSet::new();

@@ -8,6 +8,7 @@ mod keys;
 mod modules;
 mod sentence;
 mod tasks;
+mod tokenizer;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use sentence::SentenceTransformers;
 pub(crate) use sentence::TRANSFORMER_FILES;
 pub(crate) use tasks::jina_adapter_folder;
 use tasks::tasks;
+pub(crate) use tokenizer::TokenizerSettings;
 
 /// The families of encoders this engine runs. All are post-LayerNorm transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -163,6 +165,8 @@ pub struct ModelConfig {
     pub transformer: String,
     /// See [`decisions`](Self::decisions).
     pub(crate) decisions: Vec<Decision>,
+    /// What has to agree with `tokenizer.json`.
+    pub(crate) tokenizer: TokenizerSettings,
     /// The transformer module's file that was read.
     pub(crate) transformer_file: Option<&'static str>,
     /// Folders of modules whose `config.json` was read.
@@ -203,7 +207,8 @@ impl ModelConfig {
         let config = Settings::new(&path, &json)?;
         let family = family(&config)?;
         let mut unknown = file_keys("config.json", &config.check(keys::config(family))?);
-        let sentence = SentenceTransformers::read(folder, modules.as_ref())?;
+        let mut sentence = SentenceTransformers::read(folder, modules.as_ref())?;
+        sentence.tokenizer.class = tokenizer_class(&config, family, &sentence.tokenizer.class)?;
         let has_modules = modules.is_some();
         let Modules {
             transformer,
@@ -340,6 +345,7 @@ impl ModelConfig {
             head,
             normalize,
             do_lower_case: sentence.do_lower_case,
+            tokenizer: sentence.tokenizer,
             transformer,
             decisions,
             modules: folders,
@@ -425,6 +431,20 @@ fn family(config: &Settings<'_>) -> Result<Family> {
         ))),
         _ => Ok(family),
     }
+}
+
+/// The class of transformers that reads the tokenizer: that of `tokenizer_config.json`, else the configuration's, else the
+/// model type's. Its ending tells whether it is the older one in Python; with `tokenizer.json` both are the same.
+fn tokenizer_class(config: &Settings<'_>, family: Family, named: &str) -> Result<String> {
+    let configured = config.text("tokenizer_class")?;
+    let of_model = match config.text("model_type")? {
+        Some("roberta") => "RobertaTokenizer",
+        _ if family == Family::Bert => "BertTokenizer",
+        _ => "XLMRobertaTokenizer",
+    };
+    let named = Some(named).filter(|named| !named.is_empty());
+    let class = named.or(configured).unwrap_or(of_model);
+    Ok(class.strip_suffix("Fast").unwrap_or(class).to_owned())
 }
 
 /// The base of rotary embeddings in the layout of transformers.

@@ -1,4 +1,5 @@
-//! What sentence-transformers puts beside a model, but for its modules: the longest input, letter case, prompts.
+//! What sentence-transformers puts beside a model, but for its modules: the longest input, letter case, prompts; and the
+//! tokenizer's files.
 
 use std::path::Path;
 
@@ -6,6 +7,7 @@ use serde_json::Value;
 
 use super::decision::{Decision, Source};
 use super::modules::Modules;
+use super::tokenizer::TokenizerSettings;
 use super::{file_keys, keys, optional_json};
 use crate::error::Result;
 use crate::model::settings::{Settings, Table};
@@ -23,6 +25,8 @@ pub(super) struct SentenceTransformers {
     pub unknown: Vec<String>,
     /// The transformer module's file that was read.
     pub transformer_file: Option<&'static str>,
+    /// What the tokenizer's files say beside `tokenizer.json`.
+    pub tokenizer: TokenizerSettings,
     pub decisions: Vec<Decision>,
 }
 
@@ -37,7 +41,6 @@ pub(crate) const TRANSFORMER_FILES: [&str; 7] = [
     "sentence_xlnet_config.json",
 ];
 
-const TOKENIZER_FILE: &str = "tokenizer_config.json";
 pub(super) const PROMPTS_FILE: &str = "config_sentence_transformers.json";
 
 impl SentenceTransformers {
@@ -49,15 +52,7 @@ impl SentenceTransformers {
         if modules.is_some() {
             this.read_transformer(&transformer)?;
         }
-        if let Some((path, json)) = optional_json(transformer.join(TOKENIZER_FILE))? {
-            // Its other keys are the tokenizer's own, and tokenizer.json has what matters of them.
-            let settings = Settings::new(&path, &json)?;
-            // The second is what the key was called before version 2 of transformers, which still reads it.
-            for key in ["model_max_length", "max_len"] {
-                let limit = positive(&settings, key)?;
-                this.limits.push((Source::new(TOKENIZER_FILE, key), limit));
-            }
-        }
+        this.tokenizer = TokenizerSettings::read(&transformer, &mut this.unknown, &mut this.limits)?;
         this.read_file(
             folder,
             PROMPTS_FILE,
@@ -156,7 +151,7 @@ impl SentenceTransformers {
 }
 
 /// A length of at least 1; none where it is null. "No limit" is written as a number far above any length.
-fn positive(settings: &Settings<'_>, key: &str) -> Result<Option<usize>> {
+pub(super) fn positive(settings: &Settings<'_>, key: &str) -> Result<Option<usize>> {
     match settings.float(key, Some(f64::INFINITY))? {
         length if length >= 1e12 => Ok(None),
         length if length >= 1.0 && (length.fract() == 0.0) => Ok(Some(length as usize)),

@@ -1,0 +1,306 @@
+//! Whether the files beside `tokenizer.json` agree with it.
+//!
+//! transformers reads both and changes what `tokenizer.json` says by the others: its versions 4 and 5 alike, or one of
+//! them. What gives other tokens in either is refused, but for the flags of added tokens: those of `tokenizer_config.json`
+//! are taken, as in version 5, with a warning.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+use tokenizers::utils::truncation::TruncationDirection;
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::cut::{kind, steps};
+use super::settings::Settings;
+use crate::error::{Error, Result, list};
+use crate::model::config::{Source, TokenizerSettings};
+
+/// Holds the tokenizer against the files, and takes over the flags of added tokens.
+///
+/// # Errors
+/// The first difference that gives other tokens, with both places and values.
+pub fn settle(config: &TokenizerSettings, settings: &mut Settings, tokenizer: &mut Tokenizer) -> Result<()> {
+    check_normalizer(config, &settings.normalizer)?;
+    check_prefix_space(config, &setting(tokenizer.get_pre_tokenizer()))?;
+    check_truncation(config, tokenizer)?;
+    check_around(config, &setting(tokenizer.get_post_processor()))?;
+    settle_added(config, settings, tokenizer)
+}
+
+/// A part of the tokenizer as its file has it.
+fn setting(part: Option<&impl serde::Serialize>) -> Value {
+    // A part that cannot be written is one that no file has.
+    part.and_then(|part| serde_json::to_value(part).ok())
+        .unwrap_or_default()
+}
+
+fn error(config: &TokenizerSettings, source: &Source, problem: String) -> Error {
+    Error::model(
+        &config.folder.join(&source.file),
+        format!("{}{problem}", source.key),
+    )
+}
+
+/// The error of a setting (or what transformers takes where it is not set) that `tokenizer.json` has otherwise.
+fn differs(
+    config: &TokenizerSettings,
+    key: &str,
+    (set, taken): (Option<bool>, bool),
+    there: bool,
+    place: &str,
+) -> Error {
+    let is = match set {
+        Some(set) => format!(" is {set}"),
+        None => format!(" is not set, for which transformers takes {taken},"),
+    };
+    error(
+        config,
+        &Source::new("tokenizer_config.json", key),
+        format!(
+            "{is} and tokenizer.json has {there} ({place}), which gives other tokens; set both to what the model was \
+             trained with (`save_pretrained` of transformers' tokenizer writes both alike)"
+        ),
+    )
+}
+
+/// The settings of BERT's normalizer, which transformers makes anew where they differ.
+fn check_normalizer(config: &TokenizerSettings, normalizer: &Value) -> Result<()> {
+    // These classes take tokenizer.json as it is.
+    let others = [
+        "PreTrainedTokenizer",
+        "TokenizersBackend",
+        "XLMRoberta",
+        "Roberta",
+    ];
+    if config.class.is_empty() || others.iter().any(|class| config.class.starts_with(class)) {
+        return Ok(());
+    }
+    if kind(normalizer) != "BertNormalizer" {
+        let lowers = steps(normalizer, "normalizers").into_iter().any(|step| {
+            kind(step) == "Lowercase" || kind(step) == "BertNormalizer" && step["lowercase"] == true
+        });
+        return match config.do_lower_case {
+            Some(wanted) if wanted != lowers && config.class == "BertTokenizer" => Err(differs(
+                config,
+                "do_lower_case",
+                (Some(wanted), wanted),
+                lowers,
+                "normalizer",
+            )),
+            _ => Ok(()),
+        };
+    }
+    let there = |key: &str, default: bool| normalizer[key].as_bool().unwrap_or(default);
+    // What is not set means what these classes take for it.
+    let is_bert = config.class == "BertTokenizer";
+    let taken =
+        |set: Option<bool>, default: bool, there: bool| set.unwrap_or(if is_bert { default } else { there });
+    let lowers = there("lowercase", true);
+    let lower = taken(config.do_lower_case, true, lowers);
+    let strips = there("strip_accents", lowers);
+    let strip = taken(config.strip_accents, lower, strips);
+    let chinese = there("handle_chinese_chars", true);
+    let split = taken(config.tokenize_chinese_chars, true, chinese);
+    for (key, set, taken, there, place) in [
+        (
+            "do_lower_case",
+            config.do_lower_case,
+            lower,
+            lowers,
+            "normalizer, lowercase",
+        ),
+        (
+            "strip_accents",
+            config.strip_accents,
+            strip,
+            strips,
+            "normalizer, strip_accents",
+        ),
+        (
+            "tokenize_chinese_chars",
+            config.tokenize_chinese_chars,
+            split,
+            chinese,
+            "normalizer, handle_chinese_chars",
+        ),
+    ] {
+        if taken != there {
+            return Err(differs(config, key, (set, taken), there, place));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the first word of a text gets a space before it.
+fn check_prefix_space(config: &TokenizerSettings, splitter: &Value) -> Result<()> {
+    let key = "add_prefix_space";
+    if kind(splitter) == "ByteLevel" {
+        let there = splitter[key] == true;
+        let set = config.add_prefix_space;
+        let taken = match set {
+            None if config.class.is_empty() || config.class == "TokenizersBackend" => there,
+            set => set.unwrap_or(false),
+        };
+        return match taken == there {
+            true => Ok(()),
+            false => Err(differs(config, key, (set, taken), there, "pre_tokenizer")),
+        };
+    }
+    let Some(set) = config
+        .add_prefix_space
+        .filter(|_| config.class.starts_with("XLMRoberta"))
+    else {
+        return Ok(());
+    };
+    let marks = steps(splitter, "pretokenizers")
+        .into_iter()
+        .find(|step| kind(step) == "Metaspace");
+    match marks.map(|step| step["prepend_scheme"] != "never") {
+        Some(there) if there != set => Err(differs(
+            config,
+            key,
+            (Some(set), set),
+            there,
+            "pre_tokenizer, prepend_scheme",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Long texts are cut at their end.
+fn check_truncation(config: &TokenizerSettings, tokenizer: &Tokenizer) -> Result<()> {
+    let left = tokenizer
+        .get_truncation()
+        .is_some_and(|truncation| matches!(truncation.direction, TruncationDirection::Left));
+    match left && !config.truncates_right {
+        false => Ok(()),
+        true => Err(error(
+            config,
+            &Source::new("tokenizer.json", "truncation: direction"),
+            " is Left, so that the end of a long text would be kept, which is not supported: only its start is; set it to \
+             Right, or truncation_side in tokenizer_config.json to \"right\", which overrules it"
+                .into(),
+        )),
+    }
+}
+
+/// The special tokens around a text, and the types of all.
+fn check_around(config: &TokenizerSettings, post_processor: &Value) -> Result<()> {
+    for processor in steps(post_processor, "processors") {
+        if kind(processor) != "TemplateProcessing" {
+            continue;
+        }
+        let single: Vec<&Value> = processor["single"].as_array().into_iter().flatten().collect();
+        for piece in &single {
+            let inner = piece.as_object().and_then(|piece| piece.values().next());
+            if let Some(other) = inner
+                .map(|inner| &inner["type_id"])
+                .filter(|id| id.as_u64() != Some(0))
+            {
+                return Err(error(
+                    config,
+                    &Source::new("tokenizer.json", "post_processor: single"),
+                    format!(
+                        " has type_id {other}, which is not supported: all tokens of a text have type 0; set it to 0 if the \
+                         model was trained with that"
+                    ),
+                ));
+            }
+        }
+        // transformers 5 makes the template anew of these.
+        let (first, last) = match config.class.as_str() {
+            "BertTokenizer" => ("cls_token", "sep_token"),
+            "XLMRobertaTokenizer" => ("bos_token", "eos_token"),
+            _ => continue,
+        };
+        for (name, piece) in [(first, single.first()), (last, single.last())] {
+            let there = piece.and_then(|piece| piece["SpecialToken"]["id"].as_str());
+            if let (Some((source, set)), Some(there)) = (config.token(name), there)
+                && set != there
+            {
+                return Err(error(
+                    config,
+                    source,
+                    format!(
+                        " is {set:?}, and tokenizer.json puts {there:?} there (post_processor), which gives other tokens; \
+                         set both to what the model was trained with"
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tokens that are found in a text before the tokenizer's own: all must be in `tokenizer.json`.
+fn settle_added(
+    config: &TokenizerSettings,
+    settings: &mut Settings,
+    tokenizer: &mut Tokenizer,
+) -> Result<()> {
+    let there = tokenizer.get_added_tokens_decoder();
+    let there: HashMap<&str, &AddedToken> = there
+        .values()
+        .map(|token| (token.content.as_str(), token))
+        .collect();
+    let added = config
+        .added
+        .iter()
+        .map(|(source, token)| (source, &token.content));
+    let named = config.tokens.iter().map(|(source, content)| (source, content));
+    for (source, content) in added.chain(named) {
+        // An empty one is not added.
+        if !content.is_empty() && !there.contains_key(content.as_str()) {
+            return Err(error(
+                config,
+                source,
+                format!(
+                    ": the token {content:?} is not one of added_tokens in tokenizer.json, and texts that hold it would get \
+                     other tokens; save the tokenizer anew (`save_pretrained` of transformers' tokenizer), or take it out"
+                ),
+            ));
+        }
+    }
+    let mut changed = Vec::new();
+    for (_, token) in &config.added {
+        let new = AddedToken {
+            content: token.content.clone(),
+            single_word: token.single_word,
+            lstrip: token.lstrip,
+            rstrip: token.rstrip,
+            normalized: token.normalized,
+            special: token.special,
+        };
+        if there.get(token.content.as_str()).is_some_and(|old| **old != new) {
+            changed.push(new);
+        }
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = changed.iter().map(|token| token.content.as_str()).collect();
+    let (folder, tokens) = (config.folder.display(), list(&names));
+    tracing::warn!(%folder, %tokens, "tokens whose flags in tokenizer_config.json are not those in tokenizer.json: the former are taken, as by transformers 5");
+    let flags: HashMap<&str, bool> = changed
+        .iter()
+        .map(|token| (token.content.as_str(), token.rstrip))
+        .collect();
+    for token in &mut settings.added_tokens {
+        if let Some(&rstrip) = flags.get(token.content.as_str()) {
+            token.rstrip = rstrip;
+        }
+    }
+    super::fenced(|| {
+        tokenizer
+            .add_tokens(changed.clone())
+            .map(|_| ())
+            .map_err(|e| e.to_string())
+    })
+    .map_err(|problem| {
+        error(
+            config,
+            &Source::new("tokenizer_config.json", "added_tokens_decoder"),
+            format!(": the flags of its tokens cannot be taken over: {problem}"),
+        )
+    })
+}
