@@ -318,6 +318,15 @@ pub enum RequestError {
          models verify` checks a model's) or the adapters' weights too large"
     )]
     NotFinite,
+    /// The result has numbers that are finite, but too large for the encoding.
+    #[error(
+        "the embedding has numbers that do not fit {encoding}; ask for f32, or for a normalised embedding, whose numbers are \
+         at most 1"
+    )]
+    DoesNotFit {
+        /// The encoding, by its name.
+        encoding: &'static str,
+    },
     /// An embedding was taken for what it is not; see [`Embedding::into_f32`](crate::Embedding::into_f32).
     #[error("the embedding is {found}, not {wanted}; ask for that, or match on its output")]
     Form {

@@ -211,6 +211,19 @@ impl Vector {
         }
     }
 
+    /// Checks that the numbers of a vector, which were finite before it was encoded, on the CPU or on a GPU, fit the
+    /// encoding.
+    pub(crate) fn check_fits(&self) -> Result<()> {
+        // Above it 127·x is not finite.
+        const LARGEST_SCALE: f32 = f32::MAX / 127.0 / 127.0;
+        let encoding = match self {
+            Vector::F16(values) if values.iter().any(|x| !x.is_finite()) => "float16",
+            Vector::Int8 { scale, .. } if *scale > LARGEST_SCALE => "int8",
+            _ => return Ok(()),
+        };
+        Err(RequestError::DoesNotFit { encoding }.into())
+    }
+
     /// Encodes a vector, unless a number of it is not finite.
     pub(crate) fn encode_finite(values: &[f32], encoding: Encoding) -> Option<Vector> {
         let finite = values.iter().all(|x| x.is_finite());
@@ -295,6 +308,26 @@ mod tests {
         );
         let rounded = Vector::encode(&[1.0 + 1.0 / 2048.0, 65504.0], Encoding::F16);
         assert_eq!(rounded, Vector::F16(vec![f16::from_f32(1.0), f16::MAX]));
+    }
+
+    #[test]
+    fn numbers_that_an_encoding_cannot_hold_are_an_error() {
+        let fits = |x: f32, encoding| Vector::encode(&[1.0, x], encoding).check_fits();
+        // Those that round to 65504 do.
+        for (x, good) in [(65504.0, true), (65519.0, true), (65520.0, false), (-1e5, false)] {
+            assert_eq!(fits(x, Encoding::F16).is_ok(), good, "{x}");
+        }
+        let message = fits(1e5, Encoding::F16).unwrap_err().to_string();
+        assert!(
+            message.contains("float16") && message.contains("f32"),
+            "{message}"
+        );
+        for (x, good) in [(1e36, true), (3e38, false)] {
+            assert_eq!(fits(x, Encoding::Int8).is_ok(), good, "{x}");
+        }
+        for encoding in [Encoding::F32, Encoding::Base64, Encoding::Binary] {
+            assert!(fits(3e38, encoding).is_ok());
+        }
     }
 
     #[test]

@@ -486,6 +486,7 @@ impl Prepared {
     pub fn finish(self, rows: Vec<Option<Vector>>, head: Head<'_>) -> Result<Embedding> {
         let rows = rows.into_iter().collect::<Option<Vec<Vector>>>();
         let rows = rows.ok_or(RequestError::NotFinite)?;
+        rows.iter().try_for_each(Vector::check_fits)?;
         let mut rows = rows.into_iter();
         let output = match self.result {
             ResultKind::Vector => Output::Vector(rows.next().expect("one row was asked for")),
@@ -549,7 +550,9 @@ impl Finish {
                 values.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
             }
         }
-        Ok(Vector::encode_finite(&values, self.encoding).ok_or(RequestError::NotFinite)?)
+        let vector = Vector::encode_finite(&values, self.encoding).ok_or(RequestError::NotFinite)?;
+        vector.check_fits()?;
+        Ok(vector)
     }
 }
 

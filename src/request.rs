@@ -169,7 +169,7 @@ pub enum Encoding {
     /// 32-bit floats.
     #[default]
     F32,
-    /// 16-bit floats, rounded to nearest even.
+    /// 16-bit floats, rounded to nearest even; a number above 65504 is an error.
     F16,
     /// `q = round_half_even(127·x / max|x|)`, with the scale `max|x| / 127` beside it.
     Int8,

@@ -31,12 +31,7 @@ pub fn apply(isa: Isa, steps: &[HeadStep], mut x: Vec<f32>) -> Vec<f32> {
             HeadStep::LayerNorm { gamma, beta } => {
                 math::layer_norm(isa, &mut x, gamma, beta, LAYER_NORM_EPS);
             }
-            HeadStep::Normalize => {
-                let norm = math::l2_norm(isa, &x);
-                if norm > 0.0 {
-                    math::scale(isa, 1.0 / norm, &mut x);
-                }
-            }
+            HeadStep::Normalize => math::normalize(isa, &mut x),
         }
     }
     x

@@ -220,6 +220,28 @@ pub fn l2_norm(isa: Isa, x: &[f32]) -> f32 {
     dot(isa, x, x).sqrt()
 }
 
+/// x /= √(Σ x[i]²), but for a vector of zeros and one with numbers that are not finite, which stay.
+pub fn normalize(isa: Isa, x: &mut [f32]) {
+    let squares = dot(isa, x, x);
+    let mut norm = squares.sqrt();
+    // Squares of numbers above 1e19 overflow and those below 1e-19 underflow, where numbers themselves do not.
+    if !squares.is_normal() {
+        let max = x.iter().fold(0f32, |max, x| max.max(x.abs()));
+        if max == 0.0 || !max.is_finite() {
+            return;
+        }
+        // Brought to a maximum of about 1 by a power of two, which is exact; cuda/pool.cu does the same.
+        let exponent = max.to_bits() >> 23;
+        scale(
+            isa,
+            f32::from_bits(254u32.saturating_sub(exponent).max(1) << 23),
+            x,
+        );
+        norm = l2_norm(isa, x);
+    }
+    scale(isa, 1.0 / norm, x);
+}
+
 isa_fn! {
     /// x = (x - mean) / √(variance + eps) · gamma + beta, with the biased
     /// variance Σ (x - mean)² / n, taken in a second pass over the row.
@@ -380,6 +402,40 @@ mod tests {
                 add(isa, &mut sum, y);
                 gelu(isa, &mut sum);
                 assert_eq!(x, sum, "{}, {length}", isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn vectors_of_any_size_are_normalised() {
+        let base: Vec<f32> = (0..37).map(|i| ((i * 7) % 11) as f32 / 4.0 - 1.0).collect();
+        for isa in Isa::available() {
+            for size in [
+                0.0, 1e-45, 1e-40, 1e-38, 1e-30, 1e-20, 1e-19, 1e-10, 1.0, 1e10, 1e18, 1e19, 1e20, 1e30,
+                1.9e38,
+            ] {
+                let given: Vec<f32> = base.iter().map(|x| x * size).collect();
+                let mut x = given.clone();
+                normalize(isa, &mut x);
+                let norm = given.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+                for (x, given) in x.iter().zip(&given) {
+                    let wanted = if norm > 0.0 { f64::from(*given) / norm } else { 0.0 };
+                    assert!(
+                        (f64::from(*x) - wanted).abs() < 1e-6,
+                        "{isa:?} {size:e}: {x} {wanted}"
+                    );
+                }
+                // The bits of ordinary vectors are those of one division.
+                if (1e-10..=1e10).contains(&size) {
+                    let mut plain = given.clone();
+                    scale(isa, 1.0 / l2_norm(isa, &given), &mut plain);
+                    assert_eq!(x, plain);
+                }
+            }
+            for odd in [f32::NAN, f32::INFINITY] {
+                let mut x = [1.0, odd, 2.0];
+                normalize(isa, &mut x);
+                assert!(x.iter().any(|x| !x.is_finite()));
             }
         }
     }

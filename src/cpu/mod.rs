@@ -708,13 +708,8 @@ impl<'a> Pass<'a> {
                     }
                 }
             }
-            let norm = if pool.normalize {
-                math::l2_norm(isa, out)
-            } else {
-                0.0
-            };
-            if norm > 0.0 {
-                math::scale(isa, 1.0 / norm, out);
+            if pool.normalize {
+                math::normalize(isa, out);
             }
         });
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use model_maker::{Family, Layout, ModelSpec};
-use ropeway::{AdapterError, Embed, Error};
+use ropeway::{AdapterError, Chunking, Embed, Encoding, Error, Pooling, Request, RequestError};
 use serde_json::json;
 
 use crate::common::{Scratch, Table, copy_folder, edit_tensors, model, set_key, tiny};
@@ -51,6 +51,61 @@ fn scale(file: &Path, name: &str, by: f32) {
             .enumerate()
             .for_each(|(i, x)| tensor.set(i, x));
     });
+}
+
+/// The last LayerNorm scales what is pooled.
+fn with_outputs_times(factor: f32) -> Scratch {
+    let scratch = Scratch::model(&tiny(Family::Bert));
+    for part in ["weight", "bias"] {
+        let name = format!("encoder.layer.1.output.LayerNorm.{part}");
+        scale(&weights(scratch.path()), &name, factor);
+    }
+    scratch
+}
+
+#[test]
+fn vectors_are_normalised_whatever_their_size() {
+    let embed = |folder: &Path| {
+        let embedding = engine(folder).embed(&["Some text."], &Embed::default());
+        embedding.unwrap().remove(0).into_f32().unwrap()
+    };
+    let plain = embed(with_outputs_times(1.0).path());
+    for factor in [1e-35, 1e-30, 1e-20, 1e10, 1e19, 1e30] {
+        let scaled = embed(with_outputs_times(factor).path());
+        let error = scaled.iter().zip(&plain).map(|(x, y)| (x - y).abs());
+        let error = error.fold(0f32, f32::max);
+        assert!(error < 1e-5, "{factor:e}: {error}");
+    }
+}
+
+#[test]
+fn numbers_that_an_encoding_cannot_hold_are_an_error() {
+    let scratch = with_outputs_times(1e6);
+    let engine = engine(scratch.path());
+    let raw = Embed::default().normalize(false);
+    for pooling in [None, Some(Pooling::None), Some(Pooling::Max)] {
+        let options = raw.clone().pooling(pooling).encoding(Encoding::F16);
+        let request = Request::text("Some text.", options);
+        let error = engine.embed_batch(&[request]).remove(0).unwrap_err();
+        let fits = matches!(
+            &error,
+            Error::Request(RequestError::DoesNotFit { encoding: "float16" })
+        );
+        assert!(fits, "{error}");
+        assert!(error.to_string().contains("ask for f32"), "{error}");
+    }
+    let chunks = raw.clone().chunks(Chunking::Tokens(2)).encoding(Encoding::F16);
+    assert!(engine.embed(&["Some text."], &chunks).is_err());
+    engine.embed(&["Some text."], &raw).unwrap();
+    let normalised = Embed::default().encoding(Encoding::F16);
+    engine.embed(&["Some text."], &normalised).unwrap();
+    // One input's numbers are not another's.
+    let requests = [
+        Request::text("Some text.", raw.encoding(Encoding::F16)),
+        Request::text("Some text.", normalised),
+    ];
+    let results = engine.embed_batch(&requests);
+    assert!(results[0].is_err() && results[1].is_ok());
 }
 
 #[test]
