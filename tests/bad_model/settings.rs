@@ -227,6 +227,11 @@ fn settings_of_sentence_transformers_are_known_or_refused() {
         module("Pooling", "1_Pooling"),
         module("Normalize", "2_Normalize"),
     );
+    let named = |name: &str, module: &Value| {
+        let mut module = module.clone();
+        module["name"] = json!(name);
+        module
+    };
     for (case, modules) in [
         ("normalised first", json!([&transformer, &normalize, &pooling])),
         ("pooled twice", json!([&transformer, &pooling, &pooling])),
@@ -238,12 +243,40 @@ fn settings_of_sentence_transformers_are_known_or_refused() {
         ("no type", json!([{"path": ""}])),
         ("a type of another type", json!([{"type": 5}])),
         ("no object", json!(["Transformer"])),
+        ("no modules", json!([])),
+        ("no pooling", json!([&transformer])),
+        (
+            "a name twice",
+            json!([&transformer, &named("1", &pooling), &named("1", &normalize)]),
+        ),
+        (
+            "a name of another type",
+            json!([&transformer, {"type": "x", "name": 1}]),
+        ),
+        (
+            "pooling of somebody's own",
+            json!([&transformer, {"type": "custom_st.Pooling", "path": "1_Pooling"}]),
+        ),
+        (
+            "normalisation of somebody's own",
+            json!([&transformer, &pooling, {"type": "mycode.Normalize", "path": "2_Normalize"}]),
+        ),
+        (
+            "pooling without a package",
+            json!([&transformer, {"type": "Pooling", "path": "1_Pooling"}]),
+        ),
     ] {
         let scratch = Scratch::model(&bert);
         fs::write(scratch.path().join("modules.json"), modules.to_string()).unwrap();
         table.refused(case, &["modules.json"], || open(scratch.path()));
     }
     table.finish();
+    // A transformer of the model's own code reads the same files, as that of jina-embeddings-v3.
+    let scratch = Scratch::model(&bert);
+    let own =
+        json!([{"type": "custom_st.Transformer", "path": "", "kwargs": ["task"]}, &named("1", &pooling)]);
+    fs::write(scratch.path().join("modules.json"), own.to_string()).unwrap();
+    engine(scratch.path());
 
     let known: &[(&str, &str, Value)] = &[
         ("sentence_bert_config.json", "max_seq_length", json!(null)),
@@ -304,6 +337,30 @@ fn settings_of_sentence_transformers_are_known_or_refused() {
         json!(9),
     );
     assert_eq!(ModelConfig::read(scratch.path()).unwrap().max_tokens, 9);
+}
+
+/// Each of them can bring a copy of one folder's weights.
+#[test]
+fn a_list_of_modules_has_a_limit() {
+    let mut table = Table::new("modules");
+    let module = |kind: &str, path: &str| json!({"type": format!("sentence_transformers.models.{kind}"), "path": path});
+    let many = |count: usize| {
+        let mut modules = vec![module("Transformer", ""), module("Pooling", "1_Pooling")];
+        modules.resize(count, module("Normalize", "2_Normalize"));
+        json!(modules)
+    };
+    let scratch = Scratch::model(&tiny(Family::Bert));
+    let write =
+        |modules: &Value| fs::write(scratch.path().join("modules.json"), modules.to_string()).unwrap();
+    write(&many(33));
+    table.refused(
+        "33 modules",
+        &["modules.json", "33 modules", "at most 32"],
+        || open(scratch.path()),
+    );
+    write(&many(32));
+    engine(scratch.path());
+    table.finish();
 }
 
 /// Sets a key of a file, which is made if it is not there.

@@ -210,10 +210,10 @@ pub(super) const ROPE: &Table = &[
 
 /// An entry of `modules.json`.
 pub(super) const MODULE: &Table = &[
+    ("name", Used),
     ("path", Used),
     ("type", Used),
     ("idx", Harmless),
-    ("name", Harmless),
     // Names of arguments that a call may pass on to the module.
     ("kwargs", Harmless),
 ];

@@ -187,6 +187,8 @@ mod limit {
     pub const POOLED: usize = 8 * HIDDEN;
     pub const TYPES: usize = 1 << 10;
     pub const RANK: usize = 1 << 12;
+    /// Entries of `modules.json`, each of which can bring a matrix; published models have up to six.
+    pub const MODULES: usize = 32;
     /// Positions times head size: 1 GiB of sines and cosines.
     pub const ROTARY: usize = 1 << 28;
 }

@@ -1,5 +1,6 @@
 //! `modules.json`: where the transformer is, how its tokens are pooled, and what becomes of the pooled vector.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -125,11 +126,18 @@ impl Modules {
         let list = json
             .as_array()
             .ok_or_else(|| Error::model(&path, "is not a list of modules"))?;
+        if list.len() > limit::MODULES {
+            return Err(Error::model(
+                &path,
+                format!("lists {} modules; wanted at most {}", list.len(), limit::MODULES),
+            ));
+        }
         let mut this = Modules {
             normalize: false,
             ..Modules::of_transformer()
         };
         let mut stage = Stage::Start;
+        let mut names = HashSet::new();
         for module in list {
             let module = Settings::new(&path, module).map_err(|_| {
                 Error::model(
@@ -139,7 +147,20 @@ impl Modules {
             })?;
             this.unknown
                 .extend(file_keys(FILE, &module.check(&[keys::MODULE])?));
+            // sentence-transformers keeps modules by their names: the later one would be computed in the earlier one's place.
+            if let Some(name) = module.text("name")?.filter(|name| !names.insert(*name)) {
+                return Err(module.error(format!(
+                    "two modules have the name \"{name}\", of which sentence-transformers keeps one; give each a name of its own"
+                )));
+            }
             stage = this.read_module(folder, &module, stage)?;
+        }
+        if stage != Stage::Pooled {
+            return Err(Error::model(
+                &path,
+                "has no Pooling module, so that it makes no embedding; add one, or take the file away for the mean of all \
+                 tokens, normalised",
+            ));
         }
         // A vector that is normalised last is normalised after it is cut, not before.
         while this.head.last() == Some(&HeadModule::Normalize) {
@@ -157,8 +178,16 @@ impl Modules {
         let kind = module
             .text("type")?
             .ok_or_else(|| module.error("a module has no type"))?;
-        // jina-embeddings-v3 brings a Transformer module of its own.
-        let kind = kind.rsplit('.').next().unwrap_or_default();
+        let class = kind;
+        let kind = class.rsplit('.').next().unwrap_or_default();
+        // jina-embeddings-v3 brings a Transformer module of its own, which reads the same files. What another module of
+        // somebody's own computes is not known, whatever it is called.
+        if kind != "Transformer" && !class.starts_with("sentence_transformers.") {
+            return Err(module.error(format!(
+                "the model has a module of its own code, {class}, which is not supported; those of sentence_transformers are: \
+                 Transformer, Pooling, Dense, LayerNorm and Normalize"
+            )));
+        }
         let at = module.text("path")?;
         let (wanted, next) = match kind {
             // Of training.
