@@ -125,20 +125,20 @@ pub enum Error {
 #[non_exhaustive]
 pub enum RequestError {
     /// Neither a task of the model nor a loaded adapter has this name.
-    #[error("there is no task or adapter `{name}`; there are {}", list(known), name = shown_name(name))]
+    #[error("there is no task or adapter `{name}`; there are {known}", name = shown_name(name))]
     UnknownTask {
         /// The name asked for.
         name: String,
         /// The tasks and adapters that there are.
-        known: Vec<String>,
+        known: KnownNames,
     },
     /// A mixture names an adapter that is not loaded.
-    #[error("there is no adapter `{name}`; there are {}", list(known), name = shown_name(name))]
+    #[error("there is no adapter `{name}`; there are {known}", name = shown_name(name))]
     UnknownAdapter {
         /// The name asked for.
         name: String,
         /// The loaded adapters.
-        known: Vec<String>,
+        known: KnownNames,
     },
     /// A mixture names an adapter twice.
     #[error("adapter `{name}` is in the mixture twice", name = shown_name(name))]
@@ -340,6 +340,32 @@ pub enum RequestError {
     Other(String),
 }
 
+/// The names that there are: some of them, as each of many failed requests carries them, and how many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KnownNames {
+    /// The first 20.
+    pub first: Vec<String>,
+    /// How many there are in all.
+    pub count: usize,
+}
+
+impl KnownNames {
+    /// Those of `count` names.
+    pub(crate) fn new<S: Into<String>>(names: impl IntoIterator<Item = S>, count: usize) -> KnownNames {
+        KnownNames {
+            first: names.into_iter().take(LISTED).map(Into::into).collect(),
+            count,
+        }
+    }
+}
+
+impl std::fmt::Display for KnownNames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&list_of(&self.first, self.count))
+    }
+}
+
 /// Why an adapter cannot be added, removed or used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -354,10 +380,10 @@ pub enum AdapterError {
     #[error("the name is taken; remove it first or choose another")]
     NameTaken,
     /// No adapter has the name.
-    #[error("is not loaded; loaded are {}", list(loaded))]
+    #[error("is not loaded; loaded are {loaded}")]
     NotLoaded {
         /// The loaded adapters.
-        loaded: Vec<String>,
+        loaded: KnownNames,
     },
     /// The adapter of a task of the model was removed.
     #[error("was removed; open the engine anew to have it back")]
@@ -419,7 +445,14 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
 
 /// `a, b and c`, for messages; `none` if there are none. Of many names the first are listed.
 pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
-    const LISTED: usize = 20;
+    list_of(names, names.len())
+}
+
+/// Names that a message lists.
+const LISTED: usize = 20;
+
+/// The same of `count` names, which begin with these.
+fn list_of<S: AsRef<str>>(names: &[S], count: usize) -> String {
     let shown: Vec<String> = names
         .iter()
         .take(LISTED)
@@ -427,7 +460,7 @@ pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
         .collect();
     match shown.as_slice() {
         [] => "none".into(),
-        _ if names.len() > LISTED => format!("{} and {} more", shown.join(", "), names.len() - LISTED),
+        shown if count > shown.len() => format!("{} and {} more", shown.join(", "), count - shown.len()),
         [one] => one.clone(),
         [init @ .., last] => format!("{} and {last}", init.join(", ")),
     }
@@ -552,13 +585,13 @@ mod tests {
             Error::adapter(
                 hostile,
                 AdapterError::NotLoaded {
-                    loaded: vec![hostile.into()],
+                    loaded: KnownNames::new([hostile], 1),
                 },
             ),
             Error::io(path, std::io::ErrorKind::NotFound.into()),
             RequestError::UnknownTask {
                 name: hostile.into(),
-                known: vec![hostile.into(), "b".into()],
+                known: KnownNames::new([hostile, "b"], 2),
             }
             .into(),
         ];

@@ -141,7 +141,7 @@ pub use cost::Cost;
 pub use device::{Device, KernelChoice};
 pub use devices::{CudaDevice, DeviceInfo, devices, has_cuda_driver};
 pub use engine::{Engine, EngineBuilder, Memory};
-pub use error::{AdapterError, Error, ParseError, RequestError, Result};
+pub use error::{AdapterError, Error, KnownNames, ParseError, RequestError, Result};
 pub use gpu::driver::DriverError;
 pub use model::ModelConfig;
 pub use output::{Chunk, Embedding, Output, Vector};

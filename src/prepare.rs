@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::batch::{Batch, Mixture, Pool, PoolKind, cut};
-use crate::error::{AdapterError, Error, RequestError, Result};
+use crate::error::{AdapterError, Error, KnownNames, RequestError, Result};
 use crate::model::adapter::AdapterTable;
 use crate::model::{HeadModule, ModelConfig};
 use crate::output::{Chunk, Embedding, Output, Vector};
@@ -301,11 +301,17 @@ impl RequestPlanner<'_> {
             (Some(task), slot) => Ok((slot.map(|s| (s, 1.0)).into_iter().collect(), &task.prefix)),
             (None, Some(slot)) => Ok((vec![(slot, 1.0)], "")),
             (None, None) => {
-                let tasks = self.config.tasks.iter().map(|task| task.name.clone());
-                let added = self.adapters.names().into_iter().filter(|n| !self.has_task(n));
+                let tasks = self.config.tasks.iter().map(|task| task.name.as_str());
+                let of_tasks = tasks
+                    .clone()
+                    .filter(|name| self.adapters.find(name).is_some())
+                    .count();
+                let count = tasks.len() + self.adapters.loaded().count() - of_tasks;
+                let added = self.adapters.loaded().map(|(_, adapter)| adapter.name.as_str());
+                let added = added.filter(|name| !self.has_task(name));
                 Err(RequestError::UnknownTask {
                     name: name.to_owned(),
-                    known: tasks.chain(added).collect(),
+                    known: KnownNames::new(tasks.chain(added), count),
                 }
                 .into())
             }
@@ -329,7 +335,7 @@ impl RequestPlanner<'_> {
                 .find(name)
                 .ok_or_else(|| RequestError::UnknownAdapter {
                     name: name.clone(),
-                    known: self.adapters.names(),
+                    known: self.adapters.known(),
                 })?;
             mixture.push((slot, *weight));
         }

@@ -331,7 +331,7 @@ fn kinds_of_bad_requests_are_told_apart() {
     let RequestError::UnknownTask { name, known } = unknown else {
         panic!("{unknown:?}")
     };
-    assert_eq!((name.as_str(), known.len()), ("nothing", 5));
+    assert_eq!((name.as_str(), known.first.len(), known.count), ("nothing", 5, 5));
     assert!(matches!(
         refused(Request::text("x", Embed::mixture([("nothing", 1.0)]))),
         RequestError::UnknownAdapter { name, .. } if name == "nothing"

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use model_maker::{Family, Layout, ModelSpec};
-use ropeway::{Embed, Engine, ModelConfig};
+use ropeway::{Embed, Engine, Error, ModelConfig, Request, RequestError};
 use serde_json::{Value, json};
 
 use crate::common::{Scratch, Table, edit_json, edit_tensors, model, set_key, tiny};
@@ -360,6 +360,40 @@ fn a_list_of_modules_has_a_limit() {
     );
     write(&many(32));
     engine(scratch.path());
+    table.finish();
+}
+
+#[test]
+fn tasks_and_prompts_have_a_limit() {
+    let mut table = Table::new("tasks");
+    let scratch = Scratch::model(&tiny(Family::Bert));
+    let prompts = |count: usize| -> Value { (0..count).map(|i| (format!("p{i}"), json!("p: "))).collect() };
+    let file = "config_sentence_transformers.json";
+    put(scratch.path(), file, "prompts", prompts(1025));
+    table.refused(
+        "1025 prompts",
+        &[file, "prompts has 1025 entries", "1024"],
+        || open(scratch.path()),
+    );
+    put(scratch.path(), file, "prompts", prompts(1024));
+    let names = |count: usize| json!((0..count).map(|i| format!("t{i}")).collect::<Vec<_>>());
+    bad_keys(
+        &tiny(Family::Jina),
+        &[(
+            "lora_adaptations",
+            names(1025),
+            &["lora_adaptations has 1025 names", "1024"],
+        )],
+    );
+    // An error that is handed out per request carries few of the names.
+    let engine = engine(scratch.path());
+    let request = Request::text("x", Embed::task("nothing"));
+    let error = engine.validate(&request).unwrap_err();
+    let Error::Request(RequestError::UnknownTask { known, .. }) = &error else {
+        panic!("{error}")
+    };
+    assert_eq!((known.first.len(), known.count), (20, 1024));
+    assert!(error.to_string().contains("p19 and 1004 more"), "{error}");
     table.finish();
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{Adapter, Site};
-use crate::error::{AdapterError, Error, Result};
+use crate::error::{AdapterError, Error, KnownNames, Result};
 use crate::kernels::params::LORA_COLUMN_STEP;
 
 /// The adapters of an engine. A slot, and a range of columns in every site's down-projection, are given
@@ -144,6 +144,14 @@ impl AdapterTable {
         self.loaded().map(|(_, adapter)| adapter.name.clone()).collect()
     }
 
+    /// The same for an error that names them.
+    pub fn known(&self) -> KnownNames {
+        KnownNames::new(
+            self.loaded().map(|(_, adapter)| adapter.name.as_str()),
+            self.len(),
+        )
+    }
+
     /// Puts an adapter into the first free slot.
     pub fn add(&mut self, adapter: Adapter) -> Result<()> {
         if self.find(&adapter.name).is_some() {
@@ -156,7 +164,7 @@ impl AdapterTable {
     /// Empties the slot of `name`. Batches that use it keep it until they are done.
     pub fn remove(&mut self, name: &str) -> Result<()> {
         if self.find(name).is_none() {
-            let loaded = self.names();
+            let loaded = self.known();
             return Err(Error::adapter(name, AdapterError::NotLoaded { loaded }));
         }
         Arc::make_mut(&mut self.loaded).remove(name);

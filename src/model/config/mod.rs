@@ -189,6 +189,8 @@ mod limit {
     pub const RANK: usize = 1 << 12;
     /// Entries of `modules.json`, each of which can bring a matrix; published models have up to six.
     pub const MODULES: usize = 32;
+    /// Tasks with adapters, and prompts.
+    pub const TASKS: usize = 1 << 10;
     /// Positions times head size: 1 GiB of sines and cosines.
     pub const ROTARY: usize = 1 << 28;
 }

@@ -1,6 +1,7 @@
 //! What sentence-transformers puts beside a model, but for its modules: the longest input, letter case, prompts; and the
 //! tokenizer's files.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::Value;
@@ -8,7 +9,7 @@ use serde_json::Value;
 use super::decision::{Decision, Source};
 use super::modules::Modules;
 use super::tokenizer::TokenizerSettings;
-use super::{file_keys, keys, optional_json};
+use super::{file_keys, keys, limit, optional_json};
 use crate::error::Result;
 use crate::model::settings::{Settings, Table};
 
@@ -20,6 +21,7 @@ pub(super) struct SentenceTransformers {
     /// Whether texts are put into lower case before the tokenizer's own normalizer.
     pub do_lower_case: bool,
     pub prompts: Vec<(String, String)>,
+    prompts_by_name: HashMap<String, String>,
     default_prompt_name: Option<String>,
     /// Keys that are in no table, with their files.
     pub unknown: Vec<String>,
@@ -106,7 +108,15 @@ impl SentenceTransformers {
 
     fn read_prompts(&mut self, settings: &Settings<'_>) -> Result<()> {
         let mut prompts = Vec::new();
-        for (name, prompt) in settings.object("prompts")?.into_iter().flatten() {
+        let map = settings.object("prompts")?;
+        let count = map.map_or(0, |map| map.len());
+        if count > limit::TASKS {
+            return Err(settings.error(format!(
+                "prompts has {count} entries; wanted at most {}",
+                limit::TASKS
+            )));
+        }
+        for (name, prompt) in map.into_iter().flatten() {
             match prompt {
                 Value::String(prompt) => prompts.push((name.clone(), prompt.clone())),
                 Value::Null => {}
@@ -115,6 +125,7 @@ impl SentenceTransformers {
                 }
             }
         }
+        self.prompts_by_name = prompts.iter().cloned().collect();
         self.prompts = prompts;
         let default = settings.text("default_prompt_name")?;
         if let Some(name) = default.filter(|name| self.prompt(name).is_none()) {
@@ -127,8 +138,7 @@ impl SentenceTransformers {
     }
 
     pub fn prompt(&self, name: &str) -> Option<&str> {
-        let found = self.prompts.iter().find(|(n, _)| n == name);
-        found.map(|(_, prompt)| prompt.as_str())
+        self.prompts_by_name.get(name).map(String::as_str)
     }
 
     pub fn default_prompt(&self) -> String {

@@ -72,6 +72,13 @@ pub(super) fn tasks(
                 .as_array()
                 .and_then(|names| names.iter().map(Value::as_str).collect());
             let names = names.ok_or_else(|| config.error("lora_adaptations is not a list of names"))?;
+            if names.len() > limit::TASKS {
+                return Err(config.error(format!(
+                    "lora_adaptations has {} names; wanted at most {}",
+                    names.len(),
+                    limit::TASKS
+                )));
+            }
             let mut seen = HashSet::new();
             for name in &names {
                 if name.is_empty() || !seen.insert(name) {
