@@ -5,7 +5,7 @@ use std::fs;
 use model_maker::Family;
 use serde_json::{Value, json};
 
-use crate::common::{Scratch, Table, edit_json, model, tiny};
+use crate::common::{Scratch, Table, edit_json, edit_tensors, model, tiny};
 use crate::engine;
 
 const ADAPTER: &str = "adapter_config.json";
@@ -114,6 +114,73 @@ fn plain_lora_is_taken_with_every_key_that_peft_writes() {
             fs::write(&config, &whole).unwrap();
         }
     }
+}
+
+/// PEFT takes query and value of these models where no modules are named, and drops factors of others.
+#[test]
+fn modules_that_are_not_named_are_those_of_the_models_type() {
+    let mut table = Table::new("target_modules");
+    for family in [Family::Bert, Family::XlmRoberta] {
+        let base = model(&tiny(family));
+        let engine = engine(&base);
+        for value in [json!(null), json!(false)] {
+            let adapter = Scratch::adapter(&base, &["query", "key"]);
+            let config = adapter.path().join(ADAPTER);
+            edit_json(&config, |json| match &value {
+                Value::Null => drop(json.insert("target_modules".into(), json!(null))),
+                _ => drop(json.shift_remove("target_modules")),
+            });
+            let words = ["attention.self.key", "target_modules"];
+            table.refused(&format!("{family:?} {value}"), &words, || {
+                engine.add_adapter("odd", adapter.path())
+            });
+        }
+    }
+    let base = model(&tiny(Family::Jina));
+    let adapter = Scratch::adapter(&base, &["q_proj"]);
+    edit_json(&adapter.path().join(ADAPTER), |json| {
+        drop(json.shift_remove("target_modules"));
+    });
+    let engine = engine(&base);
+    table.refused("no default", &[ADAPTER, "target_modules is missing"], || {
+        engine.add_adapter("odd", adapter.path())
+    });
+    table.finish();
+}
+
+/// Names that PEFT matches with no module of the model.
+#[test]
+fn factors_of_other_names_are_refused() {
+    let mut table = Table::new("factors");
+    let base = model(&tiny(Family::Bert));
+    let engine = engine(&base);
+    let linear = "base_model.model.encoder.layer.1.attention.self.query";
+    let table_of = "base_model.model.embeddings.word_embeddings";
+    let renames: [(&str, &str, &str, &str); 6] = [
+        (linear, ".lora_A.weight", ".lora_embedding_A", "an embedding"),
+        (linear, ".lora_B.weight", ".lora_embedding_B", "an embedding"),
+        (table_of, ".lora_embedding_A", ".lora_A.weight", "a linear layer"),
+        (linear, "layer.1.", "layer.+1.", "is not a LoRA factor"),
+        (linear, "layer.1.", "layer.01.", "is not a LoRA factor"),
+        (linear, "layer.1.", "layer.-1.", "is not a LoRA factor"),
+    ];
+    for (module, from, to, words) in renames {
+        let adapter = Scratch::adapter(&base, &["query", "word_embeddings"]);
+        edit_tensors(&adapter.path().join("adapter_model.safetensors"), |tensors| {
+            let names: Vec<String> = tensors.keys().cloned().collect();
+            for name in names
+                .iter()
+                .filter(|name| name.starts_with(module) && name.contains(from))
+            {
+                let tensor = tensors.remove(name).unwrap();
+                tensors.insert(name.replace(from, to), tensor);
+            }
+        });
+        table.refused(&format!("{from} {to}"), &[words], || {
+            engine.add_adapter("odd", adapter.path())
+        });
+    }
+    table.finish();
 }
 
 #[test]

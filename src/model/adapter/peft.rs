@@ -16,7 +16,7 @@ use crate::model::weights::{Checkpoint, Tensor};
 impl Adapter {
     /// Reads a PEFT folder (`adapter_config.json`, `adapter_model.safetensors`).
     pub fn read_peft(name: &str, folder: &Path, config: &ModelConfig) -> Result<Adapter> {
-        let settings = PeftSettings::read(folder)?;
+        let settings = PeftSettings::read(folder, config)?;
         let file = folder.join("adapter_model.safetensors");
         if !file::is_present(&file) && file::is_present(&folder.join("adapter_model.bin")) {
             return Err(Error::model(
@@ -151,17 +151,20 @@ impl Pair {
     }
 }
 
-/// The module that a factor adapts, as PEFT calls it, and which of the two factors it is.
-pub(super) fn module_of(tensor: &str) -> Option<(&str, Half)> {
+/// What a factor's name says: the module that it adapts, as PEFT calls it, which of the two factors it is, and whether it is
+/// that of an embedding.
+pub(super) fn module_of(tensor: &str) -> Option<(&str, Half, bool)> {
     let halves = [
-        (".lora_A.weight", Half::A),
-        (".lora_B.weight", Half::B),
-        (".lora_embedding_A", Half::A),
-        (".lora_embedding_B", Half::B),
+        (".lora_A.weight", Half::A, false),
+        (".lora_B.weight", Half::B, false),
+        (".lora_embedding_A", Half::A, true),
+        (".lora_embedding_B", Half::B, true),
     ];
-    let mut found = halves.iter();
-    let (module, half) = found.find_map(|(suffix, half)| Some((tensor.strip_suffix(suffix)?, *half)))?;
-    Some((module.strip_prefix("base_model.model.").unwrap_or(module), half))
+    let mut found = halves.into_iter();
+    let (module, half, embedding) =
+        found.find_map(|(suffix, half, embedding)| Some((tensor.strip_suffix(suffix)?, half, embedding)))?;
+    let module = module.strip_prefix("base_model.model.").unwrap_or(module);
+    Some((module, half, embedding))
 }
 
 impl Target {
@@ -174,14 +177,30 @@ impl Target {
                  (o_proj, out_proj, attention.output.dense), fc1 (intermediate.dense) and fc2 (output.dense)",
             )
         };
-        let (mut module, half) = module_of(tensor.name()).ok_or_else(unknown)?;
+        let (mut module, half, embedding) = module_of(tensor.name()).ok_or_else(unknown)?;
+        let of_kind = |target: Target, of_embedding: bool| match embedding == of_embedding {
+            true => Ok((target, half)),
+            false => Err(tensor.error(format!(
+                "is named as a factor of {}, which its module is not, and PEFT would not use it; wanted {}",
+                if embedding {
+                    "an embedding"
+                } else {
+                    "a linear layer"
+                },
+                if of_embedding {
+                    "lora_embedding_A and lora_embedding_B"
+                } else {
+                    "lora_A.weight and lora_B.weight"
+                }
+            ))),
+        };
         for prefix in ["model.", "roberta.", "bert."] {
             module = module.strip_prefix(prefix).unwrap_or(module);
         }
         match module {
-            "embeddings.word_embeddings" => return Ok((Target::Word, half)),
-            "embeddings.token_type_embeddings" => return Ok((Target::TokenType, half)),
-            "pooler.dense" => return Ok((Target::Unused, half)),
+            "embeddings.word_embeddings" => return of_kind(Target::Word, true),
+            "embeddings.token_type_embeddings" => return of_kind(Target::TokenType, true),
+            "pooler.dense" => return of_kind(Target::Unused, false),
             _ => {}
         }
         let module = module.strip_prefix("encoder.").unwrap_or(module);
@@ -190,7 +209,12 @@ impl Target {
             .or_else(|| module.strip_prefix("layer."))
             .ok_or_else(unknown)?;
         let (number, rest) = module.split_once('.').ok_or_else(unknown)?;
-        let layer: usize = number.parse().map_err(|_| unknown())?;
+        // As the model's own modules are called: `+1` and `01` are none of them.
+        let layer = number
+            .parse::<usize>()
+            .ok()
+            .filter(|layer| layer.to_string() == number);
+        let layer = layer.ok_or_else(unknown)?;
         if layer >= config.num_hidden_layers {
             return Err(tensor.error(format!("the model has {} layers only", config.num_hidden_layers)));
         }
@@ -204,7 +228,7 @@ impl Target {
             "mlp.fc2" | "output.dense" => (Site::Fc2, None),
             _ => return Err(unknown()),
         };
-        Ok((Target::Linear { layer, site, third }, half))
+        of_kind(Target::Linear { layer, site, third }, false)
     }
 }
 
@@ -216,7 +240,7 @@ struct PeftSettings {
 }
 
 impl PeftSettings {
-    fn read(folder: &Path) -> Result<PeftSettings> {
+    fn read(folder: &Path, config: &ModelConfig) -> Result<PeftSettings> {
         let path = folder.join("adapter_config.json");
         let json = read_json(&path)?;
         let settings = Settings::new(&path, &json)?;
@@ -271,7 +295,7 @@ impl PeftSettings {
         Ok(PeftSettings {
             rank,
             scale,
-            targets: Targets::read(&settings)?,
+            targets: Targets::read(&settings, config.family)?,
         })
     }
 

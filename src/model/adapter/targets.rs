@@ -8,12 +8,13 @@ use serde_json::Value;
 
 use super::peft::module_of;
 use crate::error::Result;
+use crate::model::config::Family;
 use crate::model::settings::Settings;
 use crate::model::weights::Tensor;
 
 /// `target_modules`, `exclude_modules`, `layers_to_transform` and `layers_pattern`.
 pub(super) struct Targets {
-    /// Of every module, where it is none.
+    /// Of every linear layer, where it is none.
     included: Option<Modules>,
     excluded: Option<Modules>,
     /// The layers' numbers; empty: all.
@@ -32,7 +33,7 @@ enum Modules {
 }
 
 impl Targets {
-    pub fn read(settings: &Settings<'_>) -> Result<Targets> {
+    pub fn read(settings: &Settings<'_>, family: Family) -> Result<Targets> {
         let layers = match settings.get("layers_to_transform") {
             None => Some(Vec::new()),
             Some(Value::Array(list)) => list.iter().map(Value::as_u64).collect(),
@@ -42,6 +43,7 @@ impl Targets {
             included: match settings.get("target_modules") {
                 // Every linear layer: all that factors can be of, but for embeddings, which PEFT then has none of.
                 Some(word) if word == "all-linear" => None,
+                None => Some(Modules::Names(default_targets(settings, family)?)),
                 _ => Modules::read(settings, "target_modules")?,
             },
             excluded: Modules::read(settings, "exclude_modules")?,
@@ -57,7 +59,7 @@ impl Targets {
 
     /// Checks that the settings name the module of a factor.
     pub fn check(&self, factor: &Tensor) -> Result<()> {
-        let Some((module, _)) = module_of(factor.name()) else {
+        let Some((module, ..)) = module_of(factor.name()) else {
             return Ok(());
         };
         let refused = |key: &str| {
@@ -132,6 +134,16 @@ impl Modules {
             }),
             Modules::Pattern(pattern) => pattern.is_match(module).unwrap_or(unclear),
         }
+    }
+}
+
+/// What PEFT takes where no modules are named, by the model's type.
+fn default_targets(settings: &Settings<'_>, family: Family) -> Result<Vec<String>> {
+    match family {
+        Family::Bert | Family::XlmRoberta => Ok(["query", "value"].map(str::to_owned).to_vec()),
+        Family::JinaV3 | Family::JinaV3Native => Err(settings.error(
+            "target_modules is missing, and PEFT has no default for this kind of model; name the modules that were trained",
+        )),
     }
 }
 
