@@ -1,5 +1,7 @@
 //! The tensors of an encoder by their place in the network, whatever the checkpoint calls them.
 
+use std::collections::HashSet;
+
 use crate::error::Result;
 
 use super::adapter::Site;
@@ -136,6 +138,7 @@ impl Encoder {
             prefix,
             weight_suffix,
         };
+        check_layers(config, checkpoint, prefix)?;
         let (h, f) = (config.hidden_size, config.intermediate_size);
 
         let jina = matches!(config.family, Family::JinaV3 | Family::JinaV3Native);
@@ -192,6 +195,19 @@ impl Encoder {
         small
     }
 
+    /// The tensors of a checkpoint that nothing is known to be computed with: neither the encoder's nor its adapters', nor
+    /// those that published models have beside them.
+    pub fn surplus<'c>(&self, checkpoint: &'c Checkpoint) -> Vec<&'c str> {
+        let used: HashSet<&str> = self.tensors().into_iter().map(Tensor::name).collect();
+        let is_surplus = |name: &&str| {
+            let adapter = name.contains(".parametrizations.weight.0.lora_");
+            !adapter && !used.contains(name) && !is_known_surplus(name)
+        };
+        let mut surplus: Vec<&str> = checkpoint.names().filter(is_surplus).collect();
+        surplus.sort_unstable();
+        surplus
+    }
+
     /// Every tensor, for checks over all of them.
     pub fn tensors(&self) -> Vec<&Tensor> {
         let mut all = self.small_tensors();
@@ -204,6 +220,52 @@ impl Encoder {
         }
         all
     }
+}
+
+/// Checks that the file has no layers past those of the configuration: a model without its last layers gives vectors that
+/// look like others.
+fn check_layers(config: &ModelConfig, checkpoint: &Checkpoint, prefix: &str) -> Result<()> {
+    let layers = config.num_hidden_layers;
+    let number = |name: &str| -> Option<usize> {
+        let name = name.strip_prefix(prefix)?.strip_prefix("encoder.layer")?;
+        let name = name.strip_prefix('s').unwrap_or(name).strip_prefix('.')?;
+        name.split('.').next()?.parse().ok()
+    };
+    let numbered = checkpoint.names().filter_map(|name| Some((number(name)?, name)));
+    match numbered.max().filter(|&(number, _)| number >= layers) {
+        None => Ok(()),
+        Some((number, name)) => Err(checkpoint.error(
+            name,
+            format!(
+                "is of layer {number}, counted from 0, and num_hidden_layers in config.json is {layers}; set it to {}, or save \
+                 the model without the layers that it does not have",
+                number + 1
+            ),
+        )),
+    }
+}
+
+/// Tensors that an encoder does not use and published models have: heads on top of it, numbers that are computed, and
+/// PyTorch's buffers.
+fn is_known_surplus(name: &str) -> bool {
+    const HEADS: [&str; 7] = [
+        "cls",
+        "classifier",
+        "lm_head",
+        "pooler",
+        "qa_outputs",
+        "score",
+        "seq_relationship",
+    ];
+    const BUFFERS: [&str; 4] = [
+        "position_ids",
+        "token_type_ids",
+        "inv_freq",
+        "num_batches_tracked",
+    ];
+    let mut parts = name.split('.');
+    let heads = parts.clone().take(2).any(|part| HEADS.contains(&part));
+    heads || parts.next_back().is_some_and(|last| BUFFERS.contains(&last))
 }
 
 impl Layer {
@@ -246,5 +308,36 @@ impl Linear {
     /// Reads the whole bias, `[out_features]`.
     pub fn read_bias(&self) -> Vec<f32> {
         self.bias.iter().flat_map(Tensor::read).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_known_surplus;
+
+    #[test]
+    fn tensors_beside_an_encoder_are_known() {
+        for name in [
+            "bert.pooler.dense.weight",
+            "pooler.dense.bias",
+            "roberta.pooler.dense.parametrizations.weight.original",
+            "cls.predictions.transform.LayerNorm.gamma",
+            "cls.seq_relationship.bias",
+            "lm_head.decoder.weight",
+            "classifier.out_proj.weight",
+            "embeddings.position_ids",
+            "bert.embeddings.token_type_ids",
+            "encoder.layers.0.mixer.rotary_emb.inv_freq",
+        ] {
+            assert!(is_known_surplus(name), "{name}");
+        }
+        for name in [
+            "encoder.layer.0.attention.self.query.weight",
+            "encoder.layer.0.adapter.dense.weight",
+            "embeddings.position_embeddings.weight",
+            "embeddings.projection.weight",
+        ] {
+            assert!(!is_known_surplus(name), "{name}");
+        }
     }
 }

@@ -58,6 +58,23 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     }
 }
 
+/// Checks that a text file does not begin with a byte order mark, which JSON must not have and no reader shows: the parser's
+/// own message would be of a value that is missing in the first column.
+pub(crate) fn check_encoding(path: &Path, text: &[u8]) -> Result<()> {
+    let encoding = match text {
+        [0xef, 0xbb, 0xbf, ..] => "UTF-8",
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "UTF-16",
+        _ => return Ok(()),
+    };
+    Err(Error::model(
+        path,
+        format!(
+            "begins with a byte order mark ({encoding}), which JSON must not have; save the file as UTF-8 without one (in \
+             Python: encoding=\"utf-8\")"
+        ),
+    ))
+}
+
 /// Whether there is something of this name, be it a link that leads nowhere: an optional file that is there and cannot
 /// be read is an error, not an absent one.
 pub(crate) fn is_present(path: &Path) -> bool {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::error::Result;
+use crate::error::{Result, list};
 #[cfg(not(feature = "inspect"))]
 pub(crate) use adapter::Adapter;
 /// For the fuzz target of adapter files, which has no weights to open an engine with.
@@ -61,6 +61,11 @@ impl Model {
         let transformer = config.transformer_folder(folder);
         let checkpoint = Checkpoint::open_folder(&transformer)?;
         let encoder = Encoder::new(&config, &checkpoint)?;
+        let surplus = encoder.surplus(&checkpoint);
+        if !surplus.is_empty() {
+            let tensors = list(&surplus);
+            tracing::warn!(folder = %folder.display(), %tensors, "tensors that nothing is computed with, so that the vectors may be others than those of the model that was trained");
+        }
         for tensor in encoder.small_tensors() {
             tensor.check_finite()?;
         }

@@ -49,6 +49,7 @@ pub(crate) struct Settings<'a> {
 /// [`Error::Io`]; [`Error::Model`] with the line and column of what is no JSON.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let text = file::read(path, file::SETTINGS_LIMIT)?;
+    file::check_encoding(path, &text)?;
     serde_json::from_slice(&text).map_err(|e| Error::model(path, format!("is not valid JSON: {e}")))
 }
 

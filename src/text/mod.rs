@@ -85,6 +85,7 @@ impl TextPipeline {
             return Ok(None);
         }
         let bytes = file::read(&path, file::TOKENIZER_LIMIT)?;
+        file::check_encoding(&path, &bytes)?;
         let refused =
             |problem: String| Error::model(&path, format!("is not a tokenizer that can be read: {problem}"));
         let mut settings = Settings::read(&bytes).map_err(refused)?;

@@ -397,6 +397,34 @@ fn tasks_and_prompts_have_a_limit() {
     table.finish();
 }
 
+#[test]
+fn a_byte_order_mark_is_named() {
+    let mut table = Table::new("byte order marks");
+    for file in [
+        "config.json",
+        "modules.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "sentence_bert_config.json",
+        "1_Pooling/config.json",
+    ] {
+        let scratch = Scratch::model(&tiny(Family::Bert));
+        let path = scratch.path().join(file);
+        let text = fs::read(&path).unwrap();
+        for (mark, name) in [
+            (&b"\xef\xbb\xbf"[..], "UTF-8"),
+            (b"\xff\xfe", "UTF-16"),
+            (b"\xfe\xff", "UTF-16"),
+        ] {
+            fs::write(&path, [mark, &text].concat()).unwrap();
+            let words = [file, "byte order mark", name, "save the file as UTF-8 without"];
+            table.refused(&format!("{file}: {name}"), &words, || open(scratch.path()));
+        }
+    }
+    table.finish();
+}
+
 /// Sets a key of a file, which is made if it is not there.
 fn put(folder: &Path, file: &str, key: &str, value: Value) {
     let path = folder.join(file);

@@ -6,7 +6,7 @@ use std::path::Path;
 use model_maker::{Family, ModelSpec};
 use serde_json::{Value, json};
 
-use crate::common::{Scratch, Table, edit_bytes, edit_header, edit_json, edit_tensors, model, tiny};
+use crate::common::{Scratch, Table, edit_bytes, edit_header, edit_json, edit_tensors, model, set_key, tiny};
 use crate::{break_model, engine, weights};
 
 #[test]
@@ -127,6 +127,11 @@ fn broken_weight_files_are_refused() {
                 "wrong shape",
                 |m| edit_tensors(&weights(m), |t| t.get_mut(WORD).unwrap().shape = vec![64, 160]),
                 &[WORD, "[64, 160]", "wants [160, 64]"],
+            ),
+            (
+                "layers past the configuration's",
+                |m| set_key(&m.join("config.json"), "num_hidden_layers", json!(1)),
+                &["encoder.layer.1.", "num_hidden_layers", "is 1", "set it to 2"],
             ),
             (
                 "missing tensor",

@@ -231,7 +231,8 @@ impl Checkpoint {
         Ok(tensor)
     }
 
-    fn error(&self, name: &str, problem: String) -> Error {
+    /// An error about a tensor of this name.
+    pub fn error(&self, name: &str, problem: String) -> Error {
         Error::Tensor {
             path: self.path.clone(),
             tensor: name.into(),
