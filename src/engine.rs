@@ -170,6 +170,7 @@ impl Engine {
         let text = TextPipeline::open(
             &config.transformer_folder(folder),
             config.do_lower_case,
+            config.max_tokens,
             &config.tokenizer,
         )?;
         phases.end("tokenizer");

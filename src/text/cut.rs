@@ -150,10 +150,18 @@ pub fn kind(step: &Value) -> &str {
 
 /// Whether a `Replace` works on runs of white space, whole ones.
 fn replaces_runs(step: &Value) -> bool {
-    let runs = [r"\s+", r"\s{2,}", " +", " {2,}"];
     step["pattern"]["Regex"]
         .as_str()
-        .is_some_and(|pattern| runs.contains(&pattern))
+        .is_some_and(|pattern| shortest_run(pattern).is_some())
+}
+
+/// The bytes of the shortest run of white space that the expression matches, if it is one for such runs.
+pub fn shortest_run(pattern: &str) -> Option<usize> {
+    match pattern {
+        r"\s+" | " +" => Some(1),
+        r"\s{2,}" | " {2,}" => Some(2),
+        _ => None,
+    }
 }
 
 /// Whether a `Replace` works within words.

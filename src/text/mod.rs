@@ -6,6 +6,7 @@
 mod agreement;
 pub mod chunk;
 mod cut;
+mod growth;
 mod settings;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,6 +31,8 @@ pub struct TextPipeline {
     /// The tokens of [`LETTER`] alone.
     letter: Vec<u32>,
     sizes: PartSizes,
+    /// The most by which the decoder multiplies the bytes of tokens, with one more for each.
+    decoder_growth: f64,
 }
 
 /// The parts in which long texts are tokenised, in bytes.
@@ -48,6 +51,24 @@ const PART_SIZES: PartSizes = PartSizes {
     part: 16 << 10,
     longest: 256 << 10,
 };
+
+/// A normalizer that can make a text longer than this gets smaller parts, so that what it makes of one fits into memory all
+/// the same. XLM-RoBERTa's multiplies by up to 17, and by half as much again in lower case.
+const GROWTH_OF_WHOLE_PARTS: f64 = 32.0;
+
+/// Bytes of the longest text that ids may become: some hundred for each of as many tokens as a large document has.
+const LONGEST_DECODED: f64 = (64 << 20) as f64;
+
+impl PartSizes {
+    fn for_growth(self, growth: f64) -> PartSizes {
+        let smaller = |bytes: usize| (bytes as f64 * (GROWTH_OF_WHOLE_PARTS / growth).min(1.0)) as usize;
+        PartSizes {
+            whole: smaller(self.whole),
+            part: smaller(self.part),
+            longest: smaller(self.longest),
+        }
+    }
+}
 
 /// A word that every tokenizer takes. A part of a text stands behind it, since some white space at the start of a text is
 /// treated otherwise.
@@ -77,9 +98,14 @@ pub struct Token {
 
 impl TextPipeline {
     /// Opens a folder's `tokenizer.json`; `None` where there is none (such a model takes ids). With `lower_case`, texts are
-    /// put into lower case first; special tokens, which are found before that, keep their case. What the files beside it say
-    /// has to agree with it.
-    pub fn open(folder: &Path, lower_case: bool, beside: &TokenizerSettings) -> Result<Option<TextPipeline>> {
+    /// put into lower case first; special tokens, which are found before that, keep their case. Of `max_tokens`, the model's
+    /// limit, special tokens must leave some for the text. What the files beside it say has to agree with it.
+    pub fn open(
+        folder: &Path,
+        lower_case: bool,
+        max_tokens: usize,
+        beside: &TokenizerSettings,
+    ) -> Result<Option<TextPipeline>> {
         let path = folder.join("tokenizer.json");
         if !file::is_present(&path) {
             return Ok(None);
@@ -123,6 +149,13 @@ impl TextPipeline {
         let leading = run(&mut specials.iter());
         let trailing = run(&mut specials[leading..].iter().rev());
         let ids = probe.get_ids();
+        if leading + trailing >= max_tokens {
+            return Err(refused(format!(
+                "post_processor: puts {} special tokens around a text, and the model takes {max_tokens} in all, which leaves \
+                 none for the text; use the tokenizer that the model was published with",
+                leading + trailing
+            )));
+        }
         Ok(Some(TextPipeline {
             cuts: Cuts::new(
                 &settings.normalizer,
@@ -133,7 +166,8 @@ impl TextPipeline {
             letter: ids[leading..ids.len() - trailing].to_vec(),
             trailing: ids[ids.len() - trailing..].to_vec(),
             tokenizer,
-            sizes: PART_SIZES,
+            sizes: PART_SIZES.for_growth(settings.growth),
+            decoder_growth: settings.decoder_growth,
         }))
     }
 
@@ -216,6 +250,15 @@ impl TextPipeline {
 
     /// A text of these tokens, without the special ones or with them.
     pub fn decode(&self, ids: &[u32], without_specials: bool) -> Result<String> {
+        let of_token = |&id: &u32| 1 + self.tokenizer.id_to_token(id).map_or(0, |token| token.len());
+        let bytes = ids.iter().map(of_token).sum::<usize>() as f64 * self.decoder_growth;
+        if bytes > LONGEST_DECODED {
+            return Err(RequestError::Text(format!(
+                "{} ids stand for a text of up to {bytes:.0} bytes; at most {LONGEST_DECODED} are made; give fewer at a time",
+                ids.len()
+            ))
+            .into());
+        }
         let decode = || {
             self.tokenizer
                 .decode(ids, without_specials)

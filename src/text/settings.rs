@@ -1,28 +1,247 @@
-//! What a `tokenizer.json` says beside its vocabulary, checked before the tokenizers library, which panics on some of it,
-//! is given the file.
+//! What a `tokenizer.json` says, checked before and beside the tokenizers library, which panics on some of it, takes some
+//! by its keys alone, and bounds neither memory nor time.
 
-use base64::Engine as _;
-use serde::Deserialize;
+use std::borrow::Cow;
+
+use serde::de::{DeserializeOwned, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tokenizers::{DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
-use super::cut::{AddedToken, kind, steps};
+use super::cut::{AddedToken, kind};
+use super::{fenced, growth};
 
-/// The settings that are checked here. The vocabulary is not kept.
-#[derive(Deserialize)]
+/// The settings that are checked here, as the library has read them. The vocabulary is not kept.
 pub struct Settings {
-    #[serde(default)]
     pub normalizer: Value,
-    #[serde(default)]
     pub pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
-    #[serde(default)]
     pub added_tokens: Vec<AddedToken>,
+    /// The most by which normalizing multiplies a text.
+    pub growth: f64,
+    /// The most by which the decoder multiplies the bytes of tokens, with one more for each.
+    pub decoder_growth: f64,
 }
 
-/// A text may become this many times as long when it is normalised. Unicode's own forms take 11 times; the normal form
-/// of XLM-RoBERTa, where the longest replacement is assumed for every byte, 50.
-const LARGEST_GROWTH: f64 = 64.0;
+/// A text may become this many times as long when it is normalised. What XLM-RoBERTa's does takes 17 times, ALBERT's, with
+/// a form of Unicode and its own, 121.
+const LARGEST_GROWTH: f64 = 128.0;
+
+/// The same for the splitter: the marks of SentencePiece take 6 times.
+const LARGEST_SPLITTER_GROWTH: f64 = 32.0;
+
+/// The same for tokens that become a text again.
+const LARGEST_DECODER_GROWTH: f64 = 64.0;
+
+/// Each step goes over the whole text, and real files have up to eight.
+const MOST_STEPS: usize = 32;
+
+/// JSON values of a file: each takes some 200 bytes while it is read. A vocabulary of 262,144 tokens and twice as many merges
+/// has two million.
+const MOST_VALUES: usize = 4 << 20;
+
+/// The same for a part of the file beside the vocabulary. Real ones have some dozens.
+const MOST_VALUES_OF_PART: usize = 16 << 10;
+
+/// Added tokens, their bytes each and together: they go into a table of some hundred bytes for each byte.
+const MOST_ADDED_TOKENS: usize = 64 << 10;
+const LONGEST_ADDED_TOKEN: usize = 1 << 10;
+const MOST_ADDED_BYTES: usize = 4 << 20;
+
+/// WordPiece looks up every part of a word, which is cubic in its characters. BERT has 100.
+const LONGEST_WORD: usize = 1000;
+
+/// Unigram looks up every start of the rest of a word up to its longest token, which is quadratic in that. XLM-RoBERTa has 48
+/// bytes. BPE merges pairs instead, whose time does not depend on how long tokens are.
+const LONGEST_PIECE: usize = 256;
+
+/// Bytes of Unigram's tokens together. A million tokens have 10 MB.
+const MOST_PIECE_BYTES: usize = 16 << 20;
+
+/// They become a tree of one branch for each byte that two tokens do not begin with alike, of some 340 bytes each.
+const MOST_BRANCHES: usize = 4 << 20;
+
+/// Put before or in place of each part of a word that is looked up.
+const LONGEST_AFFIX: usize = 256;
+
+/// The parts of a file as they stand there. A part that is there twice is refused.
+#[derive(Deserialize)]
+struct Parts<'f> {
+    #[serde(borrow, default)]
+    normalizer: Option<&'f RawValue>,
+    #[serde(borrow, default)]
+    pre_tokenizer: Option<&'f RawValue>,
+    #[serde(borrow, default)]
+    post_processor: Option<&'f RawValue>,
+    #[serde(borrow, default)]
+    decoder: Option<&'f RawValue>,
+    #[serde(borrow, default)]
+    added_tokens: Option<&'f RawValue>,
+    #[serde(borrow, default)]
+    model: Option<&'f RawValue>,
+}
+
+/// A part that is a step or a sequence of them.
+struct Part {
+    name: &'static str,
+    /// The key of a sequence's steps.
+    list: &'static str,
+    /// The names of steps that are known.
+    kinds: &'static [&'static str],
+    /// Its longest text.
+    bytes: usize,
+}
+
+const NORMALIZER: Part = Part {
+    name: "normalizer",
+    list: "normalizers",
+    kinds: &[
+        "Bert",
+        "BertNormalizer",
+        "ByteLevel",
+        "Lowercase",
+        "NFC",
+        "NFD",
+        "NFKC",
+        "NFKD",
+        "Nmt",
+        "Precompiled",
+        "Prepend",
+        "Replace",
+        "Sequence",
+        "Strip",
+        "StripAccents",
+    ],
+    // The map of SentencePiece takes 317 KB.
+    bytes: 4 << 20,
+};
+
+const SPLITTER: Part = Part {
+    name: "pre_tokenizer",
+    list: "pretokenizers",
+    kinds: &[
+        "BertPreTokenizer",
+        "ByteLevel",
+        "CharDelimiterSplit",
+        "Digits",
+        "FixedLength",
+        "Metaspace",
+        "Punctuation",
+        "Sequence",
+        "Split",
+        "UnicodeScripts",
+        "Whitespace",
+        "WhitespaceSplit",
+    ],
+    bytes: 64 << 10,
+};
+
+const POST_PROCESSOR: Part = Part {
+    name: "post_processor",
+    list: "processors",
+    kinds: &[
+        "BertProcessing",
+        "ByteLevel",
+        "RobertaProcessing",
+        "Sequence",
+        "TemplateProcessing",
+    ],
+    bytes: 64 << 10,
+};
+
+const DECODER: Part = Part {
+    name: "decoder",
+    list: "decoders",
+    kinds: &[
+        "BPEDecoder",
+        "ByteFallback",
+        "ByteLevel",
+        "CTC",
+        "Fuse",
+        "Metaspace",
+        "Replace",
+        "Sequence",
+        "Strip",
+        "WordPiece",
+    ],
+    bytes: 64 << 10,
+};
+
+impl Part {
+    /// The part as the library reads it, in a form that names every step: the library takes a step whose type it does not
+    /// know, or that names it twice, for whichever its keys fit.
+    fn read<T: DeserializeOwned + Serialize>(&self, part: Option<&RawValue>) -> Result<Value, String> {
+        let Some(part) = part else {
+            return Ok(Value::Null);
+        };
+        let Part { name, kinds, .. } = self;
+        bounded(name, part, self.bytes, MOST_VALUES_OF_PART)?;
+        let problem = |e: String| format!("{name}: {e}");
+        let value: Value = serde_json::from_str(part.get()).map_err(|e| problem(e.to_string()))?;
+        let mut count = 0;
+        self.each(&value, &mut |step| {
+            count += 1;
+            match kind(step) {
+                "" => Err(problem(
+                    "a step has no `type`; give it one, or save the file with a newer library".into(),
+                )),
+                known if kinds.contains(&known) => Ok(()),
+                other => Err(format!(
+                    "{name}: a step of the type {other:?} is not known; there are {}",
+                    kinds.join(", ")
+                )),
+            }?;
+            match kind(step) {
+                // The library's own words on a bad map do not say what is wrong.
+                "Precompiled" => growth::PrecompiledMap::read(&step["precompiled_charsmap"]).map(drop),
+                _ => Ok(()),
+            }
+        })?;
+        if count > MOST_STEPS {
+            return Err(format!(
+                "{name}: has {count} steps, each of which goes over the whole text; at most {MOST_STEPS} are taken; leave \
+                 out those that do nothing"
+            ));
+        }
+        let read: T =
+            fenced(|| serde_json::from_str(part.get()).map_err(|e| e.to_string())).map_err(problem)?;
+        serde_json::to_value(&read).map_err(|e| problem(e.to_string()))
+    }
+
+    /// The steps that are no sequences, in their order, whatever sequences they stand in.
+    fn steps<'v>(&self, part: &'v Value) -> Vec<&'v Value> {
+        let mut steps = Vec::new();
+        let all = self.each(part, &mut |step| {
+            if kind(step) != "Sequence" {
+                steps.push(step);
+            }
+            Ok(())
+        });
+        all.expect("nothing is refused");
+        steps
+    }
+
+    /// Calls `visit` for the part, unless it is a sequence, and for everything in sequences.
+    fn each<'v>(
+        &self,
+        part: &'v Value,
+        visit: &mut impl FnMut(&'v Value) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let steps = match (kind(part), &part[self.list]) {
+            ("Sequence", Value::Array(steps)) => steps,
+            ("Sequence", _) => return Err(format!("{}: a sequence has no {:?}", self.name, self.list)),
+            (_, _) if part.is_null() => return Ok(()),
+            _ => return visit(part),
+        };
+        for step in steps {
+            if kind(step) == "Sequence" {
+                visit(step)?;
+            }
+            self.each(step, visit)?;
+        }
+        Ok(())
+    }
+}
 
 impl Settings {
     /// Reads and checks the settings.
@@ -30,12 +249,40 @@ impl Settings {
     /// # Errors
     /// What is wrong, in which part of the file.
     pub fn read(file: &[u8]) -> Result<Settings, String> {
-        let settings: Settings = serde_json::from_slice(file).map_err(|e| e.to_string())?;
-        settings.check_normalizer()?;
-        steps(&settings.post_processor, "processors")
-            .into_iter()
-            .try_for_each(check_template)?;
-        Ok(settings)
+        let values = values(file);
+        if values > MOST_VALUES {
+            return Err(format!(
+                "has some {values} JSON values, which would take {} MB to read; at most {MOST_VALUES} are taken; use a \
+                 smaller vocabulary",
+                values / 5000
+            ));
+        }
+        let parts: Parts = serde_json::from_slice(file).map_err(|e| e.to_string())?;
+        let normalizer = NORMALIZER.read::<NormalizerWrapper>(parts.normalizer)?;
+        let pre_tokenizer = SPLITTER.read::<PreTokenizerWrapper>(parts.pre_tokenizer)?;
+        let post_processor = POST_PROCESSOR.read::<PostProcessorWrapper>(parts.post_processor)?;
+        let decoder = DECODER.read::<DecoderWrapper>(parts.decoder)?;
+        check_processors(&POST_PROCESSOR.steps(&post_processor))?;
+        parts.model.map_or(Ok(()), check_model)?;
+        Ok(Settings {
+            growth: at_most(
+                LARGEST_GROWTH,
+                growth::of_normalizer(&NORMALIZER.steps(&normalizer))?,
+                "normalizer: makes a text",
+            )?,
+            decoder_growth: at_most(
+                LARGEST_DECODER_GROWTH,
+                growth::of_decoder(&DECODER.steps(&decoder)),
+                "decoder: makes tokens",
+            )?,
+            added_tokens: parts.added_tokens.map_or(Ok(Vec::new()), added_tokens)?,
+            pre_tokenizer: {
+                let growth = growth::of_splitter(&SPLITTER.steps(&pre_tokenizer));
+                at_most(LARGEST_SPLITTER_GROWTH, growth, "pre_tokenizer: makes a text")?;
+                pre_tokenizer
+            },
+            normalizer,
+        })
     }
 
     /// Puts a step that makes lower case before the others, unless one of them does so by itself; whether it did.
@@ -50,162 +297,252 @@ impl Settings {
         }
         let steps: Vec<Value> = [json!({"type": "Lowercase"})].into_iter().chain(old).collect();
         self.normalizer = json!({"type": "Sequence", "normalizers": steps});
+        self.growth *= growth::LOWER_CASE;
         true
     }
+}
 
-    /// A chain of replacements may multiply the text in every step.
-    fn check_normalizer(&self) -> Result<(), String> {
-        let growth = growth(&self.normalizer)?;
-        if growth > LARGEST_GROWTH {
+fn at_most(limit: f64, growth: f64, what: &str) -> Result<f64, String> {
+    match growth <= limit {
+        true => Ok(growth),
+        false => Err(format!(
+            "{what} up to {growth:.0} times as long; wanted at most {limit} times; replace by shorter strings, or in fewer \
+             steps"
+        )),
+    }
+}
+
+/// About how many values a JSON text has: all but the first of a list or an object follow a comma.
+fn values(json: &[u8]) -> usize {
+    let (mut values, mut in_string, mut escaped) = (1, false, false);
+    for &byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => values += 1,
+            _ => {}
+        }
+    }
+    values
+}
+
+/// Refuses a part that would take too much memory to read.
+fn bounded(name: &str, part: &RawValue, most_bytes: usize, most_values: usize) -> Result<(), String> {
+    let (bytes, values) = (part.get().len(), values(part.get().as_bytes()));
+    let too_many = |number: usize, unit: &str, most: usize| {
+        Err(format!(
+            "{name}: has {number} {unit}; at most {most} are taken; use the tokenizer that the model was published with"
+        ))
+    };
+    match (bytes > most_bytes, values > most_values) {
+        (true, _) => too_many(bytes, "bytes", most_bytes),
+        (_, true) => too_many(values, "JSON values", most_values),
+        _ => Ok(()),
+    }
+}
+
+fn added_tokens(part: &RawValue) -> Result<Vec<AddedToken>, String> {
+    // Each has seven values, and some 200 bytes where it is written in lines.
+    bounded("added_tokens", part, 32 << 20, 16 * MOST_ADDED_TOKENS)?;
+    let tokens: Vec<AddedToken> =
+        serde_json::from_str(part.get()).map_err(|e| format!("added_tokens: {e}"))?;
+    let problem = |what: String| {
+        Err(format!(
+            "added_tokens: {what}; leave out those that the model was not trained with"
+        ))
+    };
+    let (count, bytes) = (
+        tokens.len(),
+        tokens.iter().map(|token| token.content.len()).sum::<usize>(),
+    );
+    if count > MOST_ADDED_TOKENS {
+        return problem(format!(
+            "there are {count}; at most {MOST_ADDED_TOKENS} are taken"
+        ));
+    }
+    if let Some(number) = tokens
+        .iter()
+        .position(|token| token.content.len() > LONGEST_ADDED_TOKEN)
+    {
+        return problem(format!(
+            "number {number} has {} bytes; at most {LONGEST_ADDED_TOKEN} are taken",
+            tokens[number].content.len()
+        ));
+    }
+    if bytes > MOST_ADDED_BYTES {
+        return problem(format!(
+            "they have {bytes} bytes; at most {MOST_ADDED_BYTES} are taken"
+        ));
+    }
+    Ok(tokens)
+}
+
+/// What the time and memory of the model proper depend on.
+#[derive(Deserialize)]
+struct Model<'f> {
+    #[serde(borrow, default)]
+    vocab: Option<&'f RawValue>,
+    #[serde(default)]
+    max_input_chars_per_word: Option<usize>,
+    #[serde(borrow, default)]
+    unk_token: Option<Cow<'f, str>>,
+    #[serde(borrow, default)]
+    continuing_subword_prefix: Option<Cow<'f, str>>,
+    #[serde(borrow, default)]
+    end_of_word_suffix: Option<Cow<'f, str>>,
+}
+
+fn check_model(part: &RawValue) -> Result<(), String> {
+    let model: Model = serde_json::from_str(part.get()).map_err(|e| format!("model: {e}"))?;
+    if let Some(longest) = model
+        .max_input_chars_per_word
+        .filter(|&longest| longest > LONGEST_WORD)
+    {
+        return Err(format!(
+            "model: max_input_chars_per_word is {longest}; at most {LONGEST_WORD} are taken, since the time for a word grows \
+             with its third power; BERT has 100"
+        ));
+    }
+    for (key, affix) in [
+        ("unk_token", &model.unk_token),
+        ("continuing_subword_prefix", &model.continuing_subword_prefix),
+        ("end_of_word_suffix", &model.end_of_word_suffix),
+    ] {
+        let bytes = affix.as_ref().map_or(0, |affix| affix.len());
+        if bytes > LONGEST_AFFIX {
             return Err(format!(
-                "normalizer: makes a text up to {growth:.0} times as long; wanted at most {LARGEST_GROWTH} times"
+                "model: {key} has {bytes} bytes; at most {LONGEST_AFFIX} are taken, since it is copied for every token of a \
+                 text; give a shorter one"
             ));
         }
-        Ok(())
     }
-}
-
-/// The most by which a normalizer's replacements multiply the bytes of a text.
-fn growth(normalizer: &Value) -> Result<f64, String> {
-    let length = |value: &Value| value.as_str().unwrap_or_default().len() as f64;
-    match kind(normalizer) {
-        "Sequence" => {
-            let steps = normalizer["normalizers"].as_array().into_iter().flatten();
-            steps.map(growth).product()
-        }
-        "Replace" => {
-            let pattern = &normalizer["pattern"];
-            // The least that a pattern matches; most expressions can match one byte.
-            let least = match pattern["Regex"].as_str() {
-                Some(regex) if regex.ends_with("{2,}") => 2.0,
-                Some(_) => 1.0,
-                None => length(&pattern["String"]).max(1.0),
-            };
-            Ok((length(&normalizer["content"]) / least).max(1.0))
-        }
-        // Put before a text once.
-        "Prepend" => Ok(length(&normalizer["prepend"]).max(1.0)),
-        "Precompiled" => {
-            longest_replacement(&normalizer["precompiled_charsmap"]).map(|bytes| bytes.max(1) as f64)
-        }
-        _ => Ok(1.0),
-    }
-}
-
-/// The longest replacement of a map as SentencePiece makes them, in bytes: the size of a trie in bytes, the trie, and the
-/// replacements, each ended by a zero byte.
-fn longest_replacement(map: &Value) -> Result<usize, String> {
-    let problem = |what: &str| format!("normalizer: precompiled_charsmap: {what}");
-    let text = map.as_str().ok_or_else(|| problem("is not a string"))?;
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(text)
-        .map_err(|e| problem(&e.to_string()))?;
-    let (size, rest) = bytes
-        .split_first_chunk::<4>()
-        .ok_or_else(|| problem("is cut off"))?;
-    let size = u32::from_le_bytes(*size) as usize;
-    if size == 0 || !size.is_multiple_of(4) || size > rest.len() {
-        return Err(problem(&format!(
-            "a trie of {size} bytes in {} bytes",
-            rest.len()
-        )));
-    }
-    let replacements = std::str::from_utf8(&rest[size..]).map_err(|e| problem(&e.to_string()))?;
-    Ok(replacements.split('\0').map(str::len).max().unwrap_or(0))
-}
-
-/// A template's special tokens must be defined beside it.
-fn check_template(processor: &Value) -> Result<(), String> {
-    if kind(processor) != "TemplateProcessing" {
+    // Unigram's is a list; the others map tokens to ids.
+    let Some(vocab) = model.vocab.filter(|vocab| vocab.get().starts_with('[')) else {
         return Ok(());
+    };
+    let Pieces { tokens, bytes } =
+        serde_json::from_str(vocab.get()).map_err(|e| format!("model: vocab: {e}"))?;
+    if let Some(token) = tokens.iter().find(|token| token.len() > LONGEST_PIECE) {
+        return Err(format!(
+            "model: a token has {} bytes; at most {LONGEST_PIECE} are taken for Unigram, since the time for a text \
+             grows with the square of the longest; leave the token out of `vocab`",
+            token.len()
+        ));
     }
-    for list in ["single", "pair"] {
-        for piece in processor[list].as_array().into_iter().flatten() {
-            let Some(name) = piece["SpecialToken"]["id"].as_str() else {
-                continue;
-            };
-            let defined = &processor["special_tokens"][name];
-            let (ids, tokens) = (defined["ids"].as_array(), defined["tokens"].as_array());
-            if ids.is_none() || ids.map(Vec::len) != tokens.map(Vec::len) {
-                return Err(format!(
-                    "post_processor: `{list}` names the token {name:?}, which `special_tokens` does not define"
-                ));
+    let (number, unit, most) = match bytes > MOST_PIECE_BYTES {
+        true => (bytes, "bytes", MOST_PIECE_BYTES),
+        // There are no more branches than bytes, and few vocabularies have so many of these.
+        false if bytes > MOST_BRANCHES => (branches(tokens), "branches of a tree", MOST_BRANCHES),
+        false => return Ok(()),
+    };
+    match number > most {
+        true => Err(format!(
+            "model: the tokens have at least {number} {unit}; at most {most} are taken for Unigram, whose tree of them would \
+             not fit into memory; use a smaller vocabulary"
+        )),
+        false => Ok(()),
+    }
+}
+
+/// The branches of the tree of these tokens, each of one byte.
+fn branches(mut tokens: Vec<String>) -> usize {
+    tokens.sort_unstable();
+    let mut before = "";
+    let mut branches = 0;
+    for token in &tokens {
+        let alike = before
+            .bytes()
+            .zip(token.bytes())
+            .take_while(|(a, b)| a == b)
+            .count();
+        branches += token.len() - alike;
+        before = token;
+    }
+    branches
+}
+
+/// Unigram's tokens, up to a bit more than may be.
+#[derive(Default)]
+struct Pieces {
+    tokens: Vec<String>,
+    bytes: usize,
+}
+
+impl<'de> Deserialize<'de> for Pieces {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Pieces, D::Error> {
+        struct Collector;
+        impl<'de> Visitor<'de> for Collector {
+            type Value = Pieces;
+
+            fn expecting(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                to.write_str("a list of tokens and their scores")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Pieces, A::Error> {
+                let mut pieces = Pieces::default();
+                while let Some((token, _)) = list.next_element::<(String, f64)>()? {
+                    pieces.bytes += token.len();
+                    if pieces.bytes <= MOST_PIECE_BYTES || pieces.tokens.is_empty() {
+                        pieces.tokens.push(token);
+                    }
+                }
+                Ok(pieces)
             }
         }
+        deserializer.deserialize_seq(Collector)
     }
-    Ok(())
+}
+
+/// One step alone may add special tokens: the library fails where a second gets what the first has made. A template must
+/// have its text once, and its special tokens defined beside it.
+fn check_processors(steps: &[&Value]) -> Result<(), String> {
+    let adding: Vec<&str> = steps
+        .iter()
+        .map(|step| kind(step))
+        .filter(|&kind| kind != "ByteLevel")
+        .collect();
+    if adding.len() > 1 {
+        return Err(format!(
+            "post_processor: {} steps add special tokens ({}); wanted one; keep the one that the model was trained with",
+            adding.len(),
+            adding.join(", ")
+        ));
+    }
+    let templates = steps.iter().filter(|step| kind(step) == "TemplateProcessing");
+    templates.copied().try_for_each(check_template)
+}
+
+fn check_template(template: &Value) -> Result<(), String> {
+    let pieces = |list: &str| template[list].as_array().into_iter().flatten();
+    for (list, piece) in ["single", "pair"]
+        .into_iter()
+        .flat_map(|list| pieces(list).map(move |piece| (list, piece)))
+    {
+        let Some(name) = piece["SpecialToken"]["id"].as_str() else {
+            continue;
+        };
+        let defined = &template["special_tokens"][name];
+        let (ids, tokens) = (defined["ids"].as_array(), defined["tokens"].as_array());
+        if ids.is_none() || ids.map(Vec::len) != tokens.map(Vec::len) {
+            return Err(format!(
+                "post_processor: `{list}` names the token {name:?}, which `special_tokens` does not define"
+            ));
+        }
+    }
+    let texts = |id: &str| {
+        pieces("single")
+            .filter(|piece| piece["Sequence"]["id"] == id)
+            .count()
+    };
+    match (texts("A"), texts("B")) {
+        (1, 0) => Ok(()),
+        (first, second) => Err(format!(
+            "post_processor: `single` has the text {first} times and a second text {second} times; wanted the text once, \
+             as {{\"Sequence\": {{\"id\": \"A\", \"type_id\": 0}}}}, and no second one"
+        )),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn problem(file: Value) -> String {
-        Settings::read(file.to_string().as_bytes())
-            .err()
-            .unwrap_or_default()
-    }
-
-    fn map(trie: u32, bytes: &[u8]) -> Value {
-        let map = [&trie.to_le_bytes(), bytes].concat();
-        json!({"type": "Precompiled", "precompiled_charsmap": base64::engine::general_purpose::STANDARD.encode(map)})
-    }
-
-    #[test]
-    fn a_normalizer_that_multiplies_its_input_is_refused() {
-        let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
-        let twice = replace(json!({"String": "a"}), "aa");
-        let sequence = |steps: Vec<Value>| json!({"normalizer": {"type": "Sequence", "normalizers": steps}});
-        assert_eq!(problem(sequence(vec![twice.clone(); 6])), "");
-        assert!(problem(sequence(vec![twice.clone(); 7])).contains("up to 128 times"));
-        let nested = json!({"type": "Sequence", "normalizers": vec![twice; 6]});
-        assert!(problem(sequence(vec![nested.clone(), nested])).contains("up to 4096 times"));
-        let spaces = replace(json!({"Regex": " {2,}"}), "\u{2581}");
-        assert_eq!(problem(sequence(vec![map(4, b"0000abc\0defg\0"), spaces])), "");
-        let long = [b"0000", "x".repeat(65).as_bytes(), b"\0"].concat();
-        assert!(problem(json!({"normalizer": map(4, &long)})).contains("up to 65 times"));
-    }
-
-    #[test]
-    fn a_map_that_does_not_parse_is_named() {
-        for (map, part) in [
-            (map(400, b"0000"), "a trie of 400 bytes in 4 bytes"),
-            (map(3, b"0000"), "a trie of 3 bytes"),
-            (map(0, b"0000"), "a trie of 0 bytes"),
-            (map(4, b"0000\xff"), "utf-8"),
-            (
-                json!({"type": "Precompiled", "precompiled_charsmap": "?"}),
-                "Invalid",
-            ),
-            (
-                json!({"type": "Precompiled", "precompiled_charsmap": ""}),
-                "is cut off",
-            ),
-            (json!({"type": "Precompiled"}), "is not a string"),
-        ] {
-            let problem = problem(json!({"normalizer": map}));
-            assert!(
-                problem.contains("precompiled_charsmap") && problem.contains(part),
-                "{problem}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_template_of_unknown_tokens_is_refused() {
-        let template = |special: Value| {
-            let single = json!([{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
-            let template = json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": special});
-            problem(json!({"post_processor": {"type": "Sequence", "processors": [template]}}))
-        };
-        assert_eq!(
-            template(json!({"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}})),
-            ""
-        );
-        assert!(template(json!({})).contains("names the token \"<s>\""));
-        assert!(
-            template(json!({"<s>": {"id": "<s>", "ids": [0], "tokens": []}})).contains("does not define")
-        );
-    }
-}
+mod tests;

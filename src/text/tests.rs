@@ -20,7 +20,7 @@ fn settings(name: &str) -> Value {
 fn open(tokenizer: &Value) -> Result<TextPipeline> {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    Ok(TextPipeline::open(folder.path(), false, &TokenizerSettings::default())?.unwrap())
+    Ok(TextPipeline::open(folder.path(), false, 40, &TokenizerSettings::default())?.unwrap())
 }
 
 /// The tokenizers of the golden models, and those models' vocabularies behind other splitters.
@@ -96,6 +96,7 @@ proptest! {
             letter: file.letter.clone(),
             trailing: file.trailing.clone(),
             sizes: PART_SIZES,
+            decoder_growth: file.decoder_growth,
         };
         let mut whole = pipeline.tokenize(&prompt, &text, true, None).unwrap();
         prop_assert_eq!(&in_parts(&mut pipeline, None, &prompt, &text), &whole);
@@ -161,4 +162,46 @@ fn what_the_library_panics_on_is_an_error() {
     assert_eq!(fenced(|| Ok::<_, String>(1)), Ok(1));
     let panicked = fenced(|| -> Result<(), String> { panic!("of a {}", "text") });
     assert_eq!(panicked, Err("the tokenizers library failed (of a text)".into()));
+}
+
+#[test]
+fn special_tokens_leave_room_for_the_text() {
+    let mut tokenizer = settings("bert");
+    tokenizer["post_processor"]["special_tokens"]["[CLS]"] =
+        json!({"id": "[CLS]", "ids": vec![2; 38], "tokens": vec!["[CLS]"; 38]});
+    assert!(open(&tokenizer).is_ok());
+    tokenizer["post_processor"]["special_tokens"]["[CLS]"] =
+        json!({"id": "[CLS]", "ids": vec![2; 39], "tokens": vec!["[CLS]"; 39]});
+    let error = open(&tokenizer).err().unwrap().to_string();
+    assert!(
+        error.contains("puts 40 special tokens around a text, and the model takes 40"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_a_normalizer_makes_of_a_part_is_bounded() {
+    let mut tokenizer = settings("bert");
+    let eight = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaa"});
+    tokenizer["normalizer"] = json!({"type": "Sequence", "normalizers": vec![eight; 2]});
+    let sizes = open(&tokenizer).unwrap().sizes;
+    assert_eq!(
+        (sizes.whole, sizes.part, sizes.longest),
+        (32 << 10, 8 << 10, 128 << 10)
+    );
+}
+
+#[test]
+fn ids_that_stand_for_too_long_a_text_are_refused() {
+    let mut tokenizer = settings("bert");
+    // Of each byte of a token, and of the one that is counted for it, 64.
+    let long = "x".repeat(64);
+    tokenizer["decoder"] = json!({"type": "Replace", "pattern": {"String": "x"}, "content": long});
+    let pipeline = open(&tokenizer).unwrap();
+    assert_eq!(pipeline.decode(&[5, 6], false).unwrap(), "!\"");
+    let error = pipeline.decode(&[5; 600_000], false).unwrap_err().to_string();
+    assert!(
+        error.contains("600000 ids stand for a text of up to 76800000 bytes"),
+        "{error}"
+    );
 }
