@@ -220,8 +220,8 @@ pub enum RequestError {
     Text(String),
     /// A text is too long for a tokenizer that takes it in parts, which are cut at white space.
     #[error(
-        "the text has a stretch of more than {limit} bytes without white space between words, which is too long for the \
-         tokenizer; put in white space, or cut the text"
+        "the text has a stretch of more than {limit} bytes without white space between words (special tokens are none), \
+         which is too long for the tokenizer; put in white space, or cut the text"
     )]
     NoBlanks {
         /// The longest stretch, in bytes.

@@ -133,6 +133,9 @@ fn every_input_costs_its_size() {
         ("words", &bert, "word "),
         ("punctuation", &bert, "!"),
         ("lines", &jina, "word\n"),
+        ("marks", &bert, "! "),
+        ("brackets", &bert, "[1] "),
+        ("brackets of lines", &jina, "(1)\n"),
     ] {
         let words = |n: usize| text(unit.repeat(n));
         grows(

@@ -9,7 +9,12 @@
 //! - no added token holds white space or eats what stands behind it, and none ends the word before or begins the next:
 //!   what stands between added tokens is normalised on its own.
 //!
+//! What the next word begins with does not matter else: it goes to the second part together with the white space, and
+//! what combines with white space, or becomes some, does so there as in the whole.
+//!
 //! [`Cuts::new`] reads from `tokenizer.json` whether that is so. Tokenizers that it does not know are given whole texts.
+
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper};
@@ -23,9 +28,41 @@ pub struct Cuts {
     /// Whether every ASCII punctuation character is a word.
     punctuation: bool,
     /// Pairs of such characters that an added token holds: not to be parted.
-    joined: Vec<[u8; 2]>,
-    /// The last characters of added tokens: what stands behind one is normalised on its own.
-    ends: Vec<char>,
+    joined: HashSet<[u8; 2]>,
+    /// What stands beside an added token is normalised on its own: by their first characters.
+    starts: HashMap<char, Beside>,
+    /// By their last characters.
+    ends: HashMap<char, Beside>,
+}
+
+/// The added tokens that begin, or end, with a character.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Beside {
+    /// These as they stand there.
+    These(Vec<String>),
+    /// Too many to look for, or some that are found in the normalised text, which looks otherwise.
+    Any,
+}
+
+/// More added tokens that begin with one character are not told apart.
+const MOST_ALIKE: usize = 64;
+
+/// Added tokens by one of their characters.
+fn by_character(added: &[AddedToken], character: fn(&str) -> Option<char>) -> HashMap<char, Beside> {
+    let mut all = HashMap::new();
+    for token in added {
+        let Some(c) = character(&token.content) else {
+            continue;
+        };
+        let beside = all.entry(c).or_insert(Beside::These(Vec::new()));
+        match beside {
+            Beside::These(tokens) if !token.normalized && tokens.len() < MOST_ALIKE => {
+                tokens.push(token.content.clone());
+            }
+            _ => *beside = Beside::Any,
+        }
+    }
+    all
 }
 
 /// What splitters that drop white space take for it, of ASCII.
@@ -78,10 +115,8 @@ impl Cuts {
                 .flat_map(|token| token.content.as_bytes().windows(2))
                 .filter_map(|pair| pair.try_into().ok())
                 .collect(),
-            ends: added
-                .iter()
-                .filter_map(|token| token.content.chars().next_back())
-                .collect(),
+            starts: by_character(added, |content| content.chars().next()),
+            ends: by_character(added, |content| content.chars().next_back()),
         }
     }
 
@@ -109,20 +144,44 @@ impl Cuts {
     /// Whether a word ends at `at`, before white space that another word follows.
     fn ends_word(&self, normalizer: Option<&NormalizerWrapper>, text: &str, at: usize) -> bool {
         let (before, after) = text.split_at(at);
-        let of_word = |c: &char| !c.is_whitespace() && !self.ends.contains(c);
-        let Some(last) = before.chars().next_back().filter(of_word) else {
+        let Some(last) = before.chars().next_back().filter(|c| !c.is_whitespace()) else {
             return false;
         };
-        let next = after.trim_start().chars().next();
+        let next_word = after.trim_start();
+        let Some(next) = next_word.chars().next() else {
+            return false;
+        };
+        let holds = |beside: Option<&Beside>, is_there: &dyn Fn(&String) -> bool| match beside {
+            Some(Beside::These(tokens)) => tokens.iter().any(is_there),
+            Some(Beside::Any) => true,
+            None => false,
+        };
+        if holds(self.ends.get(&last), &|token| before.ends_with(token.as_str()))
+            || holds(self.starts.get(&next), &|token| {
+                next_word.starts_with(token.as_str())
+            })
+        {
+            return false;
+        }
+        let normal = |c: char| {
+            let mut normal = NormalizedString::from(c.to_string());
+            let done = normalizer.is_none_or(|n| n.normalize(&mut normal).is_ok());
+            if done {
+                normal.get().to_owned()
+            } else {
+                String::new()
+            }
+        };
+        let of_word = |c: char, tokens: &HashMap<char, Beside>| {
+            !c.is_whitespace() && tokens.get(&c) != Some(&Beside::Any)
+        };
         // A character that combines with the space behind it, or that becomes nothing or white space, is not a word's
         // end.
-        let alone = format!("{last} ").graphemes(true).count() == 2;
-        let stays = || {
-            let mut normal = NormalizedString::from(last.to_string());
-            let done = normalizer.is_none_or(|n| n.normalize(&mut normal).is_ok());
-            done && normal.get().chars().next_back().is_some_and(|c| of_word(&c))
-        };
-        next.is_some_and(char::is_alphanumeric) && alone && stays()
+        format!("{last} ").graphemes(true).count() == 2
+            && normal(last).chars().next_back().is_some_and(|c| of_word(c, &self.ends))
+            // Nor does one begin a word that may become the start of an added token.
+            && (next.is_alphanumeric()
+                || normal(next).chars().next().is_some_and(|c| of_word(c, &self.starts)))
     }
 }
 
@@ -133,6 +192,9 @@ pub struct AddedToken {
     pub content: String,
     #[serde(default)]
     pub rstrip: bool,
+    /// Whether it is looked for in the normalised text. The library needs to be told.
+    #[serde(default)]
+    pub normalized: bool,
 }
 
 /// The steps of a setting that may be a sequence of them; those of a sequence in a sequence stay one.
@@ -192,13 +254,14 @@ mod tests {
             json!({"type": "BertPreTokenizer"}),
         );
         assert_eq!(all(&bert, "one  two\nthree"), [3, 8]);
-        assert_eq!(all(&bert, "a!! b ?"), [2, 3]);
+        assert_eq!(all(&bert, "a!! b ?"), [2, 3, 5]);
         let marks = cuts(
             Value::Null,
             json!({"type": "Metaspace", "prepend_scheme": "always"}),
         );
         assert_eq!(all(&marks, "one  two\nthree"), [3]);
-        assert_eq!(all(&marks, "a!! <s> c"), [7]);
+        assert_eq!(all(&marks, "a!! <s> c"), [3, 7]);
+        assert_eq!(all(&marks, "- | (\u{1f600} \u{ab}"), [1, 3, 9]);
         // U+0600 combines with what follows it.
         assert_eq!(all(&marks, "a\u{600} b"), [0usize; 0]);
     }
@@ -238,6 +301,7 @@ mod tests {
             let added = [AddedToken {
                 content: content.into(),
                 rstrip,
+                normalized: false,
             }];
             assert_eq!(
                 all(&Cuts::new(&Value::Null, &bert, &added), "aa bb cc!!"),
@@ -246,14 +310,36 @@ mod tests {
         }
     }
 
+    fn added(contents: &[&str], normalized: bool) -> Vec<AddedToken> {
+        let token = |&content: &&str| AddedToken {
+            content: content.into(),
+            rstrip: false,
+            normalized,
+        };
+        contents.iter().map(token).collect()
+    }
+
     #[test]
     fn added_tokens_of_punctuation_are_not_parted() {
-        let added = [AddedToken {
-            content: "!?".into(),
-            rstrip: false,
-        }];
         let normalizer = json!({"type": "BertNormalizer"});
-        let cuts = Cuts::new(&normalizer, &json!({"type": "BertPreTokenizer"}), &added);
+        let splitter = json!({"type": "BertPreTokenizer"});
+        let cuts = Cuts::new(&normalizer, &splitter, &added(&["!?"], false));
         assert_eq!(all(&cuts, "a!!?!"), [2, 4]);
+        // Thousands of them are looked up at once.
+        let all: Vec<String> = (0..4000u32)
+            .map(|n| format!("@{n:b}").replace('0', "#").replace('1', "$"))
+            .collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        let cuts = Cuts::new(&normalizer, &splitter, &added(&all, false));
+        assert_eq!(cuts.joined.len(), 6);
+        assert_eq!(cuts.starts, HashMap::from([('@', Beside::Any)]));
+    }
+
+    #[test]
+    fn words_are_not_parted_from_added_tokens() {
+        let splitter = json!({"type": "WhitespaceSplit"});
+        let cuts = |normalized| Cuts::new(&Value::Null, &splitter, &added(&["[CLS]", "<s>"], normalized));
+        assert_eq!(all(&cuts(false), "[1] [CLS] <s) <s> s> (s)"), [20]);
+        assert_eq!(all(&cuts(true), "[1] [CLS] <s) <s> s> (s) 1"), [24]);
     }
 }

@@ -83,7 +83,7 @@ fn these_tokenizers_take_texts_in_parts() {
 proptest! {
     #[test]
     fn the_parts_of_a_text_have_the_tokens_of_the_whole(
-        text in "(?s)(a|ab|b|An|é|e\u{301}|。|ﬁ|word|ab|!|!!|\\.|,|  ?|\n|\t|\u{a0}|\u{3000}|\u{200b}|\u{600}|<s>|<mask>|\\[MASK\\]|中文|ab ab|\u{1f600}){0,40}",
+        text in "(?s)(a|ab|b|An|é|e\u{301}|\u{301}|-|\\(|\\)|\\[1\\]|<| \\[|> |\u{2581}|« |。|ﬁ|word|ab|!|!!|\\.|,|  ?|\n|\t|\u{a0}|\u{3000}|\u{200b}|\u{600}|<s>|<mask>|\\[MASK\\]|中文|ab ab|\u{1f600}){0,40}",
         prompt in "(query: )?",
         limit in 2usize..40,
         which in 0usize..6,
@@ -131,6 +131,34 @@ fn a_long_stretch_without_white_space_is_an_error_of_its_text() {
                 .tokenize("", &format!("one {long}"), false, Some(8))
                 .is_err()
         );
+    }
+}
+
+#[test]
+fn white_space_is_found_beside_all_kinds_of_characters() {
+    for unit in [
+        "! ",
+        "- | ",
+        "\u{1f600} ",
+        "(a) ",
+        "[1] ",
+        "\"word\", ",
+        "中文。 ",
+        "< ",
+    ] {
+        let text = unit.repeat((PART_SIZES.longest + (64 << 10)) / unit.len());
+        for (number, pipeline) in pipelines().iter().enumerate() {
+            let tokens = pipeline.tokenize("", &text, false, Some(100));
+            let tokens = tokens.unwrap_or_else(|e| panic!("{unit:?} of tokenizer {number}: {e}"));
+            let start = pipeline
+                .tokenize("", &text[..unit.len() * 200], false, None)
+                .unwrap();
+            assert_eq!(
+                tokens.ids[..100],
+                start.ids[..100],
+                "{unit:?} of tokenizer {number}"
+            );
+        }
     }
 }
 
