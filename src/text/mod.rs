@@ -7,6 +7,7 @@ mod agreement;
 pub mod chunk;
 mod cut;
 mod growth;
+mod pattern;
 mod settings;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

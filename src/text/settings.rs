@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokenizers::{DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 use super::cut::{AddedToken, kind};
-use super::{fenced, growth};
+use super::{fenced, growth, pattern};
 
 /// The settings that are checked here, as the library has read them. The vocabulary is not kept.
 pub struct Settings {
@@ -262,6 +262,13 @@ impl Settings {
         let pre_tokenizer = SPLITTER.read::<PreTokenizerWrapper>(parts.pre_tokenizer)?;
         let post_processor = POST_PROCESSOR.read::<PostProcessorWrapper>(parts.post_processor)?;
         let decoder = DECODER.read::<DecoderWrapper>(parts.decoder)?;
+        for (part, read) in [
+            (&NORMALIZER, &normalizer),
+            (&SPLITTER, &pre_tokenizer),
+            (&DECODER, &decoder),
+        ] {
+            pattern::check(part.name, &part.steps(read))?;
+        }
         check_processors(&POST_PROCESSOR.steps(&post_processor))?;
         parts.model.map_or(Ok(()), check_model)?;
         Ok(Settings {

@@ -7,7 +7,7 @@ use model_maker::{Family, ModelSpec};
 use ropeway::{Embed, ModelConfig, Request};
 use serde_json::{Value, json};
 
-use crate::common::{Scratch, Table, edit_json, model, tiny};
+use crate::common::{Scratch, Table, edit_json, model, set_key, tiny};
 use crate::{engine, open};
 
 #[test]
@@ -22,6 +22,52 @@ fn a_broken_tokenizer_is_refused() {
             || open(scratch.path()),
         );
     }
+    table.finish();
+}
+
+#[test]
+fn a_tokenizer_that_costs_out_of_proportion_is_refused() {
+    let mut table = Table::new("tokenizers out of proportion");
+    let replace = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aaaa"});
+    let lines = json!({"Regex": "^a"});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let template =
+        json!({"type": "TemplateProcessing", "single": [text, text], "pair": [], "special_tokens": {}});
+    for (key, value, words) in [
+        (
+            "normalizer",
+            json!({"type": "Sequence", "normalizers": vec![json!({"type": "ByteLevel"}); 30]}),
+            "normalizer: makes a text up to 1073741824 times",
+        ),
+        (
+            "pre_tokenizer",
+            json!({"type": "Split", "pattern": lines, "behavior": "Isolated", "invert": false}),
+            "pre_tokenizer: Split has the expression `^a`",
+        ),
+        (
+            "decoder",
+            json!({"type": "Sequence", "decoders": vec![replace; 8]}),
+            "decoder: makes tokens up to 65536 times",
+        ),
+        (
+            "post_processor",
+            template,
+            "post_processor: `single` has the text 2 times",
+        ),
+    ] {
+        let scratch = Scratch::model(&tiny(Family::Bert));
+        set_key(&scratch.path().join("tokenizer.json"), key, value);
+        table.refused(key, &["tokenizer.json", words], || open(scratch.path()));
+    }
+    let scratch = Scratch::model(&tiny(Family::Bert));
+    edit_json(&scratch.path().join("tokenizer.json"), |tokenizer| {
+        tokenizer["model"]["max_input_chars_per_word"] = json!(1_000_000_000);
+    });
+    let words = [
+        "tokenizer.json",
+        "max_input_chars_per_word is 1000000000; at most 1000",
+    ];
+    table.refused("model", &words, || open(scratch.path()));
     table.finish();
 }
 
