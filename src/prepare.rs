@@ -278,7 +278,7 @@ impl RequestPlanner<'_> {
 
     /// The adapters of a request and the prompt that goes before its text.
     fn weights<'o>(&'o self, options: &'o Embed) -> Result<(Mixture, &'o str)> {
-        let (mixture, prompt) = match &options.adapters {
+        let (mixture, prompt) = match &*options.adapters {
             AdapterSelection::Unset if options.chunking.is_some() && self.has_task(CHUNKING_TASK) => {
                 self.task(CHUNKING_TASK)?
             }

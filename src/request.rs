@@ -1,6 +1,7 @@
 //! What can be asked of one input: adapters, prompt, size, pooling, chunks, encoding.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// One input and its options. Requests of any kind mix freely within one call.
 ///
@@ -60,6 +61,9 @@ impl<'a> Request<'a> {
 /// Options are set by methods that return them, and read by the `get_` methods. Those that the model or the engine
 /// has a value of its own for take that value back with `None`: `options.dimensions(None)`.
 ///
+/// A clone shares the prompt, the names of adapters and the spans, so that thousands of requests with the same options cost
+/// little more than one.
+///
 /// ```
 /// use ropeway::{Embed, Encoding};
 /// let options = Embed::task("retrieval.query").dimensions(256).encoding(Encoding::Int8);
@@ -67,15 +71,15 @@ impl<'a> Request<'a> {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Embed {
-    pub(crate) adapters: AdapterSelection,
+    pub(crate) adapters: Arc<AdapterSelection>,
     /// Not used for token ids.
-    pub(crate) prompt: Option<String>,
+    pub(crate) prompt: Option<Arc<str>>,
     pub(crate) dimensions: Option<usize>,
     pub(crate) any_dimensions: bool,
     pub(crate) pooling: Option<Pooling>,
     pub(crate) normalize: Option<bool>,
     pub(crate) no_truncate: bool,
-    pub(crate) chunking: Option<Chunking>,
+    pub(crate) chunking: Option<Arc<Chunking>>,
     pub(crate) window: Option<usize>,
     pub(crate) overlap: Option<usize>,
     pub(crate) encoding: Encoding,
@@ -201,12 +205,13 @@ impl Embed {
 
     /// Chooses the adapters.
     pub fn adapters(mut self, adapters: AdapterSelection) -> Self {
-        self.adapters = adapters;
+        self.adapters = Arc::new(adapters);
         self
     }
 
     /// Puts this before the text in place of the task's prefix; `""` is no prefix. Not used for token ids.
     pub fn prompt(mut self, prompt: impl Into<String>) -> Self {
+        let prompt: String = prompt.into();
         self.prompt = Some(prompt.into());
         self
     }
@@ -255,7 +260,7 @@ impl Embed {
 
     /// Asks for late chunking: one forward pass over the document, one vector per chunk. `None` asks for one vector.
     pub fn chunks(mut self, chunking: impl Into<Option<Chunking>>) -> Self {
-        self.chunking = chunking.into();
+        self.chunking = chunking.into().map(Arc::new);
         self
     }
 
@@ -316,7 +321,7 @@ impl Embed {
 
     /// The chunks asked for.
     pub fn get_chunks(&self) -> Option<&Chunking> {
-        self.chunking.as_ref()
+        self.chunking.as_deref()
     }
 
     /// Tokens of a window; `None` is the model's limit.
@@ -344,5 +349,28 @@ impl From<Embed> for Cow<'_, Embed> {
 impl<'a> From<&'a Embed> for Cow<'a, Embed> {
     fn from(options: &'a Embed) -> Self {
         Cow::Borrowed(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_shares_what_can_be_long() {
+        let options = Embed::mixture([("a", 1.0)])
+            .prompt("x")
+            .chunks(Chunking::Spans(vec![(0, 1)]));
+        let clone = options.clone();
+        assert_eq!(clone, options);
+        assert!(std::ptr::eq(clone.get_adapters(), options.get_adapters()));
+        assert!(std::ptr::eq(
+            clone.get_prompt().unwrap(),
+            options.get_prompt().unwrap()
+        ));
+        assert!(std::ptr::eq(
+            clone.get_chunks().unwrap(),
+            options.get_chunks().unwrap()
+        ));
     }
 }

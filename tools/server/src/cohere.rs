@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::app::{Answer, Call};
-use crate::embed::{Terms, embed as embed_inputs};
+use crate::embed::{Options, Terms, embed as embed_inputs};
 use crate::failure::{Failure, Kind};
 use crate::inputs::{Text, check_count};
 use crate::openai::each_once;
@@ -220,10 +220,8 @@ pub async fn embed(mut call: Call, version: Version) -> Answer {
         priority: request.priority.saturating_neg(),
         deadline: None,
     };
-    let asked = texts
-        .iter()
-        .map(|text| (Text::Words(text.clone()), options.clone()));
-    let embedded = embed_inputs(&model.service, asked.collect(), &terms).await?;
+    let inputs = texts.iter().map(|text| Text::Words(text.clone())).collect();
+    let embedded = embed_inputs(app, model, inputs, Options::Shared(options), &terms).await?;
     let tokens = embedded.tokens();
     app.count_tokens(tokens);
     let found: Vec<Arc<[f32]>> = embedded.vectors()?.into_iter().map(Arc::from).collect();

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ropeway::service::{Service, ServiceError, Submission, Ticket, Timing};
-use ropeway::{Embed, Embedding};
+use ropeway::service::{ServiceError, Submission, Ticket, Timing};
+use ropeway::{AdapterSelection, Chunking, Embed, Embedding};
 
+use crate::app::{App, Model};
 use crate::failure::{Failure, Kind};
 use crate::inputs::Text;
 
@@ -15,6 +16,77 @@ pub struct Terms {
     pub caller: String,
     pub priority: i32,
     pub deadline: Option<Instant>,
+}
+
+/// The options of one HTTP request's inputs.
+pub enum Options {
+    /// All have the same. Clones share what is long in them.
+    Shared(Embed),
+    /// As many as there are inputs.
+    Each(Vec<Embed>),
+}
+
+impl Options {
+    fn of(&self, index: usize) -> &Embed {
+        match self {
+            Options::Shared(options) => options,
+            Options::Each(each) => &each[index],
+        }
+    }
+
+    /// Fails where the inputs come to far more work than the body has bytes: a prompt is tokenised with each of them anew,
+    /// and names and spans are looked at for each.
+    fn check(&self, count: usize, max_tokens: usize, most: usize) -> Result<(), Failure> {
+        let distinct = match self {
+            Options::Shared(options) => std::slice::from_ref(options),
+            Options::Each(each) => each,
+        };
+        let longest = max_tokens.saturating_mul(TOKEN_BYTES);
+        let prompts = distinct.iter().filter_map(Embed::get_prompt);
+        if let Some(prompt) = prompts.max_by_key(|prompt| prompt.len()).filter(|p| p.len() > longest) {
+            let message = format!(
+                "`prompt` has {} bytes; this model takes {max_tokens} tokens, for which a prompt may have at most {longest} \
+                 bytes: shorten it",
+                prompt.len()
+            );
+            return Err(Failure::new(Kind::Invalid, message));
+        }
+        let bytes: usize = distinct.iter().map(bytes_beside).sum();
+        let all = match self {
+            Options::Shared(_) => bytes.saturating_mul(count),
+            Options::Each(_) => bytes,
+        };
+        // Beside a single input they are within the body's limit already.
+        if count > 1 && all > most {
+            let message = format!(
+                "`prompt`, `task`, `adapters` and `chunks` come to {all} bytes, counted for each of the {count} inputs; \
+                 wanted at most {most}: send fewer inputs at a time"
+            );
+            return Err(Failure::new(Kind::TooLarge, message));
+        }
+        Ok(())
+    }
+}
+
+/// A prompt of more bytes than this for each token that the model takes leaves no room for a text: the longest tokens of
+/// vocabularies have 16 characters, of at most 4 bytes.
+const TOKEN_BYTES: usize = 64;
+
+/// Bytes of what a client asks for beside an input.
+fn bytes_beside(options: &Embed) -> usize {
+    let names = match options.get_adapters() {
+        AdapterSelection::Task(name) => name.len(),
+        AdapterSelection::Mixture(parts) => {
+            let part = |(name, weight): &(String, f32)| name.len() + size_of_val(weight);
+            parts.iter().map(part).sum()
+        }
+        _ => 0,
+    };
+    let spans = match options.get_chunks() {
+        Some(Chunking::Spans(spans)) => size_of_val(&spans[..]),
+        _ => 0,
+    };
+    options.get_prompt().map_or(0, str::len) + names + spans
 }
 
 /// The embeddings of one HTTP request.
@@ -50,23 +122,27 @@ const TURN: usize = 64;
 /// A request that has no room for its first input is refused. One with more inputs than there is room for hands in the
 /// rest as it gets room.
 pub async fn embed(
-    service: &Service,
-    inputs: Vec<(Text, Embed)>,
+    app: &App,
+    model: &Model,
+    inputs: Vec<Text>,
+    options: Options,
     terms: &Terms,
 ) -> Result<Embedded, Failure> {
     let count = inputs.len();
+    let max_tokens = model.engine()?.config().max_tokens;
+    options.check(count, max_tokens, app.limits.body_bytes)?;
     let caller: Arc<str> = terms.caller.as_str().into();
     let mut tickets: Vec<Ticket> = Vec::with_capacity(count);
-    for (index, (text, options)) in inputs.into_iter().enumerate() {
+    for (index, text) in inputs.into_iter().enumerate() {
         if index % TURN == TURN - 1 {
             tokio::task::yield_now().await;
         }
-        let submission = Submission::new(text.request(options))
+        let submission = Submission::new(text.request(options.of(index).clone()))
             .caller(caller.clone())
             .priority(terms.priority)
             .deadline(terms.deadline);
         let ticket = loop {
-            match service.submit(submission.clone()) {
+            match model.service.submit(submission.clone()) {
                 Err(ServiceError::Overloaded { retry_after }) if index > 0 => {
                     tokio::time::sleep(retry_after.min(LONGEST_PAUSE)).await;
                 }

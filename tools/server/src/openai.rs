@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::app::{Answer, App, Call, Caller};
-use crate::embed::{Terms, embed};
+use crate::embed::{Options, Terms, embed};
 use crate::failure::{Failure, Kind};
 use crate::inputs::{Inputs, Text, required};
 use crate::reply::{Slot, Vectors};
@@ -44,7 +44,7 @@ pub struct EmbeddingsRequest {
     /// Accept `dimensions` that the model was not trained to be cut to.
     #[serde(default)]
     any_dimensions: bool,
-    /// Put before each text, in place of the task's.
+    /// Put before each text, in place of the task's: at most 64 bytes for each token that the model takes.
     prompt: Option<String>,
     /// How vectors of tokens become one; `none` gives one per token.
     pooling: Option<PoolingName>,
@@ -247,25 +247,23 @@ impl EmbeddingsRequest {
         }
     }
 
-    /// The inputs, each with its options.
-    fn inputs(&mut self, most: usize) -> Result<Vec<(Text, Embed)>, Failure> {
+    /// The inputs and their options.
+    fn inputs(&mut self, most: usize) -> Result<(Vec<Text>, Options), Failure> {
         let texts = required(self.input.take(), "input", most)?;
         let options = self.options();
         if self.task.is_some() && self.adapters.is_some() {
             let both = "`task` and `adapters` are both given; take one of them";
             return Err(Failure::new(Kind::Invalid, both));
         }
-        let with = |mixture: &Mixture| {
-            let parts = mixture.iter().map(|(name, weight)| (name.clone(), *weight));
-            options
-                .clone()
-                .adapters(AdapterSelection::Mixture(parts.collect()))
+        let with = |mixture: Mixture| {
+            let mixture = AdapterSelection::Mixture(mixture.into_iter().collect());
+            options.clone().adapters(mixture)
         };
-        let each: Vec<Embed> = match &self.adapters {
-            None => vec![options; texts.len()],
-            Some(Adapters::OfAll(mixture)) => vec![with(mixture); texts.len()],
+        let options = match self.adapters.take() {
+            None => Options::Shared(options),
+            Some(Adapters::OfAll(mixture)) => Options::Shared(with(mixture)),
             Some(Adapters::OfEach(mixtures)) if mixtures.len() == texts.len() => {
-                mixtures.iter().map(with).collect()
+                Options::Each(mixtures.into_iter().map(with).collect())
             }
             Some(Adapters::OfEach(mixtures)) => {
                 let (found, wanted) = (mixtures.len(), texts.len());
@@ -275,7 +273,7 @@ impl EmbeddingsRequest {
                 return Err(Failure::new(Kind::Invalid, message));
             }
         };
-        Ok(texts.into_iter().zip(each).collect())
+        Ok((texts, options))
     }
 
     fn writer(&self) -> Result<Writer, Failure> {
@@ -346,18 +344,29 @@ pub async fn answer(app: &App, caller: &Caller, mut request: EmbeddingsRequest) 
             .and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms))),
     };
     let mut writer = request.writer()?;
-    let mut asked = request.inputs(app.limits.inputs)?;
+    let (mut texts, mut options) = request.inputs(app.limits.inputs)?;
     let late = request.late_chunking == Some(true);
     if late {
         if request.chunks.is_some() {
             let both = "`late_chunking` and `chunks` are both given; take one of them";
             return Err(Failure::new(Kind::Invalid, both));
         }
-        let options = asked[0].1.clone();
-        let (text, spans) = joined(asked.into_iter().map(|(text, _)| text).collect())?;
-        asked = vec![(text, options.chunks(Chunking::Spans(spans)))];
+        let of_all = match options {
+            Options::Shared(options) => options,
+            Options::Each(each) => match <[Embed; 1]>::try_from(each) {
+                Ok([only]) => only,
+                Err(_) => {
+                    let message =
+                        "late_chunking makes one text of all inputs; give one mixture in `adapters`, not one per input";
+                    return Err(Failure::new(Kind::Invalid, message));
+                }
+            },
+        };
+        let (text, spans) = joined(texts)?;
+        texts = vec![text];
+        options = Options::Shared(of_all.chunks(Chunking::Spans(spans)));
     }
-    let embedded = embed(&model.service, asked, &terms).await?;
+    let embedded = embed(app, model, texts, options, &terms).await?;
     let tokens = embedded.tokens();
     app.count_tokens(tokens);
     let mut data = Vec::new();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::{Answer, App, Call, Caller, Model};
 use crate::body;
-use crate::embed::{Terms, embed};
+use crate::embed::{Options, Terms, embed};
 use crate::failure::{Failure, Kind};
 use crate::inputs::{Inputs, Text, check_count, required};
 use crate::openai;
@@ -20,7 +20,7 @@ use crate::reply::{self, Slot, Vectors};
 use crate::vectors::NumberType;
 
 #[derive(Default, Deserialize, JsonSchema)]
-struct Options {
+struct Parameters {
     /// Cut what is longer than the model takes, in place of refusing it; true if it is missing.
     truncate: Option<bool>,
     /// Where texts are cut. With `left`, what would have to be cut is refused.
@@ -43,7 +43,7 @@ pub struct EmbedRequest {
     #[schemars(required, with = "Inputs")]
     inputs: Option<Inputs>,
     #[serde(flatten)]
-    options: Options,
+    options: Parameters,
     /// Divide vectors by their norm; true if it is missing.
     normalize: Option<bool>,
     /// Keep the first so many dimensions.
@@ -56,7 +56,7 @@ pub struct EmbedRequest {
 pub struct SimilarityRequest {
     inputs: Similarity,
     #[serde(default)]
-    parameters: Options,
+    parameters: Parameters,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -83,7 +83,7 @@ enum Source {
     Other(IgnoredAny),
 }
 
-impl Options {
+impl Parameters {
     fn embed(&self, model: &Model) -> Result<Embed, Failure> {
         let options = match &self.prompt_name {
             None => Embed::default(),
@@ -183,8 +183,8 @@ async fn answer(app: &App, caller: Caller, request: EmbedRequest) -> Answer {
         .normalize(request.normalize.unwrap_or(true))
         .dimensions(request.dimensions);
     let characters = texts.iter().map(Text::characters).sum();
-    let asked = texts.into_iter().map(|text| (text, options.clone()));
-    let embedded = embed(&model.service, asked.collect(), &terms(caller)).await?;
+    let options = Options::Shared(options);
+    let embedded = embed(app, model, texts, options, &terms(caller)).await?;
     let tokens = embedded.tokens();
     app.count_tokens(tokens);
     let kind = if model.engine().is_ok_and(|engine| engine.on_gpu()) {
@@ -220,8 +220,8 @@ pub async fn embed_all(mut call: Call) -> Answer {
         .embed(model)?
         .pooling(Pooling::None)
         .normalize(false);
-    let asked = texts.into_iter().map(|text| (text, options.clone()));
-    let embedded = embed(&model.service, asked.collect(), &terms(caller)).await?;
+    let options = Options::Shared(options);
+    let embedded = embed(&app, model, texts, options, &terms(caller)).await?;
     app.count_tokens(embedded.tokens());
     let mut vectors = Vectors::default();
     let mut all: Vec<Vec<Slot>> = Vec::new();
@@ -251,8 +251,9 @@ async fn compare(app: &App, caller: Caller, request: SimilarityRequest) -> Answe
     check_count("sentences", sentences.len() + 1, app.limits.inputs)?;
     let options = request.parameters.embed(model)?.normalize(true);
     let texts = std::iter::once(source_sentence).chain(sentences);
-    let asked = texts.map(|text| (Text::Words(text), options.clone()));
-    let embedded = embed(&model.service, asked.collect(), &terms(caller)).await?;
+    let texts = texts.map(Text::Words).collect();
+    let options = Options::Shared(options);
+    let embedded = embed(app, model, texts, options, &terms(caller)).await?;
     app.count_tokens(embedded.tokens());
     let vectors = embedded.vectors()?;
     let (source, others) = vectors.split_first().expect("one for each sentence");

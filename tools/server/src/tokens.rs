@@ -9,7 +9,7 @@ use crate::inputs::{Inputs, Text};
 use crate::reply;
 use crate::tei::check_prompt;
 
-/// Bytes of all texts of a request to `/tokenize`, and token ids of one to `/decode`: the answer is held while it is sent,
+/// Bytes of all texts of a request to `/tokenize`, each with its prompt, and token ids of one to `/decode`: the answer is held while it is sent,
 /// and takes up to some hundred bytes for each.
 const LIMIT: usize = 1 << 20;
 
@@ -104,11 +104,13 @@ pub async fn tokenize(mut call: Call) -> Answer {
     };
     let texts = request.inputs.take("inputs", app.limits.inputs)?.into_iter();
     let texts: Vec<String> = texts.map(words).collect::<Result<_, _>>()?;
-    check_size("inputs", texts.iter().map(String::len).sum(), "bytes")?;
     let prompt = match &request.prompt_name {
         Some(name) => check_prompt(model, name)?,
         None => String::new(),
     };
+    // The prompt's tokens are told for each text.
+    let bytes = texts.iter().map(|text| prompt.len() + text.len()).sum();
+    check_size("inputs", bytes, "bytes")?;
     let engine = model.engine()?;
     let tokens = aside(app, move || {
         let of_text = |text: &String| -> Result<Vec<Token>, Failure> {

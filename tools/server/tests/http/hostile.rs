@@ -58,6 +58,31 @@ fn bad_requests_get_typed_errors_and_hurt_nobody() {
 }
 
 #[test]
+fn what_stands_beside_every_input_is_bounded_with_their_number() {
+    let server = start();
+    let names: serde_json::Map<String, serde_json::Value> =
+        (0..5000).map(|i| (format!("adapter {i}"), json!(0.5))).collect();
+    // A body of 1 MiB would hold each of them, but not 50 times.
+    for (beside, status) in [
+        (json!({"prompt": "x ".repeat(3000), "truncate": true}), 400),
+        (json!({"task": "x".repeat(30_000)}), 413),
+        (json!({"chunks": vec![[0, 1]; 2000]}), 413),
+        (json!({"adapters": names}), 413),
+    ] {
+        for (count, wanted) in [(50, status), (1, 400)] {
+            let mut body = beside.clone();
+            body["input"] = json!(vec!["a b"; count]);
+            let (found, answer) = server.post("/v1/embeddings", body);
+            assert_eq!(found, wanted, "{count} inputs: {answer}");
+        }
+    }
+    let text = "a ".repeat(10_480);
+    // Less than 1 MiB, but not with the prompt before each.
+    let body = json!({"inputs": vec![&text; 50], "prompt_name": "retrieval.query"});
+    assert_eq!(server.post("/tokenize", body).0, 413);
+}
+
+#[test]
 fn slow_and_broken_clients_are_let_go() {
     let server = Running::start(|settings| {
         settings.limits.head_time = Duration::from_millis(300);
