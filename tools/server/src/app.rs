@@ -25,7 +25,11 @@ use crate::adapters::Admin;
 use crate::failure::{Failure, Family, Kind};
 use crate::metrics::Counts;
 use crate::routes::{Access, Route, routes};
+use crate::room::{Room, Share};
 use crate::{Limits, body};
+
+/// The bodies of all requests that are being served may have together the bytes of so many of the largest.
+const BODIES: usize = 8;
 
 /// A model under the name that requests have for it.
 pub struct Model {
@@ -60,6 +64,8 @@ pub struct App {
     pub log: bool,
     /// Turns of requests that tokenise outside of the queue.
     pub tokenizing: Semaphore,
+    /// Room for the bodies of all requests.
+    room: Arc<Room>,
     next_id: AtomicU64,
 }
 
@@ -73,6 +79,8 @@ pub struct Call {
     pub caller: Caller,
     pub headers: HeaderMap,
     body: Body,
+    /// The room that the body takes: until the call is answered, since its texts wait in memory for as long.
+    share: Share,
 }
 
 impl Call {
@@ -83,6 +91,7 @@ impl Call {
             std::mem::take(&mut self.body),
             limits.body_bytes,
             limits.body_time,
+            &mut self.share,
         )
         .await
     }
@@ -98,9 +107,11 @@ impl FromRequest<Arc<App>> for Call {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Call, Infallible> {
         let (mut parts, body) = request.into_parts();
+        let caller: Caller = parts.extensions.remove().unwrap_or_default();
         Ok(Call {
             app: app.clone(),
-            caller: parts.extensions.remove().unwrap_or_default(),
+            share: Share::new(app.room.clone(), caller.0.clone()),
+            caller,
             headers: parts.headers,
             body,
         })
@@ -118,6 +129,7 @@ impl App {
     pub fn new(models: Vec<Model>, api_keys: Vec<String>, limits: Limits, log: bool) -> App {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         App {
+            room: Arc::new(Room::new(limits.body_bytes.saturating_mul(BODIES))),
             models,
             api_keys,
             admin: None,

@@ -220,6 +220,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     }
 }
 
+/// Bytes of the longest head of a request, and of what is read ahead of a body: each connection may hold as much.
+const BUFFER: usize = 64 << 10;
+
 struct Connection {
     router: axum::Router,
     limits: Limits,
@@ -249,6 +252,7 @@ impl Connection {
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head_time)
+            .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(stream), service);
         let served = watcher.watch(served);
         tokio::spawn(async move {

@@ -142,7 +142,7 @@ impl Kind {
                 row(about, (404, INVALID, None), 404, (424, "Backend"))
             }
             Kind::Overloaded => {
-                let about = "The queue is full; Retry-After says when to come back";
+                let about = "The queue, or the room for bodies, is full; Retry-After says when to come back";
                 let openai = (429, "rate_limit_error", Some("overloaded"));
                 row(about, openai, 429, (429, "Overloaded"))
             }

@@ -34,6 +34,7 @@ mod openai;
 mod openapi;
 mod page;
 mod reply;
+mod room;
 mod routes;
 mod tei;
 mod tokens;
@@ -58,7 +59,8 @@ pub use app::Model;
 /// Bounds on what clients can ask for.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes of a request's body, after decompression.
+    /// Bytes of a request's body, after decompression. Eight times as many are held at a time, for all requests together, besides
+    /// the first 64 KiB of each.
     pub body_bytes: usize,
     /// Inputs of a request.
     pub inputs: usize,

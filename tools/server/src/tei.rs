@@ -164,14 +164,28 @@ pub async fn any(mut call: Call) -> Answer {
     }
     let bytes = call.bytes().await?;
     let Call { app, caller, .. } = call;
-    match body::parse(&bytes)? {
-        Sort { input: Some(_), .. } => openai::answer(&app, &caller, body::parse(&bytes)?).await,
+    let request = match body::parse(&bytes)? {
+        Sort { input: Some(_), .. } => Any::Embeddings(Box::new(body::parse(&bytes)?)),
         Sort {
             inputs: Some(Source::Sentences { .. }),
             ..
-        } => compare(&app, caller, body::parse(&bytes)?).await,
-        _ => answer(&app, caller, body::parse(&bytes)?).await,
+        } => Any::Similarity(body::parse(&bytes)?),
+        _ => Any::Embed(body::parse(&bytes)?),
+    };
+    // What was parsed is a copy.
+    drop(bytes);
+    match request {
+        Any::Embeddings(request) => openai::answer(&app, &caller, *request).await,
+        Any::Similarity(request) => compare(&app, caller, request).await,
+        Any::Embed(request) => answer(&app, caller, request).await,
     }
+}
+
+/// A body of one of the routes that [`any`] stands for.
+enum Any {
+    Embeddings(Box<openai::EmbeddingsRequest>),
+    Similarity(SimilarityRequest),
+    Embed(EmbedRequest),
 }
 
 async fn answer(app: &App, caller: Caller, request: EmbedRequest) -> Answer {

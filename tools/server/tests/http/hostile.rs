@@ -159,6 +159,66 @@ fn a_hundred_megabytes_are_not_read() {
     server.good("/embed", json!({"inputs": "a"}));
 }
 
+#[test]
+fn bodies_have_room_together_of_which_nobody_takes_all() {
+    let server = Running::start(|settings| settings.api_keys = vec!["one".into(), "two".into()]);
+    // All of a body but its last byte.
+    let part = vec![b' '; 1 << 20];
+    let head = format!(
+        "POST /v1/embeddings HTTP/1.1\r\nhost: a\r\nauthorization: Bearer one\r\ncontent-length: {}\r\n\r\n",
+        part.len()
+    );
+    let unfinished = || {
+        let mut stream = server.connect();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&part[1..]).unwrap();
+        stream
+    };
+    let send = |key: &str, pad: usize| {
+        let body = json!({"input": "a", "pad": " ".repeat(pad)}).to_string();
+        server.send(
+            "/v1/embeddings",
+            body.as_bytes(),
+            &[("authorization", &format!("Bearer {key}"))],
+        )
+    };
+    let mut slow: Vec<TcpStream> = Vec::new();
+    let since = Instant::now();
+    let until = |wanted: u16, meanwhile: &mut dyn FnMut()| {
+        loop {
+            meanwhile();
+            let (status, answer) = send("one", 1_000_000);
+            if status == wanted {
+                return answer;
+            }
+            assert!(since.elapsed() < Duration::from_secs(60), "{status}: {answer}");
+        }
+    };
+    // Of 8 MiB four of them take half.
+    let refused = until(429, &mut || {
+        slow.push(unfinished());
+        std::thread::sleep(Duration::from_millis(20));
+    });
+    assert_eq!(refused["error"]["code"], "overloaded");
+    assert!(slow.len() >= 4);
+    assert_eq!(send("one", 10_000).0, 200);
+    assert_eq!(send("two", 1_000_000).0, 200);
+    // They go without having sent all.
+    slow.clear();
+    until(200, &mut || {});
+}
+
+#[test]
+fn a_head_is_read_up_to_its_bound() {
+    let server = start();
+    let mut stream = server.connect();
+    let head = format!("GET /live HTTP/1.1\r\nhost: a\r\na: {}", "a".repeat(65 << 10));
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&answer));
+}
+
 /// A request whose response has 40 KiB for each of so many inputs: a vector per token.
 fn large(inputs: usize) -> String {
     let body = json!({"inputs": vec![vec![7; 60]; inputs]}).to_string();
