@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::app::{Answer, App, Call};
 use crate::failure::{Failure, Kind};
+use crate::names::{listed, shown};
 use crate::reply;
 
 /// A folder of adapters, each a folder of its own, and which of them models have.
@@ -73,9 +74,15 @@ impl AdapterFolder {
 
     fn load(&self, model: &str, name: &str, engine: &Engine) -> Result<(), Failure> {
         let path = self.find(name).ok_or_else(|| {
-            let known = self.available().join(", ");
-            let message = format!("the server's folder has no adapter `{name}`; it has: {known}");
-            Failure::new(Kind::NotFound, message)
+            let known = self.available();
+            let known = match known.is_empty() {
+                true => "it has none that can be loaded".to_owned(),
+                false => format!("it has {}", listed(&known)),
+            };
+            Failure::new(
+                Kind::NotFound,
+                format!("the server's folder has no adapter `{}`; {known}", shown(name)),
+            )
         })?;
         let mut loaded = self.loaded();
         engine.add_adapter(name, path).map_err(|error| {
@@ -90,7 +97,11 @@ impl AdapterFolder {
     fn unload(&self, model: &str, name: &str, engine: &Engine) -> Result<(), Failure> {
         let mut loaded = self.loaded();
         if !loaded.remove(&(model.to_owned(), name.to_owned())) {
-            let message = format!("model {model} has loaded no adapter `{name}` from the server's folder");
+            let message = format!(
+                "model {} has loaded no adapter `{}` from the server's folder",
+                shown(model),
+                shown(name)
+            );
             return Err(Failure::new(Kind::NotFound, message));
         }
         Ok(engine.remove_adapter(name)?)

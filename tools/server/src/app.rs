@@ -24,8 +24,9 @@ use tower_http::decompression::RequestDecompressionLayer;
 use crate::adapters::Admin;
 use crate::failure::{Failure, Family, Kind};
 use crate::metrics::Counts;
-use crate::routes::{Access, Route, routes};
+use crate::names::{listed, shown};
 use crate::room::{Room, Share};
+use crate::routes::{Access, Route, routes};
 use crate::{Limits, body};
 
 /// The bodies of all requests that are being served may have together the bytes of so many of the largest.
@@ -152,7 +153,11 @@ impl App {
         let found = self.models.iter().find(|model| model.name == name);
         found.ok_or_else(|| {
             let names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
-            let message = format!("there is no model `{name}`; there are {}", names.join(", "));
+            let message = format!(
+                "there is no model `{}`; there are {}",
+                shown(name),
+                listed(&names)
+            );
             Failure::new(Kind::UnknownModel, message)
         })
     }

@@ -7,6 +7,7 @@ use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 
 use crate::failure::{Failure, Kind};
+use crate::names::shortened;
 use crate::room::Share;
 
 /// A body that is not taken is read on, and thrown away, up to so many times the limit: a client that is still writing does not read why it is
@@ -106,6 +107,9 @@ async fn collect(mut body: Body, limit: usize, share: &mut Share) -> Result<Byte
 /// A body of more bytes is not parsed by a thread that other clients wait for.
 const LONG: usize = 128 << 10;
 
+/// Characters of what the parser says, which holds the words of the body that it does not know.
+const PROBLEM: usize = 400;
+
 /// Parses JSON.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let read = || serde_json::from_slice(bytes);
@@ -116,7 +120,10 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     parsed.map_err(|error| {
         Failure::new(
             Kind::Malformed,
-            format!("the body is not the JSON that this route takes: {error}"),
+            format!(
+                "the body is not the JSON that this route takes: {}",
+                shortened(&error.to_string(), PROBLEM)
+            ),
         )
     })
 }

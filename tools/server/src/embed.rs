@@ -43,7 +43,10 @@ impl Options {
         };
         let longest = max_tokens.saturating_mul(TOKEN_BYTES);
         let prompts = distinct.iter().filter_map(Embed::get_prompt);
-        if let Some(prompt) = prompts.max_by_key(|prompt| prompt.len()).filter(|p| p.len() > longest) {
+        if let Some(prompt) = prompts
+            .max_by_key(|prompt| prompt.len())
+            .filter(|p| p.len() > longest)
+        {
             let message = format!(
                 "`prompt` has {} bytes; this model takes {max_tokens} tokens, for which a prompt may have at most {longest} \
                  bytes: shorten it",

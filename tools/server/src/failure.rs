@@ -9,7 +9,11 @@ use ropeway::{Error, RequestError};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 
+use crate::names::shortened;
 use crate::routes::SchemaOf;
+
+/// Characters of the longest message. Names in it are cut already; twenty of them fit.
+const MESSAGE: usize = 4000;
 
 /// The interface that a route belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,7 +251,7 @@ impl Failure {
 
     fn body(&self, family: Family) -> serde_json::Result<Vec<u8>> {
         let row = self.kind.row();
-        let message = self.message.clone();
+        let message = shortened(&self.message, MESSAGE);
         match family {
             Family::OpenAi => serde_json::to_vec(&OpenAiError {
                 error: OpenAiProblem {

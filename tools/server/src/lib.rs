@@ -30,6 +30,7 @@ mod failure;
 mod inputs;
 mod metrics;
 mod models;
+mod names;
 mod openai;
 mod openapi;
 mod page;

@@ -13,6 +13,7 @@ use crate::app::{Answer, App, Call, Caller};
 use crate::embed::{Options, Terms, embed};
 use crate::failure::{Failure, Kind};
 use crate::inputs::{Inputs, Text, required};
+use crate::names::shown;
 use crate::reply::{Slot, Vectors};
 use crate::vectors::NumberType;
 
@@ -86,7 +87,7 @@ impl<'de> Deserialize<'de> for PoolingName {
         let found = Pooling::ALL.into_iter().find(|pooling| pooling.name() == word);
         found.map(PoolingName).ok_or_else(|| {
             let known = Pooling::ALL.map(Pooling::name).join(", ");
-            serde::de::Error::custom(format!("pooling `{word}` is unknown; known: {known}"))
+            serde::de::Error::custom(format!("pooling `{}` is unknown; known: {known}", shown(&word)))
         })
     }
 }
@@ -356,8 +357,7 @@ pub async fn answer(app: &App, caller: &Caller, mut request: EmbeddingsRequest) 
             Options::Each(each) => match <[Embed; 1]>::try_from(each) {
                 Ok([only]) => only,
                 Err(_) => {
-                    let message =
-                        "late_chunking makes one text of all inputs; give one mixture in `adapters`, not one per input";
+                    let message = "late_chunking makes one text of all inputs; give one mixture in `adapters`, not one per input";
                     return Err(Failure::new(Kind::Invalid, message));
                 }
             },

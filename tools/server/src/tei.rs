@@ -15,6 +15,7 @@ use crate::body;
 use crate::embed::{Options, Terms, embed};
 use crate::failure::{Failure, Kind};
 use crate::inputs::{Inputs, Text, check_count, required};
+use crate::names::{listed, shown};
 use crate::openai;
 use crate::reply::{self, Slot, Vectors};
 use crate::vectors::NumberType;
@@ -105,9 +106,17 @@ pub fn check_prompt(model: &Model, name: &str) -> Result<String, Failure> {
     let found = tasks.iter().find(|task| task.name == name);
     found.map(|task| task.prefix.clone()).ok_or_else(|| {
         let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
-        let message = format!("there is no prompt `{name}`; there are {}", names.join(", "));
-        Failure::new(Kind::Invalid, message)
+        no_prompt(name, &names)
     })
+}
+
+fn no_prompt(name: &str, known: &[&str]) -> Failure {
+    let known = match known.is_empty() {
+        true => "this model has none: leave `prompt_name` out".to_owned(),
+        false => format!("there are {}", listed(known)),
+    };
+    let message = format!("there is no prompt `{}`; {known}", shown(name));
+    Failure::new(Kind::Invalid, message)
 }
 
 fn terms(caller: Caller) -> Terms {
@@ -350,4 +359,20 @@ enum ModelType {
 pub async fn unsupported() -> Answer {
     let message = "this model embeds texts; it has no head for this route";
     Err(Failure::new(Kind::Unsupported, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_a_model_without_prompts_for_one_is_told_so() {
+        let none = no_prompt("query", &[]).message;
+        assert_eq!(
+            none,
+            "there is no prompt `query`; this model has none: leave `prompt_name` out"
+        );
+        let many = no_prompt("c", &["a", "b"]).message;
+        assert_eq!(many, "there is no prompt `c`; there are a, b");
+    }
 }

@@ -2,12 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ropeway_server::{AdapterFolder, Admin};
 use rustix::process::{Resource, Rlimit};
 use serde_json::json;
 
-use crate::harness::{Running, start};
+use crate::harness::{Running, agent, start};
 
 #[test]
 fn bad_requests_get_typed_errors_and_hurt_nobody() {
@@ -80,6 +82,68 @@ fn what_stands_beside_every_input_is_bounded_with_their_number() {
     // Less than 1 MiB, but not with the prompt before each.
     let body = json!({"inputs": vec![&text; 50], "prompt_name": "retrieval.query"});
     assert_eq!(server.post("/tokenize", body).0, 413);
+}
+
+#[test]
+fn long_words_are_not_sent_back() {
+    let scratch = tempfile::tempdir().unwrap();
+    let admin = Admin {
+        keys: vec!["admin".into()],
+        adapters: Arc::new(AdapterFolder::new(scratch.path())),
+    };
+    let server = Running::start_with(|_| {}, |server| server.with_admin(admin));
+    let long = "x".repeat(500_000);
+    let openai = |field: &str| {
+        let mut body = json!({"input": "a"});
+        body[field] = json!(long);
+        ("/v1/embeddings", body)
+    };
+    let fields = [
+        "model",
+        "task",
+        "pooling",
+        "encoding_format",
+        "embedding_type",
+        "chunks",
+        "dimensions",
+        "priority",
+    ];
+    let others = [
+        ("/v1/embeddings", json!({"input": "a", "adapters": {&long: 1}})),
+        (
+            "/v2/embed",
+            json!({"texts": ["a"], "input_type": "clustering", "truncate": long}),
+        ),
+        ("/v2/embed", json!({"texts": ["a"], "input_type": long})),
+        ("/embed", json!({"inputs": "a", "prompt_name": long})),
+        ("/embed", json!({"inputs": "a", "truncation_direction": long})),
+        ("/embed", json!({"inputs": "a", "normalize": long})),
+        ("/", json!({"inputs": "a", "truncate": long})),
+        ("/tokenize", json!({"inputs": "a", "prompt_name": long})),
+    ];
+    for (path, body) in fields.into_iter().map(openai).chain(others) {
+        let (status, answer) = server.post(path, body);
+        let size = answer.to_string().len();
+        assert!(
+            (400..500).contains(&status) && size < 3000,
+            "{path}: {size} bytes"
+        );
+    }
+    let path = "x".repeat(10_000);
+    for path in [
+        format!("/v1/models/{path}"),
+        format!("/v1/adapters/{path}/a"),
+        format!("/v1/adapters/tiny/{path}"),
+    ] {
+        let request = agent().put(format!("{}{path}", server.url));
+        let mut response = match path.starts_with("/v1/models") {
+            true => agent().get(format!("{}{path}", server.url)).call(),
+            false => request.header("authorization", "Bearer admin").send_empty(),
+        }
+        .unwrap();
+        let answer = response.body_mut().read_to_string().unwrap();
+        assert!(response.status() == 404 && answer.len() < 1000, "{answer}");
+    }
 }
 
 #[test]
@@ -216,7 +280,11 @@ fn a_head_is_read_up_to_its_bound() {
     stream.write_all(head.as_bytes()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
-    assert!(answer.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&answer));
+    assert!(
+        answer.starts_with(b"HTTP/1.1 431"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
 }
 
 /// A request whose response has 40 KiB for each of so many inputs: a vector per token.
