@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::body::Body;
 use axum::extract::Path;
 use axum::http::Response;
-use ropeway::Engine;
+use ropeway::{Engine, Error};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -85,11 +85,9 @@ impl AdapterFolder {
             )
         })?;
         let mut loaded = self.loaded();
-        engine.add_adapter(name, path).map_err(|error| {
-            // Where the folder is, is the server's affair.
-            let folder = self.path.display().to_string();
-            Failure::new(Kind::Invalid, error.to_string().replace(&folder, "…"))
-        })?;
+        engine
+            .add_adapter(name, path)
+            .map_err(|error| refused(error, &self.path))?;
         loaded.insert((model.to_owned(), name.to_owned()));
         Ok(())
     }
@@ -106,6 +104,37 @@ impl AdapterFolder {
         }
         Ok(engine.remove_adapter(name)?)
     }
+}
+
+/// Why an adapter is not loaded. Files are told by their place in the folder of adapters: where that is, is the server's
+/// affair.
+fn refused(error: Error, folder: &FilePath) -> Failure {
+    let inside = |path: PathBuf| match path.strip_prefix(folder) {
+        Ok(inside) => inside.to_owned(),
+        // A file of the model, which is somewhere else.
+        Err(_) => path.file_name().unwrap_or_default().into(),
+    };
+    let error = match error {
+        Error::Io { path, source } => Error::Io {
+            path: inside(path),
+            source,
+        },
+        Error::Model { path, problem } => Error::Model {
+            path: inside(path),
+            problem,
+        },
+        Error::Tensor {
+            path,
+            tensor,
+            problem,
+        } => Error::Tensor {
+            path: inside(path),
+            tensor,
+            problem,
+        },
+        other => return other.into(),
+    };
+    Failure::new(Kind::Invalid, error.to_string())
 }
 
 /// Who may change adapters, and which there are.
@@ -173,6 +202,50 @@ pub async fn unload(Path((model, name)): Path<(String, String)>, call: Call) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_tell_files_by_their_place_in_the_folder_alone() {
+        let long = format!("/srv/{}", "secret".repeat(200));
+        for folder in ["/srv/secret", "/srv/se\u{7}cret", "secret", "ad", ".", &long] {
+            let folder = FilePath::new(folder);
+            let path = folder.join("bad/adapter_config.json");
+            let problem = "adds nothing";
+            for (error, wanted) in [
+                (
+                    Error::Model {
+                        path: path.clone(),
+                        problem: problem.into(),
+                    },
+                    "bad/adapter_config.json: adds nothing",
+                ),
+                (
+                    Error::Tensor {
+                        path: path.clone(),
+                        tensor: "a.add".into(),
+                        problem: problem.into(),
+                    },
+                    "bad/adapter_config.json: tensor `a.add`: adds nothing",
+                ),
+                (
+                    Error::Io {
+                        path,
+                        source: std::io::ErrorKind::NotFound.into(),
+                    },
+                    "bad/adapter_config.json: entity not found",
+                ),
+                (
+                    Error::Model {
+                        path: "/srv/models/secret/model.safetensors".into(),
+                        problem: problem.into(),
+                    },
+                    "model.safetensors: adds nothing",
+                ),
+            ] {
+                let failure = refused(error, folder);
+                assert_eq!((failure.kind, failure.message.as_str()), (Kind::Invalid, wanted));
+            }
+        }
+    }
 
     #[test]
     fn only_names_of_the_folder_are_found() {

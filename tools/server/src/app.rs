@@ -176,12 +176,15 @@ impl App {
         if self.draining.load(Ordering::Relaxed) {
             return Some("the server ends".into());
         }
-        let lost = |model: &Model| match model.service.health() {
-            Health::Ready => None,
-            Health::Reopening { reason } | Health::Lost { reason } => {
-                Some(format!("model {}: {reason}", model.name))
-            }
-            _ => Some(format!("model {} is not ready", model.name)),
+        // The reason may name files of the server. It is in the log.
+        let lost = |model: &Model| {
+            let problem = match model.service.health() {
+                Health::Ready => return None,
+                Health::Reopening { .. } => "its device was lost; it is opened anew",
+                Health::Lost { .. } => "its device is lost; the server's log says why",
+                _ => "it is not ready",
+            };
+            Some(format!("model {}: {problem}", model.name))
         };
         self.models.iter().find_map(lost)
     }

@@ -306,8 +306,11 @@ impl From<ServiceError> for Failure {
             ServiceError::Overloaded { retry_after } => Some(*retry_after),
             _ => None,
         };
-        // Paths of the server are nobody's business.
+        // Paths of the server are nobody's business: what failed while a device was opened anew may name some.
         let message = match kind {
+            Kind::Unavailable if matches!(&error, ServiceError::Engine(Error::DeviceLost(_))) => {
+                "the model's device is lost; the server's log says why".to_owned()
+            }
             Kind::Internal if !matches!(&error, ServiceError::Engine(Error::Request(_))) => {
                 "the server failed; its log says why".to_owned()
             }
@@ -364,9 +367,13 @@ mod tests {
     }
 
     #[test]
-    fn an_internal_error_tells_no_path() {
-        let error = Error::Internal("of /srv/models".into());
-        let failure = Failure::from(ServiceError::from(error));
-        assert!(failure.kind == Kind::Internal && !failure.message.contains("/srv"));
+    fn what_is_wrong_with_the_server_tells_no_path() {
+        for (error, kind) in [
+            (Error::Internal("of /srv/models".into()), Kind::Internal),
+            (Error::DeviceLost("of /srv/models".into()), Kind::Unavailable),
+        ] {
+            let failure = Failure::from(error);
+            assert!(failure.kind == kind && !failure.message.contains("/srv"));
+        }
     }
 }
