@@ -19,9 +19,9 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
-use tower_http::decompression::RequestDecompressionLayer;
 
 use crate::adapters::Admin;
+use crate::body::Coding;
 use crate::failure::{Failure, Family, Kind};
 use crate::metrics::Counts;
 use crate::names::{listed, shown};
@@ -88,8 +88,10 @@ impl Call {
     /// The body's bytes, within the server's bounds.
     pub async fn bytes(&mut self) -> Result<Bytes, Failure> {
         let limits = &self.app.limits;
+        let coding = Coding::of(&self.headers)?;
         body::read(
             std::mem::take(&mut self.body),
+            coding,
             limits.body_bytes,
             limits.body_time,
             &mut self.share,
@@ -336,7 +338,6 @@ pub fn router(app: Arc<App>) -> Router {
         CompressionLayer::new(),
         from_fn_with_state(app.clone(), around),
         CatchPanicLayer::custom(panicked),
-        RequestDecompressionLayer::new(),
     );
     routes()
         .into_iter()

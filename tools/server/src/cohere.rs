@@ -39,6 +39,7 @@ pub struct EmbedRequest {
     #[schemars(skip)]
     images: Option<IgnoredAny>,
     /// The types that each vector is written in: floats if it is missing.
+    #[schemars(length(min = 1))]
     embedding_types: Option<Vec<NumberType>>,
     /// Whether texts that are too long are cut; `END` if it is missing. None is cut at its start.
     truncate: Option<Truncate>,
@@ -202,6 +203,10 @@ pub async fn embed(mut call: Call, version: Version) -> Answer {
     }
     if request.max_tokens.is_some() {
         let message = "`max_tokens` is not served; leave it out, or cut the texts";
+        return Err(Failure::new(Kind::Invalid, message));
+    }
+    if request.embedding_types.as_ref().is_some_and(Vec::is_empty) {
+        let message = "`embedding_types` is an empty array; name a type, or leave it out for floats";
         return Err(Failure::new(Kind::Invalid, message));
     }
     let texts = request.texts()?;

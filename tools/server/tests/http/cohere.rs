@@ -48,6 +48,7 @@ fn cohere_gets_its_shapes() {
         json!({"model": "tiny", "inputs": image, "input_type": "clustering"}),
         json!({"model": "tiny", "input_type": "clustering"}),
         json!({"model": "tiny", "texts": [], "input_type": "clustering"}),
+        json!({"model": "tiny", "texts": texts, "input_type": "clustering", "embedding_types": []}),
     ] {
         let (status, answer) = server.post("/v2/embed", bad);
         assert!(

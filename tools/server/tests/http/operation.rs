@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use ropeway_server::Address;
 use serde_json::json;
 use ureq::Agent;
@@ -12,7 +14,7 @@ use crate::harness::{Running, agent, start};
 
 #[test]
 fn bodies_are_compressed_both_ways() {
-    let server = start();
+    let server = Running::start(|settings| settings.limits.body_bytes = 64 << 10);
     let agent: Agent = agent();
     let body = json!({"model": "tiny", "input": vec!["a b"; 20]}).to_string();
     let mut response = agent
@@ -23,32 +25,49 @@ fn bodies_are_compressed_both_ways() {
     assert_eq!(response.headers()["content-encoding"], "gzip");
     let bytes = response.body_mut().read_to_vec().unwrap();
     assert_eq!(bytes[..2], [0x1f, 0x8b]);
-    // `{"model":"tiny","input":"a"}`, stored without compression.
     let plain = br#"{"model":"tiny","input":"a"}"#;
-    let gzip = stored_gzip(plain);
-    let (status, answer) = server.send("/v1/embeddings", &gzip, &[("content-encoding", "gzip")]);
-    assert_eq!(status, 200, "{answer}");
-    let (status, _) = server.send("/v1/embeddings", &gzip[..20], &[("content-encoding", "gzip")]);
-    assert_eq!(status, 400);
+    let whole = gzip(plain);
+    let members = [gzip(&plain[..5]), gzip(b""), gzip(&plain[5..])].concat();
+    let good: &[(&[u8], &str)] = &[
+        (plain, "identity"),
+        (plain, ""),
+        (&whole, "gzip"),
+        (&whole, "GZip"),
+        (&whole, "x-gzip"),
+        (&whole, "identity, gzip"),
+        (&members, "gzip"),
+    ];
+    for (body, coding) in good {
+        let (status, answer) = server.send("/v1/embeddings", body, &[("content-encoding", coding)]);
+        assert_eq!(status, 200, "{coding}: {answer}");
+    }
+    let garbage = [&whole[..], b"junk"].concat();
+    let half = [&whole[..], &whole[..12]].concat();
+    let large = gzip(&vec![b' '; 512 << 10]);
+    // A little more than four times the limit, so that it is read to its end.
+    let empty = gzip(b"").repeat(13_110);
+    let bad: &[(&[u8], &str, u16)] = &[
+        (&whole[..20], "gzip", 400),
+        (&garbage, "gzip", 400),
+        (&half, "gzip", 400),
+        (plain, "gzip", 400),
+        (b"", "gzip", 400),
+        (&large, "gzip", 413),
+        (&empty, "gzip", 413),
+        (&whole, "deflate", 415),
+        (&whole, "gzip, gzip", 415),
+    ];
+    for (body, coding, wanted) in bad {
+        let (status, answer) = server.send("/v1/embeddings", body, &[("content-encoding", coding)]);
+        assert_eq!(status, *wanted, "{coding}: {answer}");
+        assert!(answer["error"]["message"].is_string(), "{answer}");
+    }
 }
 
-/// A gzip file with one block that is stored as it is.
-fn stored_gzip(plain: &[u8]) -> Vec<u8> {
-    let mut crc = !0u32;
-    for &byte in plain {
-        crc ^= u32::from(byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
-        }
-    }
-    let length = plain.len() as u16;
-    let mut file = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255, 1];
-    file.extend(length.to_le_bytes());
-    file.extend((!length).to_le_bytes());
-    file.extend(plain);
-    file.extend((!crc).to_le_bytes());
-    file.extend(u32::from(length).to_le_bytes());
-    file
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut file = GzEncoder::new(Vec::new(), Compression::default());
+    file.write_all(plain).unwrap();
+    file.finish().unwrap()
 }
 
 #[test]
