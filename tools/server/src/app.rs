@@ -65,6 +65,8 @@ pub struct App {
     pub log: bool,
     /// Turns of requests that tokenise outside of the queue.
     pub tokenizing: Semaphore,
+    /// Turns of long bodies that are parsed.
+    parsing: Semaphore,
     /// Room for the bodies of all requests.
     room: Arc<Room>,
     next_id: AtomicU64,
@@ -101,7 +103,8 @@ impl Call {
 
     /// The body, parsed.
     pub async fn read<T: DeserializeOwned>(&mut self) -> Result<T, Failure> {
-        body::parse(&self.bytes().await?)
+        let bytes = self.bytes().await?;
+        self.app.parse(&bytes).await
     }
 }
 
@@ -142,6 +145,7 @@ impl App {
             draining: AtomicBool::new(false),
             counts: Counts::default(),
             tokenizing: Semaphore::new(2),
+            parsing: Semaphore::new(2),
             // Other runs have other ids.
             next_id: AtomicU64::new(started.as_nanos() as u64),
         }
@@ -162,6 +166,16 @@ impl App {
             );
             Failure::new(Kind::UnknownModel, message)
         })
+    }
+
+    /// Parses a body. Two long ones at a time: before its inputs are counted, an array of a million short ones takes ten times
+    /// the room of its text.
+    pub async fn parse<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, Failure> {
+        let _turn = match bytes.len() > body::LONG {
+            true => Some(self.parsing.acquire().await.map_err(Failure::internal)?),
+            false => None,
+        };
+        body::parse(bytes)
     }
 
     /// An id that no other request of this process has.

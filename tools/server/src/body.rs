@@ -198,7 +198,7 @@ fn too_large(limit: usize) -> Failure {
 }
 
 /// A body of more bytes is not parsed by a thread that other clients wait for.
-const LONG: usize = 128 << 10;
+pub const LONG: usize = 128 << 10;
 
 /// Characters of what the parser says, which holds the words of the body that it does not know.
 const PROBLEM: usize = 400;

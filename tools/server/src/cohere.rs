@@ -95,11 +95,17 @@ struct Input {
 }
 
 #[derive(Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Content {
-    Text {
-        text: String,
-    },
+struct Content {
+    #[serde(rename = "type")]
+    kind: ContentKind,
+    #[schemars(required, with = "String")]
+    text: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum ContentKind {
+    Text,
     #[serde(other)]
     #[schemars(skip)]
     Other,
@@ -179,9 +185,13 @@ impl EmbedRequest {
             (Some(texts), None) => Ok(texts),
             (None, Some(inputs)) => {
                 let text = |input: Input| {
-                    let part = |part| match part {
-                        Content::Text { text } => Ok(text),
-                        Content::Other => Err(images()),
+                    let part = |part: Content| match (part.kind, part.text) {
+                        (ContentKind::Text, Some(text)) => Ok(text),
+                        (ContentKind::Text, None) => {
+                            let message = "a part of `content` of type text has no `text`";
+                            Err(Failure::new(Kind::Malformed, message))
+                        }
+                        (ContentKind::Other, _) => Err(images()),
                     };
                     let parts: Vec<String> = input.content.into_iter().map(part).collect::<Result<_, _>>()?;
                     Ok(parts.join("\n"))

@@ -1,13 +1,19 @@
 //! `/v1/embeddings`: OpenAI's fields, Jina's, and ropeway's own.
+//!
+//! Fields of several shapes are read by visitors: for an untagged enum serde makes a tree of values first, which takes twenty
+//! times the room of the text.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ropeway::{AdapterSelection, Chunking, Embed, Embedding, Output, Pooling, Vector};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{IntoDeserializer as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::app::{Answer, App, Call, Caller};
 use crate::embed::{Options, Terms, embed};
@@ -58,24 +64,69 @@ pub struct EmbeddingsRequest {
     deadline_ms: Option<u64>,
 }
 
-#[derive(Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "embedding_type is a word or an array of words")]
+#[derive(JsonSchema)]
+#[schemars(untagged)]
 enum OneOrMore {
     One(NumberType),
     More(#[schemars(length(min = 1))] Vec<NumberType>),
 }
 
+struct OneOrMoreVisitor;
+
+impl<'de> Visitor<'de> for OneOrMoreVisitor {
+    type Value = OneOrMore;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("embedding_type as a word or an array of words")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<OneOrMore, E> {
+        NumberType::deserialize(word.into_deserializer()).map(OneOrMore::One)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, words: A) -> Result<OneOrMore, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(words)).map(OneOrMore::More)
+    }
+}
+
+impl<'de> Deserialize<'de> for OneOrMore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<OneOrMore, D::Error> {
+        deserializer.deserialize_any(OneOrMoreVisitor)
+    }
+}
+
 /// Weights by name of an adapter.
 type Mixture = BTreeMap<String, f32>;
 
-#[derive(Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "adapters is an object of weights by name, or one such object per input"
-)]
+#[derive(JsonSchema)]
+#[schemars(untagged)]
 enum Adapters {
     OfAll(Mixture),
     OfEach(Vec<Mixture>),
+}
+
+struct AdaptersVisitor;
+
+impl<'de> Visitor<'de> for AdaptersVisitor {
+    type Value = Adapters;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("adapters as an object of weights by name, or one such object per input")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, weights: A) -> Result<Adapters, A::Error> {
+        Mixture::deserialize(MapAccessDeserializer::new(weights)).map(Adapters::OfAll)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mixtures: A) -> Result<Adapters, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(mixtures)).map(Adapters::OfEach)
+    }
+}
+
+impl<'de> Deserialize<'de> for Adapters {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Adapters, D::Error> {
+        deserializer.deserialize_any(AdaptersVisitor)
+    }
 }
 
 /// A pooling, by the library's name for it.
@@ -103,11 +154,8 @@ impl JsonSchema for PoolingName {
 }
 
 /// Sentences, chunks of so many tokens, or spans `[start, end)` in code points of the text.
-#[derive(Clone, Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "chunks is \"sentences\", a number of tokens, or an array of spans [start, end]"
-)]
+#[derive(Clone, JsonSchema)]
+#[schemars(untagged)]
 enum Chunks {
     Word(Sentences),
     Tokens(usize),
@@ -118,6 +166,34 @@ enum Chunks {
 #[serde(rename_all = "lowercase")]
 enum Sentences {
     Sentences,
+}
+
+struct ChunksVisitor;
+
+impl<'de> Visitor<'de> for ChunksVisitor {
+    type Value = Chunks;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("chunks as \"sentences\", a number of tokens, or an array of spans [start, end]")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Chunks, E> {
+        Sentences::deserialize(word.into_deserializer()).map(Chunks::Word)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, tokens: u64) -> Result<Chunks, E> {
+        usize::deserialize(tokens.into_deserializer()).map(Chunks::Tokens)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, spans: A) -> Result<Chunks, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(spans)).map(Chunks::Spans)
+    }
+}
+
+impl<'de> Deserialize<'de> for Chunks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Chunks, D::Error> {
+        deserializer.deserialize_any(ChunksVisitor)
+    }
 }
 
 /// The vectors, in the order of the inputs.
@@ -396,6 +472,39 @@ pub async fn answer(app: &App, caller: &Caller, mut request: EmbeddingsRequest) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_of_several_shapes_are_told_apart() {
+        let read = |field: &str, value: serde_json::Value| {
+            let body = serde_json::json!({ field: value }).to_string();
+            crate::body::parse::<EmbeddingsRequest>(body.as_bytes())
+        };
+        let chunks = |value| read("chunks", value).map(|request| request.chunks);
+        assert!(matches!(chunks("sentences".into()), Ok(Some(Chunks::Word(_)))));
+        assert!(matches!(chunks(3.into()), Ok(Some(Chunks::Tokens(3)))));
+        let spans = chunks(serde_json::json!([[0, 2], [2, 3]]));
+        assert!(matches!(spans, Ok(Some(Chunks::Spans(spans))) if spans == [(0, 2), (2, 3)]));
+        assert!(matches!(chunks(serde_json::json!(null)), Ok(None)));
+        for (field, bad, told) in [
+            ("chunks", serde_json::json!("words"), "sentences"),
+            ("chunks", serde_json::json!(-1), "chunks as"),
+            ("chunks", serde_json::json!({}), "chunks as"),
+            ("chunks", serde_json::json!([[0]]), "tuple"),
+            ("adapters", serde_json::json!("a"), "adapters as"),
+            ("adapters", serde_json::json!({"a": "b"}), "f32"),
+            ("adapters", serde_json::json!([1]), "map"),
+            ("embedding_type", serde_json::json!(1), "embedding_type as"),
+            ("embedding_type", serde_json::json!("text"), "ubinary"),
+            ("embedding_type", serde_json::json!(["text"]), "ubinary"),
+        ] {
+            let failure = read(field, bad.clone()).err().unwrap();
+            let message = failure.message;
+            assert!(
+                failure.kind == Kind::Malformed && message.contains(told),
+                "{field} {bad}: {message}"
+            );
+        }
+    }
 
     #[test]
     fn late_chunks_are_spans_of_the_joined_text() {

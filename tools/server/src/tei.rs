@@ -1,5 +1,7 @@
 //! The routes of text-embeddings-inference, and SageMaker's, whose bodies are the same.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -7,11 +9,10 @@ use axum::http::{HeaderValue, Response};
 use ropeway::service::Timing;
 use ropeway::{Embed, Pooling, Precision};
 use schemars::JsonSchema;
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::app::{Answer, App, Call, Caller, Model};
-use crate::body;
 use crate::embed::{Options, Terms, embed};
 use crate::failure::{Failure, Kind};
 use crate::inputs::{Inputs, Text, check_count, required};
@@ -43,13 +44,28 @@ enum Direction {
 pub struct EmbedRequest {
     #[schemars(required, with = "Inputs")]
     inputs: Option<Inputs>,
-    #[serde(flatten)]
-    options: Parameters,
+    /// Cut what is longer than the model takes, in place of refusing it; true if it is missing.
+    truncate: Option<bool>,
+    /// Where texts are cut. With `left`, what would have to be cut is refused.
+    truncation_direction: Option<Direction>,
+    /// A task or prompt of the model.
+    prompt_name: Option<String>,
     /// Divide vectors by their norm; true if it is missing.
     normalize: Option<bool>,
     /// Keep the first so many dimensions.
     #[schemars(range(min = 1))]
     dimensions: Option<usize>,
+}
+
+impl EmbedRequest {
+    /// What it has in common with [`SimilarityRequest`]. Flattened, all fields that are not known would be kept.
+    fn parameters(&mut self) -> Parameters {
+        Parameters {
+            truncate: self.truncate,
+            truncation_direction: self.truncation_direction,
+            prompt_name: self.prompt_name.take(),
+        }
+    }
 }
 
 /// One sentence, and others that it is compared with.
@@ -74,14 +90,45 @@ struct Sort {
     inputs: Option<Source>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
+/// Whether inputs are sentences to compare. Nothing of them is kept.
 enum Source {
-    Sentences {
-        #[serde(rename = "source_sentence")]
-        _source: IgnoredAny,
-    },
-    Other(IgnoredAny),
+    Sentences,
+    Other,
+}
+
+struct SourceVisitor;
+
+impl<'de> Visitor<'de> for SourceVisitor {
+    type Value = Source;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("inputs to embed, or sentences to compare")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Source, A::Error> {
+        let mut source = Source::Other;
+        while let Some((key, _)) = map.next_entry::<Cow<'de, str>, IgnoredAny>()? {
+            if key == "source_sentence" {
+                source = Source::Sentences;
+            }
+        }
+        Ok(source)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut inputs: A) -> Result<Source, A::Error> {
+        while inputs.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Source::Other)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Source, E> {
+        Ok(Source::Other)
+    }
+}
+
+impl<'de> Deserialize<'de> for Source {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Source, D::Error> {
+        deserializer.deserialize_any(SourceVisitor)
+    }
 }
 
 impl Parameters {
@@ -173,13 +220,13 @@ pub async fn any(mut call: Call) -> Answer {
     }
     let bytes = call.bytes().await?;
     let Call { app, caller, .. } = call;
-    let request = match body::parse(&bytes)? {
-        Sort { input: Some(_), .. } => Any::Embeddings(Box::new(body::parse(&bytes)?)),
+    let request = match app.parse(&bytes).await? {
+        Sort { input: Some(_), .. } => Any::Embeddings(Box::new(app.parse(&bytes).await?)),
         Sort {
-            inputs: Some(Source::Sentences { .. }),
+            inputs: Some(Source::Sentences),
             ..
-        } => Any::Similarity(body::parse(&bytes)?),
-        _ => Any::Embed(body::parse(&bytes)?),
+        } => Any::Similarity(app.parse(&bytes).await?),
+        _ => Any::Embed(app.parse(&bytes).await?),
     };
     // What was parsed is a copy.
     drop(bytes);
@@ -197,11 +244,11 @@ enum Any {
     Embed(EmbedRequest),
 }
 
-async fn answer(app: &App, caller: Caller, request: EmbedRequest) -> Answer {
+async fn answer(app: &App, caller: Caller, mut request: EmbedRequest) -> Answer {
     let model = app.model(None)?;
-    let texts = required(request.inputs, "inputs", app.limits.inputs)?;
+    let texts = required(request.inputs.take(), "inputs", app.limits.inputs)?;
     let options = request
-        .options
+        .parameters()
         .embed(model)?
         .normalize(request.normalize.unwrap_or(true))
         .dimensions(request.dimensions);
@@ -234,12 +281,12 @@ fn floats(vector: ropeway::Result<Vec<f32>>) -> Result<Arc<[f32]>, Failure> {
 
 /// `POST /embed_all`: one vector per token.
 pub async fn embed_all(mut call: Call) -> Answer {
-    let request: EmbedRequest = call.read().await?;
+    let mut request: EmbedRequest = call.read().await?;
     let Call { app, caller, .. } = call;
     let model = app.model(None)?;
-    let texts = required(request.inputs, "inputs", app.limits.inputs)?;
+    let texts = required(request.inputs.take(), "inputs", app.limits.inputs)?;
     let options = request
-        .options
+        .parameters()
         .embed(model)?
         .pooling(Pooling::None)
         .normalize(false);

@@ -1,0 +1,108 @@
+//! The memory of a request is a few times its body, whatever is in it.
+#![cfg(target_os = "linux")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use serde_json::{Map, Value, json};
+
+#[path = "http/harness.rs"]
+#[allow(dead_code, reason = "the other tests use all of it")]
+mod harness;
+
+/// Counts what is allocated, and the most of it at one time.
+struct Counting;
+
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: all calls go to the system's allocator with the arguments they came with.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = NOW.fetch_add(layout.size(), Relaxed) + layout.size();
+        PEAK.fetch_max(now, Relaxed);
+        // SAFETY: the caller keeps to `alloc`'s contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the pointer came from `alloc` above, with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Bytes that may be allocated for each of a body: what is parsed, in a list that grows by doubling, beside the text.
+const FACTOR: usize = 12;
+
+/// The same where the engine makes chunks of spans before it counts them.
+const SPAN_FACTOR: usize = 24;
+
+#[test]
+fn memory_is_a_few_times_the_body_whatever_is_in_it() {
+    let server = harness::Running::start(|settings| {
+        settings.limits.inputs = 1000;
+        settings.limits.body_bytes = 2 << 20;
+    });
+    let inputs = vec!["a"; 1000];
+    let long = "x".repeat(1 << 20);
+    let names: Map<String, Value> = (0..60_000).map(|i| (format!("adapter {i}"), json!(1))).collect();
+    let spans = vec![[0, 1]; 170_000];
+    let digits = vec![7; 500_000];
+    let types = vec!["int8"; 150_000];
+    let cases = [
+        (
+            "/v1/embeddings",
+            json!({"input": inputs, "prompt": long, "truncate": true}),
+            400,
+        ),
+        ("/v1/embeddings", json!({"input": inputs, "task": long}), 413),
+        ("/v1/embeddings", json!({"input": inputs, "adapters": names}), 413),
+        ("/v1/embeddings", json!({"input": inputs, "chunks": spans}), 413),
+        ("/v1/embeddings", json!({"input": "a", "chunks": spans}), 400),
+        (
+            "/v1/embeddings",
+            json!({"input": "a", "embedding_type": types}),
+            200,
+        ),
+        ("/v1/embeddings", json!({"input": "a", "unknown": digits}), 200),
+        ("/embed", json!({"inputs": "a", "unknown": digits}), 200),
+        ("/embed", json!({"inputs": digits}), 200),
+        ("/", json!({"inputs": digits}), 200),
+        ("/", json!({"input": "a", "inputs": digits}), 200),
+        (
+            "/similarity",
+            json!({"inputs": {"source_sentence": "a", "sentences": ["b"]}, "parameters": {"unknown": digits}}),
+            200,
+        ),
+        (
+            "/v2/embed",
+            json!({
+                "inputs": [{"content": [{"type": "text", "text": "a", "unknown": digits}]}],
+                "input_type": "clustering",
+            }),
+            200,
+        ),
+    ];
+    for (path, body, wanted) in cases {
+        let body = body.to_string();
+        let before = NOW.load(Relaxed);
+        PEAK.store(before, Relaxed);
+        let (status, answer) = server.send(path, body.as_bytes(), &[]);
+        let peak = PEAK.load(Relaxed) - before;
+        let shown = &body[..body.len().min(80)];
+        let factor = match shown.contains(r#""a","chunks""#) {
+            true => SPAN_FACTOR,
+            false => FACTOR,
+        };
+        assert_eq!(status, wanted, "{path} {shown}: {answer}");
+        assert!(
+            peak < factor * body.len(),
+            "{path} {shown}: {peak} bytes for {}",
+            body.len()
+        );
+    }
+}
