@@ -1,12 +1,12 @@
 //! Whether the files beside `tokenizer.json` agree with it.
 //!
 //! transformers reads both and changes what `tokenizer.json` says by the others: its versions 4 and 5 alike, or one of
-//! them. What gives other tokens in either is refused, but for the flags of added tokens: those of `tokenizer_config.json`
-//! are taken, as in version 5, with a warning.
+//! them. What gives other tokens in either is refused, but for what is taken over with a warning: the settings of BERT's
+//! normalizer, which both take from `tokenizer_config.json`, and the flags of added tokens, as in version 5.
 
 use std::collections::HashMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizers::utils::truncation::TruncationDirection;
 use tokenizers::{AddedToken, Tokenizer};
 
@@ -15,16 +15,22 @@ use super::settings::Settings;
 use crate::error::{Error, Result, list};
 use crate::model::config::{Source, TokenizerSettings};
 
-/// Holds the tokenizer against the files, and takes over the flags of added tokens.
+/// Holds the tokenizer against the files, and takes over the flags of added tokens and the settings of BERT's normalizer; says
+/// whether the latter changed, for the caller to give to the tokenizer.
 ///
 /// # Errors
-/// The first difference that gives other tokens, with both places and values.
-pub fn settle(config: &TokenizerSettings, settings: &mut Settings, tokenizer: &mut Tokenizer) -> Result<()> {
-    check_normalizer(config, &settings.normalizer)?;
+/// The first difference that gives other tokens and is not taken over, with both places and values.
+pub fn settle(
+    config: &TokenizerSettings,
+    settings: &mut Settings,
+    tokenizer: &mut Tokenizer,
+) -> Result<bool> {
+    let changed = settle_normalizer(config, settings)?;
     check_prefix_space(config, &setting(tokenizer.get_pre_tokenizer()))?;
     check_truncation(config, tokenizer)?;
     check_around(config, &setting(tokenizer.get_post_processor()))?;
-    settle_added(config, settings, tokenizer)
+    settle_added(config, settings, tokenizer)?;
+    Ok(changed)
 }
 
 /// A part of the tokenizer as its file has it.
@@ -63,8 +69,8 @@ fn differs(
     )
 }
 
-/// The settings of BERT's normalizer, which transformers makes anew where they differ.
-fn check_normalizer(config: &TokenizerSettings, normalizer: &Value) -> Result<()> {
+/// The settings of BERT's normalizer, which transformers makes anew where they differ; whether they did.
+fn settle_normalizer(config: &TokenizerSettings, settings: &mut Settings) -> Result<bool> {
     // These classes take tokenizer.json as it is.
     let others = [
         "PreTrainedTokenizer",
@@ -73,8 +79,9 @@ fn check_normalizer(config: &TokenizerSettings, normalizer: &Value) -> Result<()
         "Roberta",
     ];
     if config.class.is_empty() || others.iter().any(|class| config.class.starts_with(class)) {
-        return Ok(());
+        return Ok(false);
     }
+    let normalizer = &settings.normalizer;
     if kind(normalizer) != "BertNormalizer" {
         let lowers = steps(normalizer, "normalizers").into_iter().any(|step| {
             kind(step) == "Lowercase" || kind(step) == "BertNormalizer" && step["lowercase"] == true
@@ -87,7 +94,7 @@ fn check_normalizer(config: &TokenizerSettings, normalizer: &Value) -> Result<()
                 lowers,
                 "normalizer",
             )),
-            _ => Ok(()),
+            _ => Ok(false),
         };
     }
     let there = |key: &str, default: bool| normalizer[key].as_bool().unwrap_or(default);
@@ -99,36 +106,30 @@ fn check_normalizer(config: &TokenizerSettings, normalizer: &Value) -> Result<()
     let lower = taken(config.do_lower_case, true, lowers);
     let strips = there("strip_accents", lowers);
     let strip = taken(config.strip_accents, lower, strips);
-    let chinese = there("handle_chinese_chars", true);
-    let split = taken(config.tokenize_chinese_chars, true, chinese);
-    for (key, set, taken, there, place) in [
-        (
-            "do_lower_case",
-            config.do_lower_case,
-            lower,
-            lowers,
-            "normalizer, lowercase",
-        ),
-        (
-            "strip_accents",
-            config.strip_accents,
-            strip,
-            strips,
-            "normalizer, strip_accents",
-        ),
-        (
-            "tokenize_chinese_chars",
-            config.tokenize_chinese_chars,
-            split,
-            chinese,
-            "normalizer, handle_chinese_chars",
-        ),
+    let splits = there("handle_chinese_chars", true);
+    let split = taken(config.tokenize_chinese_chars, true, splits);
+    let mut wanted = normalizer.clone();
+    let mut changed = Vec::new();
+    for (key, name, taken, there) in [
+        ("do_lower_case", "lowercase", lower, lowers),
+        ("strip_accents", "strip_accents", strip, strips),
+        ("tokenize_chinese_chars", "handle_chinese_chars", split, splits),
     ] {
+        wanted[name] = json!(taken);
         if taken != there {
-            return Err(differs(config, key, (set, taken), there, place));
+            changed.push(format!("{key} {taken}"));
         }
     }
-    Ok(())
+    if changed.is_empty() {
+        return Ok(false);
+    }
+    let (folder, taken) = (config.folder.display(), changed.join(", "));
+    tracing::warn!(%folder, %taken, "tokenizer.json has other settings than tokenizer_config.json (or what that means where it does not say): the latter are taken, as by transformers");
+    settings.set_normalizer(wanted).map_err(|problem| {
+        let source = Source::new("tokenizer_config.json", "do_lower_case");
+        error(config, &source, format!(": {problem}"))
+    })?;
+    Ok(true)
 }
 
 /// Whether the first word of a text gets a space before it.

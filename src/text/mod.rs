@@ -118,8 +118,9 @@ impl TextPipeline {
         let mut settings = Settings::read(&bytes).map_err(refused)?;
         let mut tokenizer =
             fenced(|| Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string())).map_err(refused)?;
-        agreement::settle(beside, &mut settings, &mut tokenizer)?;
-        if lower_case && settings.add_lower_case() {
+        let settled = agreement::settle(beside, &mut settings, &mut tokenizer)?;
+        let lowered = lower_case && settings.add_lower_case();
+        if settled || lowered {
             let normalizer = serde_json::from_value(settings.normalizer.clone());
             let normalizer: NormalizerWrapper = normalizer.map_err(|e| refused(e.to_string()))?;
             let changed = fenced(|| {

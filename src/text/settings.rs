@@ -292,6 +292,17 @@ impl Settings {
         })
     }
 
+    /// Takes another normalizer.
+    ///
+    /// # Errors
+    /// It multiplies a text too often.
+    pub fn set_normalizer(&mut self, normalizer: Value) -> Result<(), String> {
+        let growth = growth::of_normalizer(&NORMALIZER.steps(&normalizer))?;
+        self.growth = at_most(LARGEST_GROWTH, growth, "normalizer: makes a text")?;
+        self.normalizer = normalizer;
+        Ok(())
+    }
+
     /// Puts a step that makes lower case before the others, unless one of them does so by itself; whether it did.
     pub fn add_lower_case(&mut self) -> bool {
         let old = match (kind(&self.normalizer), &self.normalizer) {

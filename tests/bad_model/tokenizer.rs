@@ -143,35 +143,8 @@ fn files_that_disagree_with_the_tokenizer_are_refused_by_name() {
         json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": specials});
     let bert: &[Case<'_>] = &[
         (
-            &[(CONFIG, "do_lower_case", json!(false))],
-            &[CONFIG, "do_lower_case is false", "tokenizer.json has true"],
-        ),
-        (
             &[(CONFIG, "do_lower_case", json!("x"))],
             &[CONFIG, "do_lower_case", "true or false"],
-        ),
-        (
-            &[(CONFIG, "strip_accents", json!(false))],
-            &[CONFIG, "strip_accents is false"],
-        ),
-        (
-            &[(CONFIG, "tokenize_chinese_chars", json!(false))],
-            &[CONFIG, "tokenize_chinese_chars is false"],
-        ),
-        // What is not set has a default.
-        (
-            &[
-                (TOKENIZER, "normalizer", normalizer("lowercase", json!(false))),
-                (CONFIG, "do_lower_case", json!(null)),
-            ],
-            &[CONFIG, "do_lower_case is not set", "tokenizer.json has false"],
-        ),
-        (
-            &[
-                (TOKENIZER, "normalizer", normalizer("strip_accents", json!(false))),
-                (CONFIG, "strip_accents", json!(null)),
-            ],
-            &[CONFIG, "strip_accents is not set"],
         ),
         (
             &[
@@ -376,6 +349,47 @@ fn files_that_agree_with_the_tokenizer_are_taken() {
         ],
         &["tokenizer_config.json: my_own", "special_tokens_map.json: mine"],
     );
+}
+
+/// As transformers does, which makes BERT's normalizer anew where its settings differ.
+#[test]
+fn settings_of_berts_normalizer_are_taken_over() {
+    let tokens = |changes: &[Change<'_>], text: &str| -> Vec<u32> {
+        let scratch = Scratch::model(&tiny(Family::Bert));
+        put(scratch.path(), changes);
+        let tokens = open(scratch.path()).unwrap().tokenize(text, true).unwrap();
+        tokens.iter().map(|token| token.id).collect()
+    };
+    let is_same = |changes: &[Change<'_>], a: &str, b: &str| tokens(changes, a) == tokens(changes, b);
+    let set = |key, value| [(CONFIG, key, value)];
+    let there = |key: &str| (TOKENIZER, "normalizer", normalizer(key, json!(false)));
+    let (cased, accents) = (there("lowercase"), there("strip_accents"));
+    for (changes, upper, accent) in [
+        (&[][..], true, true),
+        (&set("do_lower_case", json!(false)), false, false),
+        (&set("strip_accents", json!(false)), true, false),
+        // What is not set has a default.
+        (
+            &[cased.clone(), (CONFIG, "do_lower_case", json!(null))],
+            true,
+            true,
+        ),
+        (&[accents, (CONFIG, "strip_accents", json!(null))], true, true),
+        (
+            &[
+                cased,
+                (CONFIG, "do_lower_case", json!(false)),
+                (CONFIG, "strip_accents", json!(true)),
+            ],
+            false,
+            true,
+        ),
+    ] {
+        assert_eq!(is_same(changes, "ABE", "abe"), upper, "{changes:?}");
+        assert_eq!(is_same(changes, "ab\u{e9}", "abe"), accent, "{changes:?}");
+    }
+    let words = |changes: &[Change<'_>]| tokens(changes, "\u{4e2d}\u{4e2d}").len();
+    assert!(words(&[]) > words(&set("tokenize_chinese_chars", json!(false))));
 }
 
 /// As transformers 5 does, which adds a token anew whose flags differ.
