@@ -13,8 +13,8 @@ use crate::failure::{Failure, Kind};
 use crate::names::shortened;
 use crate::room::Share;
 
-/// A body that is not taken is read on, and thrown away, up to so many times the limit: a client that is still writing does not read why it is
-/// refused.
+/// A body that is not taken is read on, and thrown away, up to so many times the limit: a client that is still writing does not
+/// read why it is refused.
 const PATIENCE: usize = 4;
 
 /// How a body is written on its way.

@@ -35,24 +35,23 @@ impl Options {
     }
 
     /// Fails where the inputs come to far more work than the body has bytes: a prompt is tokenised with each of them anew,
-    /// and names and spans are looked at for each.
-    fn check(&self, count: usize, max_tokens: usize, most: usize) -> Result<(), Failure> {
+    /// and names and spans are looked at for each. `max_tokens` is the model's; none while its device is opened anew.
+    fn check(&self, count: usize, max_tokens: Option<usize>, most: usize) -> Result<(), Failure> {
         let distinct = match self {
             Options::Shared(options) => std::slice::from_ref(options),
             Options::Each(each) => each,
         };
-        let longest = max_tokens.saturating_mul(TOKEN_BYTES);
-        let prompts = distinct.iter().filter_map(Embed::get_prompt);
-        if let Some(prompt) = prompts
-            .max_by_key(|prompt| prompt.len())
-            .filter(|p| p.len() > longest)
-        {
-            let message = format!(
-                "`prompt` has {} bytes; this model takes {max_tokens} tokens, for which a prompt may have at most {longest} \
-                 bytes: shorten it",
-                prompt.len()
-            );
-            return Err(Failure::new(Kind::Invalid, message));
+        if let Some(max_tokens) = max_tokens {
+            let prompts = distinct.iter().filter_map(Embed::get_prompt);
+            let found = prompts.map(str::len).max().unwrap_or_default();
+            let longest = max_tokens.saturating_mul(TOKEN_BYTES);
+            if found > longest {
+                let message = format!(
+                    "`prompt` has {found} bytes; this model takes {max_tokens} tokens, for which a prompt may have at most \
+                     {longest} bytes: shorten it"
+                );
+                return Err(Failure::new(Kind::Invalid, message));
+            }
         }
         let bytes: usize = distinct.iter().map(bytes_beside).sum();
         let all = match self {
@@ -132,7 +131,9 @@ pub async fn embed(
     terms: &Terms,
 ) -> Result<Embedded, Failure> {
     let count = inputs.len();
-    let max_tokens = model.engine()?.config().max_tokens;
+    // A service takes requests while it opens its device anew, and serves them then.
+    let engine = model.service.engine();
+    let max_tokens = engine.map(|engine| engine.config().max_tokens);
     options.check(count, max_tokens, app.limits.body_bytes)?;
     let caller: Arc<str> = terms.caller.as_str().into();
     let mut tickets: Vec<Ticket> = Vec::with_capacity(count);
@@ -167,4 +168,22 @@ pub async fn embed(
         }
     }
     Ok(Embedded { embeddings, timing })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_beside_inputs_is_bounded_with_and_without_an_engine() {
+        let options = Options::Shared(Embed::default().prompt("x".repeat(1000)));
+        let kind = |count, max_tokens, most| options.check(count, max_tokens, most).err().map(|f| f.kind);
+        assert_eq!(kind(2, Some(16), 2000), None);
+        assert_eq!(kind(2, Some(15), 2000), Some(Kind::Invalid));
+        for max_tokens in [None, Some(16)] {
+            assert_eq!(kind(1, max_tokens, 999), None);
+            assert_eq!(kind(2, max_tokens, 2000), None);
+            assert_eq!(kind(2, max_tokens, 1999), Some(Kind::TooLarge));
+        }
+    }
 }
