@@ -218,3 +218,216 @@ fn of_map(map: &PrecompiledMap) -> f64 {
     let growth = |(key, replacement): (usize, usize)| replacement as f64 / key as f64;
     map.lengths().into_iter().map(growth).fold(1.0, f64::max)
 }
+
+#[cfg(test)]
+pub mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+    use tokenizers::{
+        Decoder, DecoderWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential,
+        OffsetType, PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
+    };
+
+    use super::*;
+    use crate::text::fenced;
+
+    /// A precompiled map that puts these in place of their keys.
+    pub fn precompiled(replacements: &[(&str, &str)]) -> Value {
+        // Each node has 256 units of its own, and what stands for a key is in the first of them.
+        let mut trie = vec![0u32; 512];
+        trie[0] = 256 << 10;
+        let mut strings = String::new();
+        for (key, replacement) in replacements {
+            let mut node = 256;
+            let mut last = 0;
+            for byte in key.bytes() {
+                last = node | usize::from(byte);
+                if trie[last] == 0 {
+                    let next = trie.len();
+                    trie[last] = ((last ^ next) as u32) << 10 | u32::from(byte);
+                    trie.resize(next + 256, 0);
+                }
+                node = last ^ (trie[last] >> 10) as usize;
+            }
+            trie[last] |= 1 << 8;
+            trie[node] = strings.len() as u32 | 1 << 31;
+            strings += replacement;
+            strings.push('\0');
+        }
+        let bytes: Vec<u8> = trie.into_iter().flat_map(u32::to_le_bytes).collect();
+        let map = [
+            &(bytes.len() as u32).to_le_bytes(),
+            bytes.as_slice(),
+            strings.as_bytes(),
+        ]
+        .concat();
+        json!({"type": "Precompiled", "precompiled_charsmap": base64::engine::general_purpose::STANDARD.encode(map)})
+    }
+
+    /// What a step puts in, or looks for.
+    fn piece() -> impl Strategy<Value = String> {
+        "(a|A| |\u{2581}|\u{fdfa}|\u{390}|\u{130}|中|xyz){0,4}"
+    }
+
+    const KEYS: &[&str] = &["a", "ab", " ", "x", "\u{e9}", "\u{fdfa}", "\u{4e2d}", "\u{1f600}"];
+
+    fn replacement() -> impl Strategy<Value = Value> {
+        let patterns = prop_oneof![
+            piece().prop_map(|text| json!({"String": text})),
+            prop::sample::select(vec![
+                r"\s+", " +", r"\s{2,}", " {2,}", "a*", "(?=a)", "(?!a)", "x?", "(?<=a)", r"\p{L}", ".",
+                "a|",
+            ])
+            .prop_map(|regex| json!({"Regex": regex})),
+        ];
+        (patterns, piece())
+            .prop_map(|(pattern, content)| json!({"type": "Replace", "pattern": pattern, "content": content}))
+    }
+
+    fn normalizer() -> impl Strategy<Value = Value> {
+        let plain = [
+            "NFC",
+            "NFD",
+            "NFKC",
+            "NFKD",
+            "Lowercase",
+            "StripAccents",
+            "Nmt",
+            "ByteLevel",
+        ];
+        prop_oneof![
+            4 => prop::sample::select(plain.to_vec()).prop_map(|kind| json!({"type": kind})),
+            1 => any::<(bool, bool)>()
+                .prop_map(|(left, right)| json!({"type": "Strip", "strip_left": left, "strip_right": right})),
+            2 => any::<(bool, bool, bool, Option<bool>)>().prop_map(|(clean, chinese, lower, accents)| json!({
+                "type": "BertNormalizer", "clean_text": clean, "handle_chinese_chars": chinese, "lowercase": lower,
+                "strip_accents": accents,
+            })),
+            // The library fails at words behind an empty one.
+            1 => piece().prop_map(|text| json!({"type": "Prepend", "prepend": text + "a"})),
+            2 => replacement(),
+            2 => prop::collection::vec((prop::sample::select(KEYS), piece()), 1..4).prop_map(|all| {
+                let all: Vec<_> = all.iter().map(|(key, text)| (*key, text.as_str())).collect();
+                precompiled(&all)
+            }),
+        ]
+    }
+
+    fn splitter() -> impl Strategy<Value = Value> {
+        let schemes = prop::sample::select(vec!["first", "never", "always"]);
+        prop_oneof![
+            any::<(bool, bool)>().prop_map(|(space, regex)| json!({
+                "type": "ByteLevel", "add_prefix_space": space, "trim_offsets": true, "use_regex": regex,
+            })),
+            (
+                prop::sample::select(vec!["\u{2581}", "_", "\u{1f600}"]),
+                schemes,
+                any::<bool>()
+            )
+                .prop_map(|(mark, scheme, split)| json!({
+                    "type": "Metaspace", "replacement": mark, "prepend_scheme": scheme, "split": split,
+                })),
+            prop::sample::select(vec!["BertPreTokenizer", "Whitespace", "WhitespaceSplit"])
+                .prop_map(|kind| json!({"type": kind})),
+            Just(json!({"type": "Punctuation", "behavior": "Isolated"})),
+            Just(json!({"type": "Digits", "individual_digits": true})),
+            Just(
+                json!({"type": "Split", "pattern": {"String": "a"}, "behavior": "Isolated", "invert": false})
+            ),
+        ]
+    }
+
+    fn decoder() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            replacement(),
+            any::<bool>()
+                .prop_map(|cleanup| json!({"type": "WordPiece", "prefix": "##", "cleanup": cleanup})),
+            Just(
+                json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true})
+            ),
+            Just(json!({"type": "ByteFallback"})),
+            Just(json!({"type": "Fuse"})),
+            Just(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0})),
+            "(|</w>|a)".prop_map(|suffix| json!({"type": "BPEDecoder", "suffix": suffix})),
+            (("(|<pad>|a)"), ("(|\\||a)"), any::<bool>()).prop_map(|(pad, word, cleanup)| json!({
+                "type": "CTC", "pad_token": pad, "word_delimiter_token": word, "cleanup": cleanup,
+            })),
+            (prop::sample::select(vec!["\u{2581}", "_"]), any::<bool>()).prop_map(|(mark, split)| json!({
+                "type": "Metaspace", "replacement": mark, "prepend_scheme": "always", "split": split,
+            })),
+        ]
+    }
+
+    /// What grows the most under one step or another, and any characters at all.
+    fn text() -> impl Strategy<Value = String> {
+        const GROWS: &str = "(a|A|aa|xyz| |  |\t|\n|\u{2581}|\u{390}|\u{fdfa}|\u{23a}|\u{130}|\u{1e9b}\u{323}|\u{fb03}|中|\u{20000}|\u{3c7}\u{345}|\u{1d160}|\u{3243}|\u{e9}|\u{ac00}|\u{1f600}|5|!)";
+        let mixed = prop::collection::vec(GROWS, 0..24).prop_map(|all| all.concat());
+        let alike = (GROWS, 1usize..24).prop_map(|(text, times)| text.repeat(times));
+        prop_oneof![2 => mixed, 2 => alike, 1 => any::<String>()]
+    }
+
+    /// What comes of a text under these steps, or nothing where the library panics, which fails a text.
+    fn split(normalizers: &[Value], splitters: &[Value], text: &str) -> Option<(usize, usize)> {
+        let made = fenced(|| {
+            let mut normal = NormalizedString::from(text);
+            for step in normalizers {
+                let step: NormalizerWrapper = serde_json::from_value(step.clone()).unwrap();
+                step.normalize(&mut normal).map_err(|e| e.to_string())?;
+            }
+            let grown = normal.get().len();
+            let mut split = PreTokenizedString::from(normal);
+            for step in splitters {
+                let step: PreTokenizerWrapper = serde_json::from_value(step.clone()).unwrap();
+                step.pre_tokenize(&mut split).map_err(|e| e.to_string())?;
+            }
+            let words = split.get_splits(OffsetReferential::Normalized, OffsetType::None);
+            Ok((grown, words.iter().map(|(word, ..)| word.len()).sum()))
+        });
+        made.ok()
+    }
+
+    fn decoded(steps: &[Value], tokens: &[String]) -> Option<usize> {
+        let made = fenced(|| {
+            let mut made = tokens.to_vec();
+            for step in steps {
+                let step: DecoderWrapper = serde_json::from_value(step.clone()).unwrap();
+                made = step.decode_chain(made).map_err(|e| e.to_string())?;
+            }
+            Ok(made.iter().map(String::len).sum())
+        });
+        made.ok()
+    }
+
+    fn refs(steps: &[Value]) -> Vec<&Value> {
+        steps.iter().collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_text_grows_more_than_is_predicted(
+            normalizers in prop::collection::vec(normalizer(), 0..4),
+            splitters in prop::collection::vec(splitter(), 0..3),
+            text in text(),
+        ) {
+            let Some((grown, length)) = split(&normalizers, &splitters, &text) else { return Ok(()) };
+            let growth = of_normalizer(&refs(&normalizers)).unwrap();
+            let most = growth * (text.len() + 1) as f64;
+            prop_assert!(grown as f64 <= most, "{grown} bytes of {}, at most {most}", text.len());
+            let most = most * of_splitter(&refs(&splitters));
+            prop_assert!(length as f64 <= most, "{length} bytes of {}, at most {most}", text.len());
+        }
+
+        #[test]
+        fn no_tokens_become_longer_than_is_predicted(
+            decoders in prop::collection::vec(decoder(), 0..4),
+            tokens in prop::collection::vec(text(), 1..6),
+        ) {
+            let bytes: usize = tokens.iter().map(String::len).sum();
+            let most = of_decoder(&refs(&decoders)) * (bytes + tokens.len()) as f64;
+            let Some(length) = decoded(&decoders, &tokens) else { return Ok(()) };
+            prop_assert!(length as f64 <= most, "{length} bytes of {bytes}, at most {most}");
+        }
+    }
+}

@@ -1,6 +1,7 @@
 use base64::Engine as _;
 
 use super::*;
+use crate::text::growth::tests::precompiled;
 
 fn problem(file: Value) -> String {
     Settings::read(file.to_string().as_bytes())
@@ -32,16 +33,6 @@ fn growth(steps: Vec<Value>) -> f64 {
     (settings.growth * 1000.0).round() / 1000.0
 }
 
-/// A trie of one key of one byte, with this for it.
-fn map_of_one(key: u8, replacement: &str) -> Value {
-    let mut trie = vec![0u32; 512];
-    // Units lie at their parent's place, with what leads to them; the first and this one's are 256.
-    trie[0] = 256 << 10;
-    trie[256 | usize::from(key)] = 1 << 8 | u32::from(key) | 256 << 10;
-    let bytes: Vec<u8> = trie.into_iter().flat_map(u32::to_le_bytes).collect();
-    map(2048, &[&bytes, replacement.as_bytes(), b"\0"].concat())
-}
-
 #[test]
 fn a_normalizer_that_multiplies_its_input_is_refused() {
     let twice = replace(json!({"String": "a"}), "aa");
@@ -58,10 +49,10 @@ fn a_normalizer_that_multiplies_its_input_is_refused() {
         (vec![json!({"type": "Prepend", "prepend": "aaa"}); 4], "256"),
         (vec![bert(true); 9], "447"),
         (
-            vec![json!({"type": "NFKC"}), map_of_one(b'a', &"b".repeat(20))],
+            vec![json!({"type": "NFKC"}), precompiled(&[("a", &"b".repeat(20))])],
             "220",
         ),
-        (vec![map_of_one(b'a', &"b".repeat(129))], "129"),
+        (vec![precompiled(&[("a", &"b".repeat(129))])], "129"),
     ] {
         let problem = problem(normalizers(steps));
         assert!(
@@ -76,7 +67,7 @@ fn the_normalizers_of_real_models_are_taken() {
     let unicode = |form: &str| json!({"type": form});
     let spaces = |to: &str| replace(json!({"Regex": " {2,}"}), to);
     // What SentencePiece's map does to U+FDFA: 33 bytes for three.
-    let sentencepiece = map_of_one(b'a', &"b".repeat(11));
+    let sentencepiece = precompiled(&[("a", &"b".repeat(11))]);
     let strip = json!({"type": "Strip", "strip_left": false, "strip_right": true});
     let quotes = [
         replace(json!({"String": "``"}), "\""),
