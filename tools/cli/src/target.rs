@@ -223,14 +223,15 @@ impl Target {
         }
         // Some disks tell that they are full only now.
         self.file.sync_all()?;
-        fs::rename(&names.partial, &names.path).map_err(|error| {
+        let renamed = fs::rename(&names.partial, &names.path).map_err(|error| {
             let (partial, path) = (names.partial.display(), names.path.display());
             io::Error::other(format!(
                 "{error}; all rows are in {partial}: move it to {path} yourself"
             ))
-        })?;
+        });
+        // All rows are there, under one name or the other: nothing is taken away.
         self.names = None;
-        Ok(None)
+        renamed.map(|()| None)
     }
 }
 

@@ -240,3 +240,18 @@ fn files_that_cannot_be_renamed_over_are_known() {
     }
     assert!(!may_rename(7, 0o1777, [5, 6]) && may_rename(7, 0o777, [5, 6]));
 }
+
+#[test]
+fn rows_that_cannot_have_their_name_stay_where_they_are() {
+    for existing in [Existing::Keep, Existing::Foreign] {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, partial) = (folder.path().join("out"), folder.path().join("out.partial"));
+        let mut target = Target::open(&path, &[], existing).unwrap();
+        target.begin(0).unwrap();
+        target.write_all(b"rows").unwrap();
+        fs::create_dir(&path).unwrap();
+        let error = target.finish(true).unwrap_err().to_string();
+        assert!(error.contains("all rows are in"), "{error}");
+        assert_eq!(fs::read(&partial).unwrap(), b"rows", "{existing:?}");
+    }
+}
