@@ -22,8 +22,10 @@ use crate::reply;
 #[derive(Debug)]
 pub struct AdapterFolder {
     path: PathBuf,
-    /// Model and adapter.
+    /// Model and adapter. Held for a moment.
     loaded: Mutex<BTreeSet<(String, String)>>,
+    /// Held while a file is read and an engine changed, which takes its time.
+    changing: Mutex<()>,
 }
 
 impl AdapterFolder {
@@ -32,6 +34,7 @@ impl AdapterFolder {
         AdapterFolder {
             path: path.into(),
             loaded: Mutex::default(),
+            changing: Mutex::default(),
         }
     }
 
@@ -40,6 +43,7 @@ impl AdapterFolder {
     /// # Errors
     /// The first adapter's that cannot be added.
     pub fn restore(&self, model: &str, engine: &Engine) -> ropeway::Result<()> {
+        let _turn = self.turn();
         let loaded = self.loaded().clone();
         let mut names = loaded.iter().filter(|(of, _)| of == model);
         names.try_for_each(|(_, name)| engine.add_adapter(name, self.path.join(name)))
@@ -47,6 +51,10 @@ impl AdapterFolder {
 
     fn loaded(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The names of the folder's adapters.
@@ -84,17 +92,17 @@ impl AdapterFolder {
                 format!("the server's folder has no adapter `{}`; {known}", shown(name)),
             )
         })?;
-        let mut loaded = self.loaded();
+        let _turn = self.turn();
         engine
             .add_adapter(name, path)
             .map_err(|error| refused(error, &self.path))?;
-        loaded.insert((model.to_owned(), name.to_owned()));
+        self.loaded().insert((model.to_owned(), name.to_owned()));
         Ok(())
     }
 
     fn unload(&self, model: &str, name: &str, engine: &Engine) -> Result<(), Failure> {
-        let mut loaded = self.loaded();
-        if !loaded.remove(&(model.to_owned(), name.to_owned())) {
+        let _turn = self.turn();
+        if !self.loaded().remove(&(model.to_owned(), name.to_owned())) {
             let message = format!(
                 "model {} has loaded no adapter `{}` from the server's folder",
                 shown(model),
@@ -167,13 +175,17 @@ fn folder(app: &App) -> Result<Arc<AdapterFolder>, Failure> {
 /// `GET /v1/adapters`.
 pub async fn list(call: Call) -> Answer {
     let folder = folder(&call.app)?;
-    let loaded = folder.loaded().clone().into_iter();
-    reply::json(&AdapterList {
+    let list = move || AdapterList {
         available: folder.available(),
-        loaded: loaded
+        loaded: folder
+            .loaded()
+            .iter()
+            .cloned()
             .map(|(model, name)| LoadedAdapter { model, name })
             .collect(),
-    })
+    };
+    let list = tokio::task::spawn_blocking(list).await;
+    reply::json(&list.map_err(Failure::internal)?)
 }
 
 type Change = fn(&AdapterFolder, &str, &str, &Engine) -> Result<(), Failure>;
@@ -274,5 +286,13 @@ mod tests {
         ] {
             assert!(adapters.find(bad).is_none(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn adapters_are_listed_while_one_is_being_loaded() {
+        let folder = AdapterFolder::new("nowhere");
+        let _turn = folder.turn();
+        assert!(folder.loaded.try_lock().is_ok());
+        assert_eq!(folder.available(), [""; 0]);
     }
 }
