@@ -27,7 +27,18 @@ use crate::{Address, Limits};
 pub enum Listener {
     Tcp(TcpListener),
     #[cfg(unix)]
-    Unix(UnixListener, std::path::PathBuf),
+    Unix(UnixListener, std::path::PathBuf, FileId),
+}
+
+/// Device and inode.
+#[cfg(unix)]
+type FileId = (u64, u64);
+
+#[cfg(unix)]
+fn file_id(path: &std::path::Path) -> io::Result<FileId> {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
 }
 
 impl Listener {
@@ -39,10 +50,14 @@ impl Listener {
                 use std::os::unix::fs::FileTypeExt as _;
                 let is_socket =
                     std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-                if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+                // Another error says nothing about who listens: a socket of datagrams cannot be connected to in this way.
+                let is_left = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+                if is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(is_left) {
                     std::fs::remove_file(path)?;
                 }
-                Ok(Listener::Unix(UnixListener::bind(path)?, path.clone()))
+                let listener = UnixListener::bind(path)?;
+                let own = file_id(path)?;
+                Ok(Listener::Unix(listener, path.clone(), own))
             }
             #[cfg(not(unix))]
             Address::Unix(_) => Err(io::Error::new(
@@ -59,7 +74,7 @@ impl Listener {
                 Err(error) => error.to_string(),
             },
             #[cfg(unix)]
-            Listener::Unix(_, path) => path.display().to_string(),
+            Listener::Unix(_, path, _) => path.display().to_string(),
         }
     }
 }
@@ -67,7 +82,10 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         #[cfg(unix)]
-        if let Listener::Unix(_, path) = self {
+        if let Listener::Unix(_, path, own) = self
+            // Another server's may stand there by now.
+            && file_id(path).is_ok_and(|found| found == *own)
+        {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -141,7 +159,7 @@ pub async fn serve(listener: Listener, app: Arc<App>, end: impl Future<Output = 
                 () = &mut end => break,
             },
             #[cfg(unix)]
-            Listener::Unix(listener, _) => tokio::select! {
+            Listener::Unix(listener, ..) => tokio::select! {
                 accepted = listener.accept() => accepted.map(|(stream, _)| connection.spawn(stream, String::new())),
                 () = &mut end => break,
             },
