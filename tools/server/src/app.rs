@@ -318,10 +318,12 @@ fn access_to(method: &Method, path: &str) -> Access {
             .map(|route| ((route.method, route.path), route.access))
             .collect()
     });
-    ACCESS
-        .get(&(method.clone(), path))
-        .copied()
-        .unwrap_or(Access::Key)
+    // What answers GET answers HEAD.
+    let method = match *method {
+        Method::HEAD => Method::GET,
+        _ => method.clone(),
+    };
+    ACCESS.get(&(method, path)).copied().unwrap_or(Access::Key)
 }
 
 /// Why there is no result: what a handler says, or what axum and its layers refuse by a status alone.

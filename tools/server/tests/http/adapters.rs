@@ -100,4 +100,7 @@ fn without_an_admin_key_nobody_changes_adapters() {
             .unwrap();
         assert_eq!(response.status(), 401);
     }
+    // Nor does anybody see how long the list of them is.
+    let head = agent().head(format!("{}/v1/adapters", server.url)).call();
+    assert_eq!(head.unwrap().status(), 401);
 }

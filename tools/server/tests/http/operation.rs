@@ -88,9 +88,14 @@ fn a_key_is_asked_for_but_not_by_probes() {
         );
     }
     assert_eq!(server.get("/v1/models").0, 401);
+    let head = |path: &str| {
+        let answer = agent().head(format!("{}{path}", server.url)).call();
+        answer.unwrap().status().as_u16()
+    };
     for path in ["/health", "/ready", "/live", "/ping", "/metrics"] {
-        assert_eq!(server.get(path).0, 200, "{path}");
+        assert_eq!((server.get(path).0, head(path)), (200, 200), "{path}");
     }
+    assert_eq!((head("/v1/models"), head("/embed")), (401, 401));
 }
 
 #[test]
