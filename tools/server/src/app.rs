@@ -23,6 +23,7 @@ use tower_http::compression::CompressionLayer;
 use crate::adapters::Admin;
 use crate::body::Coding;
 use crate::failure::{Failure, Family, Kind};
+use crate::log::Log;
 use crate::metrics::Counts;
 use crate::names::{listed, shown};
 use crate::room::{Room, Share};
@@ -62,7 +63,7 @@ pub struct App {
     pub started_unix: u64,
     pub draining: AtomicBool,
     pub counts: Counts,
-    pub log: bool,
+    pub log: Option<Log>,
     /// Turns of requests that tokenise outside of the queue.
     pub tokenizing: Semaphore,
     /// Turns of long bodies that are parsed.
@@ -132,7 +133,7 @@ pub struct Peer(pub String);
 pub type Answer = Result<Response<Body>, Failure>;
 
 impl App {
-    pub fn new(models: Vec<Model>, api_keys: Vec<String>, limits: Limits, log: bool) -> App {
+    pub fn new(models: Vec<Model>, api_keys: Vec<String>, limits: Limits, log: Option<Log>) -> App {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         App {
             room: Arc::new(Room::new(limits.body_bytes.saturating_mul(BODIES))),
@@ -296,7 +297,7 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
     let status = response.status().as_u16();
     app.counts
         .request(&route, status, response.extensions().get::<Kind>().copied());
-    if app.log {
+    if let Some(log) = &app.log {
         let line = json!({
             "id": id.to_str().unwrap_or_default(),
             "method": method.as_str(),
@@ -304,7 +305,7 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
             "status": status,
             "ms": (start.elapsed().as_secs_f64() * 1e5).round() / 100.0,
         });
-        eprintln!("{line}");
+        log.line(line.to_string());
     }
     response.headers_mut().insert("x-request-id", id);
     response

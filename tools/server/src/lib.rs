@@ -28,6 +28,7 @@ mod connections;
 mod embed;
 mod failure;
 mod inputs;
+mod log;
 mod metrics;
 mod models;
 mod names;
@@ -53,6 +54,7 @@ use tokio::sync::Notify;
 
 use app::App;
 use connections::Listener;
+use log::Log;
 
 pub use adapters::{AdapterFolder, Admin};
 pub use app::Model;
@@ -173,7 +175,7 @@ impl Server {
         Ok(Server {
             runtime,
             listener,
-            app: App::new(models, api_keys, limits, log),
+            app: App::new(models, api_keys, limits, log.then(Log::start).transpose()?),
             stop: Arc::new(Notify::new()),
         })
     }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -76,4 +77,50 @@ fn what_cannot_be_served_ends_the_run_in_one_line() {
     flags(&["--adapters-dir", "nowhere", "--admin-key", "a"]).fails(2, &["nowhere", "no folder"]);
     flags(&["--contexts", "9"]).fails(2, &["concurrency is 9", "1 to 2"]);
     flags(&["--host", "192.0.2.1"]).fails(2, &["cannot listen"]);
+}
+
+/// Who reads no log, or has closed it, is no reason for a request to wait or to fail.
+#[test]
+fn requests_do_not_wait_for_the_log_to_be_read() {
+    for closed in [true, false] {
+        let mut child = command(&[
+            "serve", "--device", "cpu", "--port", "0", "--name", "tiny", "--log",
+        ])
+        .env_remove("ROPEWAY_API_KEY")
+        .env_remove("SAGEMAKER_BIND_TO_PORT")
+        .spawn()
+        .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut first = String::new();
+        log.read_line(&mut first).unwrap();
+        let address = first
+            .trim()
+            .strip_prefix("ropeway: serves tiny on http://")
+            .unwrap();
+        let log = (!closed).then_some(log);
+        // More lines than a pipe holds, and than may wait.
+        let requests = 6000;
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut writing = stream.try_clone().unwrap();
+        let writer = std::thread::spawn(move || {
+            let one = b"GET /live HTTP/1.1\r\nhost: a\r\n\r\n";
+            writing.write_all(&one.repeat(requests - 1)).unwrap();
+            let last = b"GET /live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+            writing.write_all(last).unwrap();
+        });
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).unwrap();
+        writer.join().unwrap();
+        assert_eq!(
+            answers.matches("HTTP/1.1 200 OK").count(),
+            requests,
+            "closed: {closed}"
+        );
+        // SAFETY: it is our child, which is not waited for yet, so that its number is not another process's.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
+        // A last line that nobody reads does not keep it.
+        assert!(child.wait().unwrap().success());
+        drop(log);
+    }
 }
