@@ -119,7 +119,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         Some(path) => Address::Unix(path.clone()),
         None => Address::Tcp(SocketAddr::new(args.host, args.port)),
     };
-    let api_keys = keys(args.api_key.as_deref(), args.api_key_file.as_deref())?;
+    let api_keys = keys("api", args.api_key.as_deref(), args.api_key_file.as_deref())?;
     let admin = admin(&args)?;
     let adapters = admin.as_ref().map(|admin| admin.adapters.clone());
     let named = run.models()?.into_iter().map(named_model);
@@ -161,10 +161,16 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     server.run().map_err(|e| Exit::output("the listening socket", &e))
 }
 
-/// The keys of the file and of the environment; none is a mistake where a file was named.
-fn keys(key: Option<&str>, file: Option<&Path>) -> Result<Vec<String>, Exit> {
-    let given = key.into_iter().filter(|key| !key.is_empty());
-    let mut keys: Vec<String> = given.map(str::to_owned).collect();
+/// The keys of the file and of the environment. An empty one, or a file without any, is a mistake: nobody who gives one means
+/// a server that asks for none.
+fn keys(kind: &str, key: Option<&str>, file: Option<&Path>) -> Result<Vec<String>, Exit> {
+    if key.is_some_and(|key| key.trim().is_empty()) {
+        return Err(Exit::usage(format!(
+            "the key of --{kind}-key, or of ROPEWAY_{}_KEY, is empty; give one, or unset it",
+            kind.to_uppercase()
+        )));
+    }
+    let mut keys: Vec<String> = key.into_iter().map(|key| key.trim().to_owned()).collect();
     if let Some(path) = file {
         let text = fs::read_to_string(path).map_err(|e| Exit::usage(format!("{}: {e}", path.display())))?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -186,7 +192,7 @@ fn admin(args: &Args) -> Result<Option<Admin>, Exit> {
     if !folder.is_dir() {
         return Err(Exit::usage(format!("{}: is no folder", folder.display())));
     }
-    let keys = keys(args.admin_key.as_deref(), args.admin_key_file.as_deref())?;
+    let keys = keys("admin", args.admin_key.as_deref(), args.admin_key_file.as_deref())?;
     if keys.is_empty() {
         let message =
             "--adapters-dir wants an admin key: add --admin-key-file FILE, or set ROPEWAY_ADMIN_KEY";

@@ -76,6 +76,8 @@ fn what_cannot_be_served_ends_the_run_in_one_line() {
     flags(&["--adapters-dir", "."]).fails(2, &["--adapters-dir wants an admin key"]);
     flags(&["--adapters-dir", "nowhere", "--admin-key", "a"]).fails(2, &["nowhere", "no folder"]);
     flags(&["--contexts", "9"]).fails(2, &["concurrency is 9", "1 to 2"]);
+    flags(&["--api-key", ""]).fails(2, &["--api-key", "ROPEWAY_API_KEY", "empty"]);
+    flags(&["--adapters-dir", ".", "--admin-key", " "]).fails(2, &["--admin-key", "empty"]);
     flags(&["--host", "192.0.2.1"]).fails(2, &["cannot listen"]);
 }
 
