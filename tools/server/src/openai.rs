@@ -96,7 +96,38 @@ impl<'de> Deserialize<'de> for OneOrMore {
 }
 
 /// Weights by name of an adapter.
-type Mixture = BTreeMap<String, f32>;
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+struct Mixture(BTreeMap<String, f32>);
+
+struct MixtureVisitor;
+
+impl<'de> Visitor<'de> for MixtureVisitor {
+    type Value = Mixture;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of weights by name")
+    }
+
+    /// A name that stands there twice is told: with one of its weights alone the mixture is another.
+    fn visit_map<A: MapAccess<'de>>(self, mut weights: A) -> Result<Mixture, A::Error> {
+        let mut mixture = BTreeMap::new();
+        while let Some((name, weight)) = weights.next_entry::<String, f32>()? {
+            if mixture.contains_key(&name) {
+                let problem = format!("the adapter `{}` stands twice in a mixture", shown(&name));
+                return Err(serde::de::Error::custom(problem));
+            }
+            mixture.insert(name, weight);
+        }
+        Ok(Mixture(mixture))
+    }
+}
+
+impl<'de> Deserialize<'de> for Mixture {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Mixture, D::Error> {
+        deserializer.deserialize_map(MixtureVisitor)
+    }
+}
 
 #[derive(JsonSchema)]
 #[schemars(untagged)]
@@ -333,7 +364,7 @@ impl EmbeddingsRequest {
             return Err(Failure::new(Kind::Invalid, both));
         }
         let with = |mixture: Mixture| {
-            let mixture = AdapterSelection::Mixture(mixture.into_iter().collect());
+            let mixture = AdapterSelection::Mixture(mixture.0.into_iter().collect());
             options.clone().adapters(mixture)
         };
         let options = match self.adapters.take() {

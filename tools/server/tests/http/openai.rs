@@ -104,3 +104,15 @@ fn every_pooling_of_the_library_has_its_name_here() {
     let message = answer["error"]["message"].as_str().unwrap();
     assert!(status == 400 && message.contains("weightedmean"), "{message}");
 }
+
+#[test]
+fn an_adapter_stands_in_a_mixture_once() {
+    let server = start();
+    let body = br#"{"input": "a", "adapters": {"separation": 1, "separation": 0.5}}"#;
+    let (status, answer) = server.send("/v1/embeddings", body, &[]);
+    assert_eq!(status, 400, "{answer}");
+    assert!(
+        answer.to_string().contains("`separation` stands twice"),
+        "{answer}"
+    );
+}
