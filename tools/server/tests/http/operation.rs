@@ -161,3 +161,31 @@ fn a_socket_in_the_file_system_serves_too() {
     server.stop();
     assert!(!path.exists());
 }
+
+#[test]
+#[cfg(unix)]
+fn a_socket_of_others_is_left_alone() {
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("socket");
+    let on = |path: &std::path::Path| {
+        let path = path.to_owned();
+        Running::start(|settings| settings.address = Address::Unix(path))
+    };
+    let first = on(&path);
+    std::fs::remove_file(&path).unwrap();
+    let second = on(&path);
+    first.stop();
+    assert!(
+        UnixStream::connect(&path).is_ok(),
+        "the second one's socket is gone"
+    );
+    second.stop();
+    let _other = UnixDatagram::bind(&path).unwrap();
+    assert!(std::panic::catch_unwind(|| on(&path)).is_err(), "it was replaced");
+    assert!(UnixDatagram::unbound().unwrap().connect(&path).is_ok());
+    // One that nobody listens on.
+    let left = scratch.path().join("left");
+    drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+    on(&left).stop();
+}
