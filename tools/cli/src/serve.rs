@@ -79,6 +79,10 @@ pub struct Args {
     #[arg(long, value_name = "BYTES", value_parser = positive, default_value_t = Limits::default().body_bytes)]
     max_body: usize,
 
+    /// Bytes of the vectors of the largest request, as float32
+    #[arg(long, value_name = "BYTES", value_parser = positive, default_value_t = Limits::default().vector_bytes)]
+    max_vectors: usize,
+
     /// Inputs of the largest request
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = Limits::default().inputs)]
     max_inputs: usize,
@@ -145,6 +149,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         api_keys,
         limits: Limits {
             body_bytes: args.max_body,
+            vector_bytes: args.max_vectors,
             inputs: args.max_inputs,
             connections: args.max_connections,
             ..Limits::default()

@@ -30,8 +30,8 @@ use crate::room::{Room, Share};
 use crate::routes::{Access, Route, routes};
 use crate::{Limits, body};
 
-/// The bodies of all requests that are being served may have together the bytes of so many of the largest.
-const BODIES: usize = 8;
+/// The bodies of all requests that are being served, and their answers, may have together the bytes of so many of the largest.
+const AT_A_TIME: usize = 8;
 
 /// A model under the name that requests have for it.
 pub struct Model {
@@ -65,11 +65,13 @@ pub struct App {
     pub counts: Counts,
     pub log: Option<Log>,
     /// Turns of requests that tokenise outside of the queue.
-    pub tokenizing: Semaphore,
+    pub tokenizing: Arc<Semaphore>,
     /// Turns of long bodies that are parsed.
     parsing: Semaphore,
     /// Room for the bodies of all requests.
     room: Arc<Room>,
+    /// Room for what all requests get.
+    answers: Arc<Room>,
     next_id: AtomicU64,
 }
 
@@ -84,22 +86,24 @@ pub struct Call {
     pub headers: HeaderMap,
     body: Body,
     /// The room that the body takes: until the call is answered, since its texts wait in memory for as long.
-    share: Share,
+    pub share: Share,
 }
 
 impl Call {
     /// The body's bytes, within the server's bounds.
     pub async fn bytes(&mut self) -> Result<Bytes, Failure> {
         let limits = &self.app.limits;
-        let coding = Coding::of(&self.headers)?;
-        body::read(
+        let coding = Coding::of(&self.headers);
+        let bytes = body::read(
             std::mem::take(&mut self.body),
-            coding,
+            *coding.as_ref().unwrap_or(&Coding::Plain),
             limits.body_bytes,
             limits.body_time,
             &mut self.share,
         )
-        .await
+        .await;
+        // Told when the body has been read: a client that is still writing does not read why it is refused.
+        coding.and(bytes)
     }
 
     /// The body, parsed.
@@ -136,7 +140,8 @@ impl App {
     pub fn new(models: Vec<Model>, api_keys: Vec<String>, limits: Limits, log: Option<Log>) -> App {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         App {
-            room: Arc::new(Room::new(limits.body_bytes.saturating_mul(BODIES))),
+            room: Arc::new(Room::new(limits.body_bytes.saturating_mul(AT_A_TIME))),
+            answers: Arc::new(Room::new(limits.vector_bytes.saturating_mul(AT_A_TIME))),
             models,
             api_keys,
             admin: None,
@@ -145,11 +150,16 @@ impl App {
             started_unix: started.as_secs(),
             draining: AtomicBool::new(false),
             counts: Counts::default(),
-            tokenizing: Semaphore::new(2),
+            tokenizing: Arc::new(Semaphore::new(2)),
             parsing: Semaphore::new(2),
             // Other runs have other ids.
             next_id: AtomicU64::new(started.as_nanos() as u64),
         }
+    }
+
+    /// The room that a caller's answer takes, until it is sent.
+    pub fn room_for_answer(&self, caller: &str) -> Share {
+        Share::new(self.answers.clone(), caller.to_owned())
     }
 
     /// The model of this name; without one, the first.

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::failure::{Failure, Kind};
 use crate::names::shortened;
-use crate::room::Share;
+use crate::room::{Share, crowded};
 
 /// A body that is not taken is read on, and thrown away, up to so many times the limit: a client that is still writing does not
 /// read why it is refused.
@@ -52,10 +52,6 @@ impl Coding {
         }
     }
 }
-
-/// When somebody may come back for whose body there was no room. Bodies that arrive as fast as networks bring them are gone
-/// by then.
-const BACK_AFTER: Duration = Duration::from_secs(1);
 
 /// Reads a body of at most so many bytes (after decompression) that arrives within this time, for as long as there is room
 /// for it.
@@ -110,11 +106,9 @@ impl Arrived<'_> {
             return Err(too_large(self.limit));
         }
         if self.crowded {
-            let message = "the bodies that are being served leave no room for this one; send it again later, or with fewer inputs";
-            return Err(Failure {
-                retry_after: Some(BACK_AFTER),
-                ..Failure::new(Kind::Overloaded, message)
-            });
+            return Err(crowded(
+                "the bodies that are being served leave no room for this one; send it again later, or with fewer inputs",
+            ));
         }
         Ok(self.bytes.into())
     }

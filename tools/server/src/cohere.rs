@@ -239,8 +239,9 @@ pub async fn embed(mut call: Call, version: Version) -> Answer {
     let embedded = embed_inputs(app, model, inputs, Options::Shared(options), &terms).await?;
     let tokens = embedded.tokens();
     app.count_tokens(tokens);
-    let found: Vec<Arc<[f32]>> = embedded.vectors()?.into_iter().map(Arc::from).collect();
-    let mut vectors = Vectors::default();
+    let (found, share) = embedded.vectors()?;
+    let found: Vec<Arc<[f32]>> = found.into_iter().map(Arc::from).collect();
+    let mut vectors = Vectors::within(share);
     let mut of_type = |number: NumberType| -> Result<Vec<Slot>, Failure> {
         let slots = found.iter().map(|vector| vectors.slot(vector.clone(), number));
         slots.collect()

@@ -1,14 +1,17 @@
 //! From the inputs of one HTTP request to their embeddings: each is a request of its own to the service.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ropeway::service::{ServiceError, Submission, Ticket, Timing};
-use ropeway::{AdapterSelection, Chunking, Embed, Embedding};
+use ropeway::{AdapterSelection, Chunking, Embed, Embedding, Output, Vector};
 
 use crate::app::{App, Model};
 use crate::failure::{Failure, Kind};
 use crate::inputs::Text;
+use crate::reply::NO_ROOM;
+use crate::room::{Share, crowded};
 
 /// Who asks, and how much it hurries.
 #[derive(Clone, Debug)]
@@ -96,20 +99,63 @@ pub struct Embedded {
     pub embeddings: Vec<Embedding>,
     /// The longest times of its inputs.
     pub timing: Timing,
+    /// The room that the embeddings take.
+    pub share: Share,
+}
+
+/// Bytes that are kept for a vector besides its numbers: where it is, and what an answer says of it.
+const BESIDE_VECTOR: usize = 128;
+
+/// Bytes of an embedding's vectors, as float32.
+fn bytes_of(embedding: &Embedding) -> usize {
+    let of_one = |vector: &Vector| BESIDE_VECTOR + vector.as_f32().map_or(0, size_of_val);
+    match &embedding.output {
+        Output::Vector(vector) => of_one(vector),
+        Output::Tokens(vectors) => vectors.iter().map(of_one).sum(),
+        Output::Chunks(chunks) => chunks.iter().map(|chunk| of_one(&chunk.vector)).sum(),
+        _ => 0,
+    }
 }
 
 impl Embedded {
+    /// Waits for one more of `count` embeddings. The first that finds no room ends the request, before all of them are made.
+    async fn take(&mut self, mut ticket: Ticket, count: usize, most: usize) -> Result<(), Failure> {
+        let index = self.embeddings.len();
+        let served = (&mut ticket).await;
+        let embedding = served.map_err(|error| Failure::from(error).of_input(index, count))?;
+        let bytes = bytes_of(&embedding);
+        if self.share.length() + bytes > most {
+            let message = format!(
+                "the vectors of {} of {count} inputs come to more than {most} bytes; send fewer inputs at a time, or ask for \
+                 fewer vectors of each",
+                index + 1
+            );
+            return Err(Failure::new(Kind::TooLarge, message));
+        }
+        if !self.share.holds_more(bytes) {
+            return Err(crowded(NO_ROOM));
+        }
+        self.embeddings.push(embedding);
+        if let Some(of_one) = ticket.timing() {
+            self.timing.queue = self.timing.queue.max(of_one.queue);
+            self.timing.tokenize = self.timing.tokenize.max(of_one.tokenize);
+            self.timing.compute = self.timing.compute.max(of_one.compute);
+            self.timing.total = self.timing.total.max(of_one.total);
+        }
+        Ok(())
+    }
+
     /// Tokens of all inputs.
     pub fn tokens(&self) -> usize {
         self.embeddings.iter().map(|embedding| embedding.tokens).sum()
     }
 
-    /// One vector of float32 per input.
-    pub fn vectors(self) -> Result<Vec<Vec<f32>>, Failure> {
+    /// One vector of float32 per input, and the room that they take.
+    pub fn vectors(self) -> Result<(Vec<Vec<f32>>, Share), Failure> {
         let vectors = self.embeddings.into_iter().map(Embedding::into_f32);
-        vectors
-            .collect::<Result<_, _>>()
-            .map_err(|error| Failure::new(Kind::Invalid, error.to_string()))
+        let vectors = vectors.collect::<Result<_, _>>();
+        let vectors = vectors.map_err(|error| Failure::new(Kind::Invalid, error.to_string()))?;
+        Ok((vectors, self.share))
     }
 }
 
@@ -136,7 +182,13 @@ pub async fn embed(
     let max_tokens = engine.map(|engine| engine.config().max_tokens);
     options.check(count, max_tokens, app.limits.body_bytes)?;
     let caller: Arc<str> = terms.caller.as_str().into();
-    let mut tickets: Vec<Ticket> = Vec::with_capacity(count);
+    let most = app.limits.vector_bytes;
+    let mut embedded = Embedded {
+        embeddings: Vec::with_capacity(count),
+        timing: Timing::default(),
+        share: app.room_for_answer(&terms.caller),
+    };
+    let mut waiting: VecDeque<Ticket> = VecDeque::with_capacity(count);
     for (index, text) in inputs.into_iter().enumerate() {
         if index % TURN == TURN - 1 {
             tokio::task::yield_now().await;
@@ -147,29 +199,21 @@ pub async fn embed(
             .deadline(terms.deadline);
         let ticket = loop {
             match model.service.submit(submission.clone()) {
-                Err(ServiceError::Overloaded { retry_after }) if index > 0 => {
-                    tokio::time::sleep(retry_after.min(LONGEST_PAUSE)).await;
-                }
+                // When the first of its own is done there is room for another.
+                Err(ServiceError::Overloaded { retry_after }) if index > 0 => match waiting.pop_front() {
+                    Some(first) => embedded.take(first, count, most).await?,
+                    None => tokio::time::sleep(retry_after.min(LONGEST_PAUSE)).await,
+                },
                 submitted => break submitted,
             }
         };
-        tickets.push(ticket.map_err(|error| Failure::from(error).of_input(index, count))?);
+        waiting.push_back(ticket.map_err(|error| Failure::from(error).of_input(index, count))?);
     }
-    let mut embeddings = Vec::with_capacity(count);
-    let mut timing = Timing::default();
-    for (index, mut ticket) in tickets.into_iter().enumerate() {
-        let served = (&mut ticket).await;
-        embeddings.push(served.map_err(|error| Failure::from(error).of_input(index, count))?);
-        if let Some(of_one) = ticket.timing() {
-            timing.queue = timing.queue.max(of_one.queue);
-            timing.tokenize = timing.tokenize.max(of_one.tokenize);
-            timing.compute = timing.compute.max(of_one.compute);
-            timing.total = timing.total.max(of_one.total);
-        }
+    for ticket in waiting {
+        embedded.take(ticket, count, most).await?;
     }
-    Ok(Embedded { embeddings, timing })
+    Ok(embedded)
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -65,6 +65,9 @@ pub struct Limits {
     /// Bytes of a request's body, after decompression. Eight times as many are held at a time, for all requests together, besides
     /// the first 64 KiB of each.
     pub body_bytes: usize,
+    /// Bytes of a request's vectors, as float32. Eight times as many are held at a time, for all requests together, besides the
+    /// first 64 KiB of each, until they are sent.
+    pub vector_bytes: usize,
     /// Inputs of a request.
     pub inputs: usize,
     /// Connections at a time; further ones wait.
@@ -81,6 +84,8 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             body_bytes: 25 << 20,
+            // One for each token of two documents of 8192 tokens, with 1024 dimensions.
+            vector_bytes: 64 << 20,
             inputs: 2048,
             connections: 4096,
             // Load balancers keep connections for 60 s, and must be the first to close one: a request may be on its way.

@@ -475,6 +475,7 @@ pub async fn answer(app: &App, caller: &Caller, mut request: EmbeddingsRequest) 
     }
     let embedded = embed(app, model, texts, options, &terms).await?;
     let tokens = embedded.tokens();
+    writer.vectors = Vectors::within(embedded.share);
     app.count_tokens(tokens);
     let mut data = Vec::new();
     for (index, embedding) in embedded.embeddings.into_iter().enumerate() {

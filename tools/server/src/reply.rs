@@ -18,11 +18,16 @@ use serde::{Serialize, Serializer};
 use serde_json::ser::{Formatter, Serializer as JsonSerializer};
 
 use crate::failure::Failure;
+use crate::room::{Share, crowded};
 use crate::vectors::NumberType;
 
 /// A frame is sent when it has so many bytes, or is the last: a system call for each costs little, and many clients' frames
 /// take little memory.
 const FRAME: usize = 64 << 10;
+
+/// What is told where there is no room for an answer.
+pub const NO_ROOM: &str =
+    "the answers that are being sent leave no room for this one; send it again later, or with fewer inputs";
 
 /// Stands before a slot's number. JSON has no such byte: in strings it is escaped.
 const MARK: u8 = 1;
@@ -65,22 +70,40 @@ impl Formatter for Marks {
 
 /// The vectors of a response.
 #[derive(Default)]
-pub struct Vectors(Vec<(Arc<[f32]>, NumberType)>);
+pub struct Vectors {
+    all: Vec<(Arc<[f32]>, NumberType)>,
+    /// The room that they take, until they are sent.
+    share: Option<Share>,
+}
 
 impl Vectors {
+    /// Vectors that have this room.
+    pub fn within(share: Share) -> Vectors {
+        Vectors {
+            all: Vec::new(),
+            share: Some(share),
+        }
+    }
+
     /// Takes a vector, to be written in this type where the slot is.
     ///
     /// # Errors
     /// A type that cannot hold a vector of so many dimensions.
     pub fn slot(&mut self, vector: Arc<[f32]>, number: NumberType) -> Result<Slot, Failure> {
         number.check(vector.len())?;
-        self.0.push((vector, number));
-        Ok(Slot(self.0.len() as u64 - 1))
+        self.all.push((vector, number));
+        Ok(Slot(self.all.len() as u64 - 1))
     }
 
     /// The response: this value, with the vectors in their slots. A small one goes out whole, with its length.
     pub fn response(self, value: &impl Serialize) -> Result<Response<Body>, Failure> {
         let mut written = Written::new(self, value).map_err(Failure::internal)?;
+        let length = written.text.len();
+        if let Some(share) = &mut written.vectors.share
+            && !share.holds_more(length)
+        {
+            return Err(crowded(NO_ROOM));
+        }
         let first = written.next().unwrap_or_default();
         let body = match written.is_done() {
             true => Body::from(first),
@@ -139,7 +162,7 @@ impl Iterator for Written {
                     .first_chunk()
                     .map(|bytes| u64::from_le_bytes(*bytes));
                 self.at += 1 + NUMBER;
-                let slot = number.and_then(|number| self.vectors.0.get(usize::try_from(number).ok()?));
+                let slot = number.and_then(|number| self.vectors.all.get(usize::try_from(number).ok()?));
                 let (vector, number) = slot.expect("slots are those of the vectors");
                 number.write(vector, &mut frame);
             }

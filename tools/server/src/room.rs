@@ -1,16 +1,32 @@
-//! Room for the bodies of all requests: taken while they arrive, given back when their requests are answered.
+//! Room for the bodies of all requests, and for their answers: taken while bodies arrive and answers are made, given back
+//! when requests are answered and answers sent.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-/// The first bytes of each body take no room: small requests are served whatever large ones wait for. Connections are
+use crate::failure::{Failure, Kind};
+
+/// The first bytes of each take no room: small requests are served whatever large ones wait for. Connections are
 /// bounded, and with them these bytes.
 pub const FREE: usize = 64 << 10;
 
 /// Room is taken in pieces of this size, so that few frames of a body ask for it.
 const PIECE: usize = 64 << 10;
 
-/// Bytes that bodies may have together.
+/// When somebody may come back for whom there was no room. Bodies that arrive as fast as networks bring them, and answers
+/// that are read as fast, are gone by then.
+const BACK_AFTER: Duration = Duration::from_secs(1);
+
+/// There is no room for what a request wants.
+pub fn crowded(message: &str) -> Failure {
+    Failure {
+        retry_after: Some(BACK_AFTER),
+        ..Failure::new(Kind::Overloaded, message)
+    }
+}
+
+/// Bytes that all may have together.
 #[derive(Debug)]
 pub struct Room {
     most: usize,
@@ -58,11 +74,14 @@ impl Room {
     }
 }
 
-/// What one body holds of the room. It is given back when this is dropped.
+/// What one body, or one answer, holds of the room. It is given back when this is dropped.
 #[derive(Debug)]
 pub struct Share {
     room: Arc<Room>,
     caller: String,
+    /// How much there is room for.
+    length: usize,
+    /// How much of the room is taken for it.
     bytes: usize,
 }
 
@@ -71,23 +90,36 @@ impl Share {
         Share {
             room,
             caller,
+            length: 0,
             bytes: 0,
         }
     }
 
-    /// Whether there is room for a body of so many bytes. What is missing is taken.
+    /// Whether there is room for so many bytes. What is missing is taken.
     pub fn holds(&mut self, length: usize) -> bool {
         let missing = length.saturating_sub(FREE).saturating_sub(self.bytes);
         let taken = missing.next_multiple_of(PIECE);
         let holds = taken == 0 || self.room.take(&self.caller, taken);
         if holds {
             self.bytes += taken;
+            self.length = self.length.max(length);
         }
         holds
     }
 
+    /// How many bytes it has room for.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there is room for so many bytes beside those that it has.
+    pub fn holds_more(&mut self, bytes: usize) -> bool {
+        self.holds(self.length.saturating_add(bytes))
+    }
+
     /// Gives all of it back.
     pub fn give_back(&mut self) {
+        self.length = 0;
         if self.bytes > 0 {
             self.room.give_back(&self.caller, std::mem::take(&mut self.bytes));
         }
@@ -123,7 +155,7 @@ mod tests {
         let mut other = share("c");
         assert!(other.holds(FREE + PIECE) && !other.holds(FREE + 2 * PIECE));
         // What it has it keeps.
-        assert!(other.holds(FREE + PIECE));
+        assert!(other.holds(FREE + PIECE) && !other.holds_more(1));
         drop((first, second, other));
         assert_eq!(fill("c").len(), 6);
         let held = room.held.lock().unwrap();

@@ -50,7 +50,7 @@ pub struct EmbedRequest {
     truncation_direction: Option<Direction>,
     /// A task or prompt of the model.
     prompt_name: Option<String>,
-    /// Divide vectors by their norm; true if it is missing.
+    /// Divide vectors by their norm. If it is missing: true, and false of vectors per token.
     normalize: Option<bool>,
     /// Keep the first so many dimensions.
     #[schemars(range(min = 1))]
@@ -268,7 +268,7 @@ async fn answer(app: &App, caller: Caller, mut request: EmbedRequest) -> Answer 
         tokens,
         characters,
     };
-    let mut vectors = Vectors::default();
+    let mut vectors = Vectors::within(embedded.share);
     let slots = embedded.embeddings.into_iter();
     let slots = slots.map(|one| vectors.slot(floats(one.into_f32())?, NumberType::Float));
     let slots: Vec<Slot> = slots.collect::<Result<_, _>>()?;
@@ -289,11 +289,12 @@ pub async fn embed_all(mut call: Call) -> Answer {
         .parameters()
         .embed(model)?
         .pooling(Pooling::None)
-        .normalize(false);
+        .normalize(request.normalize.unwrap_or(false))
+        .dimensions(request.dimensions);
     let options = Options::Shared(options);
     let embedded = embed(&app, model, texts, options, &terms(caller)).await?;
     app.count_tokens(embedded.tokens());
-    let mut vectors = Vectors::default();
+    let mut vectors = Vectors::within(embedded.share);
     let mut all: Vec<Vec<Slot>> = Vec::new();
     for embedding in embedded.embeddings {
         let tokens = embedding.into_tokens().map_err(Failure::internal)?.into_iter();
@@ -325,7 +326,7 @@ async fn compare(app: &App, caller: Caller, request: SimilarityRequest) -> Answe
     let options = Options::Shared(options);
     let embedded = embed(app, model, texts, options, &terms(caller)).await?;
     app.count_tokens(embedded.tokens());
-    let vectors = embedded.vectors()?;
+    let (vectors, _share) = embedded.vectors()?;
     let (source, others) = vectors.split_first().expect("one for each sentence");
     let dot = |other: &Vec<f32>| -> f64 {
         let products = source

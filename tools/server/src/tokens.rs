@@ -3,10 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::app::{Answer, App, Call};
+use crate::app::{Answer, Call};
 use crate::failure::{Failure, Kind};
 use crate::inputs::{Inputs, Text};
-use crate::reply;
+use crate::reply::Vectors;
 use crate::tei::check_prompt;
 
 /// Bytes of all texts of a request to `/tokenize`, each with its prompt, and token ids of one to `/decode`: the answer is held while it is sent,
@@ -79,13 +79,23 @@ fn check_size(field: &str, size: usize, what: &str) -> Result<(), Failure> {
     }
 }
 
-/// Runs on a thread that may take its time. Two at a time: what passes need of the processor is theirs.
-async fn aside<T: Send + 'static>(
-    app: &App,
+/// Makes an answer on a thread that may take its time. Two at a time: what passes need of the processor is theirs.
+async fn aside<T: Serialize>(
+    call: Call,
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    let _turn = app.tokenizing.acquire().await.map_err(Failure::internal)?;
-    tokio::task::spawn_blocking(work)
+) -> Answer {
+    let Call {
+        app, caller, share, ..
+    } = call;
+    let turn = app.tokenizing.clone().acquire_owned();
+    let turn = turn.await.map_err(Failure::internal)?;
+    let room = app.room_for_answer(&caller.0);
+    let answer = move || {
+        // Turn and room are its own until it is done, also where the client has gone away.
+        let _held = (turn, share);
+        Vectors::within(room).response(&work()?)
+    };
+    tokio::task::spawn_blocking(answer)
         .await
         .map_err(Failure::internal)?
 }
@@ -112,10 +122,11 @@ pub async fn tokenize(mut call: Call) -> Answer {
     let bytes = texts.iter().map(|text| prompt.len() + text.len()).sum();
     check_size("inputs", bytes, "bytes")?;
     let engine = model.engine()?;
-    let tokens = aside(app, move || {
+    let add_special_tokens = request.add_special_tokens;
+    let tokens = move || {
         let of_text = |text: &String| -> Result<Vec<Token>, Failure> {
             let whole = [prompt.as_str(), text].concat();
-            let tokens = engine.tokenize(&whole, request.add_special_tokens)?;
+            let tokens = engine.tokenize(&whole, add_special_tokens)?;
             // Where each code point starts in bytes.
             let bytes = whole.char_indices().map(|(at, _)| at).chain([whole.len()]);
             let bytes: Vec<usize> = bytes.collect();
@@ -135,8 +146,8 @@ pub async fn tokenize(mut call: Call) -> Answer {
             Ok(tokens.into_iter().map(token).collect())
         };
         texts.iter().map(of_text).collect::<Result<Vec<_>, _>>()
-    });
-    reply::json(&tokens.await?)
+    };
+    aside(call, tokens).await
 }
 
 /// `POST /decode`.
@@ -151,9 +162,9 @@ pub async fn decode(mut call: Call) -> Answer {
     let all: Vec<Vec<u32>> = all.map(ids).collect::<Result<_, _>>()?;
     check_size("ids", all.iter().map(Vec::len).sum(), "token ids")?;
     let engine = app.model(None)?.engine()?;
-    let texts = aside(app, move || {
+    let texts = move || {
         let of_ids = |ids: &Vec<u32>| Ok(engine.decode(ids, request.skip_special_tokens)?);
         all.iter().map(of_ids).collect::<Result<Vec<String>, Failure>>()
-    });
-    reply::json(&texts.await?)
+    };
+    aside(call, texts).await
 }

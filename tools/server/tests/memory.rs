@@ -1,7 +1,8 @@
-//! The memory of a request is a few times its body, whatever is in it.
+//! The memory of a request is a few times its body, whatever is in it; its work ends, or is bounded, when its client goes away.
 #![cfg(target_os = "linux")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use serde_json::{Map, Value, json};
@@ -41,8 +42,12 @@ const FACTOR: usize = 12;
 /// The same where the engine makes chunks of spans before it counts them.
 const SPAN_FACTOR: usize = 24;
 
+/// Memory and threads are the process's: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn memory_is_a_few_times_the_body_whatever_is_in_it() {
+    let _alone = ALONE.lock();
     let server = harness::Running::start(|settings| {
         settings.limits.inputs = 1000;
         settings.limits.body_bytes = 2 << 20;
@@ -105,4 +110,31 @@ fn memory_is_a_few_times_the_body_whatever_is_in_it() {
             body.len()
         );
     }
+}
+
+/// How many threads the process has of those that wait for others, or for work.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+#[test]
+fn clients_that_hang_up_leave_no_more_work_than_others() {
+    let _alone = ALONE.lock();
+    use std::io::Write as _;
+    let server = harness::Running::start(|_| {});
+    let body = json!({"inputs": "a ".repeat(500_000)}).to_string();
+    let head = format!(
+        "POST /tokenize HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let before = threads();
+    for _ in 0..40 {
+        let mut stream = server.connect();
+        stream.write_all((head.clone() + &body).as_bytes()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // Two tokenise; one more may parse.
+    let more = threads() - before;
+    assert!(more <= 4, "{more} threads more");
+    server.good("/embed", json!({"inputs": "a"}));
 }

@@ -335,3 +335,60 @@ fn a_client_that_goes_away_in_the_middle_of_a_response_hurts_nobody() {
     let size = all.len();
     assert!(size > 2 << 20 && all.ends_with(b"0\r\n\r\n"), "{size} bytes");
 }
+
+#[test]
+fn vectors_have_their_bound_and_room_together() {
+    let server = Running::start(|settings| {
+        settings.limits.inputs = 1000;
+        settings.limits.vector_bytes = 4 << 20;
+        settings.api_keys = vec!["one".into(), "two".into()];
+    });
+    // One per token, or per chunk, or per input: 60 vectors of 256 bytes and what is said of them.
+    let many = |inputs: usize| vec![vec![7; 60]; inputs];
+    let send = |key: &str, path: &str, body: &serde_json::Value| {
+        let key = format!("Bearer {key}");
+        server.send(path, body.to_string().as_bytes(), &[("authorization", &key)])
+    };
+    for (path, body) in [
+        ("/embed_all", json!({"inputs": many(200)})),
+        ("/v1/embeddings", json!({"input": many(200), "pooling": "none"})),
+        ("/v1/embeddings", json!({"input": many(200), "chunks": 1})),
+    ] {
+        let (status, answer) = send("one", path, &body);
+        assert_eq!(status, 413, "{path}: {answer}");
+        assert!(answer.to_string().contains("4194304 bytes"), "{answer}");
+    }
+    assert_eq!(send("one", "/embed", &json!({"inputs": many(1000)})).0, 200);
+    // Half of 32 MiB is held by clients that read nothing.
+    let unread = || {
+        let request = large(160).replace("host: a", "host: a\r\nauthorization: Bearer one");
+        let mut stream = server.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.read_exact(&mut [0; 12]).unwrap();
+        stream
+    };
+    let held: Vec<TcpStream> = (0..5).map(|_| unread()).collect();
+    let body = json!({"inputs": many(160)});
+    let (status, answer) = send("one", "/embed_all", &body);
+    assert_eq!(
+        (status, &answer["error_type"]),
+        (429, &json!("Overloaded")),
+        "{answer}"
+    );
+    // What is short needs none of it, and another gets his part.
+    assert_eq!(send("one", "/embed", &json!({"inputs": "a"})).0, 200);
+    assert_eq!(send("two", "/embed_all", &body).0, 200);
+    drop(held);
+    let since = Instant::now();
+    while send("one", "/embed_all", &body).0 != 200 {
+        assert!(since.elapsed() < Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn a_body_that_cannot_be_read_is_taken_before_that_is_told() {
+    let server = start();
+    let body = vec![b' '; 3 << 20];
+    let (status, answer) = server.send("/v1/embeddings", &body, &[("content-encoding", "br")]);
+    assert_eq!(status, 415, "{answer}");
+}

@@ -26,6 +26,12 @@ fn tei_and_sagemaker_get_bare_lists() {
     );
     let all = server.good("/embed_all", json!({"inputs": [[5, 6, 7]]}));
     assert_eq!(all[0].as_array().unwrap().len(), 3);
+    let body = json!({"inputs": [[5, 6, 7]], "normalize": true, "dimensions": 32});
+    for vector in server.good("/embed_all", body)[0].as_array().unwrap() {
+        let vector = floats(vector);
+        let norm: f32 = vector.iter().map(|x| x * x).sum();
+        assert!(vector.len() == 32 && (norm - 1.0).abs() < 1e-5, "{vector:?}");
+    }
     let body = json!({"inputs": {"source_sentence": "a b", "sentences": ["a b", "c"]}});
     let cosines = floats(&server.good("/similarity", body.clone()));
     assert_eq!(floats(&server.good("/", body)), cosines);
