@@ -13,6 +13,7 @@
 //! | `schedules` | other orders of blocks and warps |
 //! | `sm90` | the kernels for compute capability 9.0 give the same bits |
 //! | `cli` | the command line |
+//! | `serve` | the server, whose device is lost |
 //! | `device`, `child` | the device under test; child processes, for what softcuda is told by the environment |
 
 mod adapters;
@@ -24,5 +25,6 @@ mod faults;
 mod golden;
 mod invariance;
 mod schedules;
+mod serve;
 mod sm90;
 mod steps;
