@@ -91,7 +91,11 @@ pub(super) fn is_wanted(name: &str) -> bool {
     match name.split_once('/') {
         None => is_of_transformer(name),
         // Modules (`1_Pooling/config.json`, `2_Dense/model.safetensors`, `0_Transformer/…`) and PEFT folders.
-        Some((folder, "adapter_config.json" | "adapter_model.safetensors")) => is_plain(folder),
+        Some((folder, "adapter_config.json" | "adapter_model.safetensors")) => {
+            // A folder in the place of one of the model's files would be in its way for ever; some file systems do not tell
+            // letter cases apart.
+            is_plain(folder) && !is_of_transformer(&folder.to_ascii_lowercase())
+        }
         Some((folder, file)) => {
             is_plain(folder) && module_number(folder).is_some() && is_of_transformer(file)
         }
@@ -215,6 +219,9 @@ mod tests {
             "..\\..\\a/adapter_model.safetensors",
             "a\0b/adapter_model.safetensors",
             "\x1b[2J/adapter_model.safetensors",
+            "model.safetensors/adapter_config.json",
+            "Model-00001.safetensors/adapter_config.json",
+            "modules.json/adapter_model.safetensors",
             "model-/../../x.safetensors",
             "2_Dense/pytorch_model.bin",
             "2_Dense/a/model.safetensors",

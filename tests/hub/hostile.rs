@@ -342,6 +342,9 @@ fn a_listing_does_not_choose_paths() {
         "model-/../x.safetensors",
         ".ropeway-complete",
         ".git/adapter_config.json",
+        "model.safetensors/adapter_config.json",
+        "modules.json/adapter_config.json",
+        "Config.json/adapter_model.safetensors",
     ];
     let files = read_folder(&jina());
     let all: Vec<String> = files.keys().cloned().chain(names.map(str::to_owned)).collect();
