@@ -428,12 +428,8 @@ fn symlink(target: &Path, link: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
-    use tracing::{Event, Metadata, span};
-
     use super::*;
-    use crate::notices;
+    use crate::hub::said::Said;
 
     #[test]
     fn a_scratch_file_is_new_and_goes_with_its_owner() {
@@ -456,26 +452,6 @@ mod tests {
         let taken = |_: &Path| io::Result::<()>::Err(io::ErrorKind::AlreadyExists.into());
         let failure = Scratch::new(folder.path(), "x", taken).err().unwrap().to_string();
         assert!(failure.contains(".ropeway-x-"), "{failure}");
-    }
-
-    /// Keeps what is said.
-    #[derive(Clone, Default)]
-    struct Said(Arc<Mutex<Vec<String>>>);
-
-    impl tracing::Subscriber for Said {
-        fn enabled(&self, of: &Metadata<'_>) -> bool {
-            notices::is_ours(of)
-        }
-        fn event(&self, event: &Event<'_>) {
-            self.0.lock().unwrap().push(notices::text(event));
-        }
-        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-            span::Id::from_u64(1)
-        }
-        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-        fn enter(&self, _: &span::Id) {}
-        fn exit(&self, _: &span::Id) {}
     }
 
     #[test]
@@ -501,7 +477,7 @@ mod tests {
                 wait_for(&own, &path, Duration::from_millis(quiet)).unwrap();
             });
             holder.join().unwrap();
-            let said = said.0.lock().unwrap();
+            let said = said.texts();
             assert_eq!(said.len(), words, "{said:?}");
             assert!(
                 said.iter().all(|text| text.contains(path.to_str().unwrap())),

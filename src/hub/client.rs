@@ -11,7 +11,7 @@ use ureq::{Agent, Body};
 use super::address::{Origin, redirect};
 use super::answers::{FileHeaders, Listing, listing, retry_after, shown};
 use super::failure::{Failure, Result, Tries};
-use super::settings::Network;
+use super::settings::{Network, Token};
 
 /// Redirects that are followed; the hub itself needs up to three, for renamed models and large files.
 const REDIRECTS: u32 = 10;
@@ -67,9 +67,14 @@ impl Client {
             };
             match read() {
                 Ok(listing) => return Ok(listing),
-                Err(failure) => tries.again(failure, 0)?,
+                Err(failure) => tries.again(failure, 0, self.token())?,
             }
         }
+    }
+
+    /// The token that the hub gets.
+    pub(super) fn token(&self) -> Option<&Token> {
+        self.network.token.as_ref()
     }
 
     /// The way to a file at a commit.

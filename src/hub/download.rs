@@ -140,7 +140,7 @@ impl Download<'_> {
         loop {
             match self.attempt(&mut reach) {
                 Ok(()) => return Ok(()),
-                Err(failure) => tries.again(failure, reach.take_gain())?,
+                Err(failure) => tries.again(failure, reach.take_gain(), self.client.token())?,
             }
         }
     }

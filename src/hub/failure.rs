@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::answers::shown;
 use super::names::ContentHash;
+use super::settings::Token;
 
 /// How often a request is made in all when the reason may pass by itself.
 const TRIES: u32 = 4;
@@ -162,6 +163,14 @@ impl fmt::Display for Failure {
     }
 }
 
+/// A message without the token, if there is one.
+pub(super) fn without(token: Option<&Token>, message: String) -> String {
+    match token {
+        Some(token) => token.hide(&message),
+        None => message,
+    }
+}
+
 /// Whether a status may be another one later.
 fn is_busy(status: u16) -> bool {
     matches!(status, 408 | 429 | 500..=599)
@@ -176,13 +185,14 @@ pub(super) struct Tries {
 
 impl Tries {
     /// Returns after a pause if another try makes sense after this failure, in a try that brought a file so many bytes
-    /// further than any before.
-    pub(super) fn again(&mut self, failure: Failure, gained_bytes: u64) -> Result<()> {
+    /// further than any before. `token`: what a server got and may have sent back.
+    pub(super) fn again(&mut self, failure: Failure, gained_bytes: u64, token: Option<&Token>) -> Result<()> {
         let pause = self.judge(&failure, gained_bytes);
         let Some(pause) = pause else {
             return Err(failure);
         };
-        tracing::info!(%failure, ?pause, "trying again");
+        let failure = without(token, failure.to_string());
+        tracing::info!(failure, ?pause, "trying again");
         std::thread::sleep(pause);
         Ok(())
     }
@@ -223,6 +233,24 @@ fn pause(failure: &Failure, failed: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::said::Said;
+
+    #[test]
+    fn another_try_is_said_without_the_token() {
+        let token = Token::new("hf_secret").unwrap();
+        let busy = |said: &str| Failure::Status {
+            status: 503,
+            wait: None,
+            said: said.to_owned(),
+        };
+        let said = Said::default();
+        tracing::subscriber::with_default(said.clone(), || {
+            let failure = busy("not now, Bearer hf_secret");
+            Tries::default().again(failure, 0, Some(&token)).unwrap();
+        });
+        let said = said.texts();
+        assert!(said[0].contains("(not now, Bearer …)"), "{said:?}");
+    }
 
     #[test]
     fn only_what_may_pass_is_tried_again() {

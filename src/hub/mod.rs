@@ -55,6 +55,8 @@ pub mod fuzzing;
 mod hash;
 mod names;
 mod proxies;
+#[cfg(test)]
+mod said;
 mod settings;
 
 use std::fmt;
@@ -64,6 +66,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use cache::{ModelCache, is_whole};
 use client::Client;
+use failure::without;
 pub use hash::verify;
 use names::{is_commit, parse_id};
 use settings::Network;
@@ -159,12 +162,14 @@ impl Downloader {
                 report(progress);
             }
         };
-        let downloaded = download::download(&Client::new(network), &cache, id, revision, &report);
+        let client = Client::new(network);
+        let downloaded = download::download(&client, &cache, id, revision, &report);
         let missed = match downloaded {
             Ok(folder) => return Ok(folder),
             Err(missed) => missed,
         };
         let problem = format!("{} cannot be had from the hub: {}", missed.what, missed.failure);
+        let problem = without(client.token(), problem);
         match in_cache {
             Some(folder) if !self.whole && missed.leaves(&folder) => {
                 let error = hub_error(id, problem);

@@ -178,11 +178,43 @@ fn seconds(name: &str) -> Result<Duration, String> {
 pub(super) struct Token(HeaderValue);
 
 impl Token {
+    /// One of printable letters; nothing else is one.
+    pub(super) fn new(token: &str) -> Option<Token> {
+        let is_one = token.bytes().all(|b| b.is_ascii_graphic()) && token.len() as u64 <= TOKEN_BYTES;
+        let mut value = HeaderValue::try_from(format!("{BEARER}{token}")).ok()?;
+        value.set_sensitive(true);
+        is_one.then_some(Token(value))
+    }
+
     /// The value of the header `Authorization`.
     pub(super) fn header(&self) -> HeaderValue {
         self.0.clone()
     }
+
+    /// A message without the token, which a server may have sent back.
+    pub(super) fn hide(&self, message: &str) -> String {
+        const HIDDEN: &str = "…";
+        let header = self.0.as_bytes().strip_prefix(BEARER.as_bytes());
+        let token = header.and_then(|token| std::str::from_utf8(token).ok());
+        let token = token.unwrap_or_default();
+        // Where a server's text was cut, it may have been cut within the token. A few letters of it are no secret.
+        let cuts = 4..token.len();
+        let message = message.replace(token, HIDDEN);
+        let pieces = message.split(HIDDEN).map(|piece| {
+            let end = cuts.clone().rev().find(|&at| piece.ends_with(&token[..at]));
+            let piece = &piece[..piece.len() - end.unwrap_or(0)];
+            let start = cuts
+                .clone()
+                .rev()
+                .find(|&at| piece.starts_with(&token[token.len() - at..]));
+            &piece[start.unwrap_or(0)..]
+        });
+        pieces.collect::<Vec<_>>().join(HIDDEN)
+    }
 }
+
+/// What the value of `Authorization` begins with.
+const BEARER: &str = "Bearer ";
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -230,16 +262,12 @@ fn clean(text: &str, from: &str) -> Result<Option<Token>, String> {
     if token.is_empty() {
         return Ok(None);
     }
-    let graphic = token.bytes().all(|b| b.is_ascii_graphic()) && token.len() as u64 <= TOKEN_BYTES;
-    match HeaderValue::try_from(format!("Bearer {token}")) {
-        Ok(mut value) if graphic => {
-            value.set_sensitive(true);
-            Ok(Some(Token(value)))
-        }
-        _ => Err(format!(
+    let problem = || {
+        format!(
             "the token in {from} holds characters that no token has; copy it anew from the hub's settings, or unset it"
-        )),
-    }
+        )
+    };
+    Token::new(token).map(Some).ok_or_else(problem)
 }
 
 #[cfg(test)]
@@ -273,6 +301,28 @@ mod tests {
             let error = clean(bad, "HF_TOKEN").unwrap_err();
             assert!(error.contains("HF_TOKEN") && !error.contains("cret"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_message_does_not_show_a_token_that_came_back() {
+        let token = clean("hf_0123456789abcdefghij", "HF_TOKEN").unwrap().unwrap();
+        for (message, wanted) in [
+            ("no such token: hf_0123456789abcdefghij", "no such token: …"),
+            (
+                "`/Bearer%20hf_0123456789abcdefghijhf_0123456789abcdefghij`",
+                "`/Bearer%20……`",
+            ),
+            // Cut within it.
+            ("x hf_01234…", "x …"),
+            ("x hf_01234…ghij y", "x … y"),
+            ("…0123456789abcdefghij y", "… y"),
+            ("hf_ hub … ij", "hf_ hub … ij"),
+            ("the status is 401", "the status is 401"),
+        ] {
+            assert_eq!(token.hide(message), wanted);
+        }
+        let short = clean("x", "HF_TOKEN").unwrap().unwrap();
+        assert_eq!(short.hide("x and y…x"), "… and y……");
     }
 
     #[test]

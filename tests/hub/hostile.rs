@@ -63,6 +63,51 @@ fn the_token_stays_away_on_a_way_that_left_the_hub() {
     assert!(!back[0].elsewhere);
 }
 
+/// A hub, or a gateway before it, may send back what it got.
+#[test]
+fn no_message_shows_a_token_that_came_back() {
+    type Change = fn(Reply, &str) -> Reply;
+    let cases: [(&str, &str, Change); 6] = [
+        (
+            "/api/",
+            "the status is 401 (no such token: Bearer …)",
+            |_, token| Reply::new(401, "").with("X-Error-Message", format!("no such token: Bearer {token}")),
+        ),
+        // Cut within the token.
+        ("/api/", "(xxx", |_, token| {
+            Reply::new(401, "").with("X-Error-Message", format!("{}{token}{token}", "x".repeat(100)))
+        }),
+        ("/api/", "gives the commit `…`", |_, token| {
+            Reply::new(200, listing(token, [].into_iter()))
+        }),
+        (
+            "/config.json",
+            "redirects to `ftp://x/Bearer%20…`",
+            |_, token| Reply::redirect(format!("ftp://x/Bearer%20{token}")),
+        ),
+        ("/config.json", "has ETag `\"…\"`", |reply, token| {
+            reply.with("ETag", format!("\"{token}\""))
+        }),
+        ("/config.json", "has X-Repo-Commit `…`", |reply, token| {
+            reply.with("X-Repo-Commit", token)
+        }),
+    ];
+    for (place, words, change) in cases {
+        let hub = Hub::faulty(
+            read_folder(&jina()),
+            always(move |request, repo| {
+                let token = request.header("authorization").trim_start_matches("Bearer ");
+                let is_there = request.path.contains(place);
+                is_there.then(|| change(repo.answer(request), token))
+            }),
+        );
+        let error = refused(hub.fetch(&[("HF_TOKEN", SECRET)]), &[words]);
+        for piece in [&SECRET[..6], &SECRET[SECRET.len() - 6..]] {
+            assert!(!error.contains(piece), "{piece}: {error}");
+        }
+    }
+}
+
 #[test]
 fn the_token_comes_from_where_huggingface_hub_takes_it() {
     let hub = Hub::of(read_folder(&jina()));
