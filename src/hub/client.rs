@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ureq::http::{Response, StatusCode, Uri, header};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, Proxy, ProxyProtocol, Timeout};
 
 use super::address::{Origin, redirect};
 use super::answers::{FileHeaders, Listing, listing, retry_after, shown};
@@ -162,7 +162,28 @@ impl Walk<'_> {
             // The limit of each read holds for the head of the answer as well.
             .timeout_per_read(Some(timeout.max(network.download_timeout)))
             .build();
-        let answer = request.call().map_err(|e| Failure::network(&host, e))?;
+        // ureq limits each read of what a proxy answers to CONNECT, not all of them together. Connecting and the head of the
+        // answer have `timeout` each.
+        let is_connect =
+            |proxy: &Proxy| matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https);
+        let limit = timeout.saturating_mul(2);
+        let watch = proxy
+            .filter(|proxy| is_connect(proxy))
+            .map(|_| Watch::new(&self.client.agent, limit));
+        let start = Instant::now();
+        watch.iter().for_each(Watch::signal);
+        let answer = request.call();
+        watch.iter().for_each(Watch::signal);
+        let answer = answer.map_err(|error| {
+            // A connection that was ended looks as if the proxy had done it.
+            let is_ended = watch.is_some() && start.elapsed() >= limit;
+            let error = if is_ended {
+                ureq::Error::Timeout(Timeout::Connect)
+            } else {
+                error
+            };
+            Failure::network(&host, error)
+        })?;
         if self.is_at_hub {
             self.headers.add(answer.headers());
         }
@@ -209,10 +230,11 @@ fn agent(shared: &SharedAgent) -> Agent {
     shared.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// Ends the connections of an agent when one read of a body takes longer than it may.
+/// Ends the connections of an agent when one call takes longer than it may.
 ///
-/// ureq limits how long the socket is waited for. In a body that comes in chunks that is not enough: one read waits for the
-/// socket again and again while what comes is not of the body, digits of a chunk's length or lines after the last chunk.
+/// ureq limits how long the socket is waited for. Where it waits for it again and again that is not enough: for what a proxy
+/// answers to CONNECT, and in a body that comes in chunks while what comes is not of the body, digits of a chunk's length or
+/// lines after the last chunk.
 struct Watch(Sender<()>);
 
 impl Watch {
@@ -220,7 +242,7 @@ impl Watch {
         let shared = shared.clone();
         let (signals, read_signals) = mpsc::channel();
         let watch = move || {
-            // Each read says when it begins and when it ends.
+            // Each call says when it begins and when it ends.
             while read_signals.recv().is_ok() {
                 if read_signals.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
                     let old = agent(&shared);
@@ -238,7 +260,7 @@ impl Watch {
         Watch(signals)
     }
 
-    /// A read begins, or ends.
+    /// A call begins, or ends.
     fn signal(&self) {
         // Nobody listens any more once the time was up.
         let _ = self.0.send(());

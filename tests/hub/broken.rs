@@ -1,6 +1,8 @@
 //! Networks that fail: slow, cut off, busy, interrupted.
 
 use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -273,6 +275,40 @@ fn a_server_that_never_answers_is_given_up() {
         );
         assert!(start.elapsed() < START, "{:?}", start.elapsed());
     }
+}
+
+/// Each byte of what a proxy answers to CONNECT is in time.
+#[test]
+fn a_proxy_that_drips_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let drips = std::thread::spawn(move || {
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.unwrap();
+            let head = b"HTTP/1.1 200 OK\r\nX: ".iter().chain(std::iter::repeat(&b'a'));
+            for byte in head {
+                if stream.write_all(&[*byte]).is_err() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    });
+    let hub = Hub::of(read_folder(&jina()));
+    for endpoint in ["http://hub.invalid", "https://hub.invalid"] {
+        let start = Instant::now();
+        let variables = [
+            ("HF_ENDPOINT", endpoint),
+            ("ALL_PROXY", proxy.as_str()),
+            ("HF_HUB_ETAG_TIMEOUT", "1"),
+        ];
+        refused(
+            hub.fetch(&variables),
+            &["by the proxy", "took too long (connect)", "HF_HUB_ETAG_TIMEOUT"],
+        );
+        assert!(start.elapsed() < START, "{:?}", start.elapsed());
+    }
+    drips.join().unwrap();
 }
 
 #[test]
