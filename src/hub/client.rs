@@ -145,6 +145,7 @@ impl Walk<'_> {
             true => network.answer_timeout,
             false => network.download_timeout,
         };
+        let read_timeout = timeout.max(network.download_timeout);
         let mut request = agent(&self.client.agent).get(self.address.clone());
         if let (true, Some(token)) = (self.is_at_hub, &network.token) {
             request = request.header(header::AUTHORIZATION, token.header());
@@ -160,7 +161,7 @@ impl Walk<'_> {
             .timeout_send_request(Some(timeout))
             .timeout_recv_response(Some(timeout))
             // The limit of each read holds for the head of the answer as well.
-            .timeout_per_read(Some(timeout.max(network.download_timeout)))
+            .timeout_per_read(Some(read_timeout))
             .build();
         // ureq limits each read of what a proxy answers to CONNECT, not all of them together. Connecting and the head of the
         // answer have `timeout` each.
@@ -189,13 +190,12 @@ impl Walk<'_> {
         }
         match answer.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
-                let shared = &self.client.agent;
-                Ok(Some(FileBody::new(
-                    answer,
-                    host,
-                    network.download_timeout,
-                    shared,
-                )))
+                let mut body = FileBody::new(answer, host, network.download_timeout);
+                // With a length, every byte that comes is of the body.
+                if body.length.is_none() || read_timeout > body.timeout {
+                    body.watch = Some(Watch::new(&self.client.agent, body.timeout));
+                }
+                Ok(Some(body))
             }
             StatusCode::MOVED_PERMANENTLY
             | StatusCode::FOUND
@@ -273,7 +273,7 @@ pub(super) struct FileBody {
     length: Option<u64>,
     host: String,
     timeout: Duration,
-    /// Where the length was not said: with a length, every byte that comes is of the body.
+    /// Where ureq does not limit how long one read of the body takes.
     watch: Option<Watch>,
     /// Time spent waiting in the current window, and the bytes that came in it.
     waited: Duration,
@@ -281,14 +281,14 @@ pub(super) struct FileBody {
 }
 
 impl FileBody {
-    fn new(answer: Response<Body>, host: String, timeout: Duration, agent: &SharedAgent) -> FileBody {
+    fn new(answer: Response<Body>, host: String, timeout: Duration) -> FileBody {
         let length = answer.body().content_length();
         FileBody {
             answer: answer.map(Body::into_reader),
             length,
             host,
             timeout,
-            watch: length.is_none().then(|| Watch::new(agent, timeout)),
+            watch: None,
             waited: Duration::ZERO,
             window_bytes: 0,
         }

@@ -337,6 +337,22 @@ fn a_body_that_stalls_or_drips_is_given_up_and_gone_on_with_later() {
         assert_eq!(hub.ranges(), [String::new(), format!("bytes={kept}-")]);
         assert_whole(&hub);
     }
+    // At the hub itself too, however long its answers may take to begin.
+    let hub = Hub::faulty(
+        read_folder(&jina()),
+        always(|request, repo| {
+            let reply = repo.answer(request);
+            request
+                .is_for("tokenizer.json")
+                .then(|| reply.sends(Sends::Stall(10)))
+        }),
+    );
+    let start = Instant::now();
+    refused(
+        hub.fetch(&[("HF_HUB_ETAG_TIMEOUT", "30"), ("HF_HUB_DOWNLOAD_TIMEOUT", "1")]),
+        &["tokenizer.json", "sent nothing of the body in 1 s"],
+    );
+    assert!(start.elapsed() < START, "{:?}", start.elapsed());
     // The listing too.
     let hub = Hub::faulty(
         read_folder(&jina()),
