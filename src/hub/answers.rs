@@ -170,7 +170,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Digits alone: no sign.
-fn number(text: &str) -> Option<u64> {
+pub(super) fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
 }

@@ -33,7 +33,7 @@
 //! | `HF_HUB_DISABLE_SYMLINKS` | false | true: snapshots hold files and not links to blobs |
 //! | `HTTP_PROXY`, `HTTPS_PROXY` | `ALL_PROXY` | the proxy for addresses of that scheme |
 //! | `ALL_PROXY` | none | the proxy where the scheme has no other |
-//! | `NO_PROXY` | none | hosts and domains without a proxy, with commas between them; `*` is all |
+//! | `NO_PROXY` | none | hosts, domains, `HOST:PORT`, ranges (`10.0.0.0/8`) without a proxy, between commas; `*` is all |
 //!
 //! The names of the proxies may be in lower case too, which counts first, as for curl. `TRANSFORMERS_CACHE` is not read, as in
 //! huggingface_hub.

@@ -380,9 +380,21 @@ fn proxies_are_by_scheme_and_never_ignored() {
         let error = refused(hub.fetch(variables), &words);
         assert!(!error.contains("secret"), "{error}");
     }
+    for (name, entry) in [("no_proxy", "127."), ("NO_PROXY", "http://127.0.0.1")] {
+        let list = format!("hub.example {entry}");
+        refused(
+            hub.fetch(&[("HTTP_PROXY", gone), (name, &list)]),
+            &[name, &format!("`{entry}`"), "10.0.0.0/8"],
+        );
+    }
     assert!(hub.seen().is_empty());
+    let both = format!("{} {}", hub.address, hub.elsewhere);
     for variables in [
         &[("HTTPS_PROXY", gone)][..],
+        &[("HTTP_PROXY", gone), ("NO_PROXY", &both)],
+        &[("HTTP_PROXY", gone), ("NO_PROXY", "127.0.0.0/8")],
+        // Without a proxy it does not matter.
+        &[("NO_PROXY", "127.")],
         &[("HTTP_PROXY", "")],
         &[("HTTP_PROXY", gone), ("NO_PROXY", "hub.example, 127.0.0.1")],
         &[("ALL_PROXY", gone), ("no_proxy", "*")],
