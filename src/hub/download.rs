@@ -147,16 +147,22 @@ impl Download<'_> {
 
     /// Tries once.
     fn attempt(&self, reach: &mut Reach) -> Result<()> {
-        let mut way = self.client.file(self.id, self.commit, self.name)?;
-        let mut body = way.ask_hub()?;
-        let (hash, size) = way
-            .headers()
-            .read(self.commit)
-            .map_err(|problem| Failure::Answer(format!("the answer {problem}")))?;
-        let lock = self.cache.lock(&hash)?;
-        if self.cache.has_blob(&hash) {
-            return self.cache.place((&hash, &lock), self.commit, self.name, false);
-        }
+        let (mut way, mut body, hash, size, lock) = loop {
+            let mut way = self.client.file(self.id, self.commit, self.name)?;
+            let body = way.ask_hub()?;
+            let (hash, size) = way
+                .headers()
+                .read(self.commit)
+                .map_err(|problem| Failure::Answer(format!("the answer {problem}")))?;
+            let lock = self.cache.lock(&hash)?;
+            if self.cache.has_blob(&hash) {
+                return self.cache.place((&hash, &lock), self.commit, self.name, false);
+            }
+            // What the hub answered before a wait as long as a download may not hold any more: signed addresses end.
+            if !lock.waited {
+                break (way, body, hash, size, lock);
+            }
+        };
         let mut part = self.cache.open_part(&hash)?;
         reach.begin(part.length);
         if size.is_some_and(|size| part.length > size) {
@@ -164,9 +170,9 @@ impl Download<'_> {
         }
         let mut total = size;
         if size.is_none_or(|size| part.length < size) {
-            // A body that the hub kept waiting for, or that starts before the part's end, is asked for again.
+            // A body that starts before the part's end is asked for again.
             let body = match body.take() {
-                Some(body) if part.length == 0 && !lock.waited => body,
+                Some(body) if part.length == 0 => body,
                 _ => self.rest(&mut way, &mut part)?,
             };
             total = self.receive(body, &mut part, size, reach)?;

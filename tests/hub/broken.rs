@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -434,6 +435,43 @@ fn two_processes_download_a_file_once() {
         running.end().unwrap();
     }
     assert_eq!(hub.ranges().len(), 1, "{:#?}", hub.seen());
+    assert_whole(&hub);
+}
+
+/// The address that the hub gave ended while another process held the lock, and then gave up.
+#[test]
+fn after_a_wait_for_another_process_the_hub_is_asked_anew() {
+    let issued = Mutex::new(Instant::now());
+    let hub = Hub::faulty(
+        read_folder(&jina()),
+        always(move |request, repo| {
+            let mut issued = issued.lock().unwrap();
+            if !request.is_for("model.safetensors") {
+                return None;
+            }
+            if request.elsewhere && issued.elapsed() > Duration::from_secs(1) {
+                return Some(Reply::new(403, "expired"));
+            }
+            if !request.elsewhere {
+                *issued = Instant::now();
+            }
+            Some(repo.answer(request))
+        }),
+    );
+    let locks = hub.home.path().join("hub/.locks/models--owner--name");
+    fs::create_dir_all(&locks).unwrap();
+    let lock = fs::File::create(locks.join(format!("{}.lock", sha256(&right())))).unwrap();
+    lock.lock().unwrap();
+    let running = hub.start("owner/name", &[]);
+    let start = Instant::now();
+    while hub.requests("/model.safetensors") == 0 {
+        assert!(start.elapsed() < START * 2);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    drop(lock);
+    running.end().unwrap();
+    assert_eq!(hub.ranges(), [""]);
     assert_whole(&hub);
 }
 
