@@ -282,7 +282,13 @@ pub(super) struct FileBody {
 
 impl FileBody {
     fn new(answer: Response<Body>, host: String, timeout: Duration) -> FileBody {
-        let length = answer.body().content_length();
+        // ureq says of a length of 0 that there is no body.
+        let is_empty = !answer.headers().contains_key(header::TRANSFER_ENCODING)
+            && answer
+                .headers()
+                .get(header::CONTENT_LENGTH)
+                .is_some_and(|length| length == "0");
+        let length = answer.body().content_length().or_else(|| is_empty.then_some(0));
         FileBody {
             answer: answer.map(Body::into_reader),
             length,

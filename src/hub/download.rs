@@ -282,12 +282,13 @@ impl Download<'_> {
     fn check(&self, part: Part, wanted: &ContentHash, total: Option<u64>) -> Result<()> {
         let found = hash_file(part.path(), wanted).map_err(|e| Failure::disk(part.path(), &e))?;
         if found != *wanted {
-            let unsized_bytes = total.is_none().then_some(part.length);
+            let bytes = part.length;
             part.remove()?;
             return Err(Failure::WrongHash {
                 wanted: wanted.clone(),
                 found,
-                unsized_bytes,
+                bytes,
+                is_sized: total.is_some(),
             });
         }
         let length = part.length;

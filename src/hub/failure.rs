@@ -45,8 +45,10 @@ pub(super) enum Failure {
     WrongHash {
         wanted: ContentHash,
         found: ContentHash,
-        /// The bytes that came, where nothing said how many there are.
-        unsized_bytes: Option<u64>,
+        /// The bytes that came.
+        bytes: u64,
+        /// Whether an answer said how many there are.
+        is_sized: bool,
     },
     /// The cache cannot be read or written.
     Disk(String),
@@ -142,15 +144,20 @@ impl fmt::Display for Failure {
             Failure::WrongHash {
                 wanted,
                 found,
-                unsized_bytes,
+                bytes,
+                is_sized,
             } => {
-                write!(f, "its hash is {found}, and that of the hub's file {wanted}")?;
-                if let Some(bytes) = unsized_bytes {
+                write!(
+                    f,
+                    "its hash is {found}, and that of the hub's file {wanted} ({bytes} bytes came"
+                )?;
+                if !is_sized {
                     write!(
                         f,
-                        " ({bytes} bytes came, and no answer said how many there are: it may have been cut short)"
+                        ", and no answer said how many there are: it may have been cut short"
                     )?;
                 }
+                f.write_str(")")?;
             }
             Failure::Timeout(text)
             | Failure::Broken(text)
@@ -317,7 +324,8 @@ mod tests {
             Failure::WrongHash {
                 wanted: hash.clone(),
                 found: hash,
-                unsized_bytes: None,
+                bytes: 0,
+                is_sized: true,
             },
         ] {
             assert!(!failure.is_absence(), "{failure}");

@@ -98,6 +98,20 @@ fn a_body_of_no_length_that_was_cut_off_is_told_as_one() {
     }
 }
 
+/// A length of 0 is one that was said.
+#[test]
+fn an_empty_body_is_told_as_one() {
+    let hub = Hub::faulty(
+        read_folder(&jina()),
+        always(|request, repo| {
+            let mut reply = repo.answer(request);
+            reply.body.clear();
+            request.is_for("/config.json").then_some(reply)
+        }),
+    );
+    refused(hub.fetch(&[]), &["config.json", "its hash is", "(0 bytes came);"]);
+}
+
 #[test]
 fn a_part_that_cannot_be_gone_on_with_is_fetched_anew() {
     let length = right().len() as u64;
