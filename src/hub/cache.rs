@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! .locks/models--owner--name/HASH.lock                 held while the blob is downloaded
+//! .locks/models--owner--name/note.lock                 ours: held while a ref or the mark below is written
 //! models--owner--name/refs/REVISION                    the commit of a branch or tag
 //! models--owner--name/blobs/HASH                       contents, by their hash
 //! models--owner--name/blobs/HASH.incomplete            what came of them so far
@@ -24,6 +25,9 @@ use super::settings;
 
 /// Marks a snapshot that was downloaded by this engine: the files that it consists of, one per line.
 const WHOLE: &str = ".ropeway-complete";
+
+/// What the lock and the scratch files of refs and marks are named by.
+const NOTES: &str = "note";
 
 /// The largest mark or ref that is read.
 const SMALL_FILE_BYTES: u64 = 1 << 20;
@@ -76,7 +80,41 @@ impl ModelCache {
             parent.push(folder);
             create_dir(&parent)?;
         }
-        write_new(&parent, &path, commit)
+        self.write_note(&parent, &path, commit)
+    }
+
+    /// Marks the model in `folder`, a snapshot, as whole, of these files.
+    pub(super) fn mark_whole(&self, folder: &Path, files: &[String]) {
+        let mark: String = files.iter().map(|name| format!("{name}\n")).collect();
+        // Without the mark the next call asks the hub again, and that is all.
+        if let Err(failure) = self.write_note(folder, &folder.join(WHOLE), &mark) {
+            tracing::debug!(%failure, "the cached copy cannot be marked as whole");
+        }
+    }
+
+    /// Writes a file of `folder` anew and gives it its name when it is whole.
+    ///
+    /// Other clients take whatever lies among the refs for one, so what is not whole lies among the blobs, unless those are on
+    /// another disk.
+    fn write_note(&self, folder: &Path, path: &Path, text: &str) -> Result<()> {
+        let lock = self.lock_file(NOTES)?;
+        let blobs = self.folder.join("blobs");
+        let write = |place: &Path| -> Result<Scratch> {
+            let (scratch, mut file) = Scratch::new(place, NOTES, create_new)?;
+            file.write_all(text.as_bytes())
+                .map_err(|e| Failure::disk(&scratch.path, &e))?;
+            Ok(scratch)
+        };
+        fs::create_dir_all(&blobs).map_err(|e| Failure::disk(&blobs, &e))?;
+        if lock.held {
+            remove_scratch(&blobs, NOTES);
+            remove_scratch(folder, NOTES);
+        }
+        let scratch = write(&blobs)?;
+        match fs::rename(&scratch.path, path) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => write(folder)?.rename(path),
+            renamed => renamed.map_err(|e| Failure::disk(path, &e)),
+        }
     }
 
     pub(super) fn blob(&self, hash: &ContentHash) -> PathBuf {
@@ -88,9 +126,13 @@ impl ModelCache {
     }
 
     /// Waits until no other process downloads this blob.
-    pub(super) fn lock(&self, hash: &ContentHash) -> Result<BlobLock> {
-        let path = self.locks.join(format!("{hash}.lock"));
-        let lock = || -> io::Result<BlobLock> {
+    pub(super) fn lock(&self, hash: &ContentHash) -> Result<Lock> {
+        self.lock_file(hash.as_str())
+    }
+
+    fn lock_file(&self, name: &str) -> Result<Lock> {
+        let path = self.locks.join(format!("{name}.lock"));
+        let lock = || -> io::Result<Lock> {
             fs::create_dir_all(&self.locks)?;
             let mut waited = false;
             loop {
@@ -110,7 +152,7 @@ impl ModelCache {
                 }
                 // Whoever held it may have removed the file; then another process may hold its successor.
                 if is_same_file(&file, &path) {
-                    return Ok(BlobLock {
+                    return Ok(Lock {
                         _file: file,
                         waited,
                         held,
@@ -138,7 +180,7 @@ impl ModelCache {
     /// `is_new`: no snapshot has it yet.
     pub(super) fn place(
         &self,
-        (hash, lock): (&ContentHash, &BlobLock),
+        (hash, lock): (&ContentHash, &Lock),
         commit: &str,
         name: &str,
         is_new: bool,
@@ -157,7 +199,7 @@ impl ModelCache {
         }
         target.extend(["blobs", hash.as_str()]);
         if lock.held {
-            remove_scratch(&parent, hash);
+            remove_scratch(&parent, hash.as_str());
         }
         let blob = self.blob(hash);
         let link = |target: &Path| Scratch::new(&parent, hash.as_str(), |path| symlink(target, path));
@@ -222,15 +264,6 @@ pub(super) fn is_whole(folder: &Path) -> bool {
     })
 }
 
-/// Marks the model in `folder`, of these files, as whole.
-pub(super) fn mark_whole(folder: &Path, files: &[String]) {
-    let mark: String = files.iter().map(|name| format!("{name}\n")).collect();
-    // Without the mark the next call asks the hub again, and that is all.
-    if let Err(failure) = write_new(folder, &folder.join(WHOLE), &mark) {
-        tracing::debug!(%failure, "the cached copy cannot be marked as whole");
-    }
-}
-
 /// Locks a file that another process has locked. That may take as long as a download: after the time `quiet` it is said.
 fn wait_for(file: &File, path: &Path, quiet: Duration) -> io::Result<()> {
     let start = Instant::now();
@@ -246,8 +279,8 @@ fn wait_for(file: &File, path: &Path, quiet: Duration) -> io::Result<()> {
     file.lock()
 }
 
-/// Held while a blob is downloaded.
-pub(super) struct BlobLock {
+/// Held while a blob is downloaded, or a note is written.
+pub(super) struct Lock {
     _file: File,
     /// Whether another process held it before.
     pub waited: bool,
@@ -309,14 +342,6 @@ fn read_small(path: &Path) -> Option<String> {
     Some(text)
 }
 
-/// Writes a file of `folder` anew and gives it its name when it is whole.
-fn write_new(folder: &Path, path: &Path, text: &str) -> Result<()> {
-    let (scratch, mut file) = Scratch::new(folder, "note", create_new)?;
-    file.write_all(text.as_bytes())
-        .map_err(|e| Failure::disk(&scratch.path, &e))?;
-    scratch.rename(path)
-}
-
 fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).open(path)
 }
@@ -358,10 +383,10 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes what processes that were ended by force have left of this blob in `folder`. Whoever holds the blob's lock is the
-/// only one who makes such files.
-fn remove_scratch(folder: &Path, hash: &ContentHash) {
-    let start = format!("{}{hash}-", SCRATCH.0);
+/// Removes what processes that were ended by force have left `of` a blob or of notes in `folder`. Whoever holds their lock
+/// is the only one who makes such files.
+fn remove_scratch(folder: &Path, of: &str) {
+    let start = format!("{}{of}-", SCRATCH.0);
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         if name

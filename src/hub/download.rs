@@ -3,7 +3,7 @@
 
 use super::Progress;
 use super::answers::{Listing, content_range};
-use super::cache::{ModelCache, Part, mark_whole};
+use super::cache::{ModelCache, Part};
 use super::client::{Client, FileBody, Walk};
 use super::failure::{Failure, Result, Tries};
 use super::hash::hash_file;
@@ -91,7 +91,7 @@ pub(super) fn download(
             "it was downloaded, but lacks config.json or some of its weights".into(),
         ))
     })?;
-    mark_whole(&folder, &files);
+    cache.mark_whole(&folder, &files);
     Ok(folder)
 }
 

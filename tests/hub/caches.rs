@@ -261,6 +261,45 @@ fn what_an_ended_process_left_is_removed() {
     }
 }
 
+/// A ref or a mark that a process was writing when it was ended is no ref to other programs, and goes.
+#[test]
+fn what_an_ended_process_left_of_a_ref_is_removed() {
+    let hub = Hub::of(read_folder(&jina()));
+    let folders = [
+        hub.snapshot(),
+        hub.cached().join("refs"),
+        hub.cached().join("blobs"),
+    ];
+    let left = |folder: &PathBuf| folder.join(".ropeway-note-0123456789abcdef.tmp");
+    for folder in &folders {
+        fs::create_dir_all(folder).unwrap();
+        fs::write(left(folder), "half").unwrap();
+    }
+    hub.fetch(&[]).unwrap();
+    for folder in &folders {
+        assert!(!left(folder).exists(), "{}", folder.display());
+    }
+    let refs = fs::read_dir(&folders[1]).unwrap();
+    let refs: Vec<_> = refs.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(refs, ["main"]);
+}
+
+/// What is not whole cannot be renamed from one disk to another.
+#[test]
+#[cfg(target_os = "linux")]
+fn refs_may_be_on_another_disk() {
+    let Ok(disk) = tempfile::tempdir_in("/dev/shm") else {
+        return;
+    };
+    let hub = Hub::of(read_folder(&jina()));
+    fs::create_dir_all(hub.cached()).unwrap();
+    symlink(disk.path(), hub.cached().join("refs")).unwrap();
+    hub.fetch(&[]).unwrap();
+    let refs = fs::read_dir(disk.path()).unwrap();
+    let refs: Vec<_> = refs.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(refs, ["main"]);
+}
+
 /// A copy that this engine did not make is completed where there is a hub, over the blobs that are there.
 #[test]
 fn a_foreign_copy_is_completed_without_fetching_it_again() {
