@@ -282,13 +282,14 @@ fn settle_added(
     let names: Vec<&str> = changed.iter().map(|token| token.content.as_str()).collect();
     let (folder, tokens) = (config.folder.display(), list(&names));
     tracing::warn!(%folder, %tokens, "tokens whose flags in tokenizer_config.json are not those in tokenizer.json: the former are taken, as by transformers 5");
-    let flags: HashMap<&str, bool> = changed
+    let flags: HashMap<&str, &AddedToken> = changed
         .iter()
-        .map(|token| (token.content.as_str(), token.rstrip))
+        .map(|token| (token.content.as_str(), token))
         .collect();
     for token in &mut settings.added_tokens {
-        if let Some(&rstrip) = flags.get(token.content.as_str()) {
-            token.rstrip = rstrip;
+        if let Some(new) = flags.get(token.content.as_str()) {
+            (token.rstrip, token.single_word) = (new.rstrip, new.single_word);
+            token.normalized = new.normalized;
         }
     }
     super::fenced(|| {

@@ -5,15 +5,18 @@
 //!
 //! - every normalizer works on single characters and what combines with them, or on runs of white space. A run stays
 //!   whole, since all of it goes to the second part, and the character before it does not become white space itself;
-//! - the splitter ends a word at that white space: by dropping it, or by starting the next word with it;
-//! - no added token holds white space or eats what stands behind it, and none ends the word before or begins the next:
-//!   what stands between added tokens is normalised on its own.
+//! - the splitter ends a word at that white space: by dropping it, or by starting the next word with it. Its normal form
+//!   still is what the splitter takes for white space;
+//! - no added token holds white space, eats what stands behind it or depends on the character beside it, and none ends the
+//!   word before or begins the next: what stands between added tokens is normalised on its own. Those that are found in the
+//!   normalised text are known by their normal form.
 //!
 //! What the next word begins with does not matter else: it goes to the second part together with the white space, and
 //! what combines with white space, or becomes some, does so there as in the whole.
 //!
 //! [`Cuts::new`] reads from `tokenizer.json` whether that is so. Tokenizers that it does not know are given whole texts.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
@@ -24,7 +27,7 @@ use unicode_segmentation::UnicodeSegmentation;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cuts {
     /// The white space before which a word ends.
-    blanks: &'static [char],
+    blanks: Vec<char>,
     /// Whether every ASCII punctuation character is a word.
     punctuation: bool,
     /// Pairs of such characters that an added token holds: not to be parted.
@@ -47,11 +50,14 @@ enum Beside {
 /// More added tokens that begin with one character are not told apart.
 const MOST_ALIKE: usize = 64;
 
-/// Added tokens by one of their characters.
-fn by_character(added: &[AddedToken], character: fn(&str) -> Option<char>) -> HashMap<char, Beside> {
+/// Added tokens, with what is looked for, by one of the characters of that.
+fn by_character(
+    added: &[(&AddedToken, Cow<'_, str>)],
+    character: fn(&str) -> Option<char>,
+) -> HashMap<char, Beside> {
     let mut all = HashMap::new();
-    for token in added {
-        let Some(c) = character(&token.content) else {
+    for (token, found) in added {
+        let Some(c) = character(found) else {
             continue;
         };
         let beside = all.entry(c).or_insert(Beside::These(Vec::new()));
@@ -65,12 +71,26 @@ fn by_character(added: &[AddedToken], character: fn(&str) -> Option<char>) -> Ha
     all
 }
 
+/// What a normalizer makes of a text by itself.
+fn normal_form(normalizer: Option<&NormalizerWrapper>, text: &str) -> Option<String> {
+    let mut normal = NormalizedString::from(text);
+    normalizer
+        .is_none_or(|n| n.normalize(&mut normal).is_ok())
+        .then(|| normal.get().to_owned())
+}
+
 /// What splitters that drop white space take for it, of ASCII.
 const BLANKS: &[char] = &[' ', '\n', '\t', '\r'];
 
 impl Cuts {
-    /// The places for a tokenizer with these settings (`normalizer`, `pre_tokenizer` and `added_tokens` of its file).
-    pub fn new(normalizer: &Value, splitter: &Value, added: &[AddedToken]) -> Cuts {
+    /// The places for a tokenizer with these settings (`normalizer`, also as it is `applied`, `pre_tokenizer` and
+    /// `added_tokens` of its file).
+    pub fn new(
+        normalizer: &Value,
+        applied: Option<&NormalizerWrapper>,
+        splitter: &Value,
+        added: &[AddedToken],
+    ) -> Cuts {
         let normalizers = steps(normalizer, "normalizers");
         let splitters = steps(splitter, "pretokenizers");
         let first = splitters.first().map_or("", |first| kind(first));
@@ -89,34 +109,66 @@ impl Cuts {
             "Replace" => replaces_runs(step) || replaces_words(step),
             _ => false,
         };
+        let mark = splitters
+            .iter()
+            .take(if drops_blanks { 2 } else { 1 })
+            .find(|step| kind(step) == "Metaspace" && step["split"] != false)
+            .and_then(|step| step["replacement"].as_str()?.chars().next());
+        let ends_word = |c: char| c == ' ' || drops_blanks && c.is_whitespace() || mark == Some(c);
+        let added: Option<Vec<(&AddedToken, Cow<'_, str>)>> = added
+            .iter()
+            .map(|token| match token.normalized {
+                true => Some((token, Cow::from(normal_form(applied, &token.content)?))),
+                false => Some((token, Cow::from(&token.content))),
+            })
+            .collect();
+        let apart = |(token, found): &(&AddedToken, Cow<'_, str>)| {
+            let letter = found.chars().next().is_some_and(char::is_alphanumeric);
+            let holds_blank = found.contains(|c: char| c.is_whitespace() || token.normalized && ends_word(c));
+            !token.rstrip && !token.single_word && !letter && !holds_blank
+        };
         let known = normalizers.iter().all(local)
             && (drops_blanks || marks_blanks)
-            && splitters.iter().all(|step| !kind(step).is_empty())
-            && added.iter().all(|token| {
-                let letter = token.content.chars().next().is_some_and(char::is_alphanumeric);
-                !token.rstrip && !letter && !token.content.contains(char::is_whitespace)
-            });
-        if !known {
+            && splitters.iter().all(|step| !kind(step).is_empty());
+        let Some(added) = added.filter(|added| known && added.iter().all(apart)) else {
             return Cuts::default();
-        }
+        };
         let lines_are_blanks = normalizers
             .iter()
             .any(|step| step["pattern"]["Regex"] == r"\s+" && step["content"] == " ");
+        // Between words, alone and in a run.
+        let stays_blank = |blank: &char| {
+            [
+                format!("{blank}"),
+                format!("{blank}{blank}"),
+                format!("{blank}\n"),
+            ]
+            .iter()
+            .all(|run| {
+                let normal = |text: &str| normal_form(applied, text);
+                let (word, words) = (normal("a"), normal(&format!("a{run}a")));
+                let run = word.zip(words).and_then(|(word, words)| {
+                    let run = words.strip_prefix(&word)?.strip_suffix(&word)?;
+                    run.chars().next()
+                });
+                run.is_some_and(ends_word)
+            })
+        };
+        let blanks = match drops_blanks || lines_are_blanks {
+            true => BLANKS,
+            false => &BLANKS[..1],
+        };
         Cuts {
-            blanks: if drops_blanks || lines_are_blanks {
-                BLANKS
-            } else {
-                &BLANKS[..1]
-            },
+            blanks: blanks.iter().copied().filter(stays_blank).collect(),
             punctuation: first == "BertPreTokenizer"
                 && normalizers.iter().all(|step| kind(step) == "BertNormalizer"),
             joined: added
                 .iter()
-                .flat_map(|token| token.content.as_bytes().windows(2))
+                .flat_map(|(_, found)| found.as_bytes().windows(2))
                 .filter_map(|pair| pair.try_into().ok())
                 .collect(),
-            starts: by_character(added, |content| content.chars().next()),
-            ends: by_character(added, |content| content.chars().next_back()),
+            starts: by_character(&added, |content| content.chars().next()),
+            ends: by_character(&added, |content| content.chars().next_back()),
         }
     }
 
@@ -163,21 +215,14 @@ impl Cuts {
         {
             return false;
         }
-        let normal = |c: char| {
-            let mut normal = NormalizedString::from(c.to_string());
-            let done = normalizer.is_none_or(|n| n.normalize(&mut normal).is_ok());
-            if done {
-                normal.get().to_owned()
-            } else {
-                String::new()
-            }
-        };
+        let normal = |c: char| normal_form(normalizer, &c.to_string()).unwrap_or_default();
         let of_word = |c: char, tokens: &HashMap<char, Beside>| {
             !c.is_whitespace() && tokens.get(&c) != Some(&Beside::Any)
         };
         // A character that combines with the space behind it, or that becomes nothing or white space, is not a word's
-        // end.
+        // end. Nor is white space that a mark behind it may make something else.
         format!("{last} ").graphemes(true).count() == 2
+            && (next_word.len() + 1 < after.len() || format!(" {next}").graphemes(true).count() == 2)
             && normal(last).chars().next_back().is_some_and(|c| of_word(c, &self.ends))
             // Nor does one begin a word that may become the start of an added token.
             && (next.is_alphanumeric()
@@ -192,6 +237,8 @@ pub struct AddedToken {
     pub content: String,
     #[serde(default)]
     pub rstrip: bool,
+    #[serde(default)]
+    pub single_word: bool,
     /// Whether it is looked for in the normalised text. The library needs to be told.
     #[serde(default)]
     pub normalized: bool,
@@ -238,7 +285,13 @@ mod tests {
     use serde_json::json;
 
     fn cuts(normalizer: Value, splitter: Value) -> Cuts {
-        Cuts::new(&normalizer, &splitter, &[])
+        with_added(&normalizer, &splitter, &[])
+    }
+
+    fn with_added(normalizer: &Value, splitter: &Value, added: &[AddedToken]) -> Cuts {
+        // One that the library does not know is not known here either.
+        let applied: Option<NormalizerWrapper> = serde_json::from_value(normalizer.clone()).ok();
+        Cuts::new(normalizer, applied.as_ref(), splitter, added)
     }
 
     fn all(cuts: &Cuts, text: &str) -> Vec<usize> {
@@ -257,7 +310,7 @@ mod tests {
         assert_eq!(all(&bert, "a!! b ?"), [2, 3, 5]);
         let marks = cuts(
             Value::Null,
-            json!({"type": "Metaspace", "prepend_scheme": "always"}),
+            json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always"}),
         );
         assert_eq!(all(&marks, "one  two\nthree"), [3]);
         assert_eq!(all(&marks, "a!! <s> c"), [3, 7]);
@@ -287,7 +340,7 @@ mod tests {
             (Value::Null, json!({"type": "Metaspace", "split": false})),
             (
                 json!({"type": "Strip"}),
-                json!({"type": "Metaspace", "prepend_scheme": "never"}),
+                json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "never"}),
             ),
             (Value::Null, json!({"type": "Split", "pattern": {"Regex": "b c"}})),
         ] {
@@ -297,15 +350,80 @@ mod tests {
                 "{normalizer}"
             );
         }
+        let single = AddedToken {
+            content: "-x".into(),
+            single_word: true,
+            ..AddedToken::default()
+        };
+        assert_eq!(
+            all(&with_added(&Value::Null, &bert, &[single]), "aa bb cc!!"),
+            [0usize; 0]
+        );
         for (content, rstrip) in [("new york", false), ("<s>", true), ("word", false)] {
             let added = [AddedToken {
                 content: content.into(),
                 rstrip,
-                normalized: false,
+                ..AddedToken::default()
             }];
             assert_eq!(
-                all(&Cuts::new(&Value::Null, &bert, &added), "aa bb cc!!"),
+                all(&with_added(&Value::Null, &bert, &added), "aa bb cc!!"),
                 [0usize; 0]
+            );
+        }
+    }
+
+    #[test]
+    fn white_space_has_to_stay_some() {
+        let bert = json!({"type": "BertPreTokenizer"});
+        let marks = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always"});
+        let both = json!({"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, marks]});
+        let bytes =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+        for (pattern, content, splitter, wanted) in [
+            // A mark may make something else of the white space before it.
+            (r"\s+", " ", &bert, &[3, 8, 21][..]),
+            (r"\s+", "\n", &bert, &[3, 8, 21]),
+            (r"\s+", "", &bert, &[]),
+            (r"\s+", "x", &bert, &[]),
+            (r"\s+", "\u{2581}", &bert, &[]),
+            (" {2,}", "x", &bert, &[8, 21]),
+            (r"\s+", "\u{2581}", &both, &[3, 8, 21]),
+            (r"\s+", "\u{2581}", &marks, &[3]),
+            (" {2,}", "\u{2581}", &marks, &[3]),
+            // It marks spaces alone.
+            (r"\s+", "\n", &marks, &[]),
+            (r"\s+", "_", &marks, &[]),
+            (r"\s+", "\u{2581}", &bytes, &[]),
+        ] {
+            let normalizer = json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content});
+            assert_eq!(
+                all(
+                    &cuts(normalizer, splitter.clone()),
+                    "one  two\nthree\t\u{301}four\tfive"
+                ),
+                wanted,
+                "{pattern} {content:?} {splitter}"
+            );
+        }
+    }
+
+    #[test]
+    fn added_tokens_are_known_by_what_is_found() {
+        let splitter = json!({"type": "WhitespaceSplit"});
+        let normalizer = json!({"type": "Sequence", "normalizers": [{"type": "Nmt"}, {"type": "NFKC"}]});
+        for (content, normalized, wanted) in [
+            ("(\u{200b})", true, &[][..]),
+            ("(\u{200b})", false, &[2]),
+            // Becomes a space and a mark.
+            ("(\u{a8})", true, &[]),
+            // Becomes a letter.
+            ("\u{24d0}", true, &[]),
+        ] {
+            let added = added(&[content], normalized);
+            assert_eq!(
+                all(&with_added(&normalizer, &splitter, &added), "aa bb"),
+                wanted,
+                "{content}"
             );
         }
     }
@@ -313,8 +431,8 @@ mod tests {
     fn added(contents: &[&str], normalized: bool) -> Vec<AddedToken> {
         let token = |&content: &&str| AddedToken {
             content: content.into(),
-            rstrip: false,
             normalized,
+            ..AddedToken::default()
         };
         contents.iter().map(token).collect()
     }
@@ -323,14 +441,14 @@ mod tests {
     fn added_tokens_of_punctuation_are_not_parted() {
         let normalizer = json!({"type": "BertNormalizer"});
         let splitter = json!({"type": "BertPreTokenizer"});
-        let cuts = Cuts::new(&normalizer, &splitter, &added(&["!?"], false));
+        let cuts = with_added(&normalizer, &splitter, &added(&["!?"], false));
         assert_eq!(all(&cuts, "a!!?!"), [2, 4]);
         // Thousands of them are looked up at once.
         let all: Vec<String> = (0..4000u32)
             .map(|n| format!("@{n:b}").replace('0', "#").replace('1', "$"))
             .collect();
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
-        let cuts = Cuts::new(&normalizer, &splitter, &added(&all, false));
+        let cuts = with_added(&normalizer, &splitter, &added(&all, false));
         assert_eq!(cuts.joined.len(), 6);
         assert_eq!(cuts.starts, HashMap::from([('@', Beside::Any)]));
     }
@@ -338,7 +456,7 @@ mod tests {
     #[test]
     fn words_are_not_parted_from_added_tokens() {
         let splitter = json!({"type": "WhitespaceSplit"});
-        let cuts = |normalized| Cuts::new(&Value::Null, &splitter, &added(&["[CLS]", "<s>"], normalized));
+        let cuts = |normalized| with_added(&Value::Null, &splitter, &added(&["[CLS]", "<s>"], normalized));
         assert_eq!(all(&cuts(false), "[1] [CLS] <s) <s> s> (s)"), [20]);
         assert_eq!(all(&cuts(true), "[1] [CLS] <s) <s> s> (s) 1"), [24]);
     }

@@ -161,6 +161,7 @@ impl TextPipeline {
         Ok(Some(TextPipeline {
             cuts: Cuts::new(
                 &settings.normalizer,
+                tokenizer.get_normalizer(),
                 &settings.pre_tokenizer,
                 &settings.added_tokens,
             ),

@@ -2,10 +2,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use base64::Engine as _;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::config::{AddedToken, Source};
 
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -18,9 +20,13 @@ fn settings(name: &str) -> Value {
 }
 
 fn open(tokenizer: &Value) -> Result<TextPipeline> {
+    open_beside(tokenizer, &TokenizerSettings::default())
+}
+
+fn open_beside(tokenizer: &Value, beside: &TokenizerSettings) -> Result<TextPipeline> {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    Ok(TextPipeline::open(folder.path(), false, 40, &TokenizerSettings::default())?.unwrap())
+    Ok(TextPipeline::open(folder.path(), false, 40, beside)?.unwrap())
 }
 
 /// The tokenizers of the golden models, and those models' vocabularies behind other splitters.
@@ -47,6 +53,87 @@ fn pipelines() -> &'static [TextPipeline] {
         all.iter().map(|tokenizer| open(tokenizer).unwrap()).collect()
     });
     &PIPELINES
+}
+
+/// Tokenizers whose texts can be cut in few places or none.
+fn odd_pipelines() -> &'static [TextPipeline] {
+    static PIPELINES: LazyLock<Vec<TextPipeline>> = LazyLock::new(|| {
+        let with = |name: &str, normalizers: Value, splitter: Option<&Value>| {
+            let mut tokenizer = settings(name);
+            tokenizer["normalizer"] = json!({"type": "Sequence", "normalizers": normalizers});
+            if let Some(splitter) = splitter {
+                tokenizer["pre_tokenizer"] = splitter.clone();
+            }
+            tokenizer
+        };
+        let runs = |pattern: &str, content: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content});
+        let add = |mut tokenizer: Value, content: &str, flag: &str| {
+            let mut token = json!({"id": 1000, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false});
+            token[flag] = json!(true);
+            tokenizer["added_tokens"].as_array_mut().unwrap().push(token);
+            tokenizer
+        };
+        let marks =
+            json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first", "split": true});
+        let sequence = json!({"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, marks]});
+        let mut all: Vec<Value> = [(r"\s+", ""), (r"\s+", "x"), (" {2,}", "x"), (r"\s+", "\u{2581}")]
+            .into_iter()
+            .map(|(pattern, content)| with("bert", json!([runs(pattern, content)]), None))
+            .collect();
+        for splitter in [&marks, &sequence] {
+            all.push(with(
+                "xlm-roberta",
+                json!([runs(r"\s+", "\u{2581}")]),
+                Some(splitter),
+            ));
+        }
+        all.push(with(
+            "bert",
+            json!([{"type": "Precompiled", "precompiled_charsmap": blank_to_x()}]),
+            None,
+        ));
+        all.push(add(settings("bert"), "-x", "single_word"));
+        let forms = with("xlm-roberta", json!([{"type": "Nmt"}, {"type": "NFKC"}]), None);
+        all.push(add(forms.clone(), "(\u{200b})", "normalized"));
+        all.push(add(forms.clone(), "(\u{a8})", "normalized"));
+        let mut all: Vec<_> = all.iter().map(|tokenizer| open(tokenizer).unwrap()).collect();
+        // A file beside it sets the flags.
+        let tokenizers = [
+            (add(settings("bert"), "-x", "special"), "-x"),
+            (add(forms, "(\u{200b})", "special"), "(\u{200b})"),
+        ];
+        for (tokenizer, content) in tokenizers {
+            let token = AddedToken {
+                content: content.into(),
+                single_word: content == "-x",
+                normalized: content != "-x",
+                ..AddedToken::default()
+            };
+            let beside = TokenizerSettings {
+                added: vec![(
+                    Source::new("tokenizer_config.json", "added_tokens_decoder"),
+                    token,
+                )],
+                ..TokenizerSettings::default()
+            };
+            all.push(open_beside(&tokenizer, &beside).unwrap());
+        }
+        all
+    });
+    &PIPELINES
+}
+
+/// A map of SentencePiece that has an x for a blank: units of 32 bits, as many bytes as they are, then what is put there.
+fn blank_to_x() -> String {
+    let mut units = [0u32; 1024];
+    let blank = 256 ^ usize::from(b' ');
+    units[0] = 256 << 10;
+    units[blank] = 512 << 10 | 1 << 8 | u32::from(b' ');
+    units[blank ^ 512] = 0;
+    let mut map = 4096u32.to_le_bytes().to_vec();
+    map.extend(units.iter().flat_map(|unit| unit.to_le_bytes()));
+    map.extend(b"x\0");
+    base64::engine::general_purpose::STANDARD.encode(map)
 }
 
 /// With parts as small as the text allows.
@@ -81,14 +168,16 @@ fn these_tokenizers_take_texts_in_parts() {
 }
 
 proptest! {
+    // Some forty for each tokenizer.
+    #![proptest_config(ProptestConfig::with_cases(768))]
     #[test]
     fn the_parts_of_a_text_have_the_tokens_of_the_whole(
-        text in "(?s)(a|ab|b|An|é|e\u{301}|\u{301}|-|\\(|\\)|\\[1\\]|<| \\[|> |\u{2581}|« |。|ﬁ|word|ab|!|!!|\\.|,|  ?|\n|\t|\u{a0}|\u{3000}|\u{200b}|\u{600}|<s>|<mask>|\\[MASK\\]|中文|ab ab|\u{1f600}){0,40}",
+        text in "(?s)(a|ab|b|An|é|e\u{301}|\u{301}|-|\\(|\\)|\\[1\\]|<| \\[|> |\u{2581}|« |。|ﬁ|word|ab|x|-x|!|!!|\\.|,|  ?|\n|\t|\u{a0}|\u{3000}|\u{200b}|\u{600}|<s>|<mask>|\\[MASK\\]|中文|ab ab|\u{1f600}){0,40}",
         prompt in "(query: )?",
         limit in 2usize..40,
-        which in 0usize..6,
+        which in 0usize..18,
     ) {
-        let file = &pipelines()[which];
+        let file = pipelines().iter().chain(odd_pipelines()).nth(which).unwrap();
         let mut pipeline = TextPipeline {
             tokenizer: file.tokenizer.clone(),
             cuts: file.cuts.clone(),

@@ -28,6 +28,8 @@ use sentence::SentenceTransformers;
 pub(crate) use sentence::TRANSFORMER_FILES;
 pub(crate) use tasks::jina_adapter_folder;
 use tasks::tasks;
+#[cfg(test)]
+pub(crate) use tokenizer::AddedToken;
 pub(crate) use tokenizer::TokenizerSettings;
 
 /// The families of encoders this engine runs. All are post-LayerNorm transformers.
