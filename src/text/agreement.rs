@@ -3,6 +3,8 @@
 //! transformers reads both and changes what `tokenizer.json` says by the others: its versions 4 and 5 alike, or one of
 //! them. What gives other tokens in either is refused, but for what is taken over with a warning: the settings of BERT's
 //! normalizer, which both take from `tokenizer_config.json`, and the flags of added tokens, as in version 5.
+//!
+//! A class that is not known is a warning.
 
 use std::collections::HashMap;
 
@@ -15,6 +17,55 @@ use super::settings::Settings;
 use crate::error::{Error, Result, list};
 use crate::model::config::{Source, TokenizerSettings};
 
+/// What a class of transformers makes of `tokenizer.json`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Reader {
+    /// It is taken as it is.
+    Whole,
+    /// BERT's normalizer gets the settings of `tokenizer_config.json`, or the class's own.
+    Bert,
+    /// It is taken as it is, but for the space before a text.
+    XlmRoberta,
+    Roberta,
+    /// The code of a language stands beside a text.
+    Languages,
+}
+
+const BERT: Reader = Reader::Bert;
+
+/// The classes, without the endings `Tokenizer` and `TokenizerFast`, that are known.
+const CLASSES: &[(&str, Reader)] = &[
+    ("Bert", BERT),
+    ("DPRContextEncoder", BERT),
+    ("DPRQuestionEncoder", BERT),
+    ("DPRReader", BERT),
+    ("DistilBert", BERT),
+    ("Electra", BERT),
+    ("LayoutLM", BERT),
+    ("Lxmert", BERT),
+    ("MBart", Reader::Languages),
+    ("MBart50", Reader::Languages),
+    ("MPNet", BERT),
+    ("MobileBert", BERT),
+    ("Nllb", Reader::Languages),
+    ("PreTrained", Reader::Whole),
+    ("Roberta", Reader::Roberta),
+    ("SqueezeBert", BERT),
+    ("XLMRoberta", Reader::XlmRoberta),
+];
+
+/// `None`: the class is not known.
+fn reader(class: &str) -> Option<Reader> {
+    if ["", "TokenizersBackend"].contains(&class) {
+        return Some(Reader::Whole);
+    }
+    let name = class.strip_suffix("Tokenizer")?;
+    CLASSES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|&(_, reader)| reader)
+}
+
 /// Holds the tokenizer against the files, and takes over the flags of added tokens and the settings of BERT's normalizer; says
 /// whether the latter changed, for the caller to give to the tokenizer.
 ///
@@ -25,10 +76,29 @@ pub fn settle(
     settings: &mut Settings,
     tokenizer: &mut Tokenizer,
 ) -> Result<bool> {
-    let changed = settle_normalizer(config, settings)?;
+    let (folder, class) = (config.folder.display(), &config.class);
+    let reader = reader(class);
+    match reader {
+        None => {
+            tracing::warn!(%folder, %class, "the tokenizer_class is not known: tokenizer.json is taken as it is, where transformers may give other tokens");
+        }
+        Some(Reader::Languages) => {
+            return Err(error(
+                config,
+                &Source::new("tokenizer_config.json", "tokenizer_class"),
+                format!(
+                    " is {class}, which puts the code of a language beside a text, which is not supported; set it to \
+                     PreTrainedTokenizerFast if the model was trained without"
+                ),
+            ));
+        }
+        _ => {}
+    }
+    let reader = reader.unwrap_or(Reader::Whole);
+    let changed = settle_normalizer(config, reader, settings)?;
     check_prefix_space(config, &setting(tokenizer.get_pre_tokenizer()))?;
     check_truncation(config, tokenizer)?;
-    check_around(config, &setting(tokenizer.get_post_processor()))?;
+    check_around(config, reader, &setting(tokenizer.get_post_processor()))?;
     settle_added(config, settings, tokenizer)?;
     Ok(changed)
 }
@@ -70,24 +140,17 @@ fn differs(
 }
 
 /// The settings of BERT's normalizer, which transformers makes anew where they differ; whether they did.
-fn settle_normalizer(config: &TokenizerSettings, settings: &mut Settings) -> Result<bool> {
-    // These classes take tokenizer.json as it is.
-    let others = [
-        "PreTrainedTokenizer",
-        "TokenizersBackend",
-        "XLMRoberta",
-        "Roberta",
-    ];
-    if config.class.is_empty() || others.iter().any(|class| config.class.starts_with(class)) {
+fn settle_normalizer(config: &TokenizerSettings, reader: Reader, settings: &mut Settings) -> Result<bool> {
+    let Reader::Bert = reader else {
         return Ok(false);
-    }
+    };
     let normalizer = &settings.normalizer;
     if kind(normalizer) != "BertNormalizer" {
         let lowers = steps(normalizer, "normalizers").into_iter().any(|step| {
             kind(step) == "Lowercase" || kind(step) == "BertNormalizer" && step["lowercase"] == true
         });
         return match config.do_lower_case {
-            Some(wanted) if wanted != lowers && config.class == "BertTokenizer" => Err(differs(
+            Some(wanted) if wanted != lowers => Err(differs(
                 config,
                 "do_lower_case",
                 (Some(wanted), wanted),
@@ -99,15 +162,12 @@ fn settle_normalizer(config: &TokenizerSettings, settings: &mut Settings) -> Res
     }
     let there = |key: &str, default: bool| normalizer[key].as_bool().unwrap_or(default);
     // What is not set means what these classes take for it.
-    let is_bert = config.class == "BertTokenizer";
-    let taken =
-        |set: Option<bool>, default: bool, there: bool| set.unwrap_or(if is_bert { default } else { there });
     let lowers = there("lowercase", true);
-    let lower = taken(config.do_lower_case, true, lowers);
+    let lower = config.do_lower_case.unwrap_or(true);
     let strips = there("strip_accents", lowers);
-    let strip = taken(config.strip_accents, lower, strips);
+    let strip = config.strip_accents.unwrap_or(lower);
     let splits = there("handle_chinese_chars", true);
-    let split = taken(config.tokenize_chinese_chars, true, splits);
+    let split = config.tokenize_chinese_chars.unwrap_or(true);
     let mut wanted = normalizer.clone();
     let mut changed = Vec::new();
     for (key, name, taken, there) in [
@@ -186,7 +246,7 @@ fn check_truncation(config: &TokenizerSettings, tokenizer: &Tokenizer) -> Result
 }
 
 /// The special tokens around a text, and the types of all.
-fn check_around(config: &TokenizerSettings, post_processor: &Value) -> Result<()> {
+fn check_around(config: &TokenizerSettings, reader: Reader, post_processor: &Value) -> Result<()> {
     for processor in steps(post_processor, "processors") {
         if kind(processor) != "TemplateProcessing" {
             continue;
@@ -209,9 +269,9 @@ fn check_around(config: &TokenizerSettings, post_processor: &Value) -> Result<()
             }
         }
         // transformers 5 makes the template anew of these.
-        let (first, last) = match config.class.as_str() {
-            "BertTokenizer" => ("cls_token", "sep_token"),
-            "XLMRobertaTokenizer" => ("bos_token", "eos_token"),
+        let (first, last) = match reader {
+            Reader::Bert => ("cls_token", "sep_token"),
+            Reader::XlmRoberta => ("bos_token", "eos_token"),
             _ => continue,
         };
         for (name, piece) in [(first, single.first()), (last, single.last())] {
@@ -305,4 +365,62 @@ fn settle_added(
             format!(": the flags of its tokens cannot be taken over: {problem}"),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A golden model's `tokenizer.json` as it is changed.
+    fn open(name: &str, change: impl FnOnce(&mut Value)) -> (Settings, Tokenizer) {
+        let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let file = std::fs::read(golden.join(name).join("tokenizer.json")).unwrap();
+        let mut file: Value = serde_json::from_slice(&file).unwrap();
+        change(&mut file);
+        let file = file.to_string();
+        (
+            Settings::read(file.as_bytes()).unwrap(),
+            Tokenizer::from_bytes(file.as_bytes()).unwrap(),
+        )
+    }
+
+    fn put(keys: &[&str], value: Value) -> impl FnOnce(&mut Value) {
+        let mut keys: Vec<String> = keys.iter().map(|&key| key.into()).collect();
+        move |file| {
+            let last = keys.pop().unwrap();
+            keys.iter().fold(file, |value, key| &mut value[key])[last] = value;
+        }
+    }
+
+    #[test]
+    fn classes_like_bert_take_its_settings_and_others_do_not() {
+        let taken = |class: &str, set: Option<bool>| {
+            let config = TokenizerSettings {
+                class: class.into(),
+                do_lower_case: set,
+                ..TokenizerSettings::default()
+            };
+            let (mut settings, _) = open("bert", put(&["normalizer", "lowercase"], json!(false)));
+            let reader = reader(class).unwrap_or(Reader::Whole);
+            settle_normalizer(&config, reader, &mut settings).unwrap();
+            settings.normalizer["lowercase"] == true
+        };
+        for (name, reader) in CLASSES {
+            let like_bert = matches!(reader, Reader::Bert);
+            let class = format!("{name}Tokenizer");
+            assert_eq!(taken(&class, None), like_bert, "{name}");
+            assert_eq!(taken(&class, Some(true)), like_bert, "{name}");
+            assert!(!taken(&class, Some(false)), "{name}");
+        }
+        for class in [
+            "HerbertTokenizer",
+            "ConvBertTokenizer",
+            "FooTokenizer",
+            "Bert",
+            "BERTTokenizer",
+        ] {
+            assert_eq!(reader(class), None);
+            assert!(!taken(class, Some(true)));
+        }
+    }
 }

@@ -249,6 +249,10 @@ fn files_that_disagree_with_the_tokenizer_are_refused_by_name() {
             &[CONFIG, "add_prefix_space is false", "pre_tokenizer"],
         ),
         (
+            &[(CONFIG, "tokenizer_class", json!("MBartTokenizerFast"))],
+            &[CONFIG, "tokenizer_class is MBartTokenizer", "language"],
+        ),
+        (
             &[("special_tokens_map.json", "bos_token", json!("<pad>"))],
             &["special_tokens_map.json", "bos_token", "<s>"],
         ),
@@ -311,6 +315,11 @@ fn files_that_agree_with_the_tokenizer_are_taken() {
         &[
             (CONFIG, "tokenizer_class", json!("PreTrainedTokenizerFast")),
             cased,
+        ],
+        // So is it with a warning for one that is not known.
+        &[
+            (CONFIG, "tokenizer_class", json!("FooTokenizer")),
+            (CONFIG, "do_lower_case", json!(false)),
         ],
         &[(TOKENIZER, "truncation", truncation("Right"))],
         &[
