@@ -94,6 +94,9 @@ pub fn settle(
         }
         _ => {}
     }
+    if config.names_a_file {
+        tracing::warn!(%folder, "tokenizer_config.json names a tokenizer_file, which transformers 4 reads in place of tokenizer.json: the latter is taken, as by transformers 5");
+    }
     let reader = reader.unwrap_or(Reader::Whole);
     let changed = settle_normalizer(config, reader, settings)?;
     check_prefix_space(config, &setting(tokenizer.get_pre_tokenizer()))?;

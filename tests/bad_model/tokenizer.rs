@@ -321,6 +321,7 @@ fn files_that_agree_with_the_tokenizer_are_taken() {
             (CONFIG, "tokenizer_class", json!("FooTokenizer")),
             (CONFIG, "do_lower_case", json!(false)),
         ],
+        &[(CONFIG, "tokenizer_file", json!("/x/tokenizer.json"))],
         &[(TOKENIZER, "truncation", truncation("Right"))],
         &[
             (TOKENIZER, "truncation", truncation("Left")),

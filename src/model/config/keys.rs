@@ -347,6 +347,7 @@ pub(super) const TOKENIZER: &Table = &[
     ("strip_accents", Used),
     ("tokenize_chinese_chars", Used),
     ("tokenizer_class", Used),
+    ("tokenizer_file", Used),
     (
         "init_inputs",
         Empty("arguments without a name are for a tokenizer's own code; save the tokenizer anew"),
@@ -360,7 +361,6 @@ pub(super) const TOKENIZER: &Table = &[
     ("merges_file", Harmless),
     ("never_split", Harmless),
     ("sp_model_kwargs", Harmless),
-    ("tokenizer_file", Harmless),
     ("vocab_file", Harmless),
     ("wordpieces_prefix", Harmless),
     // With tokenizer.json its post_processor puts the special tokens around a text.

@@ -30,6 +30,8 @@ pub(crate) struct TokenizerSettings {
     pub add_prefix_space: Option<bool>,
     /// Whether `truncation_side` is set, which can only be to `right`.
     pub truncates_right: bool,
+    /// Whether `tokenizer_file` is set, which version 4 of transformers reads in place of `tokenizer.json`.
+    pub names_a_file: bool,
     /// Tokens by name, such as `cls_token`, and those without one.
     pub tokens: Vec<(Source, String)>,
     /// `added_tokens_decoder`.
@@ -85,6 +87,7 @@ impl TokenizerSettings {
             this.strip_accents = settings.switch("strip_accents")?;
             this.tokenize_chinese_chars = settings.switch("tokenize_chinese_chars")?;
             this.add_prefix_space = settings.switch("add_prefix_space")?;
+            this.names_a_file = settings.get("tokenizer_file").is_some();
             this.truncates_right = settings.get("truncation_side").is_some();
             read_tokens(&settings, json.as_object(), TOKENIZER_FILE, &mut tokens)?;
             for (id, token) in settings.object("added_tokens_decoder")?.into_iter().flatten() {
@@ -200,4 +203,21 @@ fn added_token(settings: &Settings<'_>, key: &str, value: &Value) -> Result<Adde
         normalized: flag("normalized", !special)?,
         special,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_place_of_the_tokenizer_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        for (file, named) in [("\"/x/tokenizer.json\"", true), ("null", false)] {
+            let json = format!("{{\"tokenizer_file\": {file}}}");
+            std::fs::write(folder.path().join(TOKENIZER_FILE), json).unwrap();
+            let (mut unknown, mut limits) = (Vec::new(), Vec::new());
+            let settings = TokenizerSettings::read(folder.path(), &mut unknown, &mut limits).unwrap();
+            assert_eq!((settings.names_a_file, unknown.len()), (named, 0));
+        }
+    }
 }
