@@ -4,13 +4,17 @@
 //! them. What gives other tokens in either is refused, but for what is taken over with a warning: the settings of BERT's
 //! normalizer, which both take from `tokenizer_config.json`, and the flags of added tokens, as in version 5.
 //!
-//! A class that is not known is a warning.
+//! Version 5 makes some classes' tokenizers anew, from the vocabulary alone. `tokenizer.json` is taken as it stands, as in
+//! version 4, with a warning where texts get other tokens by that. A class that is not known is a warning too.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Value, json};
 use tokenizers::utils::truncation::TruncationDirection;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{
+    AddedToken, Encoding, Model, ModelWrapper, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
+    PostProcessor, PreTokenizedString, PreTokenizer, PreTokenizerWrapper, Token, Tokenizer,
+};
 
 use super::cut::{kind, steps};
 use super::settings::Settings;
@@ -22,18 +26,20 @@ use crate::model::config::{Source, TokenizerSettings};
 enum Reader {
     /// It is taken as it is.
     Whole,
-    /// BERT's normalizer gets the settings of `tokenizer_config.json`, or the class's own.
-    Bert,
-    /// It is taken as it is, but for the space before a text.
+    /// BERT's normalizer gets the settings of `tokenizer_config.json`, or the class's own. Version 5 makes the rest anew, with
+    /// these tokens around a text where the files name none.
+    Bert([&'static str; 2]),
+    /// Version 5 makes it anew.
     XlmRoberta,
     Roberta,
     /// The code of a language stands beside a text.
     Languages,
 }
 
-const BERT: Reader = Reader::Bert;
+const BERT: Reader = Reader::Bert(["[CLS]", "[SEP]"]);
 
-/// The classes, without the endings `Tokenizer` and `TokenizerFast`, that are known.
+/// The classes, without the endings `Tokenizer` and `TokenizerFast`, that do the same in transformers 4 and 5 but for what
+/// [`made_anew`] finds.
 const CLASSES: &[(&str, Reader)] = &[
     ("Bert", BERT),
     ("DPRContextEncoder", BERT),
@@ -45,7 +51,7 @@ const CLASSES: &[(&str, Reader)] = &[
     ("Lxmert", BERT),
     ("MBart", Reader::Languages),
     ("MBart50", Reader::Languages),
-    ("MPNet", BERT),
+    ("MPNet", Reader::Bert(["<s>", "</s>"])),
     ("MobileBert", BERT),
     ("Nllb", Reader::Languages),
     ("PreTrained", Reader::Whole),
@@ -102,6 +108,11 @@ pub fn settle(
     check_prefix_space(config, &setting(tokenizer.get_pre_tokenizer()))?;
     check_truncation(config, tokenizer)?;
     check_around(config, reader, &setting(tokenizer.get_post_processor()))?;
+    let parts = made_anew(config, reader, settings, tokenizer);
+    if !parts.is_empty() {
+        let parts = parts.join(", ");
+        tracing::warn!(%folder, %class, %parts, "transformers 5 makes these parts of tokenizer.json anew for the class, and gives other tokens than transformers 4: they are taken as they are, as by the latter");
+    }
     settle_added(config, settings, tokenizer)?;
     Ok(changed)
 }
@@ -144,7 +155,7 @@ fn differs(
 
 /// The settings of BERT's normalizer, which transformers makes anew where they differ; whether they did.
 fn settle_normalizer(config: &TokenizerSettings, reader: Reader, settings: &mut Settings) -> Result<bool> {
-    let Reader::Bert = reader else {
+    let Reader::Bert(_) = reader else {
         return Ok(false);
     };
     let normalizer = &settings.normalizer;
@@ -273,7 +284,7 @@ fn check_around(config: &TokenizerSettings, reader: Reader, post_processor: &Val
         }
         // transformers 5 makes the template anew of these.
         let (first, last) = match reader {
-            Reader::Bert => ("cls_token", "sep_token"),
+            Reader::Bert(_) => ("cls_token", "sep_token"),
             Reader::XlmRoberta => ("bos_token", "eos_token"),
             _ => continue,
         };
@@ -294,6 +305,138 @@ fn check_around(config: &TokenizerSettings, reader: Reader, post_processor: &Val
         }
     }
     Ok(())
+}
+
+/// An ordinary text, to see whether a normalizer and a splitter make the same pieces of it as others.
+const ORDINARY: &str = "  H\u{e9}llo w\u{f6}rld, don't  stop!\n\nA snake_case\tof \u{fb01}ve: 3.5% \u{ff10}\u{ff11} \
+                        \u{4e2d}\u{6587}\u{ff0c}x\u{a0}y\u{3000}(z)\u{200b}e\u{301} ";
+
+/// The pieces that they make of [`ORDINARY`].
+fn pieces(normalizer: &Value, splitter: &Value) -> std::result::Result<Vec<String>, String> {
+    let normalizer: Option<NormalizerWrapper> =
+        serde_json::from_value(normalizer.clone()).map_err(|e| e.to_string())?;
+    let splitter: Option<PreTokenizerWrapper> =
+        serde_json::from_value(splitter.clone()).map_err(|e| e.to_string())?;
+    let mut text = PreTokenizedString::from(ORDINARY);
+    super::fenced(|| {
+        normalizer
+            .map_or(Ok(()), |n| text.normalize(|text| n.normalize(text)))
+            .and_then(|()| splitter.map_or(Ok(()), |splitter| splitter.pre_tokenize(&mut text)))
+            .map_err(|e| e.to_string())
+    })?;
+    let pieces = text.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+    Ok(pieces.into_iter().map(|(piece, _, _)| piece.to_owned()).collect())
+}
+
+/// The tokens that classes name by themselves.
+const NAMED: [&str; 10] = [
+    "[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]", "<s>", "</s>", "<pad>", "<unk>", "<mask>",
+];
+
+/// The parts of `tokenizer.json` in whose place transformers 5 makes others for the class, which give other tokens: of its
+/// normalizer and splitter, of ordinary texts.
+fn made_anew(
+    config: &TokenizerSettings,
+    reader: Reader,
+    settings: &Settings,
+    tokenizer: &Tokenizer,
+) -> Vec<&'static str> {
+    let bytes = |space| json!({"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": true, "use_regex": true});
+    let (normalizer, splitter, around) = match reader {
+        Reader::Bert([first, last]) => (
+            json!({
+                "type": "BertNormalizer", "clean_text": true,
+                "handle_chinese_chars": config.tokenize_chinese_chars.unwrap_or(true),
+                "strip_accents": config.strip_accents,
+                // Those of DPR do not pass the setting on.
+                "lowercase": config.do_lower_case.unwrap_or(true) || config.class.starts_with("DPR"),
+            }),
+            json!({"type": "BertPreTokenizer"}),
+            [("cls_token", first), ("sep_token", last)],
+        ),
+        Reader::XlmRoberta => {
+            let maps = steps(&settings.normalizer, "normalizers");
+            let map = maps.into_iter().find(|step| kind(step) == "Precompiled");
+            let scheme = match config.add_prefix_space {
+                Some(false) => "never",
+                _ => "always",
+            };
+            let marks = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": true});
+            let splitters = json!([{"type": "WhitespaceSplit"}, marks]);
+            (
+                map.cloned().unwrap_or_default(),
+                json!({"type": "Sequence", "pretokenizers": splitters}),
+                [("bos_token", "<s>"), ("eos_token", "</s>")],
+            )
+        }
+        Reader::Roberta => (
+            Value::Null,
+            bytes(config.add_prefix_space == Some(true)),
+            [("cls_token", "<s>"), ("sep_token", "</s>")],
+        ),
+        Reader::Whole | Reader::Languages => return Vec::new(),
+    };
+    let named = |name: &str, default| config.token(name).map_or(default, |(_, token)| token.as_str());
+    let mut parts = Vec::new();
+    let (old, new) = (&settings.normalizer, &settings.pre_tokenizer);
+    let same = *old == normalizer && *new == splitter || pieces(old, new) == pieces(&normalizer, &splitter);
+    if !same {
+        // The one to blame, or both.
+        let splitter_alone = pieces(old, &splitter) == pieces(&normalizer, &splitter);
+        let normalizer_alone = pieces(&normalizer, new) == pieces(&normalizer, &splitter);
+        parts.extend((!splitter_alone).then_some("normalizer"));
+        parts.extend((!normalizer_alone || splitter_alone).then_some("pre_tokenizer"));
+    }
+    let model_is_same = match (reader, tokenizer.get_model()) {
+        (Reader::Bert(_), ModelWrapper::WordPiece(model)) => {
+            model.unk_token == named("unk_token", "[UNK]")
+                && model.continuing_subword_prefix == "##"
+                && model.max_input_chars_per_word == 100
+        }
+        // A character that no vocabulary has.
+        (Reader::XlmRoberta, ModelWrapper::Unigram(model)) => {
+            let unknown = super::fenced(|| model.tokenize("\u{10fffd}").map_err(|e| e.to_string()));
+            unknown.is_ok_and(|tokens| matches!(&tokens[..], [token] if token.id == 3))
+        }
+        (Reader::Roberta, ModelWrapper::BPE(model)) => {
+            let affixes = [&model.continuing_subword_prefix, &model.end_of_word_suffix];
+            !model.ignore_merges && affixes.into_iter().flatten().all(String::is_empty)
+        }
+        _ => false,
+    };
+    parts.extend((!model_is_same).then_some("model"));
+    let text = u32::MAX;
+    let letter = Encoding::from_tokens(vec![Token::new(text, super::LETTER.into(), (0, 1))], 0);
+    let processed = match tokenizer.get_post_processor() {
+        None => Ok(letter),
+        Some(processor) => super::fenced(|| processor.process(letter, None, true).map_err(|e| e.to_string())),
+    };
+    let [first, last] = around.map(|(name, default)| tokenizer.token_to_id(named(name, default)));
+    let wanted = [first, Some(text), last];
+    // One that fails is refused later.
+    let around_is_same = processed.map_or(true, |found| found.get_ids().iter().copied().map(Some).eq(wanted));
+    parts.extend((!around_is_same).then_some("post_processor"));
+    let listed: HashMap<&str, Option<u32>> = config
+        .added
+        .iter()
+        .map(|(_, token)| (token.content.as_str(), token.id))
+        .collect();
+    // A class adds those that have a name, or are its own, by itself.
+    let named: HashSet<&str> = config
+        .tokens
+        .iter()
+        .map(|(_, content)| content.as_str())
+        .collect();
+    let added_is_same = |(id, token): (&u32, &AddedToken)| {
+        let content = token.content.as_str();
+        let is_named = || NAMED.contains(&content) || named.contains(content);
+        listed
+            .get(content)
+            .map_or_else(is_named, |listed| *listed == Some(*id))
+    };
+    let added_are_same = listed.is_empty() || tokenizer.get_added_tokens_decoder().iter().all(added_is_same);
+    parts.extend((!added_are_same).then_some("added_tokens"));
+    parts
 }
 
 /// Tokens that are found in a text before the tokenizer's own: all must be in `tokenizer.json`.
@@ -373,8 +516,26 @@ fn settle_added(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::config::AddedToken as Listed;
 
-    /// A golden model's `tokenizer.json` as it is changed.
+    /// A golden model's `tokenizer.json` as it is changed, and its class.
+    fn parts(
+        name: &str,
+        class: &str,
+        set: impl FnOnce(&mut TokenizerSettings),
+        change: impl FnOnce(&mut Value),
+    ) -> Vec<&'static str> {
+        let mut config = TokenizerSettings {
+            class: class.into(),
+            ..TokenizerSettings::default()
+        };
+        set(&mut config);
+        let (mut settings, tokenizer) = open(name, change);
+        let reader = reader(class).unwrap();
+        settle_normalizer(&config, reader, &mut settings).unwrap();
+        made_anew(&config, reader, &settings, &tokenizer)
+    }
+
     fn open(name: &str, change: impl FnOnce(&mut Value)) -> (Settings, Tokenizer) {
         let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         let file = std::fs::read(golden.join(name).join("tokenizer.json")).unwrap();
@@ -395,6 +556,178 @@ mod tests {
         }
     }
 
+    fn replace(pattern: &str, content: &str) -> Value {
+        json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content})
+    }
+
+    fn marks(scheme: &str) -> Value {
+        json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": true})
+    }
+
+    fn processing(kind: &str, first: (&str, u32), last: (&str, u32)) -> Value {
+        json!({"type": kind, "cls": first, "sep": last, "trim_offsets": true, "add_prefix_space": false})
+    }
+
+    #[test]
+    fn parts_of_bert_that_version_5_makes_anew_are_named() {
+        let one = |keys: &[&str], value: Value| parts("bert", "BertTokenizer", |_| (), put(keys, value));
+        assert!(parts("bert", "BertTokenizer", |_| (), |_| ()).is_empty());
+        let bert = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true});
+        let sequence = json!({"type": "Sequence", "normalizers": [bert]});
+        assert!(one(&["normalizer"], sequence.clone()).is_empty());
+        let mut forms = sequence;
+        forms["normalizers"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, json!({"type": "NFKC"}));
+        assert_eq!(one(&["normalizer"], forms), ["normalizer"]);
+        assert_eq!(one(&["normalizer"], json!({"type": "Lowercase"})), ["normalizer"]);
+        assert_eq!(one(&["normalizer"], Value::Null), ["normalizer"]);
+        assert_eq!(one(&["normalizer", "clean_text"], json!(false)), ["normalizer"]);
+        for splitter in ["WhitespaceSplit", "Whitespace"] {
+            assert_eq!(
+                one(&["pre_tokenizer"], json!({"type": splitter})),
+                ["pre_tokenizer"]
+            );
+        }
+        let pieces = |key: &str, value: Value| one(&["model", key], value);
+        assert_eq!(pieces("max_input_chars_per_word", json!(8)), ["model"]);
+        assert_eq!(pieces("continuing_subword_prefix", json!("@@")), ["model"]);
+        assert_eq!(pieces("unk_token", json!("[PAD]")), ["model"]);
+        assert_eq!(pieces("type", json!("WordLevel")), ["model"]);
+        let same = processing("BertProcessing", ("[CLS]", 2), ("[SEP]", 3));
+        assert!(one(&["post_processor"], same).is_empty());
+        let other = processing("BertProcessing", ("[CLS]", 2), ("[MASK]", 4));
+        assert_eq!(one(&["post_processor"], other), ["post_processor"]);
+        assert_eq!(one(&["post_processor"], Value::Null), ["post_processor"]);
+        let ids = json!({"id": "[CLS]", "ids": [7], "tokens": ["[CLS]"]});
+        assert_eq!(
+            one(&["post_processor", "special_tokens", "[CLS]"], ids),
+            ["post_processor"]
+        );
+        // As their own settings have it.
+        let cased = |config: &mut TokenizerSettings| config.do_lower_case = Some(false);
+        assert!(parts("bert", "BertTokenizer", cased, |_| ()).is_empty());
+        assert_eq!(parts("bert", "DPRReaderTokenizer", cased, |_| ()), ["normalizer"]);
+        assert!(
+            parts(
+                "bert",
+                "PreTrainedTokenizer",
+                cased,
+                put(&["normalizer"], Value::Null)
+            )
+            .is_empty()
+        );
+    }
+
+    #[test]
+    fn added_tokens_that_version_5_leaves_out_are_named() {
+        let with = |listed: &[(u32, &str)]| {
+            let set = |config: &mut TokenizerSettings| {
+                config.added = listed
+                    .iter()
+                    .map(|&(id, content)| {
+                        let token = Listed {
+                            id: Some(id),
+                            content: content.into(),
+                            ..Listed::default()
+                        };
+                        (
+                            Source::new("tokenizer_config.json", "added_tokens_decoder"),
+                            token,
+                        )
+                    })
+                    .collect();
+            };
+            parts("bert", "BertTokenizer", set, |file| {
+                let token = json!({"id": 600, "content": "<new>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false});
+                file["added_tokens"].as_array_mut().unwrap().push(token);
+            })
+        };
+        assert!(with(&[]).is_empty());
+        assert!(with(&[(4, "[MASK]"), (600, "<new>")]).is_empty());
+        assert_eq!(with(&[(4, "[MASK]")]), ["added_tokens"]);
+        assert_eq!(with(&[(4, "[MASK]"), (601, "<new>")]), ["added_tokens"]);
+    }
+
+    #[test]
+    fn xlm_roberta_as_it_is_published_is_the_same_in_version_5() {
+        let one = |normalizers: Value, splitter: Value| {
+            parts(
+                "xlm-roberta",
+                "XLMRobertaTokenizer",
+                |_| (),
+                |file| {
+                    file["normalizer"] = json!({"type": "Sequence", "normalizers": normalizers});
+                    file["pre_tokenizer"] = splitter;
+                },
+            )
+        };
+        let map = json!({"type": "Precompiled", "precompiled_charsmap": crate::text::tests::map_to_x(b'!')});
+        let both = |scheme| json!({"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, marks(scheme)]});
+        assert!(one(json!([map]), both("always")).is_empty());
+        assert_eq!(one(json!([map]), both("first")), ["pre_tokenizer"]);
+        // That of newer conversions, whose map makes a space of each of these.
+        let spaces = replace("[\\n\\t\u{a0}\u{3000}]", " ");
+        let strip = json!({"type": "Strip", "strip_left": false, "strip_right": true});
+        let newer = json!([map, spaces, strip, replace(" {2,}", "\u{2581}")]);
+        assert!(one(newer, marks("always")).is_empty());
+        assert_eq!(one(json!([map]), marks("always")), ["pre_tokenizer"]);
+        assert_eq!(one(json!([{"type": "NFKC"}]), both("always")), ["normalizer"]);
+        assert!(one(json!([]), both("always")).is_empty());
+        let plain = |change: &dyn Fn(&mut Value)| {
+            parts(
+                "xlm-roberta",
+                "XLMRobertaTokenizer",
+                |_| (),
+                |file| {
+                    file["normalizer"] = Value::Null;
+                    file["pre_tokenizer"] = both("always");
+                    change(file);
+                },
+            )
+        };
+        assert!(plain(&|_| ()).is_empty());
+        assert_eq!(plain(&|file| file["model"]["unk_id"] = json!(5)), ["model"]);
+        assert_eq!(
+            plain(&|file| file["post_processor"] = Value::Null),
+            ["post_processor"]
+        );
+        let same = processing("RobertaProcessing", ("<s>", 0), ("</s>", 2));
+        assert!(plain(&|file| file["post_processor"] = same.clone()).is_empty());
+    }
+
+    #[test]
+    fn roberta_has_no_normalizer_in_version_5() {
+        let one = |change: fn(&mut Value)| {
+            parts(
+                "bert",
+                "RobertaTokenizer",
+                |_| (),
+                |file| {
+                    file["normalizer"] = Value::Null;
+                    file["pre_tokenizer"] = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+                    file["model"] = json!({
+                        "type": "BPE", "continuing_subword_prefix": "", "end_of_word_suffix": "", "merges": [],
+                        "vocab": {"<s>": 0, "</s>": 2, "a": 5},
+                    });
+                    file["post_processor"] = processing("RobertaProcessing", ("<s>", 0), ("</s>", 2));
+                    file["added_tokens"] = json!([]);
+                    change(file);
+                },
+            )
+        };
+        assert!(one(|_| ()).is_empty());
+        assert_eq!(
+            one(|file| file["normalizer"] = json!({"type": "Lowercase"})),
+            ["normalizer"]
+        );
+        assert_eq!(
+            one(|file| file["model"]["end_of_word_suffix"] = json!("</w>")),
+            ["model"]
+        );
+    }
+
     #[test]
     fn classes_like_bert_take_its_settings_and_others_do_not() {
         let taken = |class: &str, set: Option<bool>| {
@@ -409,7 +742,7 @@ mod tests {
             settings.normalizer["lowercase"] == true
         };
         for (name, reader) in CLASSES {
-            let like_bert = matches!(reader, Reader::Bert);
+            let like_bert = matches!(reader, Reader::Bert(_));
             let class = format!("{name}Tokenizer");
             assert_eq!(taken(&class, None), like_bert, "{name}");
             assert_eq!(taken(&class, Some(true)), like_bert, "{name}");

@@ -89,7 +89,7 @@ fn odd_pipelines() -> &'static [TextPipeline] {
         }
         all.push(with(
             "bert",
-            json!([{"type": "Precompiled", "precompiled_charsmap": blank_to_x()}]),
+            json!([{"type": "Precompiled", "precompiled_charsmap": map_to_x(b' ')}]),
             None,
         ));
         all.push(add(settings("bert"), "-x", "single_word"));
@@ -123,13 +123,13 @@ fn odd_pipelines() -> &'static [TextPipeline] {
     &PIPELINES
 }
 
-/// A map of SentencePiece that has an x for a blank: units of 32 bits, as many bytes as they are, then what is put there.
-fn blank_to_x() -> String {
+/// A map of SentencePiece that has an x for this character: units of 32 bits, as many bytes as they are, then what is put
+/// there.
+pub(super) fn map_to_x(from: u8) -> String {
     let mut units = [0u32; 1024];
-    let blank = 256 ^ usize::from(b' ');
+    let there = 256 ^ usize::from(from);
     units[0] = 256 << 10;
-    units[blank] = 512 << 10 | 1 << 8 | u32::from(b' ');
-    units[blank ^ 512] = 0;
+    units[there] = 512 << 10 | 1 << 8 | u32::from(from);
     let mut map = 4096u32.to_le_bytes().to_vec();
     map.extend(units.iter().flat_map(|unit| unit.to_le_bytes()));
     map.extend(b"x\0");

@@ -43,6 +43,8 @@ pub(crate) struct TokenizerSettings {
 /// A token that is found in a text before the tokenizer's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AddedToken {
+    /// That of the list; `None` if it is no number.
+    pub id: Option<u32>,
     pub content: String,
     pub single_word: bool,
     pub lstrip: bool,
@@ -93,7 +95,10 @@ impl TokenizerSettings {
             for (id, token) in settings.object("added_tokens_decoder")?.into_iter().flatten() {
                 has_decoder = true;
                 let key = format!("added_tokens_decoder, {id}");
-                let token = added_token(&settings, &key, token)?;
+                let token = AddedToken {
+                    id: id.parse().ok(),
+                    ..added_token(&settings, &key, token)?
+                };
                 this.added.push((Source::new(TOKENIZER_FILE, &key), token));
             }
             has_decoder |= settings.get("added_tokens_decoder").is_some();
@@ -196,6 +201,7 @@ fn added_token(settings: &Settings<'_>, key: &str, value: &Value) -> Result<Adde
     };
     let special = flag("special", false)?;
     Ok(AddedToken {
+        id: None,
         content: content(settings, key, value)?,
         single_word: flag("single_word", false)?,
         lstrip: flag("lstrip", false)?,
