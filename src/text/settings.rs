@@ -48,8 +48,8 @@ const MOST_ADDED_TOKENS: usize = 64 << 10;
 const LONGEST_ADDED_TOKEN: usize = 1 << 10;
 const MOST_ADDED_BYTES: usize = 4 << 20;
 
-/// WordPiece looks up every part of a word, which is cubic in its characters. BERT has 100.
-const LONGEST_WORD: usize = 1000;
+/// WordPiece looks up every part of a word, which is cubic in its characters. BERT, and all that follow it, have 100.
+const LONGEST_WORD: usize = 256;
 
 /// Unigram looks up every start of the rest of a word up to its longest token, which is quadratic in that. XLM-RoBERTa has 48
 /// bytes. BPE merges pairs instead, whose time does not depend on how long tokens are.

@@ -65,7 +65,7 @@ fn a_tokenizer_that_costs_out_of_proportion_is_refused() {
     });
     let words = [
         "tokenizer.json",
-        "max_input_chars_per_word is 1000000000; at most 1000",
+        "max_input_chars_per_word is 1000000000; at most 256",
     ];
     table.refused("model", &words, || open(scratch.path()));
     table.finish();
