@@ -64,6 +64,9 @@ const MOST_BRANCHES: usize = 4 << 20;
 /// Put before or in place of each part of a word that is looked up.
 const LONGEST_AFFIX: usize = 256;
 
+/// Special tokens that a template puts around a text: each place of one may stand for a list of them. BERT has 2.
+const MOST_SPECIALS: usize = 1 << 10;
+
 /// The parts of a file as they stand there. A part that is there twice is refused.
 #[derive(Deserialize)]
 struct Parts<'f> {
@@ -533,6 +536,7 @@ fn check_processors(steps: &[&Value]) -> Result<(), String> {
 
 fn check_template(template: &Value) -> Result<(), String> {
     let pieces = |list: &str| template[list].as_array().into_iter().flatten();
+    let mut specials = 0;
     for (list, piece) in ["single", "pair"]
         .into_iter()
         .flat_map(|list| pieces(list).map(move |piece| (list, piece)))
@@ -547,6 +551,15 @@ fn check_template(template: &Value) -> Result<(), String> {
                 "post_processor: `{list}` names the token {name:?}, which `special_tokens` does not define"
             ));
         }
+        if list == "single" {
+            specials += ids.map_or(0, Vec::len);
+        }
+    }
+    if specials > MOST_SPECIALS {
+        return Err(format!(
+            "post_processor: `single` puts {specials} special tokens around a text; at most {MOST_SPECIALS} are taken; use \
+             the tokenizer that the model was published with"
+        ));
     }
     let texts = |id: &str| {
         pieces("single")

@@ -374,6 +374,22 @@ fn a_template_of_unknown_tokens_is_refused() {
 }
 
 #[test]
+fn the_special_tokens_of_a_template_are_counted() {
+    let template = |places: usize, ids: usize| {
+        let mut single = vec![json!({"SpecialToken": {"id": "X", "type_id": 0}}); places];
+        single.push(json!({"Sequence": {"id": "A", "type_id": 0}}));
+        let special = json!({"X": {"id": "X", "ids": vec![0; ids], "tokens": vec![""; ids]}});
+        let template =
+            json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": special});
+        problem(json!({"post_processor": template}))
+    };
+    assert_eq!(template(2, 512), "");
+    assert!(template(1, 1025).contains("puts 1025 special tokens around a text; at most 1024"));
+    // Within the bytes of a part, and millions of tokens.
+    assert!(template(700, 6000).contains("puts 4200000 special tokens"));
+}
+
+#[test]
 fn a_template_has_its_text_once() {
     let text = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
     let template = |single: Vec<Value>| json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}});
