@@ -151,6 +151,13 @@ impl TextPipeline {
         let leading = run(&mut specials.iter());
         let trailing = run(&mut specials[leading..].iter().rev());
         let ids = probe.get_ids();
+        // Without a token of the letter nothing tells the special tokens before a text from those after it.
+        if leading == ids.len() {
+            return Err(refused(format!(
+                "model: has no token for the letter {LETTER:?}, and none for what is unknown; give it an unk_token, or use \
+                 the tokenizer that the model was published with"
+            )));
+        }
         if leading + trailing >= max_tokens {
             return Err(refused(format!(
                 "post_processor: puts {} special tokens around a text, and the model takes {max_tokens} in all, which leaves \

@@ -268,6 +268,20 @@ fn dropout_of_a_tokenizer_is_off() {
 }
 
 #[test]
+fn a_tokenizer_without_a_token_for_a_letter_is_refused() {
+    let mut tokenizer = settings("bert");
+    tokenizer["model"] = json!({"type": "BPE", "vocab": {"x": 5, "y": 6}, "merges": []});
+    let error = open(&tokenizer).err().unwrap().to_string();
+    assert!(error.contains("model: has no token for the letter \"a\""), "{error}");
+    tokenizer["model"]["vocab"]["[UNK]"] = json!(1);
+    tokenizer["model"]["unk_token"] = json!("[UNK]");
+    let pipeline = open(&tokenizer).unwrap();
+    let mut tokens = pipeline.tokenize("", "xyxyxy", false, None).unwrap();
+    assert!(pipeline.truncate(&mut tokens, 4));
+    assert_eq!(tokens.ids, [2, 5, 6, 3]);
+}
+
+#[test]
 fn what_the_library_panics_on_is_an_error() {
     let mut tokenizer = settings("bert");
     tokenizer["post_processor"]["special_tokens"] = json!({});
