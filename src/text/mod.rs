@@ -335,13 +335,18 @@ fn append_offsets(
     let points: Vec<char> = part.chars().collect();
     let specials = encoding.get_special_tokens_mask();
     let tokens = encoding.get_offsets().iter().zip(specials).skip(skipped);
+    // BPE that falls back to bytes takes those of a prefix for the text's, so that a word seems to end behind its end and
+    // the next goes back: here tokens stand in the order of the text.
+    let mut before = 0;
     offsets.extend(tokens.map(|(&(start, end), &special)| {
-        let (mut start, end) = (start.min(points.len()), end.min(points.len()));
+        let mut start = start.min(points.len()).max(before);
+        let end = end.min(points.len()).max(start);
         // Some tokenizers count the space before a word to it; the token that the prompt's last space went into belongs
         // to the text.
         while start < end && points[start].is_whitespace() {
             start += 1;
         }
+        before = start;
         let (start, end) = (part_start + start, part_start + end);
         let of_text = special == 0 && end > prompt;
         of_text.then(|| (start.max(prompt) - prompt, end - prompt))

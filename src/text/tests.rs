@@ -282,6 +282,28 @@ fn a_tokenizer_without_a_token_for_a_letter_is_refused() {
 }
 
 #[test]
+fn tokens_stand_in_the_order_of_the_text() {
+    let mut vocab = json!({"[UNK]": 1, "a": 5, "b": 6, "x": 7});
+    for byte in 0..256 {
+        vocab[format!("<0x{byte:02X}>")] = json!(300 + byte);
+    }
+    let mut tokenizer = settings("bert");
+    tokenizer["pre_tokenizer"] = json!({"type": "WhitespaceSplit"});
+    tokenizer["model"] = json!({"type": "BPE", "vocab": vocab, "merges": [], "unk_token": "[UNK]", "byte_fallback": true,
+                                "continuing_subword_prefix": "##"});
+    let pipeline = open(&tokenizer).unwrap();
+    let text = "ab\u{4e2d}b x\u{e9}a. ab bbb x \u{4e2d} ab";
+    let points = text.chars().count();
+    let tokens = pipeline.tokenize("", text, true, None).unwrap();
+    let spans: Vec<_> = tokens.offsets.iter().flatten().collect();
+    assert!(spans.is_sorted_by_key(|(start, _)| start), "{spans:?}");
+    assert!(
+        spans.iter().all(|(start, end)| start <= end && *end <= points),
+        "{spans:?}"
+    );
+}
+
+#[test]
 fn what_the_library_panics_on_is_an_error() {
     let mut tokenizer = settings("bert");
     tokenizer["post_processor"]["special_tokens"] = json!({});
