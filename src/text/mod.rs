@@ -53,16 +53,22 @@ const PART_SIZES: PartSizes = PartSizes {
     longest: 256 << 10,
 };
 
-/// A normalizer that can make a text longer than this gets smaller parts, so that what it makes of one fits into memory all
-/// the same. XLM-RoBERTa's multiplies by up to 17, and by half as much again in lower case.
+/// A tokenizer whose normalizer can make a text longer than this gets smaller parts, so that what it makes of one fits into
+/// memory all the same. XLM-RoBERTa's multiplies by up to 17, and by half as much again in lower case.
 const GROWTH_OF_WHOLE_PARTS: f64 = 32.0;
+
+/// The same for a splitter, whose growth comes on top: the marks of SentencePiece take 6 times.
+const SPLITTER_GROWTH_OF_WHOLE_PARTS: f64 = 6.0;
 
 /// Bytes of the longest text that ids may become: some hundred for each of as many tokens as a large document has.
 const LONGEST_DECODED: f64 = (64 << 20) as f64;
 
 impl PartSizes {
-    fn for_growth(self, growth: f64) -> PartSizes {
-        let smaller = |bytes: usize| (bytes as f64 * (GROWTH_OF_WHOLE_PARTS / growth).min(1.0)) as usize;
+    fn for_growth(self, settings: &Settings) -> PartSizes {
+        let normalizer = settings.growth / GROWTH_OF_WHOLE_PARTS;
+        let splitter = settings.splitter_growth / SPLITTER_GROWTH_OF_WHOLE_PARTS;
+        let times = (normalizer * splitter.max(1.0)).max(1.0);
+        let smaller = |bytes: usize| (bytes as f64 / times) as usize;
         PartSizes {
             whole: smaller(self.whole),
             part: smaller(self.part),
@@ -176,7 +182,7 @@ impl TextPipeline {
             letter: ids[leading..ids.len() - trailing].to_vec(),
             trailing: ids[ids.len() - trailing..].to_vec(),
             tokenizer,
-            sizes: PART_SIZES.for_growth(settings.growth),
+            sizes: PART_SIZES.for_growth(&settings),
             decoder_growth: settings.decoder_growth,
         }))
     }

@@ -19,6 +19,8 @@ pub struct Settings {
     pub added_tokens: Vec<AddedToken>,
     /// The most by which normalizing multiplies a text.
     pub growth: f64,
+    /// The most by which splitting multiplies what that has made.
+    pub splitter_growth: f64,
     /// The most by which the decoder multiplies the bytes of tokens, with one more for each.
     pub decoder_growth: f64,
 }
@@ -286,11 +288,12 @@ impl Settings {
                 "decoder: makes tokens",
             )?,
             added_tokens: parts.added_tokens.map_or(Ok(Vec::new()), added_tokens)?,
-            pre_tokenizer: {
-                let growth = growth::of_splitter(&SPLITTER.steps(&pre_tokenizer));
-                at_most(LARGEST_SPLITTER_GROWTH, growth, "pre_tokenizer: makes a text")?;
-                pre_tokenizer
-            },
+            splitter_growth: at_most(
+                LARGEST_SPLITTER_GROWTH,
+                growth::of_splitter(&SPLITTER.steps(&pre_tokenizer)),
+                "pre_tokenizer: makes a text",
+            )?,
+            pre_tokenizer,
             normalizer,
         })
     }

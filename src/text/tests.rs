@@ -333,14 +333,26 @@ fn special_tokens_leave_room_for_the_text() {
 }
 
 #[test]
-fn what_a_normalizer_makes_of_a_part_is_bounded() {
+fn what_is_made_of_a_part_is_bounded() {
     let mut tokenizer = settings("bert");
+    let sizes = |tokenizer: &Value| {
+        let PartSizes { whole, part, longest } = open(tokenizer).unwrap().sizes;
+        (whole, part, longest)
+    };
     let eight = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaa"});
     tokenizer["normalizer"] = json!({"type": "Sequence", "normalizers": vec![eight; 2]});
-    let sizes = open(&tokenizer).unwrap().sizes;
+    assert_eq!(sizes(&tokenizer), (32 << 10, 8 << 10, 128 << 10));
+    let bytes =
+        json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": false});
+    let marks = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
+    tokenizer["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [marks, bytes]});
+    assert_eq!(sizes(&tokenizer), (8 << 10, 2 << 10, 32 << 10));
+    tokenizer["pre_tokenizer"] = bytes;
+    assert_eq!(sizes(&tokenizer), (32 << 10, 8 << 10, 128 << 10));
+    // XLM-RoBERTa's grow by 17 times and 6 times, and its texts stay whole.
     assert_eq!(
-        (sizes.whole, sizes.part, sizes.longest),
-        (32 << 10, 8 << 10, 128 << 10)
+        sizes(&settings("xlm-roberta")),
+        (PART_SIZES.whole, PART_SIZES.part, PART_SIZES.longest)
     );
 }
 
