@@ -125,7 +125,7 @@ impl TextPipeline {
         let mut tokenizer =
             fenced(|| Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string())).map_err(refused)?;
         let settled = agreement::settle(beside, &mut settings, &mut tokenizer)?;
-        let lowered = lower_case && settings.add_lower_case();
+        let lowered = lower_case && settings.add_lower_case().map_err(refused)?;
         if settled || lowered {
             let normalizer = serde_json::from_value(settings.normalizer.clone());
             let normalizer: NormalizerWrapper = normalizer.map_err(|e| refused(e.to_string()))?;

@@ -7,7 +7,9 @@ use serde::de::{DeserializeOwned, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokenizers::{DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
+use tokenizers::{
+    DecoderWrapper, NormalizedString, Normalizer, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+};
 
 use super::cut::{AddedToken, kind};
 use super::{fenced, growth, pattern};
@@ -45,10 +47,14 @@ const MOST_VALUES: usize = 4 << 20;
 /// The same for a part of the file beside the vocabulary. Real ones have some dozens.
 const MOST_VALUES_OF_PART: usize = 16 << 10;
 
-/// Added tokens, their bytes each and together: they go into a table of some hundred bytes for each byte.
+/// Added tokens, their bytes each and together, as they are written and as they are normalised: they go into a table of some
+/// hundred bytes for each byte, and a text is read ahead by the longest.
 const MOST_ADDED_TOKENS: usize = 64 << 10;
 const LONGEST_ADDED_TOKEN: usize = 1 << 10;
 const MOST_ADDED_BYTES: usize = 4 << 20;
+
+/// What normalizing the added tokens could make of them on the way, in bytes: it takes time.
+const MOST_NORMALISED_BYTES: f64 = (64 << 20) as f64;
 
 /// WordPiece looks up every part of a word, which is cubic in its characters. BERT, and all that follow it, have 100.
 const LONGEST_WORD: usize = 256;
@@ -276,7 +282,7 @@ impl Settings {
         }
         check_processors(&POST_PROCESSOR.steps(&post_processor))?;
         parts.model.map_or(Ok(()), check_model)?;
-        Ok(Settings {
+        let settings = Settings {
             growth: at_most(
                 LARGEST_GROWTH,
                 growth::of_normalizer(&NORMALIZER.steps(&normalizer))?,
@@ -295,34 +301,84 @@ impl Settings {
             )?,
             pre_tokenizer,
             normalizer,
-        })
+        };
+        settings.check_added()?;
+        Ok(settings)
+    }
+
+    /// Refuses added tokens that are too long when they are normalised, as those are that say so, in this file or one
+    /// beside it: the library then looks for that form.
+    fn check_added(&self) -> Result<(), String> {
+        let tokens = &self.added_tokens;
+        let most = |token: &AddedToken| self.growth * (token.content.len() + 1) as f64;
+        let bytes: f64 = tokens.iter().map(most).sum();
+        let short = |token: &AddedToken| most(token) <= LONGEST_ADDED_TOKEN as f64;
+        if self.normalizer.is_null() || bytes <= MOST_ADDED_BYTES as f64 && tokens.iter().all(short) {
+            return Ok(());
+        }
+        let problem = |what: String| {
+            Err(format!(
+                "added_tokens: {what} when they are normalised; leave out those that the model was not trained with"
+            ))
+        };
+        if bytes > MOST_NORMALISED_BYTES {
+            return problem(format!(
+                "they may become {bytes:.0} bytes; at most {MOST_NORMALISED_BYTES} are taken"
+            ));
+        }
+        // The bound may be far from what these tokens become.
+        let normalizer: NormalizerWrapper =
+            serde_json::from_value(self.normalizer.clone()).map_err(|e| e.to_string())?;
+        let mut bytes = 0;
+        for (number, token) in tokens.iter().enumerate() {
+            let mut text = NormalizedString::from(token.content.as_str());
+            fenced(|| normalizer.normalize(&mut text).map_err(|e| e.to_string()))
+                .map_err(|e| format!("added_tokens: number {number} cannot be normalised: {e}"))?;
+            let length = text.get().len();
+            if length > LONGEST_ADDED_TOKEN {
+                return problem(format!(
+                    "number {number} has {length} bytes; at most {LONGEST_ADDED_TOKEN} are taken"
+                ));
+            }
+            bytes += length;
+        }
+        match bytes > MOST_ADDED_BYTES {
+            true => problem(format!(
+                "they have {bytes} bytes; at most {MOST_ADDED_BYTES} are taken"
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Takes another normalizer.
     ///
     /// # Errors
-    /// It multiplies a text too often.
+    /// It multiplies a text too often, or makes an added token too long.
     pub fn set_normalizer(&mut self, normalizer: Value) -> Result<(), String> {
         let growth = growth::of_normalizer(&NORMALIZER.steps(&normalizer))?;
         self.growth = at_most(LARGEST_GROWTH, growth, "normalizer: makes a text")?;
         self.normalizer = normalizer;
-        Ok(())
+        self.check_added()
     }
 
     /// Puts a step that makes lower case before the others, unless one of them does so by itself; whether it did.
-    pub fn add_lower_case(&mut self) -> bool {
+    ///
+    /// # Errors
+    /// It makes an added token too long.
+    pub fn add_lower_case(&mut self) -> Result<bool, String> {
         let old = match (kind(&self.normalizer), &self.normalizer) {
             (_, Value::Null) => Vec::new(),
             ("Sequence", normalizer) => normalizer["normalizers"].as_array().cloned().unwrap_or_default(),
             (_, normalizer) => vec![normalizer.clone()],
         };
         if old.iter().any(|step| kind(step) == "Lowercase") {
-            return false;
+            return Ok(false);
         }
         let steps: Vec<Value> = [json!({"type": "Lowercase"})].into_iter().chain(old).collect();
         self.normalizer = json!({"type": "Sequence", "normalizers": steps});
         self.growth *= growth::LOWER_CASE;
-        true
+        self.check_added()?;
+        Ok(true)
     }
 }
 

@@ -332,6 +332,40 @@ fn parts_that_would_take_memory_to_read_are_refused_unread() {
 }
 
 #[test]
+fn added_tokens_are_bounded_as_they_are_normalised() {
+    let long = replace(json!({"String": "x"}), &"y".repeat(128));
+    let added = |normalizer: &Value, contents: &[String]| {
+        let tokens: Vec<Value> = contents.iter().map(|content| json!({"content": content})).collect();
+        problem(json!({"normalizer": normalizer, "added_tokens": tokens}))
+    };
+    assert_eq!(added(&long, &["x".repeat(8)]), "");
+    assert!(
+        added(&long, &["x".repeat(9)])
+            .contains("number 0 has 1152 bytes; at most 1024 are taken when they are normalised")
+    );
+    // What is far from the bound is taken.
+    assert_eq!(added(&long, &["a".repeat(1024)]), "");
+    let words: Vec<String> = (0..65_536).map(|n| format!("<w{n}>")).collect();
+    assert_eq!(added(&bert(true), &words), "");
+    let marks: Vec<String> = (0..5000).map(|n| format!("<w{n}>xxxxxxx")).collect();
+    assert!(added(&long, &marks).contains("bytes; at most 4194304 are taken when they are normalised"));
+    let long_ones = vec!["a".repeat(1000); 700];
+    assert!(added(&long, &long_ones).contains("they may become 89689600 bytes; at most 67108864"));
+
+    // The normalizer may become another one.
+    let file = json!({"normalizer": null, "added_tokens": [{"content": "x".repeat(1000)}, {"content": "\u{23a}".repeat(500)}]});
+    let mut settings = Settings::read(file.to_string().as_bytes()).ok().unwrap();
+    assert!(settings.set_normalizer(long).unwrap_err().contains("128000 bytes"));
+    settings.set_normalizer(Value::Null).unwrap();
+    assert!(
+        settings
+            .add_lower_case()
+            .unwrap_err()
+            .contains("number 1 has 1500 bytes")
+    );
+}
+
+#[test]
 fn a_map_that_does_not_parse_is_named() {
     for (map, part) in [
         (map(400, b"0000"), "a trie of 400 bytes in 4 bytes"),
