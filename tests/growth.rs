@@ -113,6 +113,59 @@ fn engine(name: &str) -> Engine {
         .unwrap()
 }
 
+/// Splitters of well-known models, and others of any form that is taken.
+const EXPRESSIONS: [&str; 12] = [
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
+    " ?[^(\\s|[.,!?…。，、।۔،])]+",
+    r" {2,}|\s+|[\r\n]",
+    // As far as their form goes.
+    r"\p{L}{1,31}\d| {0,30}!|.",
+    "[ab]a[ab]{60}c|.",
+    r"(?:'s|aa)[ab]{2,}b*\s*(?i:'s)?|.",
+];
+
+/// A model with this splitter.
+fn splitting(expression: &str) -> Engine {
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bert");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
+    for name in [
+        "1_Pooling/config.json",
+        "config.json",
+        "model.safetensors",
+        "modules.json",
+        "sentence_bert_config.json",
+        "special_tokens_map.json",
+    ] {
+        std::fs::copy(golden.join(name), folder.path().join(name)).unwrap();
+    }
+    let file = std::fs::read(golden.join("tokenizer.json")).unwrap();
+    let mut file: serde_json::Value = serde_json::from_slice(&file).unwrap();
+    file["normalizer"] = serde_json::Value::Null;
+    file["pre_tokenizer"] = serde_json::json!({
+        "type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": false,
+    });
+    std::fs::write(folder.path().join("tokenizer.json"), file.to_string()).unwrap();
+    let engine = Engine::builder().device(Device::Cpu).threads(1);
+    engine.open(folder.path()).unwrap()
+}
+
+/// Letters of which each is one of two, without order.
+fn mixed(length: usize) -> String {
+    let mut state = 1u64;
+    let letter = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b'a' + (state >> 63) as u8)
+    };
+    (0..length).map(letter).collect()
+}
+
 fn embedded(result: &Result<(), Error>) -> bool {
     result.is_ok()
 }
@@ -180,6 +233,36 @@ fn every_input_costs_its_size() {
     grows("a prompt", (&bert, EMBED), 1 << 20, (5, 2), prompt, embedded);
     let ids = |n: usize| Request::ids(vec![7u32; n], default.clone());
     grows("ids", (&bert, EMBED), 1 << 20, (4, 2), ids, embedded);
+
+    // Expressions: white space at both ends of words, what alternatives share, what they fail at.
+    for expression in EXPRESSIONS {
+        let engine = splitting(expression);
+        for unit in [
+            " ",
+            " \n",
+            "\n ",
+            "a",
+            "A",
+            "Aa",
+            "中",
+            "中A",
+            "\u{301}",
+            "中\u{301}",
+            " a",
+            "!",
+            " !",
+            "1",
+            "'s",
+            "mixed",
+        ] {
+            let make = |n: usize| match unit {
+                "mixed" => text(mixed(n)),
+                unit => text(unit.repeat(n / unit.len()) + "x"),
+            };
+            let name = format!("{unit:?} of {expression}");
+            grows(&name, (&engine, VALIDATE), 1 << 14, (1, 600), make, embedded);
+        }
+    }
 
     // Chunks keep everything.
     let chunked = |chunking| {

@@ -67,7 +67,10 @@ impl PartSizes {
     fn for_growth(self, settings: &Settings) -> PartSizes {
         let normalizer = settings.growth / GROWTH_OF_WHOLE_PARTS;
         let splitter = settings.splitter_growth / SPLITTER_GROWTH_OF_WHOLE_PARTS;
-        let times = (normalizer * splitter.max(1.0)).max(1.0);
+        // And one more, for a space that is put before a word.
+        let looking = settings.growth_before_look_ahead().unwrap_or_default()
+            * ((self.longest + 1) as f64 / pattern::LONGEST_LOOK_AHEAD);
+        let times = (normalizer * splitter.max(1.0)).max(looking).max(1.0);
         let smaller = |bytes: usize| (bytes as f64 / times) as usize;
         PartSizes {
             whole: smaller(self.whole),

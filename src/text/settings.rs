@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokenizers::{
-    DecoderWrapper, NormalizedString, Normalizer, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    DecoderWrapper, NormalizedString, Normalizer, NormalizerWrapper, PostProcessorWrapper,
+    PreTokenizerWrapper,
 };
 
 use super::cut::{AddedToken, kind};
@@ -304,6 +305,13 @@ impl Settings {
         };
         settings.check_added()?;
         Ok(settings)
+    }
+
+    /// The most by which a text is multiplied before a step that looks ahead, if there is one.
+    pub fn growth_before_look_ahead(&self) -> Option<f64> {
+        let steps = SPLITTER.steps(&self.pre_tokenizer);
+        let last = steps.iter().rposition(|step| pattern::looks_ahead(step))?;
+        Some(self.growth * growth::of_splitter(&steps[..last]))
     }
 
     /// Refuses added tokens that are too long when they are normalised, as those are that say so, in this file or one

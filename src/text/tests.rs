@@ -272,7 +272,10 @@ fn a_tokenizer_without_a_token_for_a_letter_is_refused() {
     let mut tokenizer = settings("bert");
     tokenizer["model"] = json!({"type": "BPE", "vocab": {"x": 5, "y": 6}, "merges": []});
     let error = open(&tokenizer).err().unwrap().to_string();
-    assert!(error.contains("model: has no token for the letter \"a\""), "{error}");
+    assert!(
+        error.contains("model: has no token for the letter \"a\""),
+        "{error}"
+    );
     tokenizer["model"]["vocab"]["[UNK]"] = json!(1);
     tokenizer["model"]["unk_token"] = json!("[UNK]");
     let pipeline = open(&tokenizer).unwrap();
@@ -344,11 +347,18 @@ fn what_is_made_of_a_part_is_bounded() {
     assert_eq!(sizes(&tokenizer), (32 << 10, 8 << 10, 128 << 10));
     let bytes =
         json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": false});
-    let marks = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
+    let marks =
+        json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
     tokenizer["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [marks, bytes]});
     assert_eq!(sizes(&tokenizer), (8 << 10, 2 << 10, 32 << 10));
     tokenizer["pre_tokenizer"] = bytes;
     assert_eq!(sizes(&tokenizer), (32 << 10, 8 << 10, 128 << 10));
+    // What looks ahead takes no more than a million characters.
+    tokenizer["pre_tokenizer"] =
+        json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    assert!((13_000..14_100).contains(&sizes(&tokenizer).2));
+    tokenizer["normalizer"] = json!({"type": "NFC"});
+    assert_eq!(sizes(&tokenizer).2, PART_SIZES.longest);
     // XLM-RoBERTa's grow by 17 times and 6 times, and its texts stay whole.
     assert_eq!(
         sizes(&settings("xlm-roberta")),

@@ -42,8 +42,7 @@ fn a_normalizer_that_multiplies_its_input_is_refused() {
     assert!(problem(normalizers(vec![nested.clone(), nested])).contains("up to 4096 times"));
     for (steps, times) in [
         (vec![json!({"type": "ByteLevel"}); 30], "1073741824"),
-        (vec![replace(json!({"Regex": "(?=a)"}), "aaa"); 4], "256"),
-        (vec![replace(json!({"Regex": ""}), "aaa"); 4], "256"),
+        (vec![replace(json!({"Regex": "a"}), "aaa"); 4], "256"),
         (vec![replace(json!({"String": ""}), "aaa"); 4], "256"),
         (vec![replace(json!({"Regex": "a|b{2,}"}), "aa"); 5], "243"),
         (vec![json!({"type": "Prepend", "prepend": "aaa"}); 4], "256"),
@@ -335,7 +334,10 @@ fn parts_that_would_take_memory_to_read_are_refused_unread() {
 fn added_tokens_are_bounded_as_they_are_normalised() {
     let long = replace(json!({"String": "x"}), &"y".repeat(128));
     let added = |normalizer: &Value, contents: &[String]| {
-        let tokens: Vec<Value> = contents.iter().map(|content| json!({"content": content})).collect();
+        let tokens: Vec<Value> = contents
+            .iter()
+            .map(|content| json!({"content": content}))
+            .collect();
         problem(json!({"normalizer": normalizer, "added_tokens": tokens}))
     };
     assert_eq!(added(&long, &["x".repeat(8)]), "");
@@ -355,7 +357,12 @@ fn added_tokens_are_bounded_as_they_are_normalised() {
     // The normalizer may become another one.
     let file = json!({"normalizer": null, "added_tokens": [{"content": "x".repeat(1000)}, {"content": "\u{23a}".repeat(500)}]});
     let mut settings = Settings::read(file.to_string().as_bytes()).ok().unwrap();
-    assert!(settings.set_normalizer(long).unwrap_err().contains("128000 bytes"));
+    assert!(
+        settings
+            .set_normalizer(long)
+            .unwrap_err()
+            .contains("128000 bytes")
+    );
     settings.set_normalizer(Value::Null).unwrap();
     assert!(
         settings
