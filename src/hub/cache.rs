@@ -454,7 +454,7 @@ fn symlink(target: &Path, link: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::said::Said;
+    use crate::hub::testing::Said;
 
     #[test]
     fn a_scratch_file_is_new_and_goes_with_its_owner() {

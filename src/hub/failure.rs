@@ -240,7 +240,7 @@ fn pause(failure: &Failure, failed: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::said::Said;
+    use crate::hub::testing::Said;
 
     #[test]
     fn another_try_is_said_without_the_token() {

@@ -55,9 +55,9 @@ pub mod fuzzing;
 mod hash;
 mod names;
 mod proxies;
-#[cfg(test)]
-mod said;
 mod settings;
+#[cfg(test)]
+mod testing;
 
 use std::fmt;
 use std::path::PathBuf;
