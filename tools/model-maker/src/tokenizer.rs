@@ -287,7 +287,8 @@ fn unigram(spec: &ModelSpec, size: usize) -> (Value, Value, Value) {
         "model_max_length": spec.max_tokens(),
         "pad_token": "<pad>",
         "sep_token": "</s>",
-        "tokenizer_class": "XLMRobertaTokenizerFast",
+        // Not the class XLMRobertaTokenizer: transformers 5 would build its own steps for it, from a map that this has not.
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "unk_token": "<unk>",
     });
     let specials = json!({
