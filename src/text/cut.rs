@@ -71,12 +71,13 @@ fn by_character(
     all
 }
 
-/// What a normalizer makes of a text by itself.
+/// What a normalizer makes of a text by itself, if it makes anything.
 fn normal_form(normalizer: Option<&NormalizerWrapper>, text: &str) -> Option<String> {
     let mut normal = NormalizedString::from(text);
-    normalizer
-        .is_none_or(|n| n.normalize(&mut normal).is_ok())
-        .then(|| normal.get().to_owned())
+    let mut apply =
+        |n: &NormalizerWrapper| super::fenced(|| n.normalize(&mut normal).map_err(|e| e.to_string()));
+    let done = normalizer.is_none_or(|n| apply(n).is_ok());
+    done.then(|| normal.get().to_owned())
 }
 
 /// What splitters that drop white space take for it, of ASCII.
@@ -405,6 +406,19 @@ mod tests {
                 "{pattern} {content:?} {splitter}"
             );
         }
+    }
+
+    #[test]
+    fn a_normalizer_that_fails_on_an_added_token_is_never_cut() {
+        let normalizer = json!({"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": ""}, {"type": "BertNormalizer", "clean_text": true,
+            "handle_chinese_chars": false, "strip_accents": null, "lowercase": false},
+        ]});
+        let applied: NormalizerWrapper = serde_json::from_value(normalizer.clone()).unwrap();
+        assert_eq!(normal_form(Some(&applied), "zz"), None);
+        let splitter = json!({"type": "WhitespaceSplit"});
+        let cuts = with_added(&normalizer, &splitter, &added(&["zz"], true));
+        assert_eq!(all(&cuts, "aa bb"), [0usize; 0]);
     }
 
     #[test]

@@ -243,9 +243,10 @@ fn files_that_disagree_with_the_tokenizer_are_refused_by_name() {
             &[CONFIG, "tokenizer_class"],
         ),
     ];
+    let class = (CONFIG, "tokenizer_class", json!("XLMRobertaTokenizerFast"));
     let xlm: &[Case<'_>] = &[
         (
-            &[(CONFIG, "add_prefix_space", json!(false))],
+            &[class.clone(), (CONFIG, "add_prefix_space", json!(false))],
             &[CONFIG, "add_prefix_space is false", "pre_tokenizer"],
         ),
         (
@@ -253,7 +254,7 @@ fn files_that_disagree_with_the_tokenizer_are_refused_by_name() {
             &[CONFIG, "tokenizer_class is MBartTokenizer", "language"],
         ),
         (
-            &[("special_tokens_map.json", "bos_token", json!("<pad>"))],
+            &[class, ("special_tokens_map.json", "bos_token", json!("<pad>"))],
             &["special_tokens_map.json", "bos_token", "<s>"],
         ),
     ];
