@@ -79,7 +79,7 @@ pub struct Args {
     #[arg(long, value_name = "BYTES", value_parser = positive, default_value_t = Limits::default().body_bytes)]
     max_body: usize,
 
-    /// Bytes of the vectors of the largest request, as float32
+    /// Bytes of the vectors of the largest request, as float32, with 128 more for each
     #[arg(long, value_name = "BYTES", value_parser = positive, default_value_t = Limits::default().vector_bytes)]
     max_vectors: usize,
 

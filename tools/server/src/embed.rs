@@ -214,6 +214,7 @@ pub async fn embed(
     }
     Ok(embedded)
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -65,8 +65,8 @@ pub struct Limits {
     /// Bytes of a request's body, after decompression. Eight times as many are held at a time, for all requests together, besides
     /// the first 64 KiB of each.
     pub body_bytes: usize,
-    /// Bytes of a request's vectors, as float32. Eight times as many are held at a time, for all requests together, besides the
-    /// first 64 KiB of each, until they are sent.
+    /// Bytes of a request's vectors, as float32, with 128 more for each. Eight times as many are held at a time, for all
+    /// requests together, besides the first 64 KiB of each, until they are sent.
     pub vector_bytes: usize,
     /// Inputs of a request.
     pub inputs: usize,
@@ -84,7 +84,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             body_bytes: 25 << 20,
-            // One for each token of two documents of 8192 tokens, with 1024 dimensions.
+            // 15,887 of 1024 dimensions: one for each token of one document of 8192 tokens, not of two.
             vector_bytes: 64 << 20,
             inputs: 2048,
             connections: 4096,
