@@ -62,7 +62,6 @@ impl Place {
 
 impl<K: Copy + Ord> FairQueue<K> {
     /// Items that wait.
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.len
     }

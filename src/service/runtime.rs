@@ -54,6 +54,8 @@ struct State<E: Executor> {
     epoch: u64,
     health: Health,
     phase: Phase,
+    /// Threads of passes that have nothing to do.
+    idle_passes: usize,
     counts: Snapshot,
 }
 
@@ -135,17 +137,13 @@ impl<E: Executor> Shared<E> {
         }
     }
 
-    /// Tells who waits for the last request.
-    fn tell_if_idle(&self, state: &State<E>) {
-        if state.jobs.is_empty() {
+    /// Delivers what there is, without the lock, and tells who waits for the last request.
+    fn send(&self, state: MutexGuard<'_, State<E>>, outbox: &mut Vec<Delivery>) {
+        let was_last = state.phase != Phase::Open && state.jobs.is_empty();
+        drop(state);
+        if was_last {
             self.idle.notify_all();
         }
-    }
-
-    /// Delivers what there is, without the lock.
-    fn send(&self, state: MutexGuard<'_, State<E>>, outbox: &mut Vec<Delivery>) {
-        self.tell_if_idle(&state);
-        drop(state);
         flush(outbox);
     }
 }
@@ -182,6 +180,7 @@ impl<E: Executor> Runtime<E> {
                 epoch: 0,
                 health: Health::Ready,
                 phase: Phase::Open,
+                idle_passes: 0,
                 counts: Snapshot::default(),
             }),
             texts: Condvar::new(),
@@ -260,8 +259,14 @@ impl<E: Executor> Runtime<E> {
         };
         state.jobs.insert(id, job);
         state.counts.submitted += 1;
+        // A thread of passes that has nothing to do tokenises a short text itself: it need not be woken after another one.
+        let is_first = state.scheduler.texts() == 1 && state.scheduler.has_short_text();
+        let sign = match is_first && state.idle_passes > 0 {
+            true => &shared.passes,
+            false => &shared.texts,
+        };
         drop(state);
-        shared.texts.notify_one();
+        sign.notify_one();
         Ok(Ticket {
             slot,
             id,

@@ -15,6 +15,9 @@ use super::items::{
 };
 use super::speed::Speed;
 
+/// Tokens of a text that a thread tokenises within some 100 µs.
+const SHORT_TEXT: u64 = 128;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -117,6 +120,21 @@ impl Scheduler {
         self.entries.insert(id, entry);
         self.charge(id, tokens, cost);
         Ok(id)
+    }
+
+    /// Texts that wait to be tokenised.
+    pub fn texts(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// Whether the text to tokenise next is so short that this takes less time than to wake a thread for it, or about as much.
+    pub fn has_short_text(&self) -> bool {
+        self.texts.peek().is_some_and(|(_, tokens)| tokens <= SHORT_TEXT)
+    }
+
+    /// Whether something waits for a pass.
+    pub fn has_parts(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     /// The request to tokenise next.

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Delivery, Health, Job, Pass, Phase, Shared, internal, panicked};
+use super::{Delivery, Health, Job, Pass, Phase, Shared, State, internal, panicked};
 use crate::error::Error;
 use crate::service::error::ServiceError;
 use crate::service::executor::{Executor, Failed, FailureKind};
@@ -29,19 +29,40 @@ impl<E: Executor> Shared<E> {
             let until = match next {
                 Next::Pass { number, parts } => {
                     let pass = state.take_pass(number, parts);
-                    // Another context may have something to do as well.
-                    self.passes.notify_one();
+                    let more = state.idle_passes > 0 && state.scheduler.has_parts();
+                    self.leave_texts(&state);
                     self.send(state, &mut outbox);
+                    // Another context has something to do as well.
+                    if more {
+                        self.passes.notify_one();
+                    }
                     self.run(pass, &mut outbox);
                     continue;
                 }
                 Next::At(time) => Some(time),
                 Next::Nothing => None,
             };
-            match outbox.is_empty() {
-                true => drop(self.wait(&self.passes, state, until)),
-                false => self.send(state, &mut outbox),
+            if state.health == Health::Ready && state.scheduler.has_short_text() {
+                let id = state.scheduler.next_text().expect("there is one");
+                self.tokenize_one(state, id, &mut outbox);
+                continue;
             }
+            if !outbox.is_empty() {
+                self.send(state, &mut outbox);
+                continue;
+            }
+            self.leave_texts(&state);
+            state.idle_passes += 1;
+            state = self.wait(&self.passes, state, until);
+            state.idle_passes -= 1;
+        }
+    }
+
+    /// Wakes a thread that tokenises, where this one was woken for a text and does something else now. Deadlines that pass are
+    /// for those threads to see as well.
+    fn leave_texts(&self, state: &State<E>) {
+        if state.scheduler.texts() > 0 || state.scheduler.next_deadline().is_some() {
+            self.texts.notify_one();
         }
     }
 

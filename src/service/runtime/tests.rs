@@ -50,6 +50,8 @@ struct Fake {
     gate: Arc<Gate>,
     /// First ids of all sequences that were computed.
     computed: Arc<Mutex<Vec<u32>>>,
+    /// The threads that tokenised, by the first ids of what they did.
+    tokenized: Arc<Mutex<HashMap<u32, String>>>,
     lost: Mutex<bool>,
     /// Engines that are held.
     held: Arc<AtomicUsize>,
@@ -78,7 +80,7 @@ impl Executor for Fake {
     }
 
     fn max_tokens(&self) -> usize {
-        64
+        512
     }
 
     fn sequence_cost(&self) -> (u64, u64) {
@@ -89,6 +91,8 @@ impl Executor for Fake {
         let Input::Ids(ids) = &request.input else {
             panic!("these tests send ids")
         };
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        self.tokenized.lock().unwrap().insert(ids[0], thread);
         match ids[0] {
             PANICS_IN_TOKENIZER => panic!("in the tokenizer"),
             IS_REFUSED => Err(crate::error::RequestError::NoIds.into()),
@@ -150,13 +154,15 @@ struct Setting {
     runtime: Runtime<Fake>,
     gate: Arc<Gate>,
     computed: Arc<Mutex<Vec<u32>>>,
+    tokenized: Arc<Mutex<HashMap<u32, String>>>,
 }
 
 fn start_with(limits: Limits, reopen: bool) -> Setting {
     let (gate, computed) = (Arc::<Gate>::default(), Arc::<Mutex<Vec<u32>>>::default());
+    let tokenized = Arc::<Mutex<HashMap<u32, String>>>::default();
     let held = Arc::<AtomicUsize>::default();
     let open = {
-        let (gate, computed) = (gate.clone(), computed.clone());
+        let (gate, computed, tokenized) = (gate.clone(), computed.clone(), tokenized.clone());
         move || {
             // As on a GPU: a lost device stays lost for as long as its engine is held.
             if held.fetch_add(1, Ordering::SeqCst) > 0 {
@@ -166,6 +172,7 @@ fn start_with(limits: Limits, reopen: bool) -> Setting {
             Ok(Fake {
                 gate: gate.clone(),
                 computed: computed.clone(),
+                tokenized: tokenized.clone(),
                 lost: Mutex::default(),
                 held: held.clone(),
             })
@@ -177,6 +184,7 @@ fn start_with(limits: Limits, reopen: bool) -> Setting {
         runtime: Runtime::start(fake.into(), limits, Speed::default(), 2, reopen).unwrap(),
         gate,
         computed,
+        tokenized,
     }
 }
 
@@ -246,27 +254,85 @@ fn everyone_gets_their_own_and_passes_are_shared() {
 }
 
 #[test]
-fn threads_that_submit_and_wait_all_get_their_results() {
-    let setting = start();
-    std::thread::scope(|scope| {
-        for thread in 0..8u32 {
-            let runtime = &setting.runtime;
-            scope.spawn(move || {
-                for index in 0..100 {
-                    let ids = [100 * thread + index, index];
-                    let ticket = runtime.submit(of_ids(&ids)).unwrap();
-                    match index % 10 {
-                        0 => drop(ticket),
-                        _ => assert_eq!(numbers(ticket.wait()), ids.map(|id| id as f32)),
-                    }
-                }
-            });
+fn an_idle_thread_of_passes_tokenises_what_is_short() {
+    let setting = start_with(
+        Limits {
+            pass_tokens: 512,
+            ..limits()
+        },
+        false,
+    );
+    let long = |id: u32| setting.runtime.submit(of_ids(&[id; 200])).unwrap();
+    let by = |id: u32| setting.tokenized.lock().unwrap()[&id].clone();
+    let until_idle = || {
+        let start = Instant::now();
+        while setting.runtime.shared.lock().idle_passes == 0 {
+            assert!(start.elapsed() < LONG);
+            std::thread::yield_now();
         }
-    });
-    assert!(setting.runtime.drain(LONG));
-    let counts = setting.runtime.snapshot();
-    assert_eq!(counts.submitted, counts.completed + counts.cancelled);
-    assert!(counts.completed >= 720);
+    };
+    // A thread that tokenises and has just begun, or is done with something else, may be there first.
+    let start = Instant::now();
+    loop {
+        until_idle();
+        setting.submit(10).wait().unwrap();
+        if by(10) == "ropeway-pass-0" {
+            break;
+        }
+        assert!(start.elapsed() < LONG, "{}", by(10));
+    }
+    until_idle();
+    long(11).wait().unwrap();
+    let (held, tickets) = setting.behind_a_held_pass(&[12, 13]);
+    setting.gate.set(false);
+    held.wait().unwrap();
+    tickets
+        .into_iter()
+        .for_each(|ticket| drop(ticket.wait().unwrap()));
+    for id in [11, 12, 13] {
+        assert!(by(id).starts_with("ropeway-tokens-"), "{}", by(id));
+    }
+}
+
+#[test]
+fn threads_that_submit_and_wait_all_get_their_results() {
+    for contexts in [1, 2] {
+        let limits = Limits {
+            contexts,
+            pass_tokens: 512,
+            queue_tokens: 100_000,
+            ..limits()
+        };
+        let setting = start_with(limits, false);
+        std::thread::scope(|scope| {
+            for thread in 0..8u32 {
+                let runtime = &setting.runtime;
+                scope.spawn(move || {
+                    for index in 0..100 {
+                        // Long ones and short ones, which other threads tokenise.
+                        let length = if index % 3 == 0 { 200 } else { 2 };
+                        let ids = [&[100 * thread + index], &vec![index; length - 1][..]].concat();
+                        let submission = match index % 4 {
+                            0 => of_ids(&ids).deadline(Instant::now() + LONG),
+                            _ => of_ids(&ids),
+                        };
+                        let ticket = runtime.submit(submission).unwrap();
+                        match index % 10 {
+                            0 => drop(ticket),
+                            _ => assert_eq!(
+                                numbers(ticket.wait()),
+                                ids.iter().map(|&id| id as f32).collect::<Vec<_>>()
+                            ),
+                        }
+                    }
+                });
+            }
+        });
+        assert!(setting.runtime.drain(LONG));
+        let counts = setting.runtime.snapshot();
+        assert_eq!(counts.submitted, counts.completed + counts.cancelled);
+        assert!(counts.completed >= 720);
+    }
 }
 
 #[test]

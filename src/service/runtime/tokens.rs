@@ -26,7 +26,9 @@ impl<E: Executor> Shared<E> {
                 _ => None,
             };
             if let Some(id) = id {
-                self.tokenize_one(state, id, &mut outbox);
+                if self.tokenize_one(state, id, &mut outbox) {
+                    self.passes.notify_one();
+                }
             } else if outbox.is_empty() {
                 let until = state.scheduler.next_deadline();
                 drop(self.wait(&self.texts, state, until));
@@ -36,15 +38,20 @@ impl<E: Executor> Shared<E> {
         }
     }
 
-    fn tokenize_one(&self, state: MutexGuard<'_, State<E>>, id: Id, outbox: &mut Vec<Delivery>) {
+    /// Tokenises a text that the scheduler gave out. Says whether it can be run now and a thread of passes waits for that: no
+    /// thread is woken as long as this one holds the lock that it would wait for.
+    pub fn tokenize_one(&self, state: MutexGuard<'_, State<E>>, id: Id, outbox: &mut Vec<Delivery>) -> bool {
         let request = state.jobs[&id].request.clone();
         let executor = state
             .executor
             .clone()
             .expect("texts are taken on a healthy device alone");
         let epoch = state.epoch;
-        self.texts.notify_one();
+        let more = state.scheduler.texts() > 0;
         self.send(state, outbox);
+        if more {
+            self.texts.notify_one();
+        }
         let started = Instant::now();
         let ready = catch_unwind(AssertUnwindSafe(|| executor.prepare(&request)));
         let took = started.elapsed();
@@ -65,7 +72,7 @@ impl<E: Executor> Shared<E> {
                     job.lengths = sequences.iter().map(|&(tokens, _)| tokens).collect();
                     job.ready = Some(Arc::new(ready));
                     job.tokenize = took;
-                    self.passes.notify_one();
+                    return state.idle_passes > 0;
                 }
             }
             Err(error) => {
@@ -76,13 +83,14 @@ impl<E: Executor> Shared<E> {
                 }
             }
         }
+        false
     }
 
     /// About the tokens of a request that is not tokenised yet, and their cost.
     pub fn estimate(&self, request: &Request<'_>) -> (usize, u64) {
+        // Of English some four bytes make a token.
         let tokens = match &request.input {
-            // Of English some four bytes make a token.
-            Input::Text(text) => 2 + text.len() / 4,
+            Input::Text(text) => 2 + (text.len() + request.options.get_prompt().map_or(0, str::len)) / 4,
             Input::Ids(ids) => ids.len(),
         };
         let chunked = request.options.get_chunks().is_some();
