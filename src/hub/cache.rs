@@ -168,7 +168,13 @@ impl ModelCache {
         let path = self.folder.join("blobs").join(format!("{hash}.incomplete"));
         let open = || {
             fs::create_dir_all(self.folder.join("blobs"))?;
-            let mut file = open_no_follow(OpenOptions::new().write(true).create(true), &path)?;
+            let open = || open_no_follow(OpenOptions::new().write(true).create(true), &path);
+            let mut file = open()?;
+            // Under a second name it may be anybody's file.
+            if has_other_names(&file)? {
+                fs::remove_file(&path)?;
+                file = open()?;
+            }
             let length = file.seek(SeekFrom::End(0))?;
             Ok((file, length))
         };
@@ -409,6 +415,13 @@ fn create_dir(path: &Path) -> Result<()> {
         }
         result => result.map_err(|e| Failure::disk(path, &e)),
     }
+}
+
+fn has_other_names(file: &File) -> io::Result<bool> {
+    #[cfg(unix)]
+    return Ok(std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) > 1);
+    #[cfg(not(unix))]
+    return file.metadata().map(|_| false);
 }
 
 /// Opens a regular file, which is not a link to one.

@@ -1,15 +1,14 @@
 //! Requests to a hub: whom the token goes to, which redirects are followed, how long a server may take.
 
 use std::io::Read;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ureq::http::{Response, StatusCode, Uri, header};
-use ureq::{Agent, Body, Proxy, ProxyProtocol, Timeout};
+use ureq::{Agent, Body};
 
 use super::address::{Origin, redirect};
 use super::answers::{FileHeaders, Listing, listing, retry_after, shown};
+use super::deadline::Deadline;
 use super::failure::{Failure, Result, Tries};
 use super::settings::{Network, Token};
 
@@ -28,12 +27,10 @@ const LISTING_BYTES: u64 = 16 << 20;
 /// Bytes of status and headers of an answer.
 const HEAD_BYTES: usize = 64 << 10;
 
-/// The connections. What ends those of one agent puts another in its place.
-type SharedAgent = Arc<Mutex<Agent>>;
-
 /// Asks one hub.
 pub(super) struct Client {
-    agent: SharedAgent,
+    agent: Agent,
+    deadline: Deadline,
     network: Network,
 }
 
@@ -49,8 +46,10 @@ impl Client {
             .max_response_header_size(HEAD_BYTES)
             .timeout_recv_body(Some(BODY_TIMEOUT))
             .build();
+        let deadline = Deadline::default();
         Client {
-            agent: Arc::new(Mutex::new(config.new_agent())),
+            agent: deadline.agent(config),
+            deadline,
             network,
         }
     }
@@ -146,7 +145,7 @@ impl Walk<'_> {
             false => network.download_timeout,
         };
         let read_timeout = timeout.max(network.download_timeout);
-        let mut request = agent(&self.client.agent).get(self.address.clone());
+        let mut request = self.client.agent.get(self.address.clone());
         if let (true, Some(token)) = (self.is_at_hub, &network.token) {
             request = request.header(header::AUTHORIZATION, token.header());
         }
@@ -163,39 +162,22 @@ impl Walk<'_> {
             // The limit of each read holds for the head of the answer as well.
             .timeout_per_read(Some(read_timeout))
             .build();
-        // ureq limits each read of what a proxy answers to CONNECT, not all of them together. Connecting and the head of the
-        // answer have `timeout` each.
-        let is_connect =
-            |proxy: &Proxy| matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https);
-        let limit = timeout.saturating_mul(2);
-        let watch = proxy
-            .filter(|proxy| is_connect(proxy))
-            .map(|_| Watch::new(&self.client.agent, limit));
-        let start = Instant::now();
-        watch.iter().for_each(Watch::signal);
-        let answer = request.call();
-        watch.iter().for_each(Watch::signal);
-        let answer = answer.map_err(|error| {
-            // A connection that was ended looks as if the proxy had done it.
-            let is_ended = watch.is_some() && start.elapsed() >= limit;
-            let error = if is_ended {
-                ureq::Error::Timeout(Timeout::Connect)
-            } else {
-                error
-            };
-            Failure::network(&host, error)
-        })?;
+        // Finding the address, connecting, and the head of the answer have `timeout` each.
+        let limit = timeout.saturating_mul(3);
+        let answer = self.client.deadline.limit(limit, || request.call());
+        let answer = answer.map_err(|error| Failure::network(&host, error))?;
         if self.is_at_hub {
             self.headers.add(answer.headers());
         }
         match answer.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
-                let mut body = FileBody::new(answer, host, network.download_timeout);
-                // With a length, every byte that comes is of the body.
-                if body.length.is_none() || read_timeout > body.timeout {
-                    body.watch = Some(Watch::new(&self.client.agent, body.timeout));
-                }
-                Ok(Some(body))
+                let deadline = self.client.deadline.clone();
+                Ok(Some(FileBody::new(
+                    answer,
+                    host,
+                    network.download_timeout,
+                    deadline,
+                )))
             }
             StatusCode::MOVED_PERMANENTLY
             | StatusCode::FOUND
@@ -226,62 +208,20 @@ impl Walk<'_> {
     }
 }
 
-fn agent(shared: &SharedAgent) -> Agent {
-    shared.lock().unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-/// Ends the connections of an agent when one call takes longer than it may.
-///
-/// ureq limits how long the socket is waited for. Where it waits for it again and again that is not enough: for what a proxy
-/// answers to CONNECT, and in a body that comes in chunks while what comes is not of the body, digits of a chunk's length or
-/// lines after the last chunk.
-struct Watch(Sender<()>);
-
-impl Watch {
-    fn new(shared: &SharedAgent, timeout: Duration) -> Watch {
-        let shared = shared.clone();
-        let (signals, read_signals) = mpsc::channel();
-        let watch = move || {
-            // Each call says when it begins and when it ends.
-            while read_signals.recv().is_ok() {
-                if read_signals.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
-                    let old = agent(&shared);
-                    let new = Agent::new_with_config(old.config().clone());
-                    *shared.lock().unwrap_or_else(PoisonError::into_inner) = new;
-                    old.shutdown();
-                    return;
-                }
-            }
-        };
-        // Without a thread the limit for a whole body is left.
-        let _ = std::thread::Builder::new()
-            .name("ropeway-hub".into())
-            .spawn(watch);
-        Watch(signals)
-    }
-
-    /// A call begins, or ends.
-    fn signal(&self) {
-        // Nobody listens any more once the time was up.
-        let _ = self.0.send(());
-    }
-}
-
 /// The body of an answer, as fast as it has to come.
 pub(super) struct FileBody {
     answer: Response<ureq::BodyReader<'static>>,
     length: Option<u64>,
     host: String,
     timeout: Duration,
-    /// Where ureq does not limit how long one read of the body takes.
-    watch: Option<Watch>,
+    deadline: Deadline,
     /// Time spent waiting in the current window, and the bytes that came in it.
     waited: Duration,
     window_bytes: u64,
 }
 
 impl FileBody {
-    fn new(answer: Response<Body>, host: String, timeout: Duration) -> FileBody {
+    fn new(answer: Response<Body>, host: String, timeout: Duration, deadline: Deadline) -> FileBody {
         // ureq says of a length of 0 that there is no body.
         let is_empty = !answer.headers().contains_key(header::TRANSFER_ENCODING)
             && answer
@@ -294,7 +234,7 @@ impl FileBody {
             length,
             host,
             timeout,
-            watch: None,
+            deadline,
             waited: Duration::ZERO,
             window_bytes: 0,
         }
@@ -313,12 +253,10 @@ impl FileBody {
     /// Reads what is there; 0 bytes at the end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let start = Instant::now();
-        self.watch.iter().for_each(Watch::signal);
-        let read = self.answer.body_mut().read(buffer);
-        self.watch.iter().for_each(Watch::signal);
+        let body = self.answer.body_mut();
+        let read = self.deadline.limit(self.timeout, || body.read(buffer));
         let elapsed = start.elapsed();
-        // A connection that was ended looks as if the server had done it.
-        if self.watch.is_some() && elapsed >= self.timeout && !matches!(read, Ok(1..)) {
+        if elapsed >= self.timeout && read.is_err() {
             return Err(Failure::Timeout(format!(
                 "{} sent nothing of the body in {} s",
                 self.host,

@@ -9,6 +9,7 @@ use super::failure::{Failure, Result, Tries};
 use super::hash::hash_file;
 use super::names::{ContentHash, download_rank, is_commit, is_encoder_weights};
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use ureq::http::StatusCode;
@@ -155,7 +156,7 @@ impl Download<'_> {
                 .read(self.commit)
                 .map_err(|problem| Failure::Answer(format!("the answer {problem}")))?;
             let lock = self.cache.lock(&hash)?;
-            if self.cache.has_blob(&hash) {
+            if self.cache.has_blob(&hash) && self.is_sound(&hash)? {
                 return self.cache.place((&hash, &lock), self.commit, self.name, false);
             }
             // What the hub answered before a wait as long as a download may not hold any more: signed addresses end.
@@ -179,6 +180,18 @@ impl Download<'_> {
         }
         self.check(part, &hash, total)?;
         self.cache.place((&hash, &lock), self.commit, self.name, true)
+    }
+
+    /// Whether the blob that is there already has its contents: it gets a name in a snapshot now, and whatever wrote it is not
+    /// known. Any other is removed.
+    fn is_sound(&self, wanted: &ContentHash) -> Result<bool> {
+        let blob = self.cache.blob(wanted);
+        let found = hash_file(&blob, wanted).map_err(|e| Failure::disk(&blob, &e))?;
+        if found != *wanted {
+            tracing::warn!(file = %blob.display(), "a file of the cache has other contents than its name says; it is fetched anew");
+            fs::remove_file(&blob).map_err(|e| Failure::disk(&blob, &e))?;
+        }
+        Ok(found == *wanted)
     }
 
     /// The body that goes on where the part ends, or starts anew: a part that cannot be gone on with would fail for ever.

@@ -47,6 +47,7 @@ mod address;
 mod answers;
 mod cache;
 mod client;
+mod deadline;
 mod download;
 mod failure;
 #[cfg(feature = "inspect")]

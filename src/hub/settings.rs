@@ -4,7 +4,6 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use ureq::http::{HeaderValue, Uri};
 use super::address::Origin;
 use super::answers::shown;
 use super::proxies::Proxies;
+use crate::error::Error;
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
@@ -237,16 +237,16 @@ fn token() -> Result<Option<Token>, String> {
     let user = std::env::home_dir().unwrap_or_default();
     let file =
         variable("HF_TOKEN_PATH").map_or_else(|| home().join("token"), |path| expand(path.into(), &user));
-    let read = || -> io::Result<String> {
+    // A pipe would be waited for without end.
+    let read = || -> crate::error::Result<String> {
+        let (opened, _) = crate::model::file::open(&file)?;
         let mut text = String::new();
-        fs::File::open(&file)?
-            .take(TOKEN_BYTES)
-            .read_to_string(&mut text)?;
-        Ok(text)
+        let read = opened.take(TOKEN_BYTES).read_to_string(&mut text);
+        read.map_err(|e| Error::io(&file, e)).map(|_| text)
     };
     match read() {
         Ok(text) => clean(&text, &file.display().to_string()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => {
             // Most models need none.
             tracing::warn!(file = %file.display(), %error, "the token's file cannot be read; asking without a token");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::downloads::jina;
 use crate::run::refused;
-use crate::stand_in::{Hub, Reply, Repo, Request, always, first, read_folder, sha256};
+use crate::stand_in::{Hub, Reply, Repo, Request, always, first, git_sha1, read_folder, sha256};
 
 #[test]
 fn a_body_of_another_hash_gets_no_name() {
@@ -53,6 +53,29 @@ fn a_body_of_another_hash_gets_no_name() {
         }),
     );
     refused(hub.fetch(&[]), &["config.json", "hash"]);
+}
+
+/// What wrote it is not known, and now it gets a name in a snapshot.
+#[test]
+fn a_blob_that_is_there_with_other_contents_is_fetched_anew() {
+    let hub = Hub::of(read_folder(&jina()));
+    let right = fs::read(jina().join("model.safetensors")).unwrap();
+    let blobs = hub.cached().join("blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    let outside = hub.home.path().join("outside");
+    fs::write(&outside, "wrong").unwrap();
+    let config = git_sha1(&fs::read(jina().join("config.json")).unwrap());
+    std::os::unix::fs::symlink(&outside, blobs.join(config)).unwrap();
+    fs::write(blobs.join(sha256(&right)), vec![7; right.len()]).unwrap();
+    let folder = hub.fetch(&[]).unwrap().folder;
+    assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), right);
+    for name in ["config.json", "model.safetensors"] {
+        assert_eq!(
+            fs::read(folder.join(name)).unwrap(),
+            fs::read(jina().join(name)).unwrap()
+        );
+    }
+    assert_eq!(fs::read(&outside).unwrap(), b"wrong");
 }
 
 #[test]

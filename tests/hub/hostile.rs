@@ -115,8 +115,13 @@ fn the_token_comes_from_where_huggingface_hub_takes_it() {
     fs::write(home.join("token"), "from-home\n").unwrap();
     fs::write(home.join("elsewhere"), " from-path\r\n").unwrap();
     let path = home.join("elsewhere").display().to_string();
+    let pipe = home.join("pipe").display().to_string();
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
     type Case<'c> = (&'c [(&'c str, &'c str)], &'c str);
-    let cases: [Case<'_>; 7] = [
+    let cases: [Case<'_>; 8] = [
+        // It is not waited for.
+        (&[("HF_TOKEN_PATH", &pipe)], ""),
         (&[], "Bearer from-home"),
         (&[("HF_TOKEN", " \n")], "Bearer from-home"),
         (
@@ -441,9 +446,15 @@ fn nothing_is_written_through_links() {
     let part = hub.cached().join(format!("blobs/{hash}.incomplete"));
     symlink(outside.path().join("part"), &part).unwrap();
     refused(hub.fetch(&[]), &["incomplete", "regular file"]);
-    fs::remove_file(part).unwrap();
+    fs::remove_file(&part).unwrap();
+    // One that has a second name may be anybody's file, and is made anew.
+    let private = Scratch::empty();
+    let theirs = private.path().join("theirs");
+    fs::write(&theirs, "theirs").unwrap();
+    fs::hard_link(&theirs, &part).unwrap();
 
     hub.fetch(&[]).unwrap();
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     assert_eq!(fs::read(snapshot.join("config.json")).unwrap(), expected);
+    assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
 }
