@@ -183,6 +183,50 @@ fn factors_of_other_names_are_refused() {
     table.finish();
 }
 
+/// A text as target_modules says by itself which layers it means, and every linear layer is no embedding.
+#[test]
+fn settings_that_peft_does_not_take_together_are_refused() {
+    let mut table = Table::new("settings together");
+    let base = model(&tiny(Family::Bert));
+    let engine = engine(&base);
+    let cases = [
+        (
+            json!({"target_modules": ".*", "layers_to_transform": [0, 1]}),
+            "layers_to_transform",
+        ),
+        (
+            json!({"target_modules": "all-linear", "layers_to_transform": 0}),
+            "layers_to_transform",
+        ),
+        (
+            json!({"target_modules": ".*", "layers_to_transform": [0, 1], "layers_pattern": "layer"}),
+            "target_modules",
+        ),
+        (
+            json!({"target_modules": "all-linear", "layers_pattern": ["layer"]}),
+            "layers_pattern",
+        ),
+        (json!({"target_modules": "all-linear"}), "word_embeddings"),
+    ];
+    for (settings, word) in cases {
+        let adapter = Scratch::adapter(&base, &["query", "word_embeddings"]);
+        edit_json(&adapter.path().join(ADAPTER), |json| {
+            json.extend(settings.as_object().unwrap().clone())
+        });
+        table.refused(&settings.to_string(), &[word, "PEFT"], || {
+            engine.add_adapter("odd", adapter.path())
+        });
+    }
+    table.finish();
+    let adapter = Scratch::adapter(&base, &["query", "value"]);
+    edit_json(&adapter.path().join(ADAPTER), |json| {
+        json.insert("target_modules".into(), json!(["query", "value"]));
+        json.insert("layers_to_transform".into(), json!([0, 1]));
+        json.insert("layers_pattern".into(), json!("layer"));
+    });
+    engine.add_adapter("sound", adapter.path()).unwrap();
+}
+
 #[test]
 fn what_is_not_plain_lora_is_refused_by_its_key() {
     let base = model(&tiny(Family::Bert));
@@ -224,7 +268,7 @@ fn what_is_not_plain_lora_is_refused_by_its_key() {
         ),
         ("kasa_config", vec![json!({"beta": 1e-4})]),
         ("layer_replication", vec![json!([[0, 2]])]),
-        ("layers_pattern", vec![json!(5)]),
+        ("layers_pattern", vec![json!(5), json!("layer"), json!(["layer"])]),
         (
             "layers_to_transform",
             vec![json!([0]), json!(1), json!("0"), json!([-1])],
@@ -246,6 +290,7 @@ fn what_is_not_plain_lora_is_refused_by_its_key() {
                 json!(["value"]),
                 json!([]),
                 json!(r".*\.key"),
+                json!(""),
                 json!("query"),
                 json!(2),
             ],

@@ -14,8 +14,7 @@ use crate::model::weights::Tensor;
 
 /// `target_modules`, `exclude_modules`, `layers_to_transform` and `layers_pattern`.
 pub(super) struct Targets {
-    /// Of every linear layer, where it is none.
-    included: Option<Modules>,
+    included: Included,
     excluded: Option<Modules>,
     /// The layers' numbers; empty: all.
     layers: Vec<u64>,
@@ -25,6 +24,13 @@ pub(super) struct Targets {
 
 /// Names of a list, and bytes of a pattern, at most: every factor is held against them.
 const LONGEST: usize = 1 << 14;
+
+/// What `target_modules` says.
+enum Included {
+    /// Every linear layer: all that factors can be of, but for embeddings.
+    AllLinear,
+    Modules(Modules),
+}
 
 /// A list of names or the ends of names, or a regular expression.
 enum Modules {
@@ -39,27 +45,48 @@ impl Targets {
             Some(Value::Array(list)) => list.iter().map(Value::as_u64).collect(),
             Some(one) => one.as_u64().map(|one| vec![one]),
         };
+        let included = match settings.get("target_modules") {
+            Some(word) if word == "all-linear" => Included::AllLinear,
+            None => Included::Modules(Modules::Names(default_targets(settings, family)?)),
+            _ => Included::Modules(Modules::read(settings, "target_modules")?.ok_or_else(|| {
+                settings.error(
+                    "target_modules is an empty text, which names no module; name those that were trained",
+                )
+            })?),
+        };
+        let layers = layers.ok_or_else(|| {
+            settings.error(
+                "layers_to_transform holds something else than whole numbers from 0; wanted layers' numbers",
+            )
+        })?;
+        let lists = names_of(settings, "layers_pattern")?;
+        let is_text = settings.get("target_modules").is_some_and(Value::is_string);
+        for (key, is_there) in [
+            ("layers_to_transform", !layers.is_empty()),
+            ("layers_pattern", !lists.is_empty()),
+        ] {
+            if is_text && is_there {
+                return Err(settings.error(format!(
+                    "{key} stands beside a text as target_modules, where PEFT refuses it; give target_modules as a list of names"
+                )));
+            }
+        }
+        if !lists.is_empty() && layers.is_empty() {
+            return Err(settings.error(
+                "layers_pattern stands without layers_to_transform, where PEFT refuses it; give both, or none",
+            ));
+        }
         Ok(Targets {
-            included: match settings.get("target_modules") {
-                // Every linear layer: all that factors can be of, but for embeddings, which PEFT then has none of.
-                Some(word) if word == "all-linear" => None,
-                None => Some(Modules::Names(default_targets(settings, family)?)),
-                _ => Modules::read(settings, "target_modules")?,
-            },
+            included,
             excluded: Modules::read(settings, "exclude_modules")?,
-            layers: layers.ok_or_else(|| {
-                settings.error("layers_to_transform holds something else than whole numbers from 0; wanted layers' numbers")
-            })?,
-            lists: match settings.get("layers_pattern") {
-                Some(Value::String(one)) if !one.is_empty() => vec![one.clone()],
-                _ => names(settings, "layers_pattern")?,
-            },
+            layers,
+            lists,
         })
     }
 
     /// Checks that the settings name the module of a factor.
     pub fn check(&self, factor: &Tensor) -> Result<()> {
-        let Some((module, ..)) = module_of(factor.name()) else {
+        let Some((module, _, is_embedding)) = module_of(factor.name()) else {
             return Ok(());
         };
         let refused = |key: &str| {
@@ -76,10 +103,11 @@ impl Targets {
             return refused("exclude_modules");
         }
         match &self.included {
-            Some(included) if !included.hold(module, false) => refused("target_modules"),
+            Included::AllLinear if is_embedding => refused("target_modules"),
+            Included::Modules(included) if !included.hold(module, false) => refused("target_modules"),
             // By its whole name a module is meant whatever its layer; a pattern says by itself which layers it means.
-            Some(Modules::Names(names)) if names.iter().any(|name| name == module) => Ok(()),
-            Some(Modules::Pattern(_)) => Ok(()),
+            Included::Modules(Modules::Names(names)) if names.iter().any(|name| name == module) => Ok(()),
+            Included::Modules(Modules::Pattern(_)) => Ok(()),
             _ if !self.layers.is_empty() && !self.in_layer(module) => refused("layers_to_transform"),
             _ => Ok(()),
         }
@@ -144,6 +172,14 @@ fn default_targets(settings: &Settings<'_>, family: Family) -> Result<Vec<String
         Family::JinaV3 | Family::JinaV3Native => Err(settings.error(
             "target_modules is missing, and PEFT has no default for this kind of model; name the modules that were trained",
         )),
+    }
+}
+
+/// A name or a list of names; empty where it is not there.
+fn names_of(settings: &Settings<'_>, key: &str) -> Result<Vec<String>> {
+    match settings.get(key) {
+        Some(Value::String(one)) if !one.is_empty() => Ok(vec![one.clone()]),
+        _ => names(settings, key),
     }
 }
 
