@@ -13,8 +13,9 @@ const INPUTS: [&[usize]; 3] = [
     &[0, 12, 12, 35, 2],
 ];
 
-/// Unit vectors that are this close are the same; those of the most alike texts of real models differ a hundred times more.
-const SAME: f32 = 1e-4;
+/// Unit vectors that are this close are the same: a cosine of 0.9999875. Different texts of real models have at most some 0.99,
+/// which is a distance of 0.14.
+const SAME: f32 = 5e-3;
 
 impl Engine {
     /// Embeds three short, different inputs with the model alone and with each loaded adapter, and checks that the vectors

@@ -207,7 +207,28 @@ fn outputs_that_make_no_sense_are_found() {
         };
         engine(&model(&spec)).verify_outputs().unwrap();
     }
-    let cases: [Case; 3] = [
+    let cases: [Case; 5] = [
+        (
+            "a bias that outweighs all else",
+            |m| {
+                edit_tensors(&weights(m), |t| {
+                    t.get_mut("encoder.layer.1.output.LayerNorm.bias")
+                        .unwrap()
+                        .set(7, 1e4)
+                })
+            },
+            "the same vector for different inputs",
+        ),
+        (
+            "biases of a hidden layer that outweigh all else",
+            |m| {
+                edit_tensors(&weights(m), |t| {
+                    let bias = t.get_mut("encoder.layer.1.intermediate.dense.bias").unwrap();
+                    (0..bias.shape[0]).for_each(|i| bias.set(i, 1e4));
+                })
+            },
+            "the same vector for different inputs",
+        ),
         (
             "a bias near the largest number",
             |m| {
