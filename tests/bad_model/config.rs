@@ -199,7 +199,7 @@ fn files_beside_the_weights_are_checked() {
                 |m| {
                     fs::write(
                         m.join("modules.json"),
-                        r#"[{"type": "x.Transformer", "path": ""}, {"type": "sentence_transformers.models.Pooling", "path": "../1_Pooling"}]"#,
+                        r#"[{"type": "sentence_transformers.models.Transformer", "path": ""}, {"type": "sentence_transformers.models.Pooling", "path": "../1_Pooling"}]"#,
                     )
                     .unwrap()
                 },

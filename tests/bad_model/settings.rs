@@ -262,6 +262,14 @@ fn settings_of_sentence_transformers_are_known_or_refused() {
             json!([&transformer, &pooling, {"type": "mycode.Normalize", "path": "2_Normalize"}]),
         ),
         (
+            "a transformer of somebody's own",
+            json!([{"type": "mycode.Transformer", "path": ""}, &pooling]),
+        ),
+        (
+            "a transformer in a module named like jina's",
+            json!([{"type": "mycode.custom_st.Transformer", "path": ""}, &pooling]),
+        ),
+        (
             "pooling without a package",
             json!([&transformer, {"type": "Pooling", "path": "1_Pooling"}]),
         ),
@@ -271,12 +279,16 @@ fn settings_of_sentence_transformers_are_known_or_refused() {
         table.refused(case, &["modules.json"], || open(scratch.path()));
     }
     table.finish();
-    // A transformer of the model's own code reads the same files, as that of jina-embeddings-v3.
-    let scratch = Scratch::model(&bert);
-    let own =
-        json!([{"type": "custom_st.Transformer", "path": "", "kwargs": ["task"]}, &named("1", &pooling)]);
-    fs::write(scratch.path().join("modules.json"), own.to_string()).unwrap();
-    engine(scratch.path());
+    // The transformer of jina-embeddings-v3's own code reads the same files; models trained on from it name where it was loaded.
+    for class in [
+        "custom_st.Transformer",
+        "transformers_modules.jinaai.jina-embeddings-v3.4be32c2f5d65b95e4bcce473545b7883ec8d2edd.custom_st.Transformer",
+    ] {
+        let scratch = Scratch::model(&bert);
+        let own = json!([{"type": class, "path": "", "kwargs": ["task"]}, &named("1", &pooling)]);
+        fs::write(scratch.path().join("modules.json"), own.to_string()).unwrap();
+        engine(scratch.path());
+    }
 
     let known: &[(&str, &str, Value)] = &[
         ("sentence_bert_config.json", "max_seq_length", json!(null)),

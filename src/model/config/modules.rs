@@ -100,6 +100,9 @@ pub(super) struct Modules {
 
 const FILE: &str = "modules.json";
 
+/// The module of jina-embeddings-v3's own code.
+const JINAS_TRANSFORMER: &str = "custom_st.Transformer";
+
 /// The order in which modules are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -180,9 +183,14 @@ impl Modules {
             .ok_or_else(|| module.error("a module has no type"))?;
         let class = kind;
         let kind = class.rsplit('.').next().unwrap_or_default();
-        // jina-embeddings-v3 brings a Transformer module of its own, which reads the same files. What another module of
-        // somebody's own computes is not known, whatever it is called.
-        if kind != "Transformer" && !class.starts_with("sentence_transformers.") {
+        // jina-embeddings-v3 brings a Transformer module of its own, which reads the same files; a model that was trained on
+        // from it names the module in which that was loaded before it. What another module of somebody's own computes is not
+        // known, whatever it is called.
+        let is_jinas = class == JINAS_TRANSFORMER
+            || class
+                .strip_suffix(JINAS_TRANSFORMER)
+                .is_some_and(|rest| rest.ends_with('.') && rest.starts_with("transformers_modules."));
+        if !is_jinas && !class.starts_with("sentence_transformers.") {
             return Err(module.error(format!(
                 "the model has a module of its own code, {class}, which is not supported; those of sentence_transformers are: \
                  Transformer, Pooling, Dense, LayerNorm and Normalize"
