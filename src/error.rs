@@ -294,6 +294,28 @@ pub enum RequestError {
         /// The most for this input.
         limit: usize,
     },
+    /// Vectors that take far more room than their input.
+    #[error(
+        "the result's {vectors} vectors come to {bytes} bytes; wanted up to {limit}: ask for fewer or longer chunks, or for fewer dimensions"
+    )]
+    LargeResult {
+        /// Vectors of the result.
+        vectors: usize,
+        /// Bytes of them as float32, and of what is kept beside each.
+        bytes: usize,
+        /// The most for one input.
+        limit: usize,
+    },
+    /// A prompt that leaves no room for a text, whatever its words are.
+    #[error("the prompt has {bytes} bytes; for a model that takes {tokens} tokens, wanted up to {limit}")]
+    LongPrompt {
+        /// Its length.
+        bytes: usize,
+        /// [`ModelConfig::max_tokens`](crate::ModelConfig::max_tokens).
+        tokens: usize,
+        /// The most bytes for this model.
+        limit: usize,
+    },
     /// A window that the model does not take.
     #[error("windows of {size} tokens; the model takes 1 to {limit}")]
     Window {

@@ -22,6 +22,16 @@ const MOST_OVERLAP: usize = 64;
 /// Tokens that the chunks of an input may hold in any case.
 const FREE_SPAN_TOKENS: usize = 1 << 20;
 
+/// Bytes that the vectors of one input may take: a document of 65,536 tokens with a vector of 1024 dimensions for each.
+const LARGEST_RESULT: usize = 256 << 20;
+
+/// Bytes that are kept beside the numbers of a vector.
+const BESIDE_VECTOR: usize = 64;
+
+/// A prompt of more bytes than this for each token that the model takes leaves no room for a text: the longest tokens of
+/// vocabularies have 16 characters, of at most 4 bytes.
+const TOKEN_BYTES: usize = 64;
+
 /// The largest weight of an adapter in a mixture, either way.
 const LARGEST_WEIGHT: f32 = 1000.0;
 
@@ -124,6 +134,7 @@ impl RequestPlanner<'_> {
             encoding: options.encoding,
         };
         let (mixture, prompt) = self.weights(options)?;
+        self.check_prompt(prompt)?;
         let mut tokens = self.tokens(request, prompt)?;
         let Some(chunking) = &options.chunking else {
             let truncated = self.truncate(request, &mut tokens)?;
@@ -182,6 +193,7 @@ impl RequestPlanner<'_> {
         }
         let windows = self.windows(options, tokens.ids.len())?;
         let output = if finish.head { self.raw() } else { finish };
+        check_result(spans.len(), output.dimensions.max(finish.dimensions))?;
         let (sequences, parts) = chunk_sequences(&tokens.ids, &mixture, &spans, &windows, &output);
         let count = tokens.ids.len();
         let result = ResultKind::Chunks { spans, parts, finish };
@@ -191,6 +203,21 @@ impl RequestPlanner<'_> {
             truncated: false,
             result,
         })
+    }
+
+    /// A prompt is tokenised with each input anew, and a model's own can be of any length.
+    fn check_prompt(&self, prompt: &str) -> Result<()> {
+        let tokens = self.config.max_tokens;
+        let limit = tokens.saturating_mul(TOKEN_BYTES);
+        if prompt.len() > limit {
+            return Err(RequestError::LongPrompt {
+                bytes: prompt.len(),
+                tokens,
+                limit,
+            }
+            .into());
+        }
+        Ok(())
     }
 
     /// What an executor makes of a vector that is finished later.
@@ -413,6 +440,21 @@ impl RequestPlanner<'_> {
         }
         Ok(chunk::windows(count, size, overlap))
     }
+}
+
+/// Checks that there is room for vectors of float32: two bytes of an input can ask for thousands of bytes of numbers.
+fn check_result(vectors: usize, dimensions: usize) -> Result<()> {
+    let of_one = BESIDE_VECTOR + size_of::<f32>() * dimensions;
+    let bytes = vectors.saturating_mul(of_one);
+    if bytes > LARGEST_RESULT {
+        return Err(RequestError::LargeResult {
+            vectors,
+            bytes,
+            limit: LARGEST_RESULT,
+        }
+        .into());
+    }
+    Ok(())
 }
 
 /// How the rows of these tokens become output rows.

@@ -470,6 +470,49 @@ fn a_bad_request_does_not_hurt_the_others() {
     assert_eq!(engine.embed_batch(&[]).len(), 0);
 }
 
+/// Two bytes of an input can ask for a vector, and a model can bring a prompt of any length.
+#[test]
+fn what_an_input_asks_for_is_bounded() {
+    use ropeway::{Error, RequestError};
+    let engine = open(bert());
+    let each = Embed::base().chunks(Chunking::Tokens(1));
+    // A vector of 128 dimensions takes 576 bytes with what is kept beside it.
+    let many = vec![1; (256 << 20) / 576 + 1];
+    let results = engine.embed_batch(&[
+        Request::ids(&many, &each),
+        Request::ids(vec![5, 6], Embed::base()),
+    ]);
+    assert!(
+        matches!(
+            results[0],
+            Err(Error::Request(RequestError::LargeResult { vectors, bytes, limit }))
+                if vectors == many.len() && limit == 256 << 20 && bytes > limit
+        ),
+        "{:?}",
+        results[0]
+    );
+    assert!(results[1].is_ok());
+    // The model takes 300 tokens.
+    let with = |prompt: String| Embed::base().prompt(prompt);
+    let results = engine.embed_batch(&[
+        Request::ids(vec![5, 6], with("x".repeat(300 * 64 + 1))),
+        Request::ids(vec![5, 6], with("x".repeat(300 * 64))),
+    ]);
+    assert!(
+        matches!(
+            results[0],
+            Err(Error::Request(RequestError::LongPrompt {
+                bytes: 19_201,
+                tokens: 300,
+                limit: 19_200
+            }))
+        ),
+        "{:?}",
+        results[0]
+    );
+    assert!(results[1].is_ok());
+}
+
 #[test]
 fn encodings_hold_the_same_vector() {
     let engine = open(jina());

@@ -38,24 +38,12 @@ impl Options {
     }
 
     /// Fails where the inputs come to far more work than the body has bytes: a prompt is tokenised with each of them anew,
-    /// and names and spans are looked at for each. `max_tokens` is the model's; none while its device is opened anew.
-    fn check(&self, count: usize, max_tokens: Option<usize>, most: usize) -> Result<(), Failure> {
+    /// and names and spans are looked at for each.
+    fn check(&self, count: usize, most: usize) -> Result<(), Failure> {
         let distinct = match self {
             Options::Shared(options) => std::slice::from_ref(options),
             Options::Each(each) => each,
         };
-        if let Some(max_tokens) = max_tokens {
-            let prompts = distinct.iter().filter_map(Embed::get_prompt);
-            let found = prompts.map(str::len).max().unwrap_or_default();
-            let longest = max_tokens.saturating_mul(TOKEN_BYTES);
-            if found > longest {
-                let message = format!(
-                    "`prompt` has {found} bytes; this model takes {max_tokens} tokens, for which a prompt may have at most \
-                     {longest} bytes: shorten it"
-                );
-                return Err(Failure::new(Kind::Invalid, message));
-            }
-        }
         let bytes: usize = distinct.iter().map(bytes_beside).sum();
         let all = match self {
             Options::Shared(_) => bytes.saturating_mul(count),
@@ -72,10 +60,6 @@ impl Options {
         Ok(())
     }
 }
-
-/// A prompt of more bytes than this for each token that the model takes leaves no room for a text: the longest tokens of
-/// vocabularies have 16 characters, of at most 4 bytes.
-const TOKEN_BYTES: usize = 64;
 
 /// Bytes of what a client asks for beside an input.
 fn bytes_beside(options: &Embed) -> usize {
@@ -177,10 +161,7 @@ pub async fn embed(
     terms: &Terms,
 ) -> Result<Embedded, Failure> {
     let count = inputs.len();
-    // A service takes requests while it opens its device anew, and serves them then.
-    let engine = model.service.engine();
-    let max_tokens = engine.map(|engine| engine.config().max_tokens);
-    options.check(count, max_tokens, app.limits.body_bytes)?;
+    options.check(count, app.limits.body_bytes)?;
     let caller: Arc<str> = terms.caller.as_str().into();
     let most = app.limits.vector_bytes;
     let mut embedded = Embedded {
@@ -220,15 +201,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stands_beside_inputs_is_bounded_with_and_without_an_engine() {
+    fn what_stands_beside_inputs_is_bounded() {
         let options = Options::Shared(Embed::default().prompt("x".repeat(1000)));
-        let kind = |count, max_tokens, most| options.check(count, max_tokens, most).err().map(|f| f.kind);
-        assert_eq!(kind(2, Some(16), 2000), None);
-        assert_eq!(kind(2, Some(15), 2000), Some(Kind::Invalid));
-        for max_tokens in [None, Some(16)] {
-            assert_eq!(kind(1, max_tokens, 999), None);
-            assert_eq!(kind(2, max_tokens, 2000), None);
-            assert_eq!(kind(2, max_tokens, 1999), Some(Kind::TooLarge));
-        }
+        let kind = |count, most| options.check(count, most).err().map(|f| f.kind);
+        assert_eq!(kind(1, 999), None);
+        assert_eq!(kind(2, 2000), None);
+        assert_eq!(kind(2, 1999), Some(Kind::TooLarge));
     }
 }
