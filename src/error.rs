@@ -296,7 +296,8 @@ pub enum RequestError {
     },
     /// Vectors that take far more room than their input.
     #[error(
-        "the result's {vectors} vectors come to {bytes} bytes; wanted up to {limit}: ask for fewer or longer chunks, or for fewer dimensions"
+        "the result's {vectors} vectors come to {bytes} bytes; wanted up to {limit}: ask for longer chunks, or for fewer \
+         dimensions"
     )]
     LargeResult {
         /// Vectors of the result.
@@ -307,7 +308,9 @@ pub enum RequestError {
         limit: usize,
     },
     /// A prompt that leaves no room for a text, whatever its words are.
-    #[error("the prompt has {bytes} bytes; for a model that takes {tokens} tokens, wanted up to {limit}")]
+    #[error(
+        "the prompt has {bytes} bytes; for a model that takes {tokens} tokens, wanted up to {limit}: shorten it"
+    )]
     LongPrompt {
         /// Its length.
         bytes: usize,

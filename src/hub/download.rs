@@ -188,7 +188,10 @@ impl Download<'_> {
         let blob = self.cache.blob(wanted);
         let found = hash_file(&blob, wanted).map_err(|e| Failure::disk(&blob, &e))?;
         if found != *wanted {
-            tracing::warn!(file = %blob.display(), "a file of the cache has other contents than its name says; it is fetched anew");
+            tracing::warn!(
+                file = %blob.display(),
+                "a file of the cache has other contents than its name says; it is fetched anew"
+            );
             fs::remove_file(&blob).map_err(|e| Failure::disk(&blob, &e))?;
         }
         Ok(found == *wanted)
