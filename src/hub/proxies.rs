@@ -1,7 +1,7 @@
 //! Proxies by the environment, as curl takes them: `http_proxy` for addresses of http, `https_proxy` for those of https,
 //! `all_proxy` for both where the other is not set, none for hosts in `no_proxy`; each name in capitals too.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ureq::Proxy;
 use ureq::http::Uri;
@@ -122,7 +122,7 @@ enum Hosts {
 impl Direct {
     fn parse(entry: &str) -> Option<Direct> {
         if let Some((ip, bits)) = entry.split_once('/') {
-            let (ip, bits) = (plain(ip).parse().ok()?, number(bits)?);
+            let (ip, bits) = (start_of_range(&plain(ip))?, number(bits)?);
             let hosts = Hosts::Range(ip, bits);
             return (bits <= all_bits(&ip)).then_some(Direct { hosts, port: None });
         }
@@ -169,6 +169,13 @@ impl Direct {
         };
         is_host && self.port.is_none_or(|own| own == port)
     }
+}
+
+/// The address before `/`. Its last numbers may be missing, as macOS writes it: `169.254/16`.
+fn start_of_range(ip: &str) -> Option<IpAddr> {
+    let missing = 3_usize.saturating_sub(ip.matches('.').count());
+    let all: Option<Ipv4Addr> = (ip.to_owned() + &".0".repeat(missing)).parse().ok();
+    all.map(IpAddr::V4).or_else(|| ip.parse().ok())
 }
 
 fn all_bits(ip: &IpAddr) -> u64 {
@@ -242,6 +249,8 @@ mod tests {
             ("127.1.2.3/8", "127.255.0.1"),
             ("0.0.0.0/0", "1.2.3.4"),
             ("10.0.0.1/32", "10.0.0.1"),
+            ("169.254/16", "169.254.7.7"),
+            ("*.local, 10/8", "10.7.7.7"),
             ("::1", "[::1]"),
             ("[::1]", "[::1]:8080"),
             ("[::1]:8080", "[::1]:8080"),
@@ -261,6 +270,7 @@ mod tests {
             ("127.0.0.1:8080", "127.0.0.1:8081"),
             ("127.0.0.0/8", "128.0.0.1"),
             ("10.0.0.0/31", "10.0.0.2"),
+            ("169.254/16", "169.253.7.7"),
             ("0.0.0.0/0", "[::1]"),
             ("0.0.0.0/0", "hub.example"),
             ("fe80::/10", "[fec0::1]"),
@@ -275,7 +285,8 @@ mod tests {
             "10.0.0.0/33",
             "10.0.0.0/",
             "10.0.0.0/+8",
-            "10.0/8",
+            "10.0.0.0.0/8",
+            "/8",
             "hub.example/8",
             "http://hub.example",
             "hub.example:",

@@ -241,7 +241,8 @@ fn token() -> Result<Option<Token>, String> {
     let read = || -> crate::error::Result<String> {
         let (opened, _) = crate::model::file::open(&file)?;
         let mut text = String::new();
-        let read = opened.take(TOKEN_BYTES).read_to_string(&mut text);
+        // One byte more than a token may have: what is longer is none, and not cut.
+        let read = opened.take(TOKEN_BYTES + 1).read_to_string(&mut text);
         read.map_err(|e| Error::io(&file, e)).map(|_| text)
     };
     match read() {
