@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::exit::Exit;
 
@@ -91,21 +91,59 @@ pub fn open(path: &Path) -> Result<Option<File>, Exit> {
 /// # Errors
 /// Another process has the lock, or had it and has renamed or removed the file meanwhile.
 pub fn lock(file: &File, path: &Path) -> Result<(), Exit> {
+    exclude(file, path)?;
+    let locked = file.metadata().map_err(|error| Exit::output_file(path, &error))?;
+    vet(path, &locked)
+}
+
+/// Keeps other runs from a file that is to be replaced, for as long as what this gives is held; `None` where there is no file
+/// that can be opened.
+///
+/// # Errors
+/// As of [`lock`].
+pub fn reserve(path: &Path) -> Result<Option<File>, Exit> {
+    // Before it is opened: to open a device may do something.
+    if !fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file()) {
+        return Ok(None);
+    }
+    let Ok(file) = directly().open(path) else {
+        return Ok(None);
+    };
+    exclude(&file, path)?;
+    Ok(Some(file))
+}
+
+fn exclude(file: &File, path: &Path) -> Result<(), Exit> {
     // A file system without locks is no reason not to write.
     if let Err(TryLockError::WouldBlock) = file.try_lock() {
         let name = path.display();
-        return Err(Exit::usage(format!("{name}: another ropeway is writing it")));
+        return Err(Exit::usage(format!(
+            "{name}: another ropeway is writing it; wait for it, or give another name to -o"
+        )));
     }
-    let locked = file.metadata().map_err(|error| Exit::output_file(path, &error))?;
-    let named = match fs::symlink_metadata(path) {
-        Ok(named) => named,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(changed(path)),
-        Err(error) => return Err(Exit::output_file(path, &error)),
-    };
-    match FileId::of(&locked) == FileId::of(&named) {
-        true => vet(path, &locked),
+    match means(path, file) {
+        true => Ok(()),
         false => Err(changed(path)),
     }
+}
+
+/// Whether a name means an open file: not where somebody has moved or removed the file, or put another in its place.
+pub fn means(path: &Path, file: &File) -> bool {
+    let id = |meta: io::Result<Metadata>| meta.map(|meta| FileId::of(&meta)).ok();
+    id(fs::symlink_metadata(path)).is_some_and(|named| id(file.metadata()) == Some(named))
+}
+
+/// The name that an open file has now, where the system tells and it has one.
+#[cfg(unix)]
+pub fn name_of(file: &File) -> Option<PathBuf> {
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(file);
+    let name = fs::read_link(format!("/proc/self/fd/{descriptor}")).ok()?;
+    means(&name, file).then_some(name)
+}
+
+#[cfg(not(unix))]
+pub fn name_of(_: &File) -> Option<PathBuf> {
+    None
 }
 
 fn changed(path: &Path) -> Exit {

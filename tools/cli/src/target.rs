@@ -6,7 +6,11 @@
 //! written as they are.
 //!
 //! `FILE.partial` is also what runs exclude each other with: a run holds the lock of the file of that name from before it
-//! looks at anything until after `FILE` has its name.
+//! looks at anything until after `FILE` has its name. It holds the lock of a `FILE` that it will replace as well, which may be
+//! the partial file of another run.
+//!
+//! Names are only names: somebody may have moved or removed the partial file meanwhile. Before anything is renamed or removed,
+//! its name has to mean the file that is held; else the user is told where the rows are.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -14,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::claim::{self, FileId, directly};
 use super::descriptor::Descriptor;
-use super::exit::Exit;
+use super::exit::{self, Exit};
 use super::source::{self, Source};
 
 /// What `open` does with rows that are there.
@@ -46,6 +50,8 @@ struct Names {
     path: PathBuf,
     /// Where `FILE` is continued: the empty file that had the name `FILE.partial` until then. Its lock is held on.
     placeholder: Option<File>,
+    /// The file that will be replaced, with its lock.
+    replaced: Option<File>,
     existing: Existing,
 }
 
@@ -106,6 +112,7 @@ impl Target {
                 partial: partial.clone(),
                 path: path.clone(),
                 placeholder: None,
+                replaced: None,
                 existing,
             }),
         };
@@ -125,6 +132,8 @@ impl Target {
                 .names
                 .as_mut()
                 .map(|names| names.placeholder.insert(placeholder));
+        } else if let Some(names) = &mut target.names {
+            names.replaced = claim::reserve(&path)?;
         }
         Ok(target)
     }
@@ -190,7 +199,14 @@ impl Target {
         let Some(names) = &self.names else {
             return Ok(());
         };
-        if names.placeholder.is_some() {
+        if let Some(placeholder) = &names.placeholder {
+            if !claim::means(&names.path, &self.file) || !claim::means(&names.partial, placeholder) {
+                let (path, partial) = (names.path.display(), names.partial.display());
+                return Err(io::Error::other(format!(
+                    "{path} or {partial} was moved or replaced while the run began; nothing was written, see what is there \
+                     and start again"
+                )));
+            }
             fs::rename(&names.path, &names.partial)?;
             self.current = names.partial.clone();
         }
@@ -212,26 +228,84 @@ impl Target {
         let Some(names) = &self.names else {
             return Ok(None);
         };
-        if !whole && fs::symlink_metadata(&names.path).is_ok() {
-            self.file.sync_all()?;
-            return Ok(self.names.take().map(|names| names.partial));
-        }
-        if let Ok(replaced) = fs::symlink_metadata(&names.path)
+        let replaced = fs::symlink_metadata(&names.path);
+        let stays = !whole && replaced.is_ok();
+        if let Ok(replaced) = replaced
             && replaced.is_file()
+            && !stays
         {
             take_permissions(&self.file, &replaced)?;
         }
         // Some disks tell that they are full only now.
         self.file.sync_all()?;
-        let renamed = fs::rename(&names.partial, &names.path).map_err(|error| {
-            let (partial, path) = (names.partial.display(), names.path.display());
-            io::Error::other(format!(
-                "{error}; all rows are in {partial}: move it to {path} yourself"
-            ))
-        });
-        // All rows are there, under one name or the other: nothing is taken away.
+        let finished = match stays {
+            true => self.place(names).map(Some),
+            false => self.rename(names).map(|()| None),
+        };
+        // All rows that can be had are there, under one name or the other: nothing is taken away.
         self.names = None;
-        renamed.map(|()| None)
+        finished.map_err(io::Error::other)
+    }
+
+    /// Gives the file that is held the name `FILE`, or says why not and where the rows are.
+    fn rename(&self, names: &Names) -> Result<(), String> {
+        let rename = || {
+            if !claim::means(&names.partial, &self.file) {
+                return Err(names.lost());
+            }
+            // Another run may have made FILE its partial file since.
+            let held = names.replaced.as_ref();
+            let _reserved = match held.is_some_and(|held| claim::means(&names.path, held)) {
+                true => None,
+                false => claim::reserve(&names.path).map_err(|exit| exit::message(&exit).to_owned())?,
+            };
+            // A rename goes by names alone: what somebody puts under the partial file's name between the look above and this
+            // becomes FILE. Another run does not do so: it does not get the lock.
+            fs::rename(&names.partial, &names.path).map_err(|error| error.to_string())
+        };
+        rename().map_err(|problem| match self.place(names) {
+            Ok(place) => {
+                let (place, path) = (place.display(), names.path.display());
+                format!("{problem}; all rows are in {place}: move it to {path} yourself")
+            }
+            Err(lost) if lost.starts_with(&problem) => lost,
+            Err(lost) => format!("{problem}; {lost}"),
+        })
+    }
+
+    /// Where the rows are now, whatever has become of their name. Rows without a name are copied to a new file: the system gives
+    /// no other name to a file that has lost its last one.
+    fn place(&self, names: &Names) -> Result<PathBuf, String> {
+        if claim::means(&names.partial, &self.file) {
+            return Ok(names.partial.clone());
+        }
+        if let Some(name) = claim::name_of(&self.file) {
+            return Ok(name);
+        }
+        let copy = || {
+            let mut prefix = names.partial.file_name().unwrap_or_default().to_owned();
+            prefix.push(".");
+            let mut builder = tempfile::Builder::new();
+            let mut copy = builder
+                .prefix(&prefix)
+                .tempfile_in(claim::folder(&names.partial))?;
+            io::copy(&mut self.reader()?, &mut copy)?;
+            copy.as_file().sync_all()?;
+            let (_, path) = copy.keep()?;
+            Ok(names.partial.with_file_name(path.file_name().unwrap_or_default()))
+        };
+        copy().map_err(|error: io::Error| {
+            let lost = names.lost();
+            format!("{lost}; its rows could not be copied and are lost ({error}), so run it again")
+        })
+    }
+}
+
+impl Names {
+    /// What has become of the partial file.
+    fn lost(&self) -> String {
+        let partial = self.partial.display();
+        format!("{partial} was moved, replaced or removed while rows were written to it")
     }
 }
 
@@ -247,7 +321,8 @@ impl Drop for Target {
         };
         let worthless =
             names.existing == Existing::Foreign || claimed.metadata().is_ok_and(|meta| meta.len() == 0);
-        if worthless {
+        // The name may be somebody else's by now.
+        if worthless && claim::means(&names.partial, claimed) {
             let _ = fs::remove_file(&names.partial);
         }
     }

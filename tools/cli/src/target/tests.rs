@@ -255,3 +255,160 @@ fn rows_that_cannot_have_their_name_stay_where_they_are() {
         assert_eq!(fs::read(&partial).unwrap(), b"rows", "{existing:?}");
     }
 }
+
+/// Somebody moves, replaces or removes the partial file while rows are written to it.
+#[test]
+fn no_other_file_gets_the_name_and_the_rows_are_where_the_message_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (path, partial) = (at("out"), at("out.partial"));
+    let said = |error: io::Error, parts: &[&str]| {
+        let error = error.to_string();
+        for part in parts {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        error
+    };
+    for (existing, whole) in [
+        (Existing::Keep, true),
+        (Existing::Foreign, true),
+        (Existing::Keep, false),
+    ] {
+        let begun = |path: &Path| {
+            let mut target = Target::open(path, &[], existing).unwrap();
+            target.begin(0).unwrap();
+            target.write_all(b"rows").unwrap();
+            target
+        };
+        // Where nothing is replaced, an unfinished output gets its name as well.
+        fs::write(&path, "old").unwrap();
+        let moved = begun(&path);
+        fs::rename(&partial, at("saved")).unwrap();
+        fs::write(&partial, "notes").unwrap();
+        match moved.finish(whole) {
+            Ok(place) => assert_eq!((whole, place), (false, Some(at("saved").canonicalize().unwrap()))),
+            Err(error) => {
+                said(
+                    error,
+                    &[
+                        "was moved, replaced or removed",
+                        "all rows are in",
+                        "saved: move it to",
+                    ],
+                );
+            }
+        }
+        assert_eq!(fs::read(at("saved")).unwrap(), b"rows");
+        assert_eq!(
+            (fs::read(&path).unwrap(), fs::read(&partial).unwrap()),
+            (b"old".to_vec(), b"notes".to_vec())
+        );
+        for name in [&partial, &at("saved")] {
+            fs::remove_file(name).unwrap();
+        }
+
+        // Another run has begun under the name.
+        let removed = begun(&path);
+        fs::remove_file(&partial).unwrap();
+        let next = begun(&at("other"));
+        fs::rename(at("other.partial"), &partial).unwrap();
+        let copied = match removed.finish(whole) {
+            Ok(place) => place.unwrap(),
+            Err(error) => {
+                let error = said(error, &["all rows are in", "move it to"]);
+                let (_, copied) = error.split_once("all rows are in ").unwrap();
+                copied.split_once(": move it to").unwrap().0.into()
+            }
+        };
+        assert_eq!(
+            (fs::read(&copied).unwrap(), mode(&copied)),
+            (b"rows".to_vec(), 0o600)
+        );
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        drop(next);
+        assert_eq!(fs::read(&partial).unwrap(), b"rows", "dropped, and not its name");
+        fs::remove_file(&copied).unwrap();
+        fs::remove_file(&partial).unwrap();
+
+        // The folder with them.
+        fs::create_dir(at("van")).unwrap();
+        let moved = begun(&at("van/out"));
+        fs::rename(at("van"), at("lorry")).unwrap();
+        let error = moved.finish(true).unwrap_err();
+        said(
+            error,
+            &["was moved", "all rows are in", "lorry/out.partial: move it"],
+        );
+        fs::rename(at("lorry"), at("van")).unwrap();
+        fs::remove_file(at("van/out.partial")).unwrap();
+        let removed = begun(&at("van/out"));
+        fs::remove_dir_all(at("van")).unwrap();
+        let error = said(removed.finish(true).unwrap_err(), &["are lost", "run it again"]);
+        assert!(!error.contains("all rows are in"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn what_is_continued_is_renamed_over_no_other_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, partial) = (folder.path().join("out"), folder.path().join("out.partial"));
+    for changed in [&partial, &path] {
+        fs::write(&path, "row").unwrap();
+        let mut continued = Target::open(&path, &[], Existing::Continue).unwrap();
+        fs::remove_file(changed).unwrap();
+        fs::write(changed, "notes").unwrap();
+        let error = continued.begin(3).unwrap_err().to_string();
+        assert!(error.contains("was moved or replaced"), "{error}");
+        drop(continued);
+        assert_eq!(fs::read(changed).unwrap(), b"notes");
+        let _ = fs::remove_file(&partial);
+    }
+}
+
+/// One run's output is the other's partial file.
+#[test]
+fn the_partial_file_of_another_run_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, partial) = (folder.path().join("out"), folder.path().join("out.partial"));
+    for existing in [Existing::Keep, Existing::Continue, Existing::Foreign] {
+        let mut first = Target::open(&path, &[], Existing::Keep).unwrap();
+        first.begin(0).unwrap();
+        first.write_all(b"first").unwrap();
+        refused(
+            Target::open(&partial, &[], existing),
+            "another ropeway is writing it",
+        );
+        first.finish(true).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+
+        // The other way round: a file that is going to be replaced is not written by another run.
+        fs::write(&partial, "").unwrap();
+        let replaces = Target::open(&partial, &[], Existing::Keep).unwrap();
+        refused(
+            Target::open(&path, &[], existing),
+            "another ropeway is writing it",
+        );
+        drop(replaces);
+        fs::remove_file(&partial).unwrap();
+    }
+    // Where it was not there yet, and now is.
+    let mut late = Target::open(&partial, &[], Existing::Keep).unwrap();
+    late.begin(0).unwrap();
+    late.write_all(b"late").unwrap();
+    let mut first = Target::open(&path, &[], Existing::Keep).unwrap();
+    first.begin(0).unwrap();
+    first.write_all(b"second").unwrap();
+    let error = late.finish(true).unwrap_err().to_string();
+    assert!(
+        error.contains("another ropeway is writing it") && error.contains("all rows are in"),
+        "{error}"
+    );
+    assert_eq!(
+        fs::read(folder.path().join("out.partial.partial")).unwrap(),
+        b"late"
+    );
+    first.finish(true).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"second");
+}

@@ -258,6 +258,9 @@ fn one_run_at_a_time_writes_a_file() {
         let arguments = [&["embed", "y", "-o", "out"][..], flags].concat();
         place.run(&arguments).fails(2, &["another ropeway is writing it"]);
     }
+    place
+        .run(&["embed", "y", "-o", "out.partial"])
+        .fails(2, &["out.partial: another ropeway is writing it"]);
     assert_eq!(place.read("out"), done);
     assert_eq!(place.names(), ["out", "out.partial"]);
     drop(partial);
