@@ -525,7 +525,9 @@ pub(crate) fn printable(text: &str, limit: usize) -> String {
     format!("{}…{}", start.concat(), end.concat())
 }
 
-fn is_unsafe(c: char) -> bool {
+/// Whether a terminal acts on this character, or shows nothing of it, where a reader expects text: control characters, those that
+/// end lines or turn the direction of what follows, and those that nobody sees.
+pub fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(
             c,

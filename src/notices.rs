@@ -6,6 +6,8 @@ use std::fmt::{Arguments, Debug, Write as _};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata};
 
+pub use crate::error::is_unsafe;
+
 /// Whether this is of the engine's events, and not of a crate that it uses.
 pub fn is_ours(of: &Metadata<'_>) -> bool {
     of.is_event() && of.target().starts_with("ropeway")
@@ -13,7 +15,8 @@ pub fn is_ours(of: &Metadata<'_>) -> bool {
 
 /// An event's message, and its values behind it: `a setting is not known (path: a/b, limit: 3)`.
 ///
-/// A value may be a name from a file: whatever it holds, line ends too, is in the text.
+/// A value may be a name from a file: whatever it holds, line ends too, is in the text. [`is_unsafe`] says which characters not
+/// to show as they are.
 pub fn text(event: &Event<'_>) -> String {
     let mut words = Words::default();
     event.record(&mut words);

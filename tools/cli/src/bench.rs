@@ -11,7 +11,7 @@ use crate::measure::{self, Effort, KernelBench, Report};
 use serde_json::json;
 
 use super::count;
-use super::exit::Exit;
+use super::exit::{Exit, shown};
 use super::options::RunOptions;
 use super::terminal;
 use super::tuned::{self, Tuned};
@@ -104,7 +104,7 @@ impl Common {
     /// Prints the report, and writes it where it was asked for.
     fn finish(&self, report: &Report) -> Result<(), Exit> {
         self.write(&report.json())?;
-        terminal::print(report.table().as_bytes())
+        terminal::print_text(&report.table())
     }
 
     /// Writes the report where it was asked for.
@@ -124,7 +124,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             if !engine.on_gpu() && !args.serve {
                 let report = measure::kernels_on_cpu(&engine, args.common.effort())?;
                 args.common.write(&report.json())?;
-                return terminal::print(report.table().as_bytes());
+                return terminal::print_text(&report.table());
             }
             if args.serve {
                 return serve_kernels(&KernelBench::new(&engine, args.common.effort())?);
@@ -138,7 +138,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         What::Adapters(args) => {
             let report = measure::adapters(&run.open()?, args.effort(), args.json.as_deref())?;
             args.write(&report.json())?;
-            terminal::print(measure::adapters_table(&report).as_bytes())
+            terminal::print_text(&measure::adapters_table(&report))
         }
         What::Encoder(args) => encoder::run(run, args),
         What::Tune(args) => tune(run, &args),
@@ -165,18 +165,14 @@ fn tune(run: &RunOptions, args: &Tune) -> Result<(), Exit> {
     }
     let written = Tuned::new(&tuning.device, figures).write(&folder);
     let path = written.map_err(|(path, problem)| Exit::output_file(&path, &problem))?;
-    terminal::print(format!("{}\nwritten to {}\n", tuning.table(), path.display()).as_bytes())
-}
-
-/// One JSON object on a line of its own.
-fn say(object: serde_json::Value) -> Result<(), Exit> {
-    terminal::print(format!("{object}\n").as_bytes())
+    let path = shown(&path.display().to_string());
+    terminal::print_text(&format!("{}\nwritten to {path}\n", tuning.table()))
 }
 
 /// One JSON object per line: the rows, then times in µs.
 fn serve_kernels(bench: &KernelBench<'_>) -> Result<(), Exit> {
     let rows: Vec<_> = bench.rows().collect();
-    say(json!({"ready": true, "rows": rows}))?;
+    terminal::print_json(&json!({"ready": true, "rows": rows}))?;
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|e| Exit::usage(format!("standard input: {e}")))?;
         let mut words = line.split_whitespace().map(str::parse::<usize>);
@@ -185,7 +181,7 @@ fn serve_kernels(bench: &KernelBench<'_>) -> Result<(), Exit> {
                 "`{line}` is not a row and a number of times"
             )));
         };
-        say(json!({"micros": bench.time(row, count)?}))?;
+        terminal::print_json(&json!({"micros": bench.time(row, count)?}))?;
     }
     Ok(())
 }

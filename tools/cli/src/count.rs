@@ -39,7 +39,7 @@ pub fn run(run: &RunOptions, json: Option<&Path>) -> Result<(), Exit> {
     if let Some(path) = json {
         fs::write(path, counts.json()).map_err(|e| Exit::output_file(path, &e))?;
     }
-    terminal::print(counts.table().as_bytes())
+    terminal::print_text(&counts.table())
 }
 
 /// Runs this command again, in a process whose launches are counted: softcuda reads the variable when it starts.

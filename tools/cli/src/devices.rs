@@ -3,7 +3,7 @@
 use ropeway::inspect::{Kernels, kernels};
 use serde_json::{Value, json};
 
-use super::exit::Exit;
+use super::exit::{Exit, one_line};
 use super::terminal;
 
 const EXAMPLES: &str = "\
@@ -37,13 +37,13 @@ pub fn run(args: Args) -> Result<(), Exit> {
             if info.kind.starts_with("cuda") {
                 device["kernels"] = embedded(kernels);
             }
-            text += &format!("{device}\n");
+            text += &format!("{}\n", terminal::json_line(&device));
         }
-        return terminal::print(text.as_bytes());
+        return terminal::print_text(&text);
     }
     let rows = devices
         .into_iter()
-        .map(|device| [device.kind, device.name, device.detail]);
+        .map(|device| [device.kind, device.name, device.detail].map(|cell| one_line(&cell)));
     let (compiler, detail) = match kernels.compiler {
         Ok(compiler) => (compiler, summary(kernels)),
         Err(reason) => ("none", reason.into()),
@@ -60,7 +60,7 @@ pub fn run(args: Args) -> Result<(), Exit> {
     for [kind, name, detail] in &rows {
         text += &format!("{kind:kinds$}  {name:names$}  {detail}\n");
     }
-    terminal::print(text.as_bytes())
+    terminal::print_text(&text)
 }
 
 /// `{"compiler", "modules": {name: architectures}}`, or `{"compiler": null, "reason"}`.

@@ -208,7 +208,7 @@ fn show_plan(run: &RunOptions, args: &Args) -> Result<(), Exit> {
             (pass.plan(), rates)
         }
     };
-    terminal::print(plan_table(&pass, &plan, &rates, args.all, simulated)?.as_bytes())
+    terminal::print_text(&plan_table(&pass, &plan, &rates, args.all, simulated)?)
 }
 
 /// What each step of a plan runs and is predicted to take, for people.
@@ -333,7 +333,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             differences.len()
         ));
     }
-    terminal::print(text.as_bytes())?;
+    terminal::print_text(&text)?;
     match first {
         Some(first) => Err(Exit::inputs(format!(
             "the first step that disagrees is {}",

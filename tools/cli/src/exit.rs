@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use ropeway::notices::is_unsafe;
+
 use crate::device;
 
 /// Some inputs failed, the others were done.
@@ -126,13 +128,13 @@ pub fn code(result: Result<(), Exit>) -> ExitCode {
 /// Prints an error on standard error, in one line.
 pub fn report_error(message: &str) {
     // Where even standard error is closed there is nobody left to tell.
-    let line = one_line(&shortened(message));
+    let line = shown(message);
     let _ = writeln!(io::stderr().lock(), "ropeway: error: {line}");
 }
 
 /// Writes what the user may want to know to standard error, in one line.
 pub fn note(message: &str) {
-    let line = one_line(&shortened(message));
+    let line = shown(message);
     let _ = writeln!(io::stderr().lock(), "ropeway: {line}");
 }
 
@@ -156,24 +158,30 @@ pub fn character_start(text: &str, byte: usize) -> usize {
         .unwrap_or(0)
 }
 
-/// Whether a terminal acts on this character where a reader expects text: control characters, and those that end lines
-/// or turn the direction of what follows.
-pub fn is_hidden(c: char) -> bool {
-    let turns =
-        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
+/// Line breaks and other unsafe characters become visible escapes.
+pub fn one_line(message: &str) -> String {
+    escaped(message, is_unsafe)
 }
 
-/// Line breaks and other hidden characters become visible escapes.
-pub fn one_line(message: &str) -> String {
-    let mut line = String::with_capacity(message.len());
-    for c in message.chars() {
-        match is_hidden(c) {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
+/// The same of a text of several lines: what ends lines as text does stays.
+pub fn some_lines(text: &str) -> String {
+    escaped(text, |c| c != '\n' && is_unsafe(c))
+}
+
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_escaped(c) {
+            true => escaped.extend(c.escape_default()),
+            false => escaped.push(c),
         }
     }
-    line
+    escaped
+}
+
+/// A name or a text from a file, as people may see it: in one line, and without its middle where it is long.
+pub fn shown(text: &str) -> String {
+    one_line(&shortened(text))
 }
 
 /// clap's message in one line: what is wrong, its tips, and where help is.
@@ -209,6 +217,15 @@ mod tests {
         assert_eq!(
             one_line("\u{9b}31m \u{202e}txt.exe \u{2028}"),
             "\\u{9b}31m \\u{202e}txt.exe \\u{2028}"
+        );
+        // What nobody sees.
+        assert_eq!(
+            one_line("a\u{200b}b\u{feff}\u{ad}"),
+            "a\\u{200b}b\\u{feff}\\u{ad}"
+        );
+        assert_eq!(
+            some_lines("a\nb\r\u{1b}[0m\u{200b}\n"),
+            "a\nb\\r\\u{1b}[0m\\u{200b}\n"
         );
     }
 

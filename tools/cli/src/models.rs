@@ -6,10 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use ropeway::model::Positions;
-use ropeway::{ModelConfig, hub};
+use ropeway::{KnownNames, ModelConfig, hub};
 use serde_json::{Value, json};
 
-use super::exit::{Exit, one_line};
+use super::exit::{Exit, one_line, shown};
 use super::options::{Named, RunOptions, download_bar};
 use super::terminal;
 
@@ -114,7 +114,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
                 .verify_outputs()?;
             let mut text = format!(
                 "{}: sound: {} tensors, {} parameters, all finite\n",
-                folder.display(),
+                shown(&folder.display().to_string()),
                 report.tensors,
                 grouped(report.parameters as u64)
             );
@@ -122,35 +122,48 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
                 text += &format!("as the hub's hashes say: {hashed} files\n");
             }
             if !report.unused.is_empty() {
-                text += &format!("not used: {}\n", report.unused.join(", "));
+                text += &format!("not used: {}\n", listed(&report.unused));
             }
-            terminal::print(text.as_bytes())
+            terminal::print_text(&text)
         }
         Action::Pull { model } => {
             let folder = model.fetch(run, true)?;
             // The configuration alone: a download of something else is noticed here and not later.
             ModelConfig::read(&folder)?;
-            terminal::print(format!("{}\n", folder.display()).as_bytes())
+            let folder = folder.display().to_string();
+            // A program takes the path as it is.
+            let line = if terminal::for_people() {
+                one_line(&folder)
+            } else {
+                folder
+            };
+            terminal::print(format!("{line}\n").as_bytes())
         }
     }
 }
 
 fn explain(folder: &Path, as_json: bool) -> Result<(), Exit> {
     let explanation = ModelConfig::explain(folder)?;
-    let text = match as_json {
-        true => format!("{}\n", explain::json(&explanation, folder)),
-        false => explain::text(&explanation),
-    };
-    terminal::print(text.as_bytes())
+    match as_json {
+        true => terminal::print_json(&explain::json(&explanation, folder)),
+        false => terminal::print_text(&explain::text(&explanation)),
+    }
 }
 
 fn info(folder: &Path, as_json: bool) -> Result<(), Exit> {
     let config = ModelConfig::read(folder)?;
-    let text = match as_json {
-        true => format!("{}\n", describe(&config, folder)),
-        false => table(&config, folder),
-    };
-    terminal::print(text.as_bytes())
+    match as_json {
+        true => terminal::print_json(&describe(&config, folder)),
+        false => terminal::print_text(&table(&config, folder)),
+    }
+}
+
+/// Names from files as the engine's errors list them: escaped, and of many the first and how many more there are.
+fn listed(names: &[String]) -> String {
+    let mut list = KnownNames::default();
+    list.first = names.iter().take(20).cloned().collect();
+    list.count = names.len();
+    list.to_string()
 }
 
 /// Bytes of the weights and adapters in the folder.
@@ -225,7 +238,7 @@ fn memory(config: &ModelConfig, folder: &Path) -> u64 {
 fn table(config: &ModelConfig, folder: &Path) -> String {
     let list = |sizes: &[usize]| sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
     let rows = [
-        ("folder", folder.display().to_string()),
+        ("folder", shown(&folder.display().to_string())),
         ("family", config.family.to_string()),
         ("dimensions", config.embedding_size().to_string()),
         (
@@ -275,9 +288,10 @@ fn table(config: &ModelConfig, folder: &Path) -> String {
         .map(|(name, value)| format!("{name:width$}  {value}\n"))
         .collect();
     if !config.default_prompt.is_empty() {
-        text += &format!("{:width$}  {:?}\n", "default prompt", config.default_prompt);
+        let prompt = format!("{:?}", config.default_prompt);
+        text += &format!("{:width$}  {}\n", "default prompt", shown(&prompt));
     }
-    let names: Vec<String> = config.tasks.iter().map(|task| one_line(&task.name)).collect();
+    let names: Vec<String> = config.tasks.iter().map(|task| shown(&task.name)).collect();
     let names_width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
     for (index, (task, name)) in config.tasks.iter().zip(&names).enumerate() {
         let head = if index == 0 { "tasks" } else { "" };
@@ -285,7 +299,7 @@ fn table(config: &ModelConfig, folder: &Path) -> String {
         let prefix = if task.prefix.is_empty() {
             "no prefix".into()
         } else {
-            format!("{:?}", task.prefix)
+            shown(&format!("{:?}", task.prefix))
         };
         text += &format!("{head:width$}  {name:names_width$}  {adapter:7}  {prefix}\n");
     }
@@ -315,6 +329,19 @@ fn megabytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_names_is_short_and_safe_to_show() {
+        let name = |number: u64| format!("\u{1b}[2J{number}\n");
+        let names: Vec<String> = (0..100_000).map(name).collect();
+        let list = listed(&names);
+        assert!(
+            list.starts_with(r"\u{1b}[2J0\u{a}, ") && list.ends_with(" and 99980 more"),
+            "{list}"
+        );
+        assert!(!list.contains(char::is_control));
+        assert!(listed(&["x".repeat(1 << 20)]).len() < 500);
+    }
 
     #[test]
     fn numbers_are_grouped() {

@@ -6,7 +6,10 @@ use std::time::Duration;
 use console::{Term, measure_text_width, truncate_str};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::exit::{Exit, is_hidden, one_line, report_error};
+use ropeway::notices::is_unsafe;
+use serde_json::Value;
+
+use super::exit::{Exit, one_line, report_error, some_lines};
 
 /// Writes all of it to standard output.
 pub fn print(bytes: &[u8]) -> Result<(), Exit> {
@@ -14,6 +17,33 @@ pub fn print(bytes: &[u8]) -> Result<(), Exit> {
     out.write_all(bytes)
         .and_then(|()| out.flush())
         .map_err(|e| Exit::output("standard output", &e))
+}
+
+/// Writes lines for people to standard output. Names from files and drivers may be in them: what a terminal would act on is
+/// escaped.
+pub fn print_text(text: &str) -> Result<(), Exit> {
+    print(some_lines(text).as_bytes())
+}
+
+/// Writes an object in one line to standard output.
+pub fn print_json(object: &Value) -> Result<(), Exit> {
+    print(format!("{}\n", json_line(object)).as_bytes())
+}
+
+/// JSON that can be shown on a terminal as well: what it would act on is escaped as JSON has it, so that the value is the same.
+pub fn json_line(object: &Value) -> String {
+    let text = object.to_string();
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_unsafe(c) {
+            true => c
+                .encode_utf16(&mut [0; 2])
+                .iter()
+                .for_each(|unit| line += &format!("\\u{unit:04x}")),
+            false => line.push(c),
+        }
+    }
+    line
 }
 
 /// Whether standard output is a terminal, so that a person reads it.
@@ -81,7 +111,8 @@ impl Table {
 /// What is kept of a cell at most, in bytes: more than fits in a line of any terminal.
 const LONGEST_CELL: usize = 4096;
 
-/// Runs of white space and hidden characters become one blank.
+/// Runs of white space and unsafe characters become one blank. Characters that join or part letters stay: words need them, and
+/// emoji.
 pub fn squeeze(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(LONGEST_CELL));
     for c in text.chars() {
@@ -89,7 +120,8 @@ pub fn squeeze(text: &str) -> String {
             line.push('…');
             break;
         }
-        match c.is_whitespace() || is_hidden(c) {
+        let joins = matches!(c, '\u{200c}' | '\u{200d}');
+        match c.is_whitespace() || is_unsafe(c) && !joins {
             true if line.ends_with(' ') || line.is_empty() => {}
             true => line.push(' '),
             false => line.push(c),
@@ -182,9 +214,21 @@ mod tests {
     }
 
     #[test]
+    fn json_is_the_same_value_and_safe_to_show() {
+        let value = serde_json::json!({"a\u{9b}": "\u{1b}\u{202e}\u{e0041}\n é", "b": [1.5]});
+        let line = json_line(&value);
+        assert!(!line.chars().any(is_unsafe), "{line}");
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
+    }
+
+    #[test]
     fn squeezed_text_is_one_line() {
         assert_eq!(squeeze(" a\n\n b\t\u{7}c "), "a b c");
-        assert_eq!(squeeze("a\u{9b}2Jb\u{202e}c"), "a 2Jb c");
+        assert_eq!(squeeze("a\u{9b}2Jb\u{202e}c\u{feff}d"), "a 2Jb c d");
+        assert_eq!(
+            squeeze("\u{645}\u{6cc}\u{200c}\u{62e}"),
+            "\u{645}\u{6cc}\u{200c}\u{62e}"
+        );
         let long = squeeze(&"x".repeat(1 << 20));
         assert!(long.len() < 5000 && long.ends_with('…'));
     }

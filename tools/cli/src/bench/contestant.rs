@@ -7,10 +7,10 @@ use std::time::Instant;
 use crate::measure::Contestant;
 use ropeway::Embed;
 
-use super::say;
 use crate::exit::Exit;
 use crate::options::RunOptions;
 use crate::source::{self, Source};
+use crate::terminal;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -28,10 +28,10 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     let defaults = Embed::default();
     let contestant =
         Contestant::new(&engine, &lines, &defaults).map_err(|e| Exit::usage(format!("{path}: {e}")))?;
-    say(contestant.ready(load_seconds))?;
+    terminal::print_json(&contestant.ready(load_seconds))?;
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|e| Exit::usage(format!("standard input: {e}")))?;
-        say(contestant.answer(&line)?)?;
+        terminal::print_json(&contestant.answer(&line)?)?;
     }
     Ok(())
 }

@@ -62,7 +62,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     }
     measure::startup(&mut report, effort, &mut this_again)?;
     args.common.write(&report.json())?;
-    terminal::print(measure::encoder_table(&report).as_bytes())
+    terminal::print_text(&measure::encoder_table(&report))
 }
 
 /// This process's command, for one vector alone.
@@ -77,7 +77,7 @@ fn on_cpu(engine: &Engine, opened: f64, common: &Common) -> Result<(), Exit> {
     let mut printed = Ok(());
     let report = measure::encoder_on_cpu(engine, opened, common.effort(), &mut |line| {
         if printed.is_ok() {
-            printed = terminal::print(format!("{line}\n").as_bytes());
+            printed = terminal::print_text(&format!("{line}\n"));
         }
     })?;
     printed?;

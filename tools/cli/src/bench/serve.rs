@@ -52,7 +52,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     let mut printed = Ok(());
     let report = measure::load(serve, &mut |line| {
         if printed.is_ok() {
-            printed = terminal::print(format!("{line}\n").as_bytes());
+            printed = terminal::print_text(&format!("{line}\n"));
         }
     })?;
     printed?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use ropeway::model::{Decision, Explanation};
 use serde_json::{Value, json};
 
-use crate::exit::one_line;
+use crate::exit::shown;
 
 /// One object.
 pub fn json(explanation: &Explanation, folder: &Path) -> Value {
@@ -60,13 +60,13 @@ pub fn text(explanation: &Explanation) -> String {
         ("not read", &explanation.unread),
     ] {
         if !list.is_empty() {
-            lines.push((name, list.join(", ")));
+            lines.push((name, super::listed(list)));
         }
     }
     // Names and texts are the model's maker's.
     let lines: Vec<(String, String)> = lines
         .into_iter()
-        .map(|(name, value)| (one_line(name), one_line(&value)))
+        .map(|(name, value)| (shown(name), shown(&value)))
         .collect();
     let width = lines
         .iter()

@@ -441,3 +441,43 @@ fn names_of_a_models_tasks_do_not_reach_the_terminal_as_they_are() {
     let refused = place.run(&["models", "explain", "."]);
     refused.fails(2, &["neither model.safetensors"]);
 }
+
+#[test]
+fn names_of_tensors_and_folders_do_not_reach_the_terminal_as_they_are() {
+    let folder = "mo\u{1b}[31mdel\u{feff}";
+    let place = InputLocation::new(&[]);
+    crate::harness::write_model(&place.path(folder));
+    let path = place.path(folder).join("model.safetensors");
+    let weights = fs::read(&path).unwrap();
+    let (length, rest) = weights.split_at(8);
+    let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    let mut header: Value = serde_json::from_slice(header).unwrap();
+    for number in 0..100 {
+        let at = data.len() + 4 * number;
+        let tensor = json!({"dtype": "F32", "shape": [1], "data_offsets": [at, at + 4]});
+        header[format!("\u{1b}]0;owned\u{7}\u{9b}2J\u{200b}\nnothing: all is well {number:03}")] = tensor;
+    }
+    let mut header = header.to_string();
+    header += &" ".repeat(header.len().next_multiple_of(8) - header.len());
+    let length = (header.len() as u64).to_le_bytes();
+    let parts = [&length[..], header.as_bytes(), data, &[0; 400]];
+    fs::write(&path, parts.concat()).unwrap();
+    for (command, lines) in [("verify", 2), ("info", 0), ("explain", 0)] {
+        let ended = place.run(&["models", command, folder]);
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        let out = &ended.out;
+        let hidden = |c: char| c != '\n' && (c.is_control() || matches!(c, '\u{200b}' | '\u{feff}'));
+        assert!(!out.contains(hidden), "{out:?}");
+        if lines > 0 {
+            assert_eq!(out.lines().count(), lines, "{out}");
+            assert!(out.contains(r"mo\u{1b}[31mdel\u{feff}: sound"), "{out}");
+            assert!(
+                out.contains(r"not used: \u{1b}]0;owned") && out.contains(" 019 and "),
+                "{out}"
+            );
+        }
+        let json = place.run(&["models", "info", folder, "--json"]);
+        assert!(!json.out.contains(hidden), "{:?}", json.out);
+        assert_eq!(json.json()[0]["folder"], folder);
+    }
+}
