@@ -7,12 +7,14 @@ mod serve;
 use std::io::BufRead as _;
 use std::path::PathBuf;
 
-use crate::measure::{self, Effort, KernelBench, Report};
+use crate::measure::{self, Effort, KernelBench};
+use ropeway::Engine;
 use serde_json::json;
 
 use super::count;
 use super::exit::{Exit, shown};
 use super::options::RunOptions;
+use super::target::ReportFile;
 use super::terminal;
 use super::tuned::{self, Tuned};
 
@@ -101,19 +103,28 @@ impl Common {
         if self.quick { Effort::Quick } else { Effort::Full }
     }
 
-    /// Prints the report, and writes it where it was asked for.
-    fn finish(&self, report: &Report) -> Result<(), Exit> {
-        self.write(&report.json())?;
-        terminal::print_text(&report.table())
+    /// Where the report goes, if it was asked for.
+    fn file(&self, run: &RunOptions, engine: &Engine) -> Result<Option<ReportFile>, Exit> {
+        let path = self.json.as_deref();
+        path.map(|path| ReportFile::new(path, &run.model_folders(engine)))
+            .transpose()
     }
+}
 
-    /// Writes the report where it was asked for.
-    fn write(&self, json: &str) -> Result<(), Exit> {
-        match &self.json {
-            Some(path) => std::fs::write(path, json).map_err(|e| Exit::output_file(path, &e)),
-            None => Ok(()),
-        }
+/// Writes a report where it was asked for.
+fn write(file: Option<&ReportFile>, json: &str) -> Result<(), Exit> {
+    match file {
+        Some(file) => file
+            .write(json)
+            .map_err(|error| Exit::output_file(file.path(), &error)),
+        None => Ok(()),
     }
+}
+
+/// The same, and prints its table.
+fn finish(file: Option<&ReportFile>, json: &str, table: &str) -> Result<(), Exit> {
+    write(file, json)?;
+    terminal::print_text(table)
 }
 
 pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
@@ -121,24 +132,23 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         What::Count(args) => count::run(run, args.json.as_deref()),
         What::Kernels(args) => {
             let engine = run.open()?;
-            if !engine.on_gpu() && !args.serve {
-                let report = measure::kernels_on_cpu(&engine, args.common.effort())?;
-                args.common.write(&report.json())?;
-                return terminal::print_text(&report.table());
-            }
+            let effort = args.common.effort();
             if args.serve {
-                return serve_kernels(&KernelBench::new(&engine, args.common.effort())?);
+                return serve_kernels(&KernelBench::new(&engine, effort)?);
             }
-            args.common.finish(&measure::kernels(
-                &engine,
-                args.common.effort(),
-                args.common.json.as_deref(),
-            )?)
+            let file = args.common.file(run, &engine)?;
+            if !engine.on_gpu() {
+                let report = measure::kernels_on_cpu(&engine, effort)?;
+                return finish(file.as_ref(), &report.json(), &report.table());
+            }
+            let report = measure::kernels(&engine, effort, file.as_ref())?;
+            finish(file.as_ref(), &report.json(), &report.table())
         }
         What::Adapters(args) => {
-            let report = measure::adapters(&run.open()?, args.effort(), args.json.as_deref())?;
-            args.write(&report.json())?;
-            terminal::print_text(&measure::adapters_table(&report))
+            let engine = run.open()?;
+            let file = args.file(run, &engine)?;
+            let report = measure::adapters(&engine, args.effort(), file.as_ref())?;
+            finish(file.as_ref(), &report.json(), &measure::adapters_table(&report))
         }
         What::Encoder(args) => encoder::run(run, args),
         What::Tune(args) => tune(run, &args),

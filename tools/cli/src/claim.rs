@@ -118,7 +118,7 @@ fn exclude(file: &File, path: &Path) -> Result<(), Exit> {
     if let Err(TryLockError::WouldBlock) = file.try_lock() {
         let name = path.display();
         return Err(Exit::usage(format!(
-            "{name}: another ropeway is writing it; wait for it, or give another name to -o"
+            "{name}: another ropeway is writing it; wait for it, or give the output another name"
         )));
     }
     match means(path, file) {

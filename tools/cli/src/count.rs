@@ -1,6 +1,5 @@
 //! `ropeway bench count`: what the kernels do, under softcuda.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -9,6 +8,7 @@ use ropeway::{Device, devices};
 
 use super::exit::Exit;
 use super::options::RunOptions;
+use super::target::ReportFile;
 use super::terminal;
 
 /// Counts, and prints a table.
@@ -35,9 +35,12 @@ pub fn run(run: &RunOptions, json: Option<&Path>) -> Result<(), Exit> {
         ..run.clone()
     }
     .open()?;
+    let file = json.map(|path| ReportFile::new(path, &run.model_folders(&engine)));
+    let file = file.transpose()?;
     let counts = measure::count(&engine)?;
-    if let Some(path) = json {
-        fs::write(path, counts.json()).map_err(|e| Exit::output_file(path, &e))?;
+    if let Some(file) = file {
+        file.write(&counts.json())
+            .map_err(|e| Exit::output_file(file.path(), &e))?;
     }
     terminal::print_text(&counts.table())
 }

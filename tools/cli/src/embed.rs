@@ -130,9 +130,7 @@ pub fn run(run: &RunOptions, mut args: Args) -> Result<(), Exit> {
     };
     let engine = run.open()?;
     if let Some(target) = &target {
-        let adapters = run.adapters.iter().map(|(_, folder)| folder.as_path());
-        let folders: Vec<&Path> = adapters.chain([engine.path()]).collect();
-        target.refuse_files_of(&folders)?;
+        target.refuse_files_of(&run.model_folders(&engine))?;
     }
     options::check(&engine, defaults)?;
     if from_nowhere {

@@ -131,6 +131,12 @@ impl RunOptions {
         }
     }
 
+    /// The folders that an engine of this run reads, in which nothing may be written.
+    pub fn model_folders<'a>(&'a self, engine: &'a Engine) -> Vec<&'a Path> {
+        let adapters = self.adapters.iter().map(|(_, folder)| folder.as_path());
+        adapters.chain([engine.path()]).collect()
+    }
+
     /// Opens the engine and adds the adapters.
     pub fn open(&self) -> Result<Engine, Exit> {
         self.open_with(|builder| builder)

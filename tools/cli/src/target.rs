@@ -12,6 +12,8 @@
 //! Names are only names: somebody may have moved or removed the partial file meanwhile. Before anything is renamed or removed,
 //! its name has to mean the file that is held; else the user is told where the rows are.
 
+mod report;
+
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +22,8 @@ use super::claim::{self, FileId, directly};
 use super::descriptor::Descriptor;
 use super::exit::{self, Exit};
 use super::source::{self, Source};
+
+pub use report::ReportFile;
 
 /// What `open` does with rows that are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,17 +158,9 @@ impl Target {
 
     /// Refuses to replace what the engine reads: the files of these folders.
     pub fn refuse_files_of(&self, folders: &[&Path]) -> Result<(), Exit> {
-        let Some(names) = &self.names else { return Ok(()) };
-        let Some(replaced) = fs::metadata(&names.path).ok().as_ref().and_then(FileId::of) else {
-            return Ok(());
-        };
-        match folders.iter().find(|folder| holds(folder, replaced, 3)) {
+        match &self.names {
+            Some(names) => refuse_model_files(&names.path, folders),
             None => Ok(()),
-            Some(folder) => Err(Exit::usage(format!(
-                "{}: is a file of the model or adapter in {}; nothing was written, give the output another name",
-                names.path.display(),
-                folder.display()
-            ))),
         }
     }
 
@@ -355,6 +351,21 @@ impl Existing {
     }
 }
 
+/// Refuses a file of these folders, in which models and adapters are.
+fn refuse_model_files(path: &Path, folders: &[&Path]) -> Result<(), Exit> {
+    let Some(replaced) = fs::metadata(path).ok().as_ref().and_then(FileId::of) else {
+        return Ok(());
+    };
+    match folders.iter().find(|folder| holds(folder, replaced, 3)) {
+        None => Ok(()),
+        Some(folder) => Err(Exit::usage(format!(
+            "{}: is a file of the model or adapter in {}; nothing was written, give the output another name",
+            path.display(),
+            folder.display()
+        ))),
+    }
+}
+
 /// The name itself, or what the link points to, also where nothing is there yet.
 fn destination(path: &Path) -> io::Result<PathBuf> {
     match fs::canonicalize(path) {
@@ -387,14 +398,16 @@ fn replaceable(path: &Path) -> io::Result<Option<Metadata>> {
     };
     // The administrator may write any file, and wants this no more than others do.
     if meta.permissions().readonly() {
-        let way_out = "make it writable (chmod u+w) to have it replaced, or give another name to -o";
+        let way_out = "make it writable (chmod u+w) to have it replaced, or give the output another name";
         let problem = format!("is read-only; {way_out}");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
     }
     directly().open(path)?;
     match stays(path, &meta) {
         None => Ok(Some(meta)),
-        Some(problem) => Err(io::Error::other(format!("{problem}; give another name to -o"))),
+        Some(problem) => Err(io::Error::other(format!(
+            "{problem}; give the output another name"
+        ))),
     }
 }
 

@@ -39,10 +39,11 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
     let engine = invariant.open()?;
     let opened = opening.elapsed().as_secs_f64();
     if !engine.on_gpu() {
-        return on_cpu(&engine, opened, &args.common);
+        return on_cpu(run, &engine, opened, &args.common);
     }
     let effort = args.common.effort();
-    let mut report = measure::encoder(&engine, effort, probe.as_ref(), args.common.json.as_deref())?;
+    let file = args.common.file(run, &engine)?;
+    let mut report = measure::encoder(&engine, effort, probe.as_ref(), file.as_ref())?;
     let task = run.merge.first().cloned().or_else(|| {
         let tasks = &engine.config().tasks;
         tasks
@@ -61,8 +62,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         measure::encoder_fastest(&fastest.open()?, &task, effort, &mut report)?;
     }
     measure::startup(&mut report, effort, &mut this_again)?;
-    args.common.write(&report.json())?;
-    terminal::print_text(&measure::encoder_table(&report))
+    super::finish(file.as_ref(), &report.json(), &measure::encoder_table(&report))
 }
 
 /// This process's command, for one vector alone.
@@ -73,7 +73,8 @@ fn this_again() -> Command {
     command
 }
 
-fn on_cpu(engine: &Engine, opened: f64, common: &Common) -> Result<(), Exit> {
+fn on_cpu(run: &RunOptions, engine: &Engine, opened: f64, common: &Common) -> Result<(), Exit> {
+    let file = common.file(run, engine)?;
     let mut printed = Ok(());
     let report = measure::encoder_on_cpu(engine, opened, common.effort(), &mut |line| {
         if printed.is_ok() {
@@ -81,5 +82,5 @@ fn on_cpu(engine: &Engine, opened: f64, common: &Common) -> Result<(), Exit> {
         }
     })?;
     printed?;
-    common.write(&report.json())
+    super::write(file.as_ref(), &report.json())
 }

@@ -40,8 +40,10 @@ fn named_url(text: &str) -> Result<(String, String), String> {
 }
 
 pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
+    let engine = run.open()?;
+    let file = args.common.file(run, &engine)?;
     let serve = Serve {
-        engine: run.open()?,
+        engine,
         command: &|threads| serve_command(run, threads),
         url: args.url,
         against: args.against,
@@ -56,7 +58,7 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
         }
     })?;
     printed?;
-    args.common.write(&report.json())
+    super::write(file.as_ref(), &report.json())
 }
 
 /// `ropeway serve` with this run's options, on so many threads.

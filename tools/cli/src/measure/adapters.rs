@@ -5,8 +5,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
-
+use crate::target::ReportFile;
 use anyhow::Result;
 use ropeway::inspect::{AdapterLab, Fusion, Pass};
 use ropeway::{Cost, Engine, Error};
@@ -84,7 +83,7 @@ fn repetitions(effort: Effort, tokens: usize) -> (usize, usize) {
 /// # Errors
 /// An engine on the CPU; a call of the driver that failed, but for want of memory, which leaves out what did not fit;
 /// the ways' vectors deviate further than roundings explain.
-pub fn adapters(engine: &Engine, effort: Effort, file: Option<&Path>) -> Result<Report> {
+pub fn adapters(engine: &Engine, effort: Effort, file: Option<&ReportFile>) -> Result<Report> {
     let mut report = Report::new(engine, "adapters", file)?;
     let grid = Grid::of(effort);
     let cases: Vec<Case<'_>> = grid

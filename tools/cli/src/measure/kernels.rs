@@ -1,7 +1,6 @@
 //! Every kernel of a pass alone.
 
-use std::path::Path;
-
+use crate::target::ReportFile;
 use anyhow::{Context as _, Result};
 use ropeway::inspect::{LaunchInfo, Pass, Rotation, StepInfo, StepTimer};
 use ropeway::{Cost, Engine};
@@ -40,7 +39,7 @@ struct Kernel {
 ///
 /// # Errors
 /// An engine on the CPU; a call of the driver that failed.
-pub fn kernels(engine: &Engine, effort: Effort, file: Option<&Path>) -> Result<Report> {
+pub fn kernels(engine: &Engine, effort: Effort, file: Option<&ReportFile>) -> Result<Report> {
     let mut report = Report::new(engine, "kernels", file)?;
     let bench = KernelBench::new(engine, effort)?;
     let (warm, samples) = match effort {

@@ -38,7 +38,7 @@ pub use encoder::{encoder, encoder_fastest, encoder_on_cpu, encoder_table, first
 pub use kernels::{KernelBench, kernels};
 pub use kernels_cpu::kernels_on_cpu;
 pub use load::{Load, Serve, load};
-pub use report::{Report, markdown};
+pub use report::markdown;
 pub use tune::tune;
 
 /// How much is measured.

@@ -1,12 +1,11 @@
 //! Rows of measurements, each with its ceiling.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::ceiling::{self, Ceilings, DeviceFacts};
+use crate::target::ReportFile;
 use anyhow::{Context as _, Result};
 use ropeway::Cost;
 use ropeway::Engine;
@@ -30,7 +29,7 @@ pub struct Report {
     rows: Vec<Row>,
     /// Where the report goes as JSON after each row, so that a run that is ended in the middle leaves what it had.
     #[serde(skip)]
-    file: Option<PathBuf>,
+    file: Option<ReportFile>,
 }
 
 /// One measurement.
@@ -168,7 +167,7 @@ impl Report {
     ///
     /// # Errors
     /// An engine on the CPU; a call of the driver that failed.
-    pub fn new(engine: &Engine, bench: &'static str, file: Option<&Path>) -> Result<Report> {
+    pub fn new(engine: &Engine, bench: &'static str, file: Option<&ReportFile>) -> Result<Report> {
         let (device, ceilings) = ceiling::of(engine)?;
         Ok(Report {
             ropeway: env!("CARGO_PKG_VERSION"),
@@ -178,7 +177,7 @@ impl Report {
             device,
             ceilings,
             rows: Vec::new(),
-            file: file.map(Path::to_owned),
+            file: file.cloned(),
         })
     }
 
@@ -194,11 +193,8 @@ impl Report {
     pub fn push(&mut self, row: Row) -> Result<()> {
         self.rows.push(row);
         let Some(file) = &self.file else { return Ok(()) };
-        // Under another name first, so that what is there is whole.
-        let mut aside = file.clone().into_os_string();
-        aside.push(".part");
-        let written = fs::write(&aside, self.json()).and_then(|()| fs::rename(&aside, file));
-        written.with_context(|| file.display().to_string())
+        let written = file.write(&self.json());
+        written.with_context(|| file.path().display().to_string())
     }
 
     /// For programs.

@@ -412,3 +412,66 @@ fn the_partial_file_of_another_run_is_not_replaced() {
     first.finish(true).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"second");
 }
+
+#[test]
+fn a_report_replaces_a_name_and_writes_through_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let report = |name: &str| ReportFile::new(&at(name), &[&at("model")]);
+    fs::create_dir(at("model")).unwrap();
+    fs::write(at("model/weights"), "weights").unwrap();
+    fs::write(at("victim"), "secret").unwrap();
+    fs::hard_link(at("victim"), at("second")).unwrap();
+    set_mode(&at("victim"), 0o640);
+    symlink("victim", at("link")).unwrap();
+    symlink("new", at("dangling")).unwrap();
+    // What a program that writes aside might take for its own.
+    symlink("victim", at("report.part")).unwrap();
+    for (name, end) in [("report", "report"), ("second", "second"), ("dangling", "new")] {
+        let file = report(name).unwrap();
+        for text in ["first", "again"] {
+            file.write(text).unwrap();
+            assert_eq!(fs::read_to_string(at(end)).unwrap(), text, "{name}");
+        }
+        assert_eq!(fs::read(at("victim")).unwrap(), b"secret", "{name}");
+    }
+    fs::write(at("plain"), "").unwrap();
+    assert_eq!(mode(&at("report")), mode(&at("plain")));
+    assert_eq!(mode(&at("second")), 0o640);
+    report("link").unwrap().write("by a link").unwrap();
+    assert!(at("link").is_symlink());
+    assert_eq!(
+        (fs::read(at("victim")).unwrap(), mode(&at("victim"))),
+        (b"by a link".to_vec(), 0o640)
+    );
+
+    let said = |name: &str, why: &str| {
+        let error = report(name).unwrap_err();
+        assert!(exit::message(&error).contains(why), "{error:?}");
+    };
+    symlink("model/weights", at("into the model")).unwrap();
+    fs::hard_link(at("model/weights"), at("also in the model")).unwrap();
+    for name in ["model/weights", "into the model", "also in the model"] {
+        said(name, "is a file of the model");
+    }
+    said("model", "is a folder");
+    set_mode(&at("report"), 0o444);
+    said("report", "read-only");
+    assert_eq!(fs::read(at("model/weights")).unwrap(), b"weights");
+    // A run writes it.
+    let mut target = Target::open(&at("out"), &[], Existing::Keep).unwrap();
+    target.begin(0).unwrap();
+    let file = report("out.partial").unwrap();
+    assert!(
+        file.write("{}")
+            .unwrap_err()
+            .to_string()
+            .contains("another ropeway is writing it")
+    );
+    drop(target);
+    ReportFile::new(Path::new("/dev/null"), &[])
+        .unwrap()
+        .write("x")
+        .unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 11);
+}

@@ -116,6 +116,27 @@ fn the_encoder_is_measured_on_the_cpu() {
     }
 }
 
+/// Before anything is measured.
+#[test]
+fn a_report_is_no_file_of_the_model() {
+    let place = InputLocation::new(&[]);
+    crate::harness::write_model(&place.path("model"));
+    let weights = place.read("model/model.safetensors");
+    std::os::unix::fs::symlink("model/model.safetensors", place.path("link")).unwrap();
+    for bench in ["encoder", "kernels", "serve"] {
+        for file in ["model/model.safetensors", "link"] {
+            let arguments = [
+                "--model", "model", "bench", bench, "--quick", "--device", "cpu", "--json", file,
+            ];
+            place
+                .run(&arguments)
+                .fails(2, &["is a file of the model", "nothing was written"]);
+        }
+    }
+    assert!(place.read("model/model.safetensors") == weights);
+    assert_eq!(place.names(), ["link", "model"]);
+}
+
 /// In each class: every step of a pass, with and without adapters, beside a ceiling that was measured.
 #[test]
 fn the_steps_of_a_pass_are_measured_on_the_cpu() {

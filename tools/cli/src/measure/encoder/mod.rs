@@ -18,7 +18,6 @@ mod startup;
 mod table;
 pub(super) mod texts;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
@@ -29,6 +28,7 @@ pub use table::encoder_table;
 
 use super::Effort;
 use super::report::{Micros, Report};
+use crate::target::ReportFile;
 use anyhow::Result;
 use ropeway::inspect::{CallTimes, MemoryProbe, time_call};
 use ropeway::{Engine, Numerics, Request};
@@ -42,7 +42,7 @@ pub fn encoder(
     engine: &Engine,
     effort: Effort,
     probe: Option<&MemoryProbe>,
-    file: Option<&Path>,
+    file: Option<&ReportFile>,
 ) -> Result<Report> {
     let mut report = Report::new(engine, "encoder", file)?;
     let opened = probe.map(MemoryProbe::taken).transpose()?;
