@@ -14,6 +14,7 @@
 
 mod id;
 mod read;
+mod torn;
 mod write;
 
 use std::fmt;
@@ -24,7 +25,8 @@ use serde_json::value::RawValue;
 
 pub use id::Id;
 pub use read::{BadLine, ENCODINGS, KEYS, Line, POOLINGS, check_mixture, parse};
-pub use write::{ROW_BEGIN, Row, is_f16, read_row, read_row_start, write_error, write_numbers, write_row};
+pub use torn::is_row_begin;
+pub use write::{Row, is_f16, read_row, read_row_start, write_error, write_numbers, write_row};
 
 /// The first `LIMIT` entries of a JSON object in their order, repeated keys included.
 struct Pairs<V, const LIMIT: usize> {

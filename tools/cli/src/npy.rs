@@ -120,6 +120,15 @@ pub fn columns(start: &[u8], dtype: Dtype) -> Option<usize> {
     (header(dtype, rows.parse().ok()?, columns) == start[..HEADER]).then_some(columns)
 }
 
+/// Whether the header of some array of this type and so many columns begins with these bytes.
+pub fn is_header_begin(start: &[u8], dtype: Dtype, columns: usize) -> bool {
+    let text = String::from_utf8_lossy(start);
+    let rows = text.split_once("'shape': (").map_or("", |(_, rows)| rows);
+    let digits = rows.split(|c: char| !c.is_ascii_digit()).next();
+    let rows = digits.and_then(|digits| digits.parse().ok()).unwrap_or(0);
+    header(dtype, rows, columns).starts_with(start)
+}
+
 /// Writes rows behind a header whose count is filled in at the end.
 pub struct NpySink {
     out: BufWriter<Target>,

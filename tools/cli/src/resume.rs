@@ -74,7 +74,7 @@ impl ExistingRows {
             .read_to_end(&mut header)
             .map_err(|e| e.to_string())?;
         if header.len() < npy::HEADER {
-            return match header.is_empty() || header.starts_with(&b"\x93NUMPY"[..header.len().min(6)]) {
+            return match npy::is_header_begin(&header, dtype, columns) {
                 true => Ok(None),
                 false => Err("is not an array that ropeway wrote".into()),
             };
@@ -119,17 +119,17 @@ impl ExistingRows {
             .read_until(b'\n', &mut content)
             .map_err(|e| e.to_string())?;
         let foreign = || format!("line {} is not a row that ropeway wrote", self.rows + 1);
+        // What no row begins like is somebody's file, and not to be dropped.
+        let torn = |content: &[u8]| match jsonl::is_row_begin(content) {
+            true => Ok(None),
+            false => Err(foreign()),
+        };
         let mut bytes = content.len() as u64;
         let whole = content.last() == Some(&b'\n');
         let row = if whole {
             std::str::from_utf8(&content).ok().and_then(jsonl::read_row)
         } else if bytes < self.longest {
-            // Torn; what no row begins like is somebody's file, and not to be dropped.
-            let begin = &content[..content.len().min(jsonl::ROW_BEGIN.len())];
-            return match jsonl::ROW_BEGIN.as_bytes().starts_with(begin) {
-                true => Ok(None),
-                false => Err(foreign()),
-            };
+            return torn(&content);
         } else {
             let start = &content[..content.len().min(START)];
             let text = start.utf8_chunks().next();
@@ -139,7 +139,7 @@ impl ExistingRows {
         if !whole {
             let (rest, has_end) = skip_line(&mut self.input).map_err(|e| e.to_string())?;
             if !has_end {
-                return Ok(None);
+                return torn(&content);
             }
             bytes += rest;
         }

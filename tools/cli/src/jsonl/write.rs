@@ -9,7 +9,7 @@ use super::{Id, LineEntries};
 use ropeway::{Embedding, Output, Vector};
 
 /// What every line out begins with.
-pub const ROW_BEGIN: &str = "{\"id\":";
+pub(super) const ROW_BEGIN: &str = "{\"id\":";
 
 /// Writes the line of an input that was embedded, with its line feed:
 /// `{"id", "embedding" | "chunks", "tokens", "truncated"}`.

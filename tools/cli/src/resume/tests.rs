@@ -165,7 +165,29 @@ fn files_that_ropeway_did_not_write_are_refused() {
     for torn in [&b""[..], b"{\"i", b"{\"id\":", b"{\"id\":0,\"embed"] {
         assert!(ExistingRows::jsonl(open(torn)).next().unwrap().is_none());
     }
+    let whole_row = b"{\"id\":0,\"embedding\":[0.5],\"tokens\":1,\"truncated\":false}\n";
+    for notes in [
+        &b"{\"id\":0,\"my\":\"notes\""[..],
+        b"{\"id\":0,\"text\":\"a",
+        b"{ ",
+        b"{\"id\":0,\"embedding\":[0.5],\"note",
+        b"{\"id\":0}",
+        b"{\"id\":0,\0\0\0",
+    ] {
+        assert!(ExistingRows::jsonl(open(notes)).next().is_err(), "{notes:?}");
+        let mut behind = ExistingRows::jsonl(open(&[&whole_row[..], notes].concat()));
+        assert!(behind.next().unwrap().is_some());
+        let problem = behind.next().unwrap_err();
+        assert!(problem.contains("line 2"), "{problem}");
+    }
     assert!(ExistingRows::npy(open(b"a plain line\n"), dtype, 4).is_err());
+    for foreign in [
+        &b"\x93NUMPY\x02"[..],
+        b"\x93NUMPY\x01\0v\0my notes",
+        b"\x93NUMPY\x01\0v\0{'descr': '<f8'",
+    ] {
+        assert!(ExistingRows::npy(open(foreign), dtype, 4).is_err());
+    }
     assert!(ExistingRows::npy(open(&[b'x'; 200]), dtype, 4).is_err());
     let other = crate::npy::header(Dtype::new(Encoding::F16).unwrap(), 0, 4);
     assert!(ExistingRows::npy(open(&other), dtype, 4).is_err());
@@ -272,6 +294,12 @@ fn a_row_too_long_to_be_compared_is_kept() {
     assert_eq!(existing.keep(), lines.len() as u64);
     // Torn, and of somebody else.
     assert!(rows(&lines[..200]).next().unwrap().is_none());
+    let notes = [
+        b"{\"id\":1,\"embedding\":[1],\"notes\":\"".as_slice(),
+        &[b'x'; 200],
+    ]
+    .concat();
+    assert!(rows(&notes).next().is_err());
     let other = [b"{\"id\":1,\"text\":\"".as_slice(), &[b'x'; 200], b"\"}\n"].concat();
     assert!(rows(&other).next().is_err());
 }

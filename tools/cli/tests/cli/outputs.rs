@@ -179,6 +179,14 @@ fn resume_refuses_what_another_run_made() {
         &["embed", "in.jsonl", "-o", "notes", "--resume"],
         &["line 1 is not a row"],
     );
+    let mine = b"{\"id\":1,\"my\":\"notes\"";
+    fs::write(place.path("mine"), mine).unwrap();
+    refused(
+        &["embed", "in.jsonl", "-o", "mine", "--resume"],
+        &["line 1 is not a row"],
+    );
+    assert_eq!(place.read("mine"), mine);
+    fs::remove_file(place.path("mine")).unwrap();
     refused(
         &["embed", "in.jsonl", "-o", "notes", "--resume", "--format", "npy"],
         &["not an array"],
