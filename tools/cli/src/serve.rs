@@ -1,6 +1,7 @@
 //! `ropeway serve`: models over HTTP.
 
-use std::fs;
+use std::fs::{self, File, Metadata};
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,9 @@ use crate::options::{RunOptions, positive};
 /// Of the threads that compute: where one of them and one that talks to clients want the same core, it has a quarter of it.
 #[cfg(target_os = "linux")]
 const COMPUTE_NICENESS: i32 = 5;
+
+/// The longest file of keys.
+const KEY_BYTES: u64 = 64 << 10;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -39,7 +43,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["host", "port"])]
     unix_socket: Option<PathBuf>,
 
-    /// Ask clients for one of the keys in this file, one per line
+    /// Ask clients for one of the keys in this file or pipe, one per line, 64 KiB at most
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
 
@@ -51,7 +55,7 @@ pub struct Args {
     #[arg(long, value_name = "FOLDER")]
     adapters_dir: Option<PathBuf>,
 
-    /// The admin keys, one per line
+    /// The admin keys: a file or pipe as for --api-key-file
     #[arg(long, value_name = "FILE", requires = "adapters_dir")]
     admin_key_file: Option<PathBuf>,
 
@@ -177,7 +181,7 @@ fn keys(kind: &str, key: Option<&str>, file: Option<&Path>) -> Result<Vec<String
     }
     let mut keys: Vec<String> = key.into_iter().map(|key| key.trim().to_owned()).collect();
     if let Some(path) = file {
-        let text = fs::read_to_string(path).map_err(|e| Exit::usage(format!("{}: {e}", path.display())))?;
+        let text = key_text(path).map_err(|problem| Exit::usage(format!("{}: {problem}", path.display())))?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let before = keys.len();
         keys.extend(lines.map(str::to_owned));
@@ -187,6 +191,34 @@ fn keys(kind: &str, key: Option<&str>, file: Option<&Path>) -> Result<Vec<String
         }
     }
     Ok(keys)
+}
+
+/// What is in a file of keys, or comes through a pipe (`<(…)` of a shell). Any other file may have no end.
+fn key_text(path: &Path) -> Result<String, String> {
+    // Before it is opened: to open a device may do something.
+    let meta = fs::metadata(path).map_err(|error| error.to_string())?;
+    if !meta.is_file() && !is_pipe(&meta) {
+        return Err("is neither a regular file nor a pipe; write keys to a file, one per line".into());
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let read = file.take(KEY_BYTES + 1).read_to_end(&mut bytes);
+    if read.map_err(|error| error.to_string())? as u64 > KEY_BYTES {
+        return Err(format!(
+            "has more than {KEY_BYTES} bytes; write keys alone to it, one per line"
+        ));
+    }
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8; write keys to it as text, one per line".into())
+}
+
+#[cfg(unix)]
+fn is_pipe(meta: &Metadata) -> bool {
+    std::os::unix::fs::FileTypeExt::is_fifo(&meta.file_type())
+}
+
+#[cfg(not(unix))]
+fn is_pipe(_: &Metadata) -> bool {
+    false
 }
 
 /// Who may change adapters, where there is a folder of them.
@@ -264,6 +296,52 @@ fn open(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn keys_come_from_files_and_pipes_that_have_an_end() {
+        use std::io::Write as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        let read =
+            |path: &Path| keys("api", None, Some(path)).map_err(|exit| exit::message(&exit).to_owned());
+        fs::write(&path, "a\r\n\n b \n").unwrap();
+        assert_eq!(read(&path), Ok(vec!["a".into(), "b".into()]));
+        let longest = "é".repeat(KEY_BYTES as usize / 2);
+        fs::write(&path, &longest).unwrap();
+        assert_eq!(read(&path), Ok(vec![longest.clone()]));
+        for (content, why) in [
+            (format!("x{longest}").into_bytes(), "more than 65536 bytes"),
+            (vec![0xff, b'\n'], "not UTF-8"),
+            (b"\n \n".to_vec(), "holds no key"),
+        ] {
+            fs::write(&path, content).unwrap();
+            assert!(read(&path).unwrap_err().contains(why), "{why}");
+        }
+        for (special, why) in [
+            (Path::new("/dev/zero"), "neither a regular file nor a pipe"),
+            (folder.path(), "neither a regular file"),
+            (&folder.path().join("none"), "No such file"),
+        ] {
+            let problem = read(special).unwrap_err();
+            assert!(problem.contains(why), "{problem}");
+        }
+        // What a shell makes of `<(…)`.
+        for (bytes, wanted) in [(2, Ok(())), (1 << 20, Err(()))] {
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            let descriptor = std::os::fd::AsRawFd::as_raw_fd(&reader);
+            let name = format!("/dev/fd/{descriptor}");
+            let written = std::thread::spawn(move || writer.write_all(&vec![b'k'; bytes]));
+            let given = read(Path::new(&name)).map(|keys| assert_eq!(keys, ["kk"]));
+            assert_eq!(
+                given.map_err(|problem| assert!(problem.contains("more than"), "{problem}")),
+                wanted
+            );
+            drop(reader);
+            let _ = written.join().unwrap();
+        }
+    }
 
     #[test]
     fn models_are_named_by_the_last_part_of_where_they_are() {
