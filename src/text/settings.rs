@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use serde::de::{DeserializeOwned, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -63,6 +63,10 @@ const LONGEST_WORD: usize = 256;
 /// Unigram looks up every start of the rest of a word up to its longest token, which is quadratic in that. XLM-RoBERTa has 48
 /// bytes. BPE merges pairs instead, whose time does not depend on how long tokens are.
 const LONGEST_PIECE: usize = 256;
+
+/// Bytes of the longest token of the other vocabularies: each of a few ids may stand for it. Those of GPT-4 and LLaMA 3 have
+/// 256, for 128 spaces.
+const LONGEST_TOKEN: usize = 1 << 10;
 
 /// Bytes of Unigram's tokens together. A million tokens have 10 MB.
 const MOST_PIECE_BYTES: usize = 16 << 20;
@@ -505,10 +509,13 @@ fn check_model(part: &RawValue) -> Result<(), String> {
             ));
         }
     }
-    // Unigram's is a list; the others map tokens to ids.
-    let Some(vocab) = model.vocab.filter(|vocab| vocab.get().starts_with('[')) else {
+    let Some(vocab) = model.vocab else {
         return Ok(());
     };
+    // Unigram's is a list; the others map tokens to ids.
+    if !vocab.get().starts_with('[') {
+        return check_tokens(vocab);
+    }
     let Pieces { tokens, bytes } =
         serde_json::from_str(vocab.get()).map_err(|e| format!("model: vocab: {e}"))?;
     if let Some(token) = tokens.iter().find(|token| token.len() > LONGEST_PIECE) {
@@ -533,6 +540,17 @@ fn check_model(part: &RawValue) -> Result<(), String> {
     }
 }
 
+fn check_tokens(vocab: &RawValue) -> Result<(), String> {
+    let Longest(bytes) = serde_json::from_str(vocab.get()).map_err(|e| format!("model: vocab: {e}"))?;
+    match bytes > LONGEST_TOKEN {
+        true => Err(format!(
+            "model: a token has {bytes} bytes; at most {LONGEST_TOKEN} are taken, since a few ids could stand for a text that \
+             does not fit into memory; leave the token out of `vocab`"
+        )),
+        false => Ok(()),
+    }
+}
+
 /// The branches of the tree of these tokens, each of one byte.
 fn branches(mut tokens: Vec<String>) -> usize {
     tokens.sort_unstable();
@@ -548,6 +566,31 @@ fn branches(mut tokens: Vec<String>) -> usize {
         before = token;
     }
     branches
+}
+
+/// The bytes of the longest of tokens that are mapped to ids.
+struct Longest(usize);
+
+impl<'de> Deserialize<'de> for Longest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Longest, D::Error> {
+        struct Collector;
+        impl<'de> Visitor<'de> for Collector {
+            type Value = Longest;
+
+            fn expecting(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                to.write_str("a map of tokens to ids")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Longest, A::Error> {
+                let mut longest = 0;
+                while let Some((token, _)) = map.next_entry::<Cow<'de, str>, IgnoredAny>()? {
+                    longest = longest.max(token.len());
+                }
+                Ok(Longest(longest))
+            }
+        }
+        deserializer.deserialize_map(Collector)
+    }
 }
 
 /// Unigram's tokens, up to a bit more than may be.

@@ -483,6 +483,15 @@ fn what_makes_a_model_slow_is_refused() {
         model(json!({"type": "BPE", "vocab": {" ".repeat(1000): 0}, "merges": []})),
         ""
     );
+    for kind in ["BPE", "WordPiece", "WordLevel"] {
+        let of = |bytes: usize| model(json!({"type": kind, "vocab": {"a": 0, "x".repeat(bytes): 1}}));
+        assert_eq!(of(1024), "");
+        let problem = of(1025);
+        assert!(
+            problem.contains("a token has 1025 bytes; at most 1024"),
+            "{kind}: {problem}"
+        );
+    }
     for key in ["unk_token", "continuing_subword_prefix", "end_of_word_suffix"] {
         assert!(model(json!({key: "x".repeat(257)})).contains(&format!("model: {key} has 257 bytes")));
     }
