@@ -342,8 +342,23 @@ impl Engine {
     /// # Errors
     /// [`RequestError::NoTokenizer`] for a model that takes ids alone; a text that cannot be tokenised.
     pub fn tokenize(&self, text: &str, special_tokens: bool) -> Result<Vec<Token>> {
+        let tokens = self.tokenize_within(text, special_tokens, usize::MAX)?;
+        Ok(tokens.unwrap_or_default())
+    }
+
+    /// The same of a text of at most so many tokens, besides special ones; `None` for a longer one, which is not tokenised
+    /// to its end.
+    ///
+    /// # Errors
+    /// Those of [`tokenize`](Self::tokenize).
+    pub fn tokenize_within(
+        &self,
+        text: &str,
+        special_tokens: bool,
+        most: usize,
+    ) -> Result<Option<Vec<Token>>> {
         let pipeline = self.text.as_ref().ok_or(RequestError::NoTokenizer)?;
-        pipeline.tokens(text, special_tokens)
+        pipeline.tokens(text, special_tokens, most)
     }
 
     /// A text of these token ids; `skip_special_tokens` leaves special ones out. Where the tokenizer normalises, it is not
@@ -363,6 +378,16 @@ impl Engine {
             }
             .into()),
         }
+    }
+
+    /// The most bytes that [`decode`](Self::decode) can make of these token ids, which is told by the lengths of their tokens
+    /// before any text is made. It refuses more than 64 MiB.
+    ///
+    /// # Errors
+    /// [`RequestError::NoTokenizer`].
+    pub fn decoded_at_most(&self, ids: &[u32]) -> Result<usize> {
+        let pipeline = self.text.as_ref().ok_or(RequestError::NoTokenizer)?;
+        Ok(pipeline.decoded_at_most(ids))
     }
 
     /// Texts that were embedded since the engine was opened and cut at the model's limit

@@ -61,7 +61,7 @@ const GROWTH_OF_WHOLE_PARTS: f64 = 32.0;
 const SPLITTER_GROWTH_OF_WHOLE_PARTS: f64 = 6.0;
 
 /// Bytes of the longest text that ids may become: some hundred for each of as many tokens as a large document has.
-const LONGEST_DECODED: f64 = (64 << 20) as f64;
+const LONGEST_DECODED: usize = 64 << 20;
 
 impl PartSizes {
     fn for_growth(self, settings: &Settings) -> PartSizes {
@@ -251,9 +251,14 @@ impl TextPipeline {
         Ok(tokens)
     }
 
-    /// A text's tokens one by one, for people; `specials`: with the special tokens around it.
-    pub fn tokens(&self, text: &str, specials: bool) -> Result<Vec<Token>> {
-        let tokens = self.tokenize("", text, true, None)?;
+    /// A text's tokens one by one, for people; `specials`: with the special tokens around it. `None` for a text of more
+    /// tokens than `most`, besides those: it is not tokenised to its end.
+    pub fn tokens(&self, text: &str, specials: bool, most: usize) -> Result<Option<Vec<Token>>> {
+        let limit = most.saturating_add(self.leading.len() + self.trailing.len());
+        let tokens = self.tokenize("", text, true, Some(limit))?;
+        if tokens.ids.len() > limit {
+            return Ok(None);
+        }
         let kept = match specials {
             true => 0..tokens.ids.len(),
             false => self.leading.len()..tokens.ids.len() - self.trailing.len(),
@@ -264,16 +269,21 @@ impl TextPipeline {
             span,
             name: span.is_none().then(|| self.tokenizer.id_to_token(id)).flatten(),
         };
-        Ok(kept.map(token).collect())
+        Ok(Some(kept.map(token).collect()))
+    }
+
+    /// The most bytes that a text of these tokens can have, by the lengths of the tokens and what the decoder may do.
+    pub fn decoded_at_most(&self, ids: &[u32]) -> usize {
+        let of_token = |&id: &u32| 1 + self.tokenizer.id_to_token(id).map_or(0, |token| token.len());
+        (ids.iter().map(of_token).sum::<usize>() as f64 * self.decoder_growth) as usize
     }
 
     /// A text of these tokens, without the special ones or with them.
     pub fn decode(&self, ids: &[u32], without_specials: bool) -> Result<String> {
-        let of_token = |&id: &u32| 1 + self.tokenizer.id_to_token(id).map_or(0, |token| token.len());
-        let bytes = ids.iter().map(of_token).sum::<usize>() as f64 * self.decoder_growth;
+        let bytes = self.decoded_at_most(ids);
         if bytes > LONGEST_DECODED {
             return Err(RequestError::Text(format!(
-                "{} ids stand for a text of up to {bytes:.0} bytes; at most {LONGEST_DECODED} are made; give fewer at a time",
+                "{} ids stand for a text of up to {bytes} bytes; at most {LONGEST_DECODED} are made; give fewer at a time",
                 ids.len()
             ))
             .into());

@@ -374,9 +374,26 @@ fn ids_that_stand_for_too_long_a_text_are_refused() {
     tokenizer["decoder"] = json!({"type": "Replace", "pattern": {"String": "x"}, "content": long});
     let pipeline = open(&tokenizer).unwrap();
     assert_eq!(pipeline.decode(&[5, 6], false).unwrap(), "!\"");
+    assert_eq!(pipeline.decoded_at_most(&[5, 6]), 2 * 2 * 64);
     let error = pipeline.decode(&[5; 600_000], false).unwrap_err().to_string();
     assert!(
         error.contains("600000 ids stand for a text of up to 76800000 bytes"),
         "{error}"
     );
+}
+
+#[test]
+fn a_text_of_more_tokens_than_are_wanted_is_not_tokenised_to_its_end() {
+    let pipeline = &pipelines()[0];
+    let whole = pipeline.tokens("a b c", true, usize::MAX).unwrap().unwrap();
+    assert_eq!(whole.len(), 5);
+    assert_eq!(pipeline.tokens("a b c", true, 3).unwrap().unwrap(), whole);
+    assert_eq!(pipeline.tokens("a b c", false, 3).unwrap().unwrap(), whole[1..4]);
+    for specials in [true, false] {
+        assert!(pipeline.tokens("a b c", specials, 2).unwrap().is_none());
+    }
+    // Its end cannot be tokenised.
+    let text = "word ".repeat(1 << 20) + &"x".repeat(PART_SIZES.longest + 1);
+    assert!(pipeline.tokens(&text, true, 100).unwrap().is_none());
+    assert!(pipeline.tokens(&text, true, usize::MAX).is_err());
 }

@@ -65,8 +65,8 @@ pub struct Limits {
     /// Bytes of a request's body, after decompression. Eight times as many are held at a time, for all requests together, besides
     /// the first 64 KiB of each.
     pub body_bytes: usize,
-    /// Bytes of a request's vectors, as float32, with 128 more for each. Eight times as many are held at a time, for all
-    /// requests together, besides the first 64 KiB of each, until they are sent.
+    /// Bytes of a request's vectors, as float32, with 128 more for each, and of an answer of `/tokenize` or `/decode`. Eight
+    /// times as many are held at a time, for all requests together, besides the first 64 KiB of each, until they are sent.
     pub vector_bytes: usize,
     /// Inputs of a request.
     pub inputs: usize,

@@ -18,7 +18,7 @@ use serde::{Serialize, Serializer};
 use serde_json::ser::{Formatter, Serializer as JsonSerializer};
 use tokio::task::{JoinHandle, yield_now};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::room::{Share, crowded};
 use crate::vectors::NumberType;
 
@@ -105,26 +105,109 @@ impl Vectors {
         {
             return Err(crowded(NO_ROOM));
         }
-        let first = written.next().unwrap_or_default();
-        let body = match written.is_done() {
-            true => Body::from(first),
-            false => Body::new(Frames {
-                first: Some(first),
-                rest: written,
-                pause: None,
-            }),
-        };
-        let mut response = Response::new(body);
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(response)
+        Ok(written.response())
     }
 }
 
 /// A response of JSON that holds no vectors.
 pub fn json(value: &impl Serialize) -> Result<Response<Body>, Failure> {
     Vectors::default().response(value)
+}
+
+/// A response of JSON that is made part by part: it takes room as it grows, and ends where it has none, before the rest is
+/// made.
+pub struct Growing {
+    json: Vec<u8>,
+    share: Share,
+    most: usize,
+    /// Why it does not grow any more.
+    failure: Option<Failure>,
+}
+
+impl Growing {
+    /// One of at most so many bytes, which takes its room from this share.
+    pub fn within(share: Share, most: usize) -> Growing {
+        Growing {
+            json: Vec::new(),
+            share,
+            most,
+            failure: None,
+        }
+    }
+
+    /// By how many bytes it may still grow.
+    pub fn left(&self) -> usize {
+        self.most - self.json.len()
+    }
+
+    /// Why it is not made where it would be longer than it may be. No other time is better for that.
+    pub fn too_large(&self) -> Failure {
+        let most = self.most;
+        let message =
+            format!("the answer would have more than {most} bytes; send fewer or shorter inputs at a time");
+        Failure::new(Kind::TooLarge, message)
+    }
+
+    /// Adds a value.
+    pub fn add(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        let added = serde_json::to_writer(&mut *self, value);
+        added.map_err(|error| self.why(error))
+    }
+
+    /// Adds a list, whose elements are added one by one.
+    pub fn list<T>(
+        &mut self,
+        elements: impl IntoIterator<Item = T>,
+        mut add: impl FnMut(&mut Growing, T) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut before = &b"["[..];
+        for element in elements {
+            self.put(before)?;
+            add(self, element)?;
+            before = b",";
+        }
+        if before == b"[" {
+            self.put(before)?;
+        }
+        self.put(b"]")
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        io::Write::write_all(self, bytes).map_err(|error| self.why(error))
+    }
+
+    fn why(&mut self, error: impl std::fmt::Display) -> Failure {
+        self.failure.take().unwrap_or_else(|| Failure::internal(error))
+    }
+
+    /// The response.
+    pub fn response(mut self) -> Response<Body> {
+        self.json.shrink_to_fit();
+        let written = Written {
+            text: self.json,
+            at: 0,
+            vectors: Vectors::within(self.share),
+        };
+        written.response()
+    }
+}
+
+impl io::Write for Growing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.left() {
+            self.failure = Some(self.too_large());
+        } else if !self.share.holds(self.json.len() + bytes.len()) {
+            self.failure = Some(crowded(NO_ROOM));
+        } else {
+            self.json.extend_from_slice(bytes);
+            return Ok(bytes.len());
+        }
+        Err(io::ErrorKind::OutOfMemory.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A response that is made frame by frame.
@@ -145,6 +228,23 @@ impl Written {
 
     fn is_done(&self) -> bool {
         self.at == self.text.len()
+    }
+
+    fn response(mut self) -> Response<Body> {
+        let first = self.next().unwrap_or_default();
+        let body = match self.is_done() {
+            true => Body::from(first),
+            false => Body::new(Frames {
+                first: Some(first),
+                rest: self,
+                pause: None,
+            }),
+        };
+        let mut response = Response::new(body);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
     }
 }
 
@@ -214,7 +314,7 @@ impl hyper::body::Body for Frames {
 mod tests {
     use super::*;
     use crate::app::compression;
-    use crate::failure::Kind;
+    use crate::room::{FREE, Room};
     use axum::Router;
     use axum::extract::Request;
     use axum::routing::get;
@@ -270,6 +370,39 @@ mod tests {
     fn a_type_that_cannot_hold_a_vector_is_told_before_anything_is_sent() {
         let failure = Vectors::default().slot([1.0; 7].into(), NumberType::Binary);
         assert_eq!(failure.unwrap_err().kind, Kind::Invalid);
+    }
+
+    #[test]
+    fn what_grows_past_its_bound_is_too_large_and_past_the_room_too_early() {
+        let room = Arc::new(Room::new(16 * FREE));
+        let growing =
+            |caller: &str, most: usize| Growing::within(Share::new(room.clone(), caller.into()), most);
+        let fill = |growing: &mut Growing, count: usize| {
+            growing.list(0..count, |json, _| json.add(&"x".repeat(FREE - 3)))
+        };
+        let mut small = growing("a", 100);
+        small
+            .list(["a\n", "b"], |json, one| {
+                json.list([one], |json, one| json.add(&one))
+            })
+            .unwrap();
+        small.list([0; 0], |_, _| Ok(())).unwrap();
+        assert_eq!(small.left(), 100 - small.json.len());
+        assert_eq!(small.json, br#"[["a\n"],["b"]][]"#);
+        let kind = |failed: Result<(), Failure>| failed.unwrap_err().kind;
+        let mut large = growing("a", 4 * FREE);
+        assert_eq!(kind(fill(&mut large, 5)), Kind::TooLarge);
+        assert!(large.json.len() <= 4 * FREE);
+        drop(large);
+        let mut held = growing("a", 9 * FREE);
+        fill(&mut held, 8).unwrap();
+        assert_eq!(kind(fill(&mut growing("a", 9 * FREE), 8)), Kind::Overloaded);
+        drop(held);
+        fill(&mut growing("a", 9 * FREE), 8).unwrap();
+        // Escapes count, and nothing is made of what does not fit.
+        let mut escaped = growing("a", 4 * FREE);
+        assert_eq!(kind(escaped.add(&"\u{1}".repeat(FREE))), Kind::TooLarge);
+        assert!(escaped.json.len() <= 4 * FREE);
     }
 
     /// The bytes that a body gives until its thread has to look after others; whether it has ended.

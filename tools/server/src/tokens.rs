@@ -6,12 +6,16 @@ use serde::{Deserialize, Serialize};
 use crate::app::{Answer, Call};
 use crate::failure::{Failure, Kind};
 use crate::inputs::{Inputs, Text};
-use crate::reply::Vectors;
+use crate::reply::Growing;
 use crate::tei::check_prompt;
 
-/// Bytes of all texts of a request to `/tokenize`, each with its prompt, and token ids of one to `/decode`: the answer is held while it is sent,
-/// and takes up to some hundred bytes for each.
+/// Bytes of all texts of a request to `/tokenize`, each with its prompt, and token ids of one to `/decode`. What is made of
+/// one of them may be long, 18 tokens of U+FDFA and a kilobyte of an id: answers have a bound of their own
+/// ([`Limits::vector_bytes`](crate::Limits::vector_bytes)).
 const LIMIT: usize = 1 << 20;
+
+/// Bytes of the shortest token in an answer, with what stands between two.
+const SHORTEST: usize = r#"{"id":0,"text":"","special":false,"start":0,"stop":0},"#.len();
 
 /// What to tokenise with the first model's tokenizer. Unknown fields are ignored.
 #[derive(Deserialize, JsonSchema)]
@@ -79,21 +83,23 @@ fn check_size(field: &str, size: usize, what: &str) -> Result<(), Failure> {
     }
 }
 
-/// Makes an answer on a thread that may take its time. Two at a time: what passes need of the processor is theirs.
-async fn aside<T: Serialize>(
+/// Makes an answer on a thread that may take its time. Two at a time: what passes need of the processor is theirs, and what
+/// is held beside an answer, for the text that is being worked on, has no room of its own.
+async fn aside(
     call: Call,
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    work: impl FnOnce(&mut Growing) -> Result<(), Failure> + Send + 'static,
 ) -> Answer {
     let Call {
         app, caller, share, ..
     } = call;
     let turn = app.tokenizing.clone().acquire_owned();
     let turn = turn.await.map_err(Failure::internal)?;
-    let room = app.room_for_answer(&caller.0);
+    let mut json = Growing::within(app.room_for_answer(&caller.0), app.limits.vector_bytes);
     let answer = move || {
         // Turn and room are its own until it is done, also where the client has gone away.
         let _held = (turn, share);
-        Vectors::within(room).response(&work()?)
+        work(&mut json)?;
+        Ok(json.response())
     };
     tokio::task::spawn_blocking(answer)
         .await
@@ -123,16 +129,17 @@ pub async fn tokenize(mut call: Call) -> Answer {
     check_size("inputs", bytes, "bytes")?;
     let engine = model.engine()?;
     let add_special_tokens = request.add_special_tokens;
-    let tokens = move || {
-        let of_text = |text: &String| -> Result<Vec<Token>, Failure> {
+    let tokens = move |json: &mut Growing| {
+        json.list(&texts, |json, text| {
             let whole = [prompt.as_str(), text].concat();
-            let tokens = engine.tokenize(&whole, add_special_tokens)?;
+            let tokens = engine.tokenize_within(&whole, add_special_tokens, json.left() / SHORTEST)?;
+            let tokens = tokens.ok_or_else(|| json.too_large())?;
             // Where each code point starts in bytes.
             let bytes = whole.char_indices().map(|(at, _)| at).chain([whole.len()]);
             let bytes: Vec<usize> = bytes.collect();
-            let token = |token: ropeway::Token| {
+            json.list(tokens, |json, token| {
                 let span = token.span.map(|(start, end)| (bytes[start], bytes[end]));
-                Token {
+                json.add(&Token {
                     id: token.id,
                     text: match span {
                         Some((start, stop)) => whole[start..stop].to_owned(),
@@ -141,11 +148,9 @@ pub async fn tokenize(mut call: Call) -> Answer {
                     special: span.is_none(),
                     start: span.map(|span| span.0),
                     stop: span.map(|span| span.1),
-                }
-            };
-            Ok(tokens.into_iter().map(token).collect())
-        };
-        texts.iter().map(of_text).collect::<Result<Vec<_>, _>>()
+                })
+            })
+        })
     };
     aside(call, tokens).await
 }
@@ -162,9 +167,38 @@ pub async fn decode(mut call: Call) -> Answer {
     let all: Vec<Vec<u32>> = all.map(ids).collect::<Result<_, _>>()?;
     check_size("ids", all.iter().map(Vec::len).sum(), "token ids")?;
     let engine = app.model(None)?.engine()?;
-    let texts = move || {
-        let of_ids = |ids: &Vec<u32>| Ok(engine.decode(ids, request.skip_special_tokens)?);
-        all.iter().map(of_ids).collect::<Result<Vec<String>, Failure>>()
+    let texts = move |json: &mut Growing| {
+        // Known before any text is made.
+        let mut bytes = 0;
+        for ids in &all {
+            bytes += engine.decoded_at_most(ids)?;
+            if bytes > json.left() {
+                return Err(json.too_large());
+            }
+        }
+        json.list(&all, |json, ids| {
+            json.add(&engine.decode(ids, request.skip_special_tokens)?)
+        })
     };
     aside(call, texts).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_token_is_shorter_than_the_shortest() {
+        for special in [false, true] {
+            let at = (!special).then_some(0);
+            let token = Token {
+                id: 0,
+                text: String::new(),
+                special,
+                start: at,
+                stop: at,
+            };
+            assert!(serde_json::to_string(&token).unwrap().len() + 1 >= SHORTEST);
+        }
+    }
 }

@@ -392,3 +392,27 @@ fn a_body_that_cannot_be_read_is_taken_before_that_is_told() {
     let (status, answer) = server.send("/v1/embeddings", &body, &[("content-encoding", "br")]);
     assert_eq!(status, 415, "{answer}");
 }
+
+#[test]
+fn tokens_and_texts_that_can_never_be_sent_are_told_so() {
+    let server = Running::start(|settings| settings.limits.vector_bytes = 16 << 10);
+    let text = "a b ".repeat(100);
+    // Each list and each text could be sent by itself.
+    for (path, field, one) in [
+        ("/tokenize", "inputs", json!(text)),
+        ("/decode", "ids", json!(vec![7; 200])),
+    ] {
+        server.good(path, json!({field: [&one]}));
+        let (status, answer) = server.post(path, json!({field: vec![&one; 50]}));
+        assert_eq!(
+            (status, &answer["error"]),
+            (
+                413,
+                &json!("the answer would have more than 16384 bytes; send fewer or shorter inputs at a time")
+            ),
+            "{path}"
+        );
+    }
+    let (status, answer) = server.post("/tokenize", json!({"inputs": text.repeat(50)}));
+    assert_eq!(status, 413, "{answer}");
+}
