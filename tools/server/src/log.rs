@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-/// Lines that wait to be written. Further ones are dropped, so that requests never wait for who reads the log.
+/// Lines that wait to be written, of some hundred bytes each. Further ones are dropped, so that requests never wait for who reads
+/// the log.
 const WAITING: usize = 4096;
 
 /// How long a server that ends waits until its last lines are written.
