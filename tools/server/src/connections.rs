@@ -1,6 +1,7 @@
 //! Connections: accepted within bounds, given time for their heads, and finished when the server ends.
 
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -130,6 +131,18 @@ pub async fn signalled() {
     let _ = tokio::signal::ctrl_c().await;
 }
 
+/// What a client without a key is told apart by: its IPv4 address, however it is written, or the /64 of an IPv6 address. A host
+/// has all of a /64 to itself, and may come from another address of it each time.
+fn network_of(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let network = address.to_bits() >> 64 << 64;
+            format!("{}/64", Ipv6Addr::from_bits(network))
+        }
+    }
+}
+
 /// Serves until `end`, then lets connections finish their requests.
 pub async fn serve(listener: Listener, app: Arc<App>, end: impl Future<Output = ()>) -> io::Result<()> {
     let limits = app.limits.clone();
@@ -154,7 +167,7 @@ pub async fn serve(listener: Listener, app: Arc<App>, end: impl Future<Output = 
                 accepted = listener.accept() => accepted.map(|(stream, peer)| {
                     // An answer is written at once and not held back for more.
                     let _ = stream.set_nodelay(true);
-                    connection.spawn(stream, peer.ip().to_string());
+                    connection.spawn(stream, network_of(peer.ip()));
                 }),
                 () = &mut end => break,
             },
@@ -278,5 +291,21 @@ impl Connection {
             let _ = served.await;
             drop(place);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_one_caller_whichever_of_its_addresses_it_takes() {
+        let of = |address: &str| network_of(address.parse().unwrap());
+        assert_eq!(of("192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_ne!(of("192.0.2.8"), of("192.0.2.7"));
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
+        assert_eq!(of("2001:db8:1:2:ffff::"), "2001:db8:1:2::/64");
+        assert_ne!(of("2001:db8:1:3::"), of("2001:db8:1:2::"));
     }
 }
