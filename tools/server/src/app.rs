@@ -226,16 +226,10 @@ impl App {
             (Access::Admin, Some(admin)) => (&admin.keys[..], "admin key"),
             (Access::Admin, None) => (&[][..], "admin key, which this server has not,"),
         };
-        let header = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
-        let given = header.and_then(|value| {
-            let (scheme, key) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
-        });
-        let found = given.and_then(|given| {
+        let header = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+        let found = header.and_then(bearer).and_then(|given| {
             // All are looked at, whichever it is.
-            let same = keys.iter().map(|key| same(key.as_bytes(), given.as_bytes()));
+            let same = keys.iter().map(|key| same(key.as_bytes(), given));
             same.collect::<Vec<bool>>().iter().position(|&same| same)
         });
         match found {
@@ -246,6 +240,13 @@ impl App {
             )),
         }
     }
+}
+
+/// The key of a header's value: bytes, which need not be ASCII.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let space = value.iter().position(|&byte| byte == b' ')?;
+    let (scheme, key) = value.split_at(space);
+    scheme.eq_ignore_ascii_case(b"bearer").then(|| key.trim_ascii())
 }
 
 /// Compares in a time that depends on the lengths alone.

@@ -99,6 +99,23 @@ fn a_key_is_asked_for_but_not_by_probes() {
 }
 
 #[test]
+fn a_key_may_have_any_characters() {
+    let server = Running::start(|settings| settings.api_keys = vec!["schl\u{fc}ssel \u{1f511}".into()]);
+    let status = |key: &str| {
+        let mut stream = server.connect();
+        let head = format!(
+            "GET /v1/models HTTP/1.1\r\nhost: a\r\nconnection: close\r\nauthorization: Bearer  {key} \r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(status("schl\u{fc}ssel \u{1f511}"), "200");
+    assert_eq!(status("schlussel \u{1f511}"), "401");
+}
+
+#[test]
 fn metrics_count_what_was_served() {
     let server = start();
     server.good("/embed", json!({"inputs": ["a", "b"]}));
