@@ -80,7 +80,7 @@ impl AdapterFolder {
         (plain && !name.starts_with('.') && path.is_dir()).then_some(path)
     }
 
-    fn load(&self, model: &str, name: &str, engine: &Engine) -> Result<(), Failure> {
+    fn load(&self, model: &str, name: &str, engine: GetEngine<'_>) -> Result<(), Failure> {
         let path = self.find(name).ok_or_else(|| {
             let known = self.available();
             let known = match known.is_empty() {
@@ -93,16 +93,17 @@ impl AdapterFolder {
             )
         })?;
         let _turn = self.turn();
-        engine
+        engine()?
             .add_adapter(name, path)
             .map_err(|error| refused(error, &self.path))?;
         self.loaded().insert((model.to_owned(), name.to_owned()));
         Ok(())
     }
 
-    fn unload(&self, model: &str, name: &str, engine: &Engine) -> Result<(), Failure> {
+    fn unload(&self, model: &str, name: &str, engine: GetEngine<'_>) -> Result<(), Failure> {
         let _turn = self.turn();
-        if !self.loaded().remove(&(model.to_owned(), name.to_owned())) {
+        let adapter = (model.to_owned(), name.to_owned());
+        if !self.loaded().contains(&adapter) {
             let message = format!(
                 "model {} has loaded no adapter `{}` from the server's folder",
                 shown(model),
@@ -110,7 +111,9 @@ impl AdapterFolder {
             );
             return Err(Failure::new(Kind::NotFound, message));
         }
-        Ok(engine.remove_adapter(name)?)
+        engine()?.remove_adapter(name)?;
+        self.loaded().remove(&adapter);
+        Ok(())
     }
 }
 
@@ -188,13 +191,19 @@ pub async fn list(call: Call) -> Answer {
     reply::json(&list.map_err(Failure::internal)?)
 }
 
-type Change = fn(&AdapterFolder, &str, &str, &Engine) -> Result<(), Failure>;
+/// Gives the model's engine. It is asked for when a change has its turn: while it waits, another engine may come in place of one
+/// whose device was lost, for which that must not be held.
+type GetEngine<'a> = &'a dyn Fn() -> Result<Arc<Engine>, Failure>;
+
+type Change = fn(&AdapterFolder, &str, &str, GetEngine<'_>) -> Result<(), Failure>;
 
 /// Changes a model's adapters, on a thread that may take its time.
-async fn change(app: &App, model: String, name: String, change: Change) -> Answer {
-    let folder = folder(app)?;
-    let engine = app.model(Some(&model))?.engine()?;
-    let work = move || change(&folder, &model, &name, &engine);
+async fn change(app: Arc<App>, model: String, name: String, change: Change) -> Answer {
+    let folder = folder(&app)?;
+    let work = move || {
+        let served = app.model(Some(&model))?;
+        change(&folder, &model, &name, &|| served.engine())
+    };
     tokio::task::spawn_blocking(work)
         .await
         .map_err(Failure::internal)??;
@@ -203,12 +212,12 @@ async fn change(app: &App, model: String, name: String, change: Change) -> Answe
 
 /// `PUT /v1/adapters/{model}/{name}`.
 pub async fn load(Path((model, name)): Path<(String, String)>, call: Call) -> Answer {
-    change(&call.app, model, name, AdapterFolder::load).await
+    change(call.app, model, name, AdapterFolder::load).await
 }
 
 /// `DELETE /v1/adapters/{model}/{name}`.
 pub async fn unload(Path((model, name)): Path<(String, String)>, call: Call) -> Answer {
-    change(&call.app, model, name, AdapterFolder::unload).await
+    change(call.app, model, name, AdapterFolder::unload).await
 }
 
 #[cfg(test)]
@@ -294,5 +303,25 @@ mod tests {
         let _turn = folder.turn();
         assert!(folder.loaded.try_lock().is_ok());
         assert_eq!(folder.available(), [""; 0]);
+    }
+
+    #[test]
+    fn a_change_takes_the_engine_that_there_is_when_it_has_its_turn() {
+        let scratch = tempfile::tempdir().unwrap();
+        fs::create_dir(scratch.path().join("legal")).unwrap();
+        let folder = AdapterFolder::new(scratch.path());
+        let loaded = ("tiny".to_owned(), "legal".to_owned());
+        folder.loaded().insert(loaded.clone());
+        let lost = || {
+            assert!(folder.changing.try_lock().is_err(), "it is not its turn");
+            Err(Failure::new(Kind::Unavailable, "lost"))
+        };
+        let changes: [Change; 2] = [AdapterFolder::load, AdapterFolder::unload];
+        for change in changes {
+            let failed = change(&folder, "tiny", "legal", &lost).unwrap_err();
+            assert_eq!(failed.kind, Kind::Unavailable);
+        }
+        // What could not be dropped is there, and an engine that comes gets it.
+        assert!(folder.loaded().contains(&loaded));
     }
 }
