@@ -361,6 +361,8 @@ fn failure_of(response: &mut axum::response::Response) -> Option<Failure> {
     let told = response.extensions_mut().remove::<Failure>();
     told.or_else(|| {
         let kind = match response.status() {
+            // Bodies are read by handlers, which say what is wrong with them: what axum reads is a path.
+            StatusCode::BAD_REQUEST => return Some(Failure::new(Kind::Malformed, BAD_PATH)),
             StatusCode::METHOD_NOT_ALLOWED => Kind::Method,
             StatusCode::UNSUPPORTED_MEDIA_TYPE => Kind::Encoding,
             status if status.is_client_error() => Kind::Malformed,
@@ -370,6 +372,9 @@ fn failure_of(response: &mut axum::response::Response) -> Option<Failure> {
         Some(Failure::new(kind, kind.about()))
     })
 }
+
+const BAD_PATH: &str = "the path is not UTF-8 where its %XX are put into bytes; write names in UTF-8, each byte that is no plain \
+                        letter as %XX";
 
 /// The answer to a handler's panic, which is a bug.
 fn panicked(_: Box<dyn std::any::Any + Send>) -> Response<Body> {

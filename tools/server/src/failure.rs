@@ -116,7 +116,7 @@ impl Kind {
         };
         let of = |about, status, code| row(about, (status, INVALID, code), status, (status, "Validation"));
         match self {
-            Kind::Malformed => of("The body is not what the route takes", 400, None),
+            Kind::Malformed => of("The body or the path is not what the route takes", 400, None),
             Kind::Empty => row(
                 "No input, or an empty one",
                 (400, INVALID, None),

@@ -116,6 +116,20 @@ fn a_key_may_have_any_characters() {
 }
 
 #[test]
+fn a_path_that_is_not_utf8_is_told_so() {
+    let server = start();
+    for path in ["/v1/models/%ff", "/v1/models/t%C3"] {
+        let (status, answer) = server.get(path);
+        assert!(
+            status == 400 && answer.contains("the path is not UTF-8"),
+            "{answer}"
+        );
+    }
+    let (status, answer) = server.get("/v1/models/%C3%BC");
+    assert!(status == 404 && answer.contains("no model `\u{fc}`"), "{answer}");
+}
+
+#[test]
 fn metrics_count_what_was_served() {
     let server = start();
     server.good("/embed", json!({"inputs": ["a", "b"]}));
