@@ -320,6 +320,12 @@ async fn compare(app: &App, caller: Caller, request: SimilarityRequest) -> Answe
         return Err(Failure::empty("sentences"));
     }
     check_count("sentences", sentences.len() + 1, app.limits.inputs)?;
+    if source_sentence.is_empty() {
+        return Err(Failure::empty("source_sentence"));
+    }
+    if let Some(index) = sentences.iter().position(String::is_empty) {
+        return Err(Failure::empty("sentences").of_input(index, sentences.len()));
+    }
     let options = request.parameters.embed(model)?.normalize(true);
     let texts = std::iter::once(source_sentence).chain(sentences);
     let texts = texts.map(Text::Words).collect();
@@ -328,14 +334,14 @@ async fn compare(app: &App, caller: Caller, request: SimilarityRequest) -> Answe
     app.count_tokens(embedded.tokens());
     let (vectors, _share) = embedded.vectors()?;
     let (source, others) = vectors.split_first().expect("one for each sentence");
-    let dot = |other: &Vec<f32>| -> f64 {
-        let products = source
-            .iter()
-            .zip(other)
-            .map(|(a, b)| f64::from(*a) * f64::from(*b));
-        products.sum()
-    };
-    reply::json(&others.iter().map(|other| dot(other) as f32).collect::<Vec<f32>>())
+    let cosines = others.iter().map(|other| cosine(source, other));
+    reply::json(&cosines.collect::<Vec<f32>>())
+}
+
+/// The cosine of normalised vectors, whose norms are rounded: their product may be a bit more than one.
+fn cosine(one: &[f32], other: &[f32]) -> f32 {
+    let products = one.iter().zip(other).map(|(a, b)| f64::from(*a) * f64::from(*b));
+    products.sum::<f64>().clamp(-1.0, 1.0) as f32
 }
 
 /// `GET /info`.
@@ -422,5 +428,14 @@ mod tests {
         );
         let many = no_prompt("c", &["a", "b"]).message;
         assert_eq!(many, "there is no prompt `c`; there are a, b");
+    }
+
+    #[test]
+    fn no_cosine_is_more_than_one() {
+        let long = [0.6, 0.800_000_1];
+        assert!(long.iter().map(|x| x * x).sum::<f32>() > 1.0);
+        assert_eq!(cosine(&long, &long), 1.0);
+        assert_eq!(cosine(&long, &long.map(|x| -x)), -1.0);
+        assert_eq!(cosine(&[1.0, 0.0], &[0.5, 1.0]), 0.5);
     }
 }

@@ -47,6 +47,18 @@ fn tei_and_sagemaker_get_bare_lists() {
     for (path, body, status, kind) in [
         ("/embed", json!({"inputs": []}), 400, "Empty"),
         (
+            "/similarity",
+            json!({"inputs": {"source_sentence": "", "sentences": ["a"]}}),
+            400,
+            "Empty",
+        ),
+        (
+            "/similarity",
+            json!({"inputs": {"source_sentence": "a", "sentences": ["a", ""]}}),
+            400,
+            "Empty",
+        ),
+        (
             "/embed",
             json!({"inputs": "a", "prompt_name": "none"}),
             422,
