@@ -62,7 +62,7 @@ fn memory_is_a_few_times_the_body_whatever_is_in_it() {
         (
             "/v1/embeddings",
             json!({"input": inputs, "prompt": long, "truncate": true}),
-            400,
+            413,
         ),
         ("/v1/embeddings", json!({"input": inputs, "task": long}), 413),
         ("/v1/embeddings", json!({"input": inputs, "adapters": names}), 413),
