@@ -83,7 +83,8 @@ pub struct Args {
     #[arg(long, value_name = "BYTES", value_parser = positive, default_value_t = Limits::default().body_bytes)]
     max_body: usize,
 
-    /// Bytes of the vectors of the largest request, as float32, with 128 more for each
+    /// Bytes of the vectors of the largest request, as float32, with 128 more for each; of an answer of /tokenize or /decode as
+    /// well
     #[arg(long, value_name = "BYTES", value_parser = positive, default_value_t = Limits::default().vector_bytes)]
     max_vectors: usize,
 
@@ -173,16 +174,19 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
 /// The keys of the file and of the environment. An empty one, or a file without any, is a mistake: nobody who gives one means
 /// a server that asks for none.
 fn keys(kind: &str, key: Option<&str>, file: Option<&Path>) -> Result<Vec<String>, Exit> {
-    if key.is_some_and(|key| key.trim().is_empty()) {
+    if key.is_some_and(|key| key.trim_ascii().is_empty()) {
         return Err(Exit::usage(format!(
             "the key of --{kind}-key, or of ROPEWAY_{}_KEY, is empty; give one, or unset it",
             kind.to_uppercase()
         )));
     }
-    let mut keys: Vec<String> = key.into_iter().map(|key| key.trim().to_owned()).collect();
+    // As the server reads the header in which a key comes.
+    let mut keys: Vec<String> = key.into_iter().map(|key| key.trim_ascii().to_owned()).collect();
     if let Some(path) = file {
         let text = key_text(path).map_err(|problem| Exit::usage(format!("{}: {problem}", path.display())))?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        // Some editors begin a file with the mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let lines = text.lines().map(str::trim_ascii).filter(|line| !line.is_empty());
         let before = keys.len();
         keys.extend(lines.map(str::to_owned));
         if keys.len() == before {
@@ -306,8 +310,8 @@ mod tests {
         let path = folder.path().join("keys");
         let read =
             |path: &Path| keys("api", None, Some(path)).map_err(|exit| exit::message(&exit).to_owned());
-        fs::write(&path, "a\r\n\n b \n").unwrap();
-        assert_eq!(read(&path), Ok(vec!["a".into(), "b".into()]));
+        fs::write(&path, "\u{feff}a\r\n\n b\u{a0} \n").unwrap();
+        assert_eq!(read(&path), Ok(vec!["a".into(), "b\u{a0}".into()]));
         let longest = "é".repeat(KEY_BYTES as usize / 2);
         fs::write(&path, &longest).unwrap();
         assert_eq!(read(&path), Ok(vec![longest.clone()]));
