@@ -230,7 +230,7 @@ fn every_input_costs_its_size() {
         }
     }
     let prompt = |n: usize| Request::text("a", default.clone().prompt("word ".repeat(n)));
-    grows("a prompt", (&bert, EMBED), 1 << 20, (5, 2), prompt, embedded);
+    grows("a prompt", (&bert, VALIDATE), 1 << 20, (5, 1), prompt, refused);
     let ids = |n: usize| Request::ids(vec![7u32; n], default.clone());
     grows("ids", (&bert, EMBED), 1 << 20, (4, 2), ids, embedded);
 
