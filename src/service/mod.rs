@@ -53,7 +53,8 @@
 //! - Nothing waits for company by default: under load, what comes during a pass is the next pass.
 //!   [`max_wait`](ServiceBuilder::max_wait) trades latency for larger passes where callers come slowly and a pass costs about
 //!   the same whatever is in it, as on a GPU.
-//! - Texts are tokenised by threads of the service while passes run ([`tokenizers`](ServiceBuilder::tokenizers)).
+//! - Texts are tokenised by threads of the service while passes run ([`tokenizers`](ServiceBuilder::tokenizers)); a short one
+//!   that comes while nothing runs, by the thread that will run it.
 //! - Each waiting request holds its text and token ids. A result is held until its ticket is gone.
 //!
 //! # Warm-up
