@@ -5,7 +5,7 @@ mod encoder;
 mod serve;
 
 use std::io::BufRead as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::measure::{self, Effort, KernelBench};
 use ropeway::Engine;
@@ -105,10 +105,14 @@ impl Common {
 
     /// Where the report goes, if it was asked for.
     fn file(&self, run: &RunOptions, engine: &Engine) -> Result<Option<ReportFile>, Exit> {
-        let path = self.json.as_deref();
-        path.map(|path| ReportFile::new(path, &run.model_folders(engine)))
-            .transpose()
+        file(self.json.as_deref(), run, engine)
     }
+}
+
+/// Where a report goes, if it was asked for.
+pub fn file(path: Option<&Path>, run: &RunOptions, engine: &Engine) -> Result<Option<ReportFile>, Exit> {
+    path.map(|path| ReportFile::new(path, &run.model_folders(engine)))
+        .transpose()
 }
 
 /// Writes a report where it was asked for.
@@ -122,7 +126,7 @@ fn write(file: Option<&ReportFile>, json: &str) -> Result<(), Exit> {
 }
 
 /// The same, and prints its table.
-fn finish(file: Option<&ReportFile>, json: &str, table: &str) -> Result<(), Exit> {
+pub fn finish(file: Option<&ReportFile>, json: &str, table: &str) -> Result<(), Exit> {
     write(file, json)?;
     terminal::print_text(table)
 }

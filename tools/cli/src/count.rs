@@ -6,10 +6,9 @@ use std::process::Command;
 use crate::measure::{self, COUNTERS};
 use ropeway::{Device, devices};
 
+use super::bench;
 use super::exit::Exit;
 use super::options::RunOptions;
-use super::target::ReportFile;
-use super::terminal;
 
 /// Counts, and prints a table.
 pub fn run(run: &RunOptions, json: Option<&Path>) -> Result<(), Exit> {
@@ -35,14 +34,9 @@ pub fn run(run: &RunOptions, json: Option<&Path>) -> Result<(), Exit> {
         ..run.clone()
     }
     .open()?;
-    let file = json.map(|path| ReportFile::new(path, &run.model_folders(&engine)));
-    let file = file.transpose()?;
+    let file = bench::file(json, run, &engine)?;
     let counts = measure::count(&engine)?;
-    if let Some(file) = file {
-        file.write(&counts.json())
-            .map_err(|e| Exit::output_file(file.path(), &e))?;
-    }
-    terminal::print_text(&counts.table())
+    bench::finish(file.as_ref(), &counts.json(), &counts.table())
 }
 
 /// Runs this command again, in a process whose launches are counted: softcuda reads the variable when it starts.

@@ -235,7 +235,10 @@ impl Target {
         // Some disks tell that they are full only now.
         self.file.sync_all()?;
         let finished = match stays {
-            true => self.place(names).map(Some),
+            true => self
+                .place(names)
+                .map(Some)
+                .map_err(|lost| format!("{}; {lost}", names.lost())),
             false => self.rename(names).map(|()| None),
         };
         // All rows that can be had are there, under one name or the other: nothing is taken away.
@@ -264,12 +267,11 @@ impl Target {
                 let (place, path) = (place.display(), names.path.display());
                 format!("{problem}; all rows are in {place}: move it to {path} yourself")
             }
-            Err(lost) if lost.starts_with(&problem) => lost,
             Err(lost) => format!("{problem}; {lost}"),
         })
     }
 
-    /// Where the rows are now, whatever has become of their name. Rows without a name are copied to a new file: the system gives
+    /// Where the rows are now, whatever has become of their name, or that they are lost. Rows without a name are copied to a new file: the system gives
     /// no other name to a file that has lost its last one.
     fn place(&self, names: &Names) -> Result<PathBuf, String> {
         if claim::means(&names.partial, &self.file) {
@@ -291,8 +293,7 @@ impl Target {
             Ok(names.partial.with_file_name(path.file_name().unwrap_or_default()))
         };
         copy().map_err(|error: io::Error| {
-            let lost = names.lost();
-            format!("{lost}; its rows could not be copied and are lost ({error}), so run it again")
+            format!("its rows could not be copied and are lost ({error}), so run it again")
         })
     }
 }
