@@ -69,8 +69,9 @@ impl Server {
         (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
 
+    /// Sends one input, which is one pass: how many passes several inputs share is a matter of time.
     fn embed(&self) -> (u16, Value) {
-        let (status, body) = self.send("POST /v1/embeddings", r#"{"input": ["a b", "c"]}"#);
+        let (status, body) = self.send("POST /v1/embeddings", r#"{"input": "a b"}"#);
         let answer: Value = serde_json::from_str(&body).unwrap();
         (status, answer["data"].clone())
     }
