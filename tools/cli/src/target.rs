@@ -271,8 +271,8 @@ impl Target {
         })
     }
 
-    /// Where the rows are now, whatever has become of their name, or that they are lost. Rows without a name are copied to a new file: the system gives
-    /// no other name to a file that has lost its last one.
+    /// Where the rows are now, whatever has become of their name, or that they are lost. Rows without a name are copied to a
+    /// new file: the system gives no other name to a file that has lost its last one.
     fn place(&self, names: &Names) -> Result<PathBuf, String> {
         if claim::means(&names.partial, &self.file) {
             return Ok(names.partial.clone());
