@@ -2,50 +2,32 @@
 
 use std::ops::Range;
 
-use super::packed::prefer_huge_pages;
+use super::scratch::Scratch;
 use crate::plan::{Buffer, BufferId, Plan};
 
-/// The memory of a pass; buffers lie where the plan put them, from the first cache line on.
+/// The memory of a pass; buffers lie where the plan put them.
 #[derive(Default)]
-pub struct Arena {
-    numbers: Vec<f32>,
-}
+pub struct Arena(Scratch);
 
 impl Arena {
-    /// Numbers of a cache line.
-    const LINE: usize = 16;
-
     /// Makes room for so many numbers.
     pub fn reserve(&mut self, len: usize) {
-        let numbers = len + Arena::LINE - 1;
-        if self.numbers.len() < numbers {
-            self.numbers = Vec::new();
-            // Zeros as the system hands them out: what a narrow class never writes takes no memory. (An allocation of
-            // aligned lines would be filled.)
-            self.numbers = vec![0.0; numbers];
-            prefer_huge_pages(self.numbers.as_ptr().cast(), numbers * size_of::<f32>());
-        }
+        self.0.reserve(len * size_of::<f32>());
     }
 
     /// Numbers that there is room for: none before the first pass.
     #[cfg(test)]
     pub fn len(&self) -> usize {
-        self.numbers.len()
+        self.numbers().len()
     }
 
-    /// Numbers before the first cache line.
-    fn offset(&self) -> usize {
-        self.numbers
-            .as_ptr()
-            .align_offset(Arena::LINE * size_of::<f32>())
-            .min(Arena::LINE - 1)
-            .min(self.numbers.len())
+    fn numbers(&self) -> &[f32] {
+        bytemuck::cast_slice(self.0.bytes())
     }
 
     /// What an op reads and what it writes.
     pub fn borrow(&mut self, plan: &Plan, reads: &[BufferId], write: BufferId) -> (Vec<&[f32]>, &mut [f32]) {
-        let offset = self.offset();
-        let numbers = &mut self.numbers[offset..];
+        let numbers: &mut [f32] = bytemuck::cast_slice_mut(self.0.bytes_mut());
         let (start, length) = (numbers.as_mut_ptr(), numbers.len());
         let write = plan.buffers[write].range();
         let reads: Vec<Range<usize>> = reads.iter().map(|&id| plan.buffers[id].range()).collect();
@@ -66,6 +48,6 @@ impl Arena {
 
     /// A buffer.
     pub fn get(&self, buffer: &Buffer) -> &[f32] {
-        &self.numbers[self.offset()..][buffer.range()]
+        &self.numbers()[buffer.range()]
     }
 }

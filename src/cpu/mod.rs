@@ -21,6 +21,7 @@ mod narrow;
 mod packed;
 #[cfg(any(test, feature = "inspect"))]
 mod peak;
+mod scratch;
 mod team;
 mod weights;
 

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::super::scratch::Scratch;
 use super::super::team::{SendPtr, Team};
 use super::attention::Amx;
 use super::{ROW_NUMBERS, TILE_ROWS};
@@ -13,16 +14,12 @@ use crate::model::RopeTable;
 /// queries can be loaded from where it lies.
 #[derive(Default)]
 pub struct Heads {
-    lines: Vec<Line>,
+    /// Rows of tiles, a cache line each.
+    lines: Scratch,
     tokens: usize,
     heads: usize,
     d: usize,
 }
-
-/// A row of a tile.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u16; ROW_NUMBERS]);
 
 /// Queries, keys or values.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,13 +56,10 @@ impl Heads {
     ) -> HeadsWriter<'a> {
         (self.tokens, self.heads, self.d) = (tokens, heads, d);
         // The last two tiles of queries may have more rows than there are tokens; keys and values follow them.
-        let lines = (3 * heads * tokens + 2 * TILE_ROWS) * (wide(d) / ROW_NUMBERS);
-        if self.lines.len() < lines {
-            self.lines = Vec::new();
-            self.lines.resize(lines, Line([0; ROW_NUMBERS]));
-        }
+        self.lines
+            .reserve((3 * heads * tokens + 2 * TILE_ROWS) * wide(d) * size_of::<u16>());
         HeadsWriter {
-            to: SendPtr(self.lines.as_mut_ptr().cast()),
+            to: SendPtr(self.lines.bytes_mut().as_mut_ptr().cast()),
             tokens,
             heads,
             d,
@@ -118,7 +112,9 @@ impl Heads {
     pub fn row(&self, part: Part, head: usize, token: usize) -> *const u16 {
         assert!(head < self.heads && token < self.tokens);
         let row = (part as usize * self.heads + head) * self.tokens + token;
-        self.lines[row * (wide(self.d) / ROW_NUMBERS)..].as_ptr().cast()
+        self.lines.bytes()[row * wide(self.d) * size_of::<u16>()..]
+            .as_ptr()
+            .cast()
     }
 }
 

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::super::isa::{Isa, isa_fn};
-use super::super::packed::{Buffer, prefer_huge_pages};
+use super::super::packed::Buffer;
+use super::super::scratch::Scratch;
 use super::super::team::{SendPtr, Team};
 use super::number::{Group, group, magnitude, quantise_below, quantise_row, round, widen};
 use super::{Number, Outlier, PANEL, PANEL_BLOCK, ROW_BYTES, ROW_NUMBERS, TILE_BYTES, TILE_ROWS};
@@ -148,18 +149,14 @@ fn column_of(w: &PackedTiles, p: usize, column: usize) -> [f32; PANEL] {
     numbers
 }
 
-/// A cache line, so that tiles start on one.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; ROW_BYTES]);
-
 /// Activations in tiles.
 #[derive(Default)]
 pub struct Tiles {
     number: Number,
     rows: usize,
     k: usize,
-    lines: Vec<Line>,
+    /// Rows of tiles, a cache line each.
+    lines: Scratch,
     /// Of int8 numbers, those of each row's blocks, -128 times the sum of each, and each row's outlier.
     scales: Vec<f32>,
     offsets: Vec<i32>,
@@ -187,13 +184,8 @@ impl Tiles {
     /// Makes room for a matrix, and gives the way to fill it in. Rows that are not written hold what was there before.
     pub fn reset(&mut self, isa: Isa, number: Number, rows: usize, k: usize) -> TileWriter {
         (self.number, self.rows, self.k) = (number, rows, k);
-        let lines = rows.div_ceil(TILE_ROWS) * TILE_ROWS * self.k_blocks();
-        if self.lines.len() < lines {
-            self.lines = Vec::new();
-            self.lines.reserve_exact(lines);
-            prefer_huge_pages(self.lines.as_ptr().cast(), lines * size_of::<Line>());
-            self.lines.resize(lines, Line([0; ROW_BYTES]));
-        }
+        let lines = rows.next_multiple_of(TILE_ROWS) * self.k_blocks();
+        self.lines.reserve(lines * ROW_BYTES);
         let (scales, outliers) = match number {
             Number::Bf16 => (0, 0),
             Number::Int8 => (rows * self.k_blocks(), rows),
@@ -205,7 +197,7 @@ impl Tiles {
         TileWriter {
             isa,
             number,
-            tiles: self.lines.as_mut_ptr().cast(),
+            tiles: self.lines.bytes_mut().as_mut_ptr(),
             scales: self.scales.as_mut_ptr(),
             offsets: self.offsets.as_mut_ptr(),
             outliers: self.outliers.as_mut_ptr(),
@@ -261,7 +253,7 @@ impl Tiles {
     /// The tile of rows `16 i..` in block `block`.
     pub(super) fn tile(&self, i: usize, block: usize) -> *const u8 {
         let at = (i * self.k_blocks() + block) * TILE_ROWS;
-        self.lines[at..].as_ptr().cast()
+        self.lines.bytes()[at * ROW_BYTES..].as_ptr()
     }
 
     /// A row as float32, into `out` of k numbers.
@@ -269,7 +261,7 @@ impl Tiles {
         assert!(row < self.rows && out.len() == self.k);
         let first = row / TILE_ROWS * self.k_blocks() * TILE_ROWS + row % TILE_ROWS;
         for (block, out) in out.chunks_mut(self.number.per_row()).enumerate() {
-            let line = &self.lines[first + block * TILE_ROWS].0;
+            let line = &self.lines.bytes()[(first + block * TILE_ROWS) * ROW_BYTES..][..ROW_BYTES];
             match self.number {
                 Number::Bf16 => {
                     for (out, bits) in out.iter_mut().zip(line.chunks_exact(2)) {
