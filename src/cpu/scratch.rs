@@ -33,14 +33,18 @@ impl Scratch {
         }
     }
 
-    /// All there is room for.
+    /// All there is room for, aligned for numbers even where there is none.
     pub fn bytes(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or_default()
+        self.map
+            .as_deref()
+            .unwrap_or_else(|| bytemuck::cast_slice::<u64, u8>(&[]))
     }
 
     /// The same, to write to.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.map.as_deref_mut().unwrap_or_default()
+        self.map
+            .as_deref_mut()
+            .unwrap_or_else(|| bytemuck::cast_slice_mut::<u64, u8>(&mut []))
     }
 }
 
@@ -52,7 +56,8 @@ mod tests {
     fn it_grows_with_room_to_spare() {
         let mut scratch = Scratch::default();
         scratch.reserve(0);
-        assert!(scratch.bytes().is_empty());
+        assert!(bytemuck::cast_slice::<u8, f32>(scratch.bytes()).is_empty());
+        assert!(bytemuck::cast_slice_mut::<u8, f32>(scratch.bytes_mut()).is_empty());
         scratch.reserve(100_000);
         let first = scratch.bytes().as_ptr();
         assert_eq!(first.addr() % Scratch::PAGE, 0);

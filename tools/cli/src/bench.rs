@@ -69,7 +69,7 @@ struct Common {
     #[arg(long)]
     quick: bool,
 
-    /// Write the report as JSON, anew after each row
+    /// Write the report as JSON; on a GPU, a file has it after each row
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -125,10 +125,11 @@ fn write(file: Option<&ReportFile>, json: &str) -> Result<(), Exit> {
     }
 }
 
-/// The same, and prints its table.
+/// The same, and prints its table; where one of the two fails, the other is there.
 pub fn finish(file: Option<&ReportFile>, json: &str, table: &str) -> Result<(), Exit> {
+    let printed = terminal::print_text(table);
     write(file, json)?;
-    terminal::print_text(table)
+    printed
 }
 
 pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {

@@ -81,6 +81,6 @@ fn on_cpu(run: &RunOptions, engine: &Engine, opened: f64, common: &Common) -> Re
             printed = terminal::print_text(&format!("{line}\n"));
         }
     })?;
-    printed?;
-    super::write(file.as_ref(), &report.json())
+    super::write(file.as_ref(), &report.json())?;
+    printed
 }

@@ -57,8 +57,8 @@ pub fn run(run: &RunOptions, args: Args) -> Result<(), Exit> {
             printed = terminal::print_text(&format!("{line}\n"));
         }
     })?;
-    printed?;
-    super::write(file.as_ref(), &report.json())
+    super::write(file.as_ref(), &report.json())?;
+    printed
 }
 
 /// `ropeway serve` with this run's options, on so many threads.

@@ -47,7 +47,6 @@ pub fn kernels(engine: &Engine, effort: Effort, file: Option<&ReportFile>) -> Re
         Effort::Quick => (0, 2),
     };
     for (number, pass) in bench.passes.iter().enumerate() {
-        let mut pushed = Ok(());
         pass.time_steps(bench.rotation, |steps| {
             for kernel in bench.rows.iter().filter(|kernel| kernel.pass == number) {
                 for _ in 0..warm {
@@ -57,14 +56,10 @@ pub fn kernels(engine: &Engine, effort: Effort, file: Option<&ReportFile>) -> Re
                     micros: Micros::of(times(steps, kernel.kind, samples)?),
                     ..kernel.row.clone()
                 };
-                let row = row.measured(kernel.cost, &report.ceilings);
-                if pushed.is_ok() {
-                    pushed = report.push(row);
-                }
+                report.push(row.measured(kernel.cost, &report.ceilings));
             }
             Ok(())
         })?;
-        pushed?;
     }
     Ok(report)
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::ceiling::{self, Ceilings, DeviceFacts};
 use crate::target::ReportFile;
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use ropeway::Cost;
 use ropeway::Engine;
 
@@ -27,7 +27,7 @@ pub struct Report {
     pub ceilings: Ceilings,
     /// In the order in which they were measured.
     rows: Vec<Row>,
-    /// Where the report goes as JSON after each row, so that a run that is ended in the middle leaves what it had.
+    /// Where the report is as JSON after each row, so that a run that is ended in the middle leaves what it had.
     #[serde(skip)]
     file: Option<ReportFile>,
 }
@@ -187,14 +187,11 @@ impl Report {
     }
 
     /// Adds a row.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn push(&mut self, row: Row) -> Result<()> {
+    pub fn push(&mut self, row: Row) {
         self.rows.push(row);
-        let Some(file) = &self.file else { return Ok(()) };
-        let written = file.write(&self.json());
-        written.with_context(|| file.path().display().to_string())
+        if let Some(file) = &self.file {
+            file.update(&self.json());
+        }
     }
 
     /// For programs.

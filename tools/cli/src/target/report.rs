@@ -18,10 +18,11 @@ pub struct ReportFile {
 }
 
 impl ReportFile {
-    /// Looks whether a report can be written there, before minutes are spent on it; changes nothing.
+    /// Looks whether a report can be written there, before minutes are spent on it; leaves nothing there.
     ///
     /// # Errors
-    /// It is a folder, an open file, one that cannot be replaced, or in one of `folders`, which the engine reads.
+    /// It is a folder, an open file, one that cannot be replaced, in a folder where no file can be made, or in one of
+    /// `folders`, which the engine reads.
     pub fn new(path: &Path, folders: &[&Path]) -> Result<ReportFile, Exit> {
         let name = path.display();
         let found = fs::metadata(path);
@@ -43,6 +44,7 @@ impl ReportFile {
         let path = destination(path).map_err(failed)?;
         replaceable(&path).map_err(failed)?;
         refuse_model_files(&path, folders)?;
+        tempfile::tempfile_in(claim::folder(&path)).map_err(failed)?;
         Ok(ReportFile {
             path,
             is_device: false,
@@ -52,6 +54,14 @@ impl ReportFile {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Writes what there is of a report so far. Pipes and devices get it when it is whole, and what fails is tried again
+    /// then: minutes of measuring do not end for it.
+    pub fn update(&self, text: &str) {
+        if !self.is_device {
+            let _ = self.write(text);
+        }
     }
 
     /// Writes the report, in the place of what is there.

@@ -1,3 +1,5 @@
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -469,9 +471,34 @@ fn a_report_replaces_a_name_and_writes_through_nothing() {
             .contains("another ropeway is writing it")
     );
     drop(target);
+    said("none/report", "No such file");
     ReportFile::new(Path::new("/dev/null"), &[])
         .unwrap()
         .write("x")
         .unwrap();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 11);
+}
+
+#[test]
+fn a_pipe_gets_a_report_once_and_a_file_as_it_grows() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pipe, path) = (folder.path().join("pipe"), folder.path().join("report"));
+    let name = CString::new(pipe.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a path that ends with a zero.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let file = ReportFile::new(&pipe, &[]).unwrap();
+    // Nobody reads yet: this would wait.
+    file.update("some");
+    let read = std::thread::spawn(move || fs::read_to_string(pipe).unwrap());
+    file.write("all").unwrap();
+    assert_eq!(read.join().unwrap(), "all");
+
+    let file = ReportFile::new(&path, &[]).unwrap();
+    file.update("some");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "some");
+    // What fails is told when the report is whole.
+    set_mode(&path, 0o444);
+    file.update("more");
+    assert!(file.write("all").unwrap_err().to_string().contains("read-only"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "some");
 }

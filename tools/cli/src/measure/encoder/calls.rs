@@ -104,7 +104,7 @@ pub fn throughput(engine: &Engine, effort: Effort, report: &mut Report) -> Resul
                 ]),
                 ..Row::default()
             };
-            report.push(row.measured(engine.cost(&requests)?, &report.ceilings))?;
+            report.push(row.measured(engine.cost(&requests)?, &report.ceilings));
         }
     }
     Ok(())
@@ -171,7 +171,7 @@ pub fn documents(engine: &Engine, effort: Effort, report: &mut Report) -> Result
             note: (!at_once).then(|| "several passes".into()),
             ..Row::default()
         };
-        report.push(row.measured(engine.cost(&requests)?, &report.ceilings))?;
+        report.push(row.measured(engine.cost(&requests)?, &report.ceilings));
     }
     Ok(())
 }

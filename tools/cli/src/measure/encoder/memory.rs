@@ -25,28 +25,28 @@ pub fn rows(engine: &Engine, driver: Option<(&MemoryProbe, u64)>, report: &mut R
             bytes: Some(bytes),
             parameters: entries([("tokens", tokens.into()), ("lanes", lanes.into())]),
             ..Row::default()
-        })
+        });
     };
-    row("weights", format!("in {}", engine.device_name()), weights)?;
+    row("weights", format!("in {}", engine.device_name()), weights);
     row(
         "adapters",
         format!("{} loaded", engine.adapters().len()),
         adapters,
-    )?;
-    row("arena", format!("{lanes} × {tokens} tokens"), lanes * arena)?;
+    );
+    row("arena", format!("{lanes} × {tokens} tokens"), lanes * arena);
     row(
         "engine",
         "all of these".into(),
         weights + adapters + lanes * arena,
-    )?;
+    );
     if let Some((probe, opened)) = driver {
-        row("driver: engine opened", "taken since before".into(), opened)?;
+        row("driver: engine opened", "taken since before".into(), opened);
         let now = probe.taken()?;
         row(
             "driver: after all batches",
             "taken since before, graphs included".into(),
             now,
-        )?;
+        );
     }
     Ok(())
 }

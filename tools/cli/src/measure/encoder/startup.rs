@@ -78,7 +78,8 @@ pub fn startup(report: &mut Report, effort: Effort, child: &mut dyn FnMut() -> C
             "parts in s; the checkpoint is in the page cache, and this process has the driver running".into(),
         ),
         ..Row::default()
-    })
+    });
+    Ok(())
 }
 
 /// One process's start.
