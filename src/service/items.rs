@@ -38,6 +38,8 @@ pub struct Arrival {
     pub tokens: usize,
     /// Its cost, estimated likewise.
     pub cost: u64,
+    /// Whether it is tokenised in less time than it takes to wake a thread for it, or in about as much.
+    pub short: bool,
 }
 
 /// Why a request is not let in.
@@ -77,6 +79,8 @@ pub struct Entry {
     /// What it counts for in the queue.
     pub tokens: usize,
     pub cost: u64,
+    /// As it came: see [`Arrival`].
+    pub short: bool,
     pub stage: Stage,
 }
 

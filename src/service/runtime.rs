@@ -221,7 +221,7 @@ impl<E: Executor> Runtime<E> {
             deadline,
         } = submission;
         let shared = &self.shared;
-        let (tokens, cost) = shared.estimate(&request);
+        let (tokens, cost, short) = shared.estimate(&request);
         let place = Place {
             caller,
             priority,
@@ -234,7 +234,12 @@ impl<E: Executor> Runtime<E> {
         if let Health::Lost { reason } = &state.health {
             return Err(Error::DeviceLost(reason.clone()).into());
         }
-        let arrival = Arrival { place, tokens, cost };
+        let arrival = Arrival {
+            place,
+            tokens,
+            cost,
+            short,
+        };
         let id = match state.scheduler.submit(shared.now(), arrival) {
             Ok(id) => id,
             Err(Refusal::Full { retry_after }) => {

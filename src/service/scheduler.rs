@@ -15,9 +15,6 @@ use super::items::{
 };
 use super::speed::Speed;
 
-/// Tokens of a text that a thread tokenises within some 100 µs.
-const SHORT_TEXT: u64 = 128;
-
 /// See the module.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -89,7 +86,12 @@ impl Scheduler {
 
     /// Lets a request in, or says why not.
     pub fn submit(&mut self, now: Duration, arrival: Arrival) -> Result<Id, Refusal> {
-        let Arrival { place, tokens, cost } = arrival;
+        let Arrival {
+            place,
+            tokens,
+            cost,
+            short,
+        } = arrival;
         // What is larger than the whole queue goes in when the queue is empty.
         let over = (self.queued_tokens + tokens).saturating_sub(self.limits.queue_tokens);
         let no_room = self.queued_requests > 0 && over > 0;
@@ -115,6 +117,7 @@ impl Scheduler {
             place,
             tokens: 0,
             cost: 0,
+            short,
             stage: Stage::Text,
         };
         self.entries.insert(id, entry);
@@ -127,9 +130,9 @@ impl Scheduler {
         self.texts.len()
     }
 
-    /// Whether the text to tokenise next is so short that this takes less time than to wake a thread for it, or about as much.
+    /// Whether the text to tokenise next is a short one: see [`Arrival`].
     pub fn has_short_text(&self) -> bool {
-        self.texts.peek().is_some_and(|(_, tokens)| tokens <= SHORT_TEXT)
+        self.texts.peek().is_some_and(|(id, _)| self.entries[&id].short)
     }
 
     /// Whether something waits for a pass.

@@ -80,7 +80,7 @@ impl Executor for Fake {
     }
 
     fn max_tokens(&self) -> usize {
-        512
+        100
     }
 
     fn sequence_cost(&self) -> (u64, u64) {
@@ -262,6 +262,7 @@ fn an_idle_thread_of_passes_tokenises_what_is_short() {
         },
         false,
     );
+    // Of more tokens than the model takes, which are few.
     let long = |id: u32| setting.runtime.submit(of_ids(&[id; 200])).unwrap();
     let by = |id: u32| setting.tokenized.lock().unwrap()[&id].clone();
     let until_idle = || {

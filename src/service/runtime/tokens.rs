@@ -10,6 +10,9 @@ use crate::service::error::ServiceError;
 use crate::service::executor::Executor;
 use crate::service::items::Id;
 
+/// Tokens of a text that a thread tokenises within some 100 µs.
+const SHORT_TEXT: usize = 128;
+
 impl<E: Executor> Shared<E> {
     /// Tokenises until the service stops, and gives up requests whose deadlines pass.
     pub fn tokenize(&self) {
@@ -86,8 +89,9 @@ impl<E: Executor> Shared<E> {
         false
     }
 
-    /// About the tokens of a request that is not tokenised yet, and their cost.
-    pub fn estimate(&self, request: &Request<'_>) -> (usize, u64) {
+    /// About the tokens of a request that is not tokenised yet, as far as the model takes them, and their cost; and whether the
+    /// text is short, all of it.
+    pub fn estimate(&self, request: &Request<'_>) -> (usize, u64, bool) {
         // Of English some four bytes make a token.
         let tokens = match &request.input {
             Input::Text(text) => 2 + (text.len() + request.options.get_prompt().map_or(0, str::len)) / 4,
@@ -95,12 +99,13 @@ impl<E: Executor> Shared<E> {
         };
         let chunked = request.options.get_chunks().is_some();
         let limit = self.max_tokens.max(1);
-        match chunked {
+        let (taken, cost) = match chunked {
             false => (tokens.min(limit), self.cost(tokens.min(limit))),
             true => (
                 tokens,
                 (tokens / limit) as u64 * self.cost(limit) + self.cost(tokens % limit),
             ),
-        }
+        };
+        (taken, cost, tokens <= SHORT_TEXT)
     }
 }

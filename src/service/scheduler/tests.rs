@@ -43,6 +43,7 @@ fn submitted(scheduler: &mut Scheduler, now: Duration, place: Place, cost: u64) 
         place,
         tokens: cost as usize,
         cost,
+        short: false,
     };
     let id = scheduler.submit(now, arrival).unwrap();
     assert_eq!(scheduler.next_text(), Some(id));
@@ -166,6 +167,7 @@ fn what_cannot_be_in_time_or_has_no_room_is_refused() {
         place: place("a", 0, deadline),
         tokens: cost as usize,
         cost,
+        short: false,
     };
     let needs = |refused| match refused {
         Err(Refusal::Late { needs }) => needs,
@@ -343,6 +345,7 @@ impl World {
             ),
             tokens,
             cost: tokens as u64,
+            short: false,
         };
         let (requests, before) = (self.scheduler.queued_requests(), self.scheduler.queued_tokens());
         let full = requests >= self.limits.queue_requests
