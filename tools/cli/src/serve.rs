@@ -282,7 +282,7 @@ fn open(
                 let engine =
                     opened.map_err(|exit| ropeway::Error::Device(exit::message(&exit).to_owned()))?;
                 if let Some(adapters) = &adapters {
-                    adapters.restore(&name, &engine)?;
+                    adapters.restore(&name, &engine, note)?;
                 }
                 Ok(engine)
             }

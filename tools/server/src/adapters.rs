@@ -38,15 +38,26 @@ impl AdapterFolder {
         }
     }
 
-    /// Adds to an engine what this model had loaded: for one that is opened anew after its device was lost.
+    /// Adds to an engine what this model had loaded: for one that is opened anew after its device was lost. What is not there
+    /// any more is not loaded from then on, or the model would never be back for those who ask for something else; it is told.
     ///
     /// # Errors
-    /// The first adapter's that cannot be added.
-    pub fn restore(&self, model: &str, engine: &Engine) -> ropeway::Result<()> {
+    /// The device failed.
+    pub fn restore(&self, model: &str, engine: &Engine, tell: impl Fn(&str)) -> ropeway::Result<()> {
         let _turn = self.turn();
         let loaded = self.loaded().clone();
-        let mut names = loaded.iter().filter(|(of, _)| of == model);
-        names.try_for_each(|(_, name)| engine.add_adapter(name, self.path.join(name)))
+        for adapter in loaded.iter().filter(|(of, _)| of == model) {
+            let (_, name) = adapter;
+            match engine.add_adapter(name, self.path.join(name)) {
+                Ok(()) => {}
+                Err(error @ (Error::Gpu { .. } | Error::DeviceLost(_))) => return Err(error),
+                Err(error) => {
+                    self.loaded().remove(adapter);
+                    tell(&format!("model {} goes on without it: {error}", shown(model)));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn loaded(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {

@@ -53,7 +53,9 @@ fn adapters_come_and_go_by_the_admin_key_alone() {
     assert_eq!(status, 200, "{answer}");
     // What an engine has that got the adapter by its folder.
     let other = engine();
-    adapters.restore("tiny", &other).unwrap();
+    adapters
+        .restore("tiny", &other, |problem| panic!("{problem}"))
+        .unwrap();
     let wanted = other
         .embed(&["a b"], &ropeway::Embed::task("legal"))
         .unwrap()
@@ -86,6 +88,21 @@ fn adapters_come_and_go_by_the_admin_key_alone() {
     assert_eq!(embed("user").0, 400);
     // The admin key is no other key.
     assert_eq!(embed("admin").0, 401);
+    // One that is gone when the engine is opened anew keeps it from nothing.
+    assert_eq!(ask("PUT", legal, "admin").0, 200);
+    std::fs::remove_dir_all(scratch.path().join("legal")).unwrap();
+    let told = std::cell::RefCell::new(Vec::new());
+    let tell = |problem: &str| told.borrow_mut().push(problem.to_owned());
+    adapters.restore("tiny", &engine(), tell).unwrap();
+    let told = told.into_inner();
+    assert!(
+        told.len() == 1
+            && told[0].starts_with("model tiny goes on without it: ")
+            && told[0].contains("legal"),
+        "{told:?}"
+    );
+    let (_, list) = ask("GET", "/v1/adapters", "admin");
+    assert_eq!(list["loaded"], json!([]));
 }
 
 #[test]
