@@ -119,10 +119,16 @@ impl ExistingRows {
             .read_until(b'\n', &mut content)
             .map_err(|e| e.to_string())?;
         let foreign = || format!("line {} is not a row that ropeway wrote", self.rows + 1);
-        // What no row begins like is somebody's file, and not to be dropped.
-        let torn = |content: &[u8]| match jsonl::is_row_begin(content) {
-            true => Ok(None),
-            false => Err(foreign()),
+        // What no row begins like is somebody's file, and not to be dropped. After a loss of power a file may end with zeros
+        // where a row was to be.
+        let torn = |content: &[u8]| {
+            let zeros = content.iter().rev().take_while(|&&byte| byte == 0).count();
+            let begin = &content[..content.len() - zeros];
+            let zeros_alone = zeros > 0 && begin.is_empty() && self.rows == 0;
+            match jsonl::is_row_begin(begin) && !zeros_alone {
+                true => Ok(None),
+                false => Err(foreign()),
+            }
         };
         let mut bytes = content.len() as u64;
         let whole = content.last() == Some(&b'\n');

@@ -65,7 +65,7 @@ impl<'a> Run<'a> {
         array: Option<(Dtype, usize)>,
     ) -> Result<Option<ExistingRows>, Exit> {
         let name = target.path().display().to_string();
-        let way_out = "give the inputs and options of that run, or delete the file to start over";
+        let way_out = "give the inputs and options of that run, or move the file away to start over";
         let mismatch = |what: &str| Exit::usage(format!("{name}: {what}; {way_out}"));
         let file = target.reader().map_err(|error| Exit::output(&name, &error))?;
         let existing = match array {

@@ -162,9 +162,16 @@ fn files_that_ropeway_did_not_write_are_refused() {
             .next()
             .is_err()
     );
-    for torn in [&b""[..], b"{\"i", b"{\"id\":", b"{\"id\":0,\"embed"] {
+    for torn in [
+        &b""[..],
+        b"{\"i",
+        b"{\"id\":",
+        b"{\"id\":0,\"embed",
+        b"{\"id\":0,\"emb\0\0",
+    ] {
         assert!(ExistingRows::jsonl(open(torn)).next().unwrap().is_none());
     }
+    assert!(ExistingRows::jsonl(open(b"\0\0\0")).next().is_err());
     let whole_row = b"{\"id\":0,\"embedding\":[0.5],\"tokens\":1,\"truncated\":false}\n";
     for notes in [
         &b"{\"id\":0,\"my\":\"notes\""[..],
@@ -172,7 +179,7 @@ fn files_that_ropeway_did_not_write_are_refused() {
         b"{ ",
         b"{\"id\":0,\"embedding\":[0.5],\"note",
         b"{\"id\":0}",
-        b"{\"id\":0,\0\0\0",
+        b"{\"id\":0,\"em\0b",
     ] {
         assert!(ExistingRows::jsonl(open(notes)).next().is_err(), "{notes:?}");
         let mut behind = ExistingRows::jsonl(open(&[&whole_row[..], notes].concat()));
