@@ -144,7 +144,7 @@ impl Growing {
     pub fn too_large(&self) -> Failure {
         let most = self.most;
         let message =
-            format!("the answer would have more than {most} bytes; send fewer or shorter inputs at a time");
+            format!("the answer could have more than {most} bytes; send fewer or shorter inputs at a time");
         Failure::new(Kind::TooLarge, message)
     }
 

@@ -408,7 +408,7 @@ fn tokens_and_texts_that_can_never_be_sent_are_told_so() {
             (status, &answer["error"]),
             (
                 413,
-                &json!("the answer would have more than 16384 bytes; send fewer or shorter inputs at a time")
+                &json!("the answer could have more than 16384 bytes; send fewer or shorter inputs at a time")
             ),
             "{path}"
         );
