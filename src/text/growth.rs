@@ -46,6 +46,7 @@ impl UnicodeRun {
 pub fn of_normalizer(steps: &[&Value]) -> Result<f64, String> {
     let mut growth = 1.0;
     let mut run = UnicodeRun::NONE;
+    let mut before_nothing = false;
     for step in steps {
         // What is neither of Unicode nor takes characters away makes new text for those that follow.
         let made = match kind(step) {
@@ -82,13 +83,19 @@ pub fn of_normalizer(steps: &[&Value]) -> Result<f64, String> {
             "ByteLevel" => 2.0,
             "Prepend" => 1.0 + length(&step["prepend"]),
             "Precompiled" => of_map(&PrecompiledMap::read(&step["precompiled_charsmap"])?),
-            "Replace" => of_replace(step),
+            "Replace" => {
+                before_nothing |= shortest_match(step).is_none();
+                of_replace(step)
+            }
             other => return Err(format!("normalizer: nothing is known of a step {other:?}")),
         };
         growth *= made * run.growth();
         run = UnicodeRun::NONE;
     }
-    Ok(growth * run.growth())
+    // The library loses its place at what was put in before nothing: a splitter that makes other bytes of it leaves what was
+    // there as well.
+    let left = if before_nothing { 2.0 } else { 1.0 };
+    Ok(growth * run.growth() * left)
 }
 
 /// The most by which a splitter's steps multiply a text. Most leave it as it is.
@@ -125,14 +132,18 @@ pub fn of_decoder(steps: &[&Value]) -> f64 {
 /// A replacement may stand for what the pattern matches at the least. An expression that is not known to match anything
 /// may match nothing, before each character and at the end.
 fn of_replace(step: &Value) -> f64 {
-    let pattern = &step["pattern"];
-    let least = match pattern["Regex"].as_str() {
-        Some(regex) => shortest_run(regex).map(|bytes| bytes as f64),
-        None => Some(length(&pattern["String"])).filter(|&bytes| bytes > 0.0),
-    };
-    match least {
+    match shortest_match(step) {
         Some(least) => (length(&step["content"]) / least).max(1.0),
         None => 1.0 + length(&step["content"]),
+    }
+}
+
+/// The fewest bytes that a replacement can stand for, where it is known to be for some.
+fn shortest_match(step: &Value) -> Option<f64> {
+    let pattern = &step["pattern"];
+    match pattern["Regex"].as_str() {
+        Some(regex) => shortest_run(regex).map(|bytes| bytes as f64),
+        None => Some(length(&pattern["String"])).filter(|&bytes| bytes > 0.0),
     }
 }
 
@@ -400,6 +411,16 @@ pub mod tests {
 
     fn refs(steps: &[Value]) -> Vec<&Value> {
         steps.iter().collect()
+    }
+
+    #[test]
+    fn what_is_put_in_before_nothing_may_stay_there_too() {
+        let mark = json!({"type": "Replace", "pattern": {"String": ""}, "content": "\u{2581}"});
+        let bytes =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+        let (grown, length) = split(std::slice::from_ref(&mark), std::slice::from_ref(&bytes), " ").unwrap();
+        assert_eq!((grown, length), (7, 17));
+        assert!(length as f64 <= of_normalizer(&[&mark]).unwrap() * of_splitter(&[&bytes]) * 2.0);
     }
 
     proptest! {
