@@ -123,24 +123,18 @@ fn pack<T: Copy + Default>(
     data
 }
 
-/// Asks for huge pages for this memory, where they fit: rows that lie a page apart then need no address translation each.
-/// Best before it is first written to.
+/// Bytes of a page: where memory that may ask for huge pages begins.
+pub(super) const PAGE: usize = 4096;
+
+/// Asks for huge pages for this memory, which begins on a page's boundary: rows that lie a page apart then need no address
+/// translation each. Best before it is first written to.
 pub(super) fn prefer_huge_pages(ptr: *const u8, bytes: usize) {
+    debug_assert_eq!(ptr.addr() % PAGE, 0);
+    // SAFETY: whole pages of one allocation; the advice changes no contents. If refused, small pages serve.
     #[cfg(target_os = "linux")]
-    {
-        const PAGE: usize = 4096;
-        let skipped = ptr.align_offset(PAGE);
-        if let Some(bytes) = bytes.checked_sub(skipped) {
-            // SAFETY: whole pages of one allocation; the advice changes no contents. If refused, small pages serve.
-            unsafe {
-                libc::madvise(
-                    ptr.add(skipped).cast_mut().cast(),
-                    bytes / PAGE * PAGE,
-                    libc::MADV_HUGEPAGE,
-                )
-            };
-        }
-    }
+    unsafe {
+        libc::madvise(ptr.cast_mut().cast(), bytes / PAGE * PAGE, libc::MADV_HUGEPAGE)
+    };
     #[cfg(not(target_os = "linux"))]
     let _ = (ptr, bytes);
 }

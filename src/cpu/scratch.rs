@@ -4,7 +4,7 @@ use std::alloc::{Layout, handle_alloc_error};
 
 use memmap2::MmapMut;
 
-use super::packed::prefer_huge_pages;
+use super::packed::{PAGE, prefer_huge_pages};
 
 /// Memory that grows to what the largest pass so far needed; zeros at first, on a page's boundary.
 ///
@@ -16,15 +16,13 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    const PAGE: usize = 4096;
-
     /// Makes room for so many bytes. Where that takes new memory, what was in the old is lost.
     pub fn reserve(&mut self, bytes: usize) {
         if self.bytes().len() < bytes {
             self.map = None;
             // More than asked for, or passes that get larger by a token each would all map anew. The system hands out pages
             // when they are first written to: what no pass needs takes none.
-            let roomy = (bytes + bytes / 4).next_multiple_of(Scratch::PAGE);
+            let roomy = (bytes + bytes / 4).next_multiple_of(PAGE);
             let map = MmapMut::map_anon(roomy).unwrap_or_else(|_| {
                 handle_alloc_error(Layout::array::<u8>(roomy).expect("less than the address space"))
             });
@@ -60,7 +58,7 @@ mod tests {
         assert!(bytemuck::cast_slice_mut::<u8, f32>(scratch.bytes_mut()).is_empty());
         scratch.reserve(100_000);
         let first = scratch.bytes().as_ptr();
-        assert_eq!(first.addr() % Scratch::PAGE, 0);
+        assert_eq!(first.addr() % PAGE, 0);
         assert!(scratch.bytes().len() >= 100_000 && scratch.bytes().iter().all(|&byte| byte == 0));
         // A little more needs no new memory, and keeps what is there.
         scratch.bytes_mut()[99_999] = 7;
