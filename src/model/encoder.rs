@@ -239,7 +239,7 @@ fn check_layers(config: &ModelConfig, checkpoint: &Checkpoint, prefix: &str) -> 
             format!(
                 "is of layer {number}, counted from 0, and num_hidden_layers in config.json is {layers}; set it to {}, or save \
                  the model without the layers that it does not have",
-                number + 1
+                number.saturating_add(1)
             ),
         )),
     }

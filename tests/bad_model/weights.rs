@@ -134,6 +134,20 @@ fn broken_weight_files_are_refused() {
                 &["encoder.layer.1.", "num_hidden_layers", "is 1", "set it to 2"],
             ),
             (
+                "the last layer that there can be",
+                |m| {
+                    edit_tensors(&weights(m), |t| {
+                        let bias = t["encoder.layer.1.output.dense.bias"].clone();
+                        drop(t.insert(format!("encoder.layer.{}.output.dense.bias", usize::MAX), bias))
+                    })
+                },
+                &[
+                    "encoder.layer.18446744073709551615.output.dense.bias",
+                    "num_hidden_layers",
+                    "is 2",
+                ],
+            ),
+            (
                 "missing tensor",
                 |m| {
                     edit_tensors(&weights(m), |t| {
