@@ -206,6 +206,26 @@ fn writes_of_the_same_value_are_no_race() {
     assert_eq!(raced(write(&block, 0, 1, false)).0, RaceKind::WriteAfterWrite);
 }
 
+/// Two blocks add to a number at the very same time: the read of the second is seen by nobody, and it writes what the first
+/// has written.
+#[test]
+fn what_was_read_is_not_written_by_two_blocks() {
+    let (launch, global) = (launch(), global());
+    let [first, second] = [0, 1].map(|block| Block::new(&launch, block, 1, &global));
+    let write = |block: &Block<'_>, offset: u64, same| {
+        global.write(offset, 4, &block.clocks.who(0), 0, WEAK, same, 1)
+    };
+    second.read(Var::Global(0), 0, 0).unwrap();
+    // What the first block's host thread finds that does not see this read yet.
+    let _ = write(&first, 0, false);
+    let race = raced(write(&second, 0, true));
+    assert_eq!(race, (RaceKind::WriteAfterWrite, (0, 0, 0)));
+    // Who has not read it, or something else, may write the same.
+    second.read(Var::Global(8), 0, 0).unwrap();
+    write(&first, 4, false).unwrap();
+    write(&second, 4, true).unwrap();
+}
+
 #[test]
 fn a_report_has_no_sequel() {
     let (launch, global) = (launch(), global());

@@ -250,7 +250,7 @@ impl Shadow {
     }
 
     /// A lane writes. `same_value`: memory holds these very bytes already, so an unordered write of another
-    /// thread is no race. Marks the bytes initialised.
+    /// thread is no race, unless that is of another block and this thread has read them. Marks the bytes initialised.
     #[inline]
     #[allow(clippy::too_many_arguments)]
     pub fn write(
@@ -796,7 +796,10 @@ impl Shadow {
         if earlier.known || strong || kind == stamp::MIXED && earlier.own_agent {
             return Ok(if together { merged } else { new });
         }
-        if same_value {
+        // Not so of a thread that has read the word: where two blocks add to a number at the very same time, on two host threads,
+        // neither may have seen the other's read, and both write the same.
+        let has_read = || !same_block(&earlier, who) && self.has_read(word, who, lane);
+        if same_value && !has_read() {
             return Ok(if together {
                 merged
             } else {
@@ -811,6 +814,12 @@ impl Shadow {
             &earlier,
             kind == stamp::MIXED,
         ))
+    }
+
+    /// Whether the read that is kept of a word is the thread's own, in this launch.
+    fn has_read(&self, word: usize, who: &Who<'_>, lane: usize) -> bool {
+        let read = self.decode(self.reads[word].load(Relaxed), who, lane);
+        read.is_some_and(|read| read.own_agent && read.thread.lane as usize == lane)
     }
 
     /// Keeps a read of words whose stamps are alike beside, or instead of, the reads that are known.
