@@ -9,6 +9,9 @@
 // Where the block has made x and h itself, all of their k-blocks lie behind the ring, laid out as in a stage, and the
 // stages hold W and B alone (Resident::XAndH). Where other warps of it make h meanwhile, the main loop is x Wᵀ alone, and
 // whoever called it adds h Bᵀ (Resident::H).
+//
+// A tile of several parts has one such pipeline, with threads of its own, for each of as many parts of k, h and B
+// behind the last; whoever called the main loop adds their sums.
 #pragma once
 
 #include "dtype.cuh"
@@ -20,13 +23,15 @@ enum class Resident { Nothing, XAndH, H };
 
 /// Sizes of a block's tile of out, of a warp's part of it, and of the pipeline.
 template <int BLOCK_M_, int BLOCK_N_, int WARP_M_, int WARP_N_, int BLOCK_K_, int STAGES,
-          Resident RESIDENT = Resident::Nothing>
+          Resident RESIDENT = Resident::Nothing, int PARTS = 1>
 struct GemmTile {
     static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, BLOCK_K = BLOCK_K_;
     static constexpr int WARP_M = WARP_M_, WARP_N = WARP_N_;
     static constexpr int kStages = STAGES;
     static constexpr int kWarpsN = BLOCK_N / WARP_N;
+    /// Those of one part.
     static constexpr int kThreads = 32 * (BLOCK_M / WARP_M) * kWarpsN;
+    static constexpr int kParts = PARTS;
     /// 16-byte vectors in a row of a stage.
     static constexpr int kRowVectors = BLOCK_K / 8;
     /// Rows that all threads together copy in one pass.
@@ -36,6 +41,7 @@ struct GemmTile {
     /// Where a stage has W: behind its x.
     static constexpr int kWOffset = kResidentX ? 0 : BLOCK_M * kRowBytes;
     static constexpr int kStageBytes = kWOffset + BLOCK_N * kRowBytes;
+    /// Of one part.
     static constexpr int kPipelineBytes = kStages * kStageBytes;
     /// Bytes of a k-block of a resident x.
     static constexpr int kXBytes = BLOCK_M * kRowBytes;
@@ -48,6 +54,7 @@ struct GemmTile {
                   "every pass copies whole groups of eight rows");
     static_assert(WARP_M % 16 == 0 && (WARP_N == 8 || WARP_N % 16 == 0), "a warp's part is whole MMAs");
     static_assert(BLOCK_N % 16 == 0, "a tile has both sides of its pairs");
+    static_assert(PARTS == 1 || RESIDENT == Resident::Nothing, "what is resident is not in parts");
 
     /// The swizzled byte offset of a vector of a row, from the beginning of the operand in its stage.
     static __device__ __forceinline__ uint32_t smem_offset(uint32_t row, uint32_t vector) {
@@ -61,9 +68,30 @@ struct GemmTile {
         return kResidentH ? 0 : (columns + BLOCK_K - 1) / BLOCK_K;
     }
 
-    /// A barrier of the threads that multiply.
+    /// The part of k that this thread multiplies, and its number among the part's threads.
+    static __device__ __forceinline__ uint32_t part() { return PARTS == 1 ? 0 : threadIdx.x / kThreads; }
+    static __device__ __forceinline__ uint32_t thread() { return PARTS == 1 ? threadIdx.x : threadIdx.x % kThreads; }
+
+    /// The part's pipeline, and where what is resident begins.
+    static __device__ __forceinline__ uint32_t pipeline() { return cvta_to_shared(smem) + part() * kPipelineBytes; }
+
+    /// Whether the part is the one that h and B are behind.
+    static __device__ __forceinline__ bool is_last() { return part() == PARTS - 1; }
+
+    /// K-blocks of x and W: in all, before a part, and of this thread's.
+    static __device__ __forceinline__ uint32_t all_k_blocks(uint32_t k) { return (k + BLOCK_K - 1) / BLOCK_K; }
+    static __device__ __forceinline__ uint32_t k_blocks_before(uint32_t part, uint32_t k) {
+        return part * all_k_blocks(k) / PARTS;
+    }
+    static __device__ __forceinline__ uint32_t part_k_blocks(uint32_t k) {
+        return PARTS == 1 ? all_k_blocks(k) : k_blocks_before(part() + 1, k) - k_blocks_before(part(), k);
+    }
+
+    /// A barrier of the threads that multiply, of one part of k.
     static __device__ __forceinline__ void sync() {
-        if constexpr (RESIDENT != Resident::Nothing) {
+        if constexpr (PARTS > 1) {
+            bar_sync(1 + part(), kThreads);
+        } else if constexpr (RESIDENT != Resident::Nothing) {
             bar_sync<1>(kThreads);
         } else {
             __syncthreads();
@@ -117,7 +145,7 @@ template <class Tile> struct TileLoader {
     uint32_t stage_offset;
 
     __device__ __forceinline__ TileLoader(const GemmParams &p, const ColumnMap<Tile> &columns, uint32_t tokens) {
-        const uint32_t row = threadIdx.x / Tile::kRowVectors;
+        const uint32_t row = Tile::thread() / Tile::kRowVectors;
         const uint32_t first_row = blockIdx.y * Tile::BLOCK_M + row;
         rows_left = static_cast<int32_t>(tokens - first_row);
         // Rows past the end are clamped to the last one: an address must be valid even if nothing is read from it or
@@ -130,10 +158,18 @@ template <class Tile> struct TileLoader {
         for (int i = 0; i < kWPasses; i++) {
             w_row[i] = min(columns[row + i * Tile::kRowsPerPass], p.n - 1);
         }
-        stage_offset = Tile::smem_offset(row, threadIdx.x % Tile::kRowVectors);
-        k_blocks = (p.k + Tile::BLOCK_K - 1) / Tile::BLOCK_K;
-        adapter_k_blocks = Tile::adapter_k_blocks(p.columns);
+        stage_offset = Tile::smem_offset(row, Tile::thread() % Tile::kRowVectors);
+        k_blocks = Tile::part_k_blocks(p.k);
+        adapter_k_blocks = Tile::is_last() ? Tile::adapter_k_blocks(p.columns) : 0;
         set_operands(p.x, p.x_stride, p.w, p.k);
+        if constexpr (Tile::kParts > 1) {
+            const uint32_t first = Tile::k_blocks_before(Tile::part(), p.k);
+            k_left -= static_cast<int32_t>(first * Tile::BLOCK_K);
+            if (k_left > 0) {
+                x += first * Tile::kRowBytes;
+                w += first * Tile::kRowBytes;
+            }
+        }
     }
 
     /// Switches to h and B, or to zeros, if all k-blocks of the current operands are copied. Must be called before
@@ -145,6 +181,8 @@ template <class Tile> struct TileLoader {
                 k_blocks = adapter_k_blocks;
                 adapter_k_blocks = 0;
                 set_operands(p.h, p.columns, p.b, p.columns);
+            } else if constexpr (Tile::kParts > 1) {
+                k_left = 0; // What is left belongs to the next part.
             }
         }
     }
@@ -152,7 +190,7 @@ template <class Tile> struct TileLoader {
     /// Selects a left operand [tokens, left_stride] and a right operand [n, width].
     __device__ __forceinline__ void set_operands(const uint16_t *left, uint32_t left_stride, const uint16_t *right,
                                                  uint32_t width) {
-        const uint32_t column = threadIdx.x % Tile::kRowVectors * 8;
+        const uint32_t column = Tile::thread() % Tile::kRowVectors * 8;
         k_left = static_cast<int32_t>(width - column);
         x = reinterpret_cast<const uint8_t *>(left + (k_left > 0 ? column : 0));
         w = reinterpret_cast<const uint8_t *>(right + (k_left > 0 ? column : 0));
@@ -196,7 +234,7 @@ template <class Tile> struct TileLoader {
         for (int i = 0; i < Tile::kStages - 1; i++) {
             next_operands(p);
             k_blocks--;
-            copy<X, W>(cvta_to_shared(smem) + i * Tile::kStageBytes);
+            copy<X, W>(Tile::pipeline() + i * Tile::kStageBytes);
         }
     }
 };
@@ -229,11 +267,11 @@ template <class Tile> struct Fragments {
     // pass rows 0-15 at columns 0-7 of the k-step, lanes 16-31 the same rows at columns 8-15. For W, lanes 0-7 and 8-15
     // pass rows 0-7 at columns 0-7 and 8-15, lanes 16-31 rows 8-15 likewise.
     static __device__ __forceinline__ uint32_t x_offset(uint32_t step) {
-        const uint32_t lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 / Tile::kWarpsN * Tile::WARP_M;
+        const uint32_t lane = threadIdx.x % 32, warp_row = Tile::thread() / 32 / Tile::kWarpsN * Tile::WARP_M;
         return Tile::smem_offset(warp_row + lane % 16, 2 * step + lane / 16);
     }
     static __device__ __forceinline__ uint32_t w_offset(uint32_t step) {
-        const uint32_t lane = threadIdx.x % 32, warp_column = threadIdx.x / 32 % Tile::kWarpsN * Tile::WARP_N;
+        const uint32_t lane = threadIdx.x % 32, warp_column = Tile::thread() / 32 % Tile::kWarpsN * Tile::WARP_N;
         return Tile::smem_offset(warp_column + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2);
     }
 
@@ -271,12 +309,13 @@ template <class Tile> struct Fragments {
 };
 
 
-/// acc += x Wᵀ + h Bᵀ, or x Wᵀ alone with Resident::H, after start(). Every accumulator is one chain of MMAs over k in steps of 16, then over the columns
-/// of h; zeros past their ends change no bit. On return no thread uses shared memory any longer.
+/// acc += x Wᵀ + h Bᵀ, or x Wᵀ alone with Resident::H, after start(); of a tile in parts, this thread's part of it.
+/// Every accumulator is one chain of MMAs over k in steps of 16, then over the columns of h; zeros past their ends
+/// change no bit. On return no thread of the part uses its shared memory any longer.
 template <class T, class Tile>
 __device__ __forceinline__ void mainloop(const GemmParams &p, const ColumnMap<Tile> &columns, uint32_t tokens,
                                          Accumulators<Tile> &acc) {
-    const uint32_t pipeline = cvta_to_shared(smem);
+    const uint32_t pipeline = Tile::pipeline();
     TileLoader<Tile> loader(p, columns, tokens);
     loader.template fill<!Tile::kResidentX, !Tile::kWeightsAhead>(p);
 
@@ -290,12 +329,13 @@ __device__ __forceinline__ void mainloop(const GemmParams &p, const ColumnMap<Ti
 
     // The stage that the tensor cores read, and the one before it in the ring, which the copies write.
     uint32_t read_stage = pipeline, write_stage = pipeline + Tile::kPipelineBytes - Tile::kStageBytes;
-    uint32_t k_blocks = (p.k + Tile::BLOCK_K - 1) / Tile::BLOCK_K + Tile::adapter_k_blocks(p.columns);
+    const uint32_t columns_of_h = Tile::is_last() ? p.columns : 0;
+    uint32_t k_blocks = Tile::part_k_blocks(p.k) + Tile::adapter_k_blocks(columns_of_h);
     // The k-block of a resident x that they read, up to the last one, where the read ahead is of no use.
     uint32_t x_block = pipeline + Tile::kPipelineBytes;
     const uint32_t last_x_block = x_block + (k_blocks - 1) * Tile::kXBytes;
     // Of 64 columns the last k-block may have 32 of h and B at most: the products of the other half are left out.
-    const bool half = kSteps == 4 && !Tile::kResidentH && p.columns % 64 - 1u < 32;
+    const bool half = kSteps == 4 && !Tile::kResidentH && columns_of_h % 64 - 1u < 32;
     k_blocks -= half;
     // Double buffering in registers: one set is loaded from shared memory while the tensor cores use the other.
     Fragments<Tile> fragments[2];

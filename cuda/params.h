@@ -258,10 +258,19 @@ SAME_SIZE(struct Rope, 24);
 #define GEMM_SMALL16_THREADS 64
 #define GEMM_SMALL16_SHARED 65536
 #define GEMM_SMALL16_BLOCKS 3
+/// The same with k in PARTS parts, each with two warps and six stages of its own. Not for results that must not depend on their
+/// batch: the sums of the parts are added at the end, which gives other bits than one sum.
+#define GEMM_SPLIT16_ROWS 16
+#define GEMM_SPLIT16_COLUMNS 16
+#define GEMM_SPLIT16_PARTS 4
+#define GEMM_SPLIT16_WARP_ROWS 16
+#define GEMM_SPLIT16_WARP_COLUMNS 8
+#define GEMM_SPLIT16_THREADS 256
+#define GEMM_SPLIT16_SHARED 98304
 
 /// gemm_*: out = f(x Wᵀ + h Bᵀ + bias + residual), f the identity or GELU; q and k rotated, q scaled, if rope.table is
 /// not null. Each element of out has one float32 accumulator: over k in ascending order in steps of 16, then over the
-/// columns of h likewise, for every tile. So all variants give the same bits.
+/// columns of h likewise, for every tile. So all variants but split16 give the same bits.
 struct GemmParams {
     /// [1] uint32: rows; blocks past them exit at once.
     DEVICE(const uint32_t) tokens;

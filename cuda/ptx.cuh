@@ -132,6 +132,11 @@ template <int Id> __device__ __forceinline__ void bar_sync(uint32_t threads) {
     asm volatile("bar.sync %0, %1;" ::"n"(Id), "r"(threads) : "memory");
 }
 
+/// The same at a barrier whose number is not known when this is compiled.
+__device__ __forceinline__ void bar_sync(uint32_t id, uint32_t threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // ---- Asynchronous copies to shared memory ----
 
 /// Writes 16 bytes: the first `bytes` (0 to 16) are copied from `from`, bypassing L1, the rest are zeros. With 0 bytes

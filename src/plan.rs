@@ -168,7 +168,8 @@ pub struct Step {
     pub reads: Vec<BufferId>,
     /// The ops in order, at least one.
     pub outputs: Vec<Output>,
-    /// The tile of a matrix product on a GPU, where there is a choice. All tiles give the same bits.
+    /// The tile of a matrix product on a GPU, where there is a choice. All tiles give the same bits. Another kernel may run in
+    /// its place, as [`StepPrediction::variant`](crate::inspect::StepPrediction) says.
     pub tile: Option<GemmTile>,
 }
 
@@ -224,6 +225,8 @@ pub enum Variant {
     DownGemm,
     /// A product, on a tile for all GPUs.
     Gemm(GemmTile),
+    /// A product of few rows whose sum over k is split, with other bits than the rest.
+    GemmSplit16,
     /// A product, on a tile for compute capability 9.0.
     GemmSm90(Sm90Tile),
     /// A down-projection.
@@ -357,6 +360,7 @@ impl Plan {
                 let choose = || Sm90Tile::choose(shape, head_dim, gpu.multiprocessors);
                 match gpu.sm90.then(|| gpu.sm90_tile.or_else(choose)).flatten() {
                     Some(tile) => Variant::GemmSm90(tile),
+                    None if gpu.numerics == Numerics::Fastest && splits(shape) => Variant::GemmSplit16,
                     None => Variant::Gemm(step.tile.expect("a product on a GPU has a tile")),
                 }
             }
@@ -602,6 +606,14 @@ const _: () = assert!(NORM_LORA_COLUMNS <= params::NORM_GEMM_MAX_LORA as usize);
 const DOWN_LORA_COLUMNS: usize = params::LORA_DOWN_COLUMNS as usize;
 const _: () = assert!(DOWN_LORA_COLUMNS <= params::DOWN_GEMM_MAX_LORA as usize);
 
+/// Whether a product is the faster for a sum over k that is split: where one tile has all rows, and the products of a part wait
+/// for one another longer than its first weights take to come.
+fn splits([rows, _, k]: [usize; 3]) -> bool {
+    /// K-steps of a part, at least.
+    const STEPS: usize = 8;
+    rows <= params::GEMM_SPLIT16_ROWS as usize && k >= STEPS * 16 * params::GEMM_SPLIT16_PARTS as usize
+}
+
 /// Elements that buffers are aligned to: 256 bytes if an element has two.
 const ALIGN: usize = 128;
 
@@ -686,6 +698,7 @@ impl fmt::Display for Variant {
             Variant::NormGemm => f.write_str("norm_gemm"),
             Variant::DownGemm => f.write_str("down_gemm"),
             Variant::Gemm(tile) => write!(f, "gemm {tile}"),
+            Variant::GemmSplit16 => f.write_str("gemm split16"),
             Variant::GemmSm90(tile) => write!(f, "gemm {tile}"),
             Variant::LoraDown => f.write_str("lora_down"),
             Variant::Attention(tile) => write!(f, "attention {tile}"),

@@ -135,7 +135,7 @@ pub enum Numerics {
     #[default]
     Invariant,
     /// On the rest of the batch as well, where that is faster: a batch of one task alone runs on weights
-    /// that its adapter was merged into.
+    /// that its adapter was merged into, and a pass of up to 16 tokens splits long sums into parts.
     Fastest,
 }
 

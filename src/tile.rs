@@ -1,7 +1,7 @@
 //! The tiles of the kernels that have several: sizes in one table each, and the choice by shape.
 //!
 //! All tiles of a kernel give the same bits, so that the choice is about time alone. A new GEMM tile is a row in
-//! [`GemmTile`]'s table and an entry in `cuda/gemm.cu`, whose name ends in the row's.
+//! [`GemmTile`]'s table and an entry in `cuda/gemm.cu`, whose name ends in the row's. [`SPLIT16`] alone gives others.
 
 use std::fmt;
 
@@ -130,6 +130,14 @@ tiles! {
     };
 }
 
+/// The tile of products whose sums over k are split: for few rows, where results may depend on their batch.
+pub const SPLIT16: TileShape = shape(
+    GEMM_SPLIT16_ROWS,
+    GEMM_SPLIT16_COLUMNS,
+    GEMM_SPLIT16_THREADS,
+    GEMM_SPLIT16_SHARED,
+);
+
 tiles! {
     /// The tiles of attention. A row of the table is the number of queries.
     AttentionTile, u32:
@@ -145,6 +153,8 @@ tiles! {
 pub enum ProductTile {
     /// Of the kernels for all GPUs.
     AllGpus(GemmTile),
+    /// With the sum over k split, where a product of so few rows takes it.
+    Split16,
     /// Of those for compute capability 9.0.
     Sm90(Sm90Tile),
 }

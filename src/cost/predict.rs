@@ -140,12 +140,27 @@ impl Times {
             }
         };
         match plan.variant(config, step) {
-            Variant::Gemm(tile) => {
+            variant @ (Variant::Gemm(_) | Variant::GemmSplit16) => {
                 let factors = match step.op() {
                     Op::LoraUp(_) => &step.reads[1..],
                     _ => &step.reads[..],
                 };
-                let k = factors.iter().map(|&id| columns(id)).sum();
+                let k: usize = factors.iter().map(|&id| columns(id)).sum();
+                let Variant::Gemm(tile) = variant else {
+                    // The parts wait for nothing but what they share.
+                    use crate::kernels::params::GEMM_SPLIT16_PARTS as PARTS;
+                    let part = of_gemm(
+                        GemmTile::Small16,
+                        [out.rows, out.columns, k.div_ceil(PARTS as usize)],
+                    );
+                    let all = |of_part: f64| f64::from(PARTS) * of_part;
+                    return Times {
+                        tensor: all(part.tensor),
+                        shared: all(part.shared),
+                        l2: all(part.l2),
+                        ..part
+                    };
+                };
                 of_gemm(tile, [out.rows, out.columns, k])
             }
             Variant::GemmSm90(tile) => {

@@ -14,7 +14,7 @@ use crate::kernels::kernels;
 use crate::kernels::params::*;
 use crate::model::ModelConfig;
 use crate::precision::Half;
-use crate::tile::{AttentionTile, GemmTile, Sm90Tile};
+use crate::tile::{AttentionTile, GemmTile, SPLIT16, Sm90Tile};
 
 /// The head sizes that attention has kernels for.
 const HEAD_DIMS: [usize; 3] = [32, 64, 128];
@@ -29,6 +29,7 @@ pub struct KernelSet {
     down_gemm: Kernel<DownGemmParams>,
     /// By tile.
     gemm: [Kernel<GemmParams>; GemmTile::ALL.len()],
+    gemm_split16: Kernel<GemmParams>,
     /// Those for compute capability 9.0, if they are to run.
     sm90: Option<Sm90>,
     lora_down: Kernel<LoraDownParams>,
@@ -113,6 +114,11 @@ impl KernelSet {
             norm_gemm: loader.kernel("norm_gemm", &format!("norm_gemm_{precision}"), NORM_GEMM_SHARED)?,
             down_gemm: loader.kernel("down_gemm", &format!("down_gemm_{precision}"), DOWN_GEMM_SHARED)?,
             gemm: all(gemm)?,
+            gemm_split16: loader.kernel(
+                "gemm",
+                &format!("gemm_{precision}_split16"),
+                SPLIT16.shared_bytes,
+            )?,
             lora_down: loader.kernel(
                 "lora_down",
                 &format!("lora_down_{precision}"),
@@ -160,7 +166,7 @@ impl KernelSet {
             Params::LayerNorm(p) => bytemuck::bytes_of(p),
             Params::NormGemm(p) => bytemuck::bytes_of(p),
             Params::DownGemm(p) => bytemuck::bytes_of(p),
-            Params::Gemm(_, p) => bytemuck::bytes_of(p),
+            Params::Gemm(_, p) | Params::GemmSplit16(p) => bytemuck::bytes_of(p),
             Params::GemmSm90(tile, rows, p) => {
                 let stall = self.sm90().stall.address();
                 with_maps = maps::gemm_params(stream.context(), self.precision, *tile, *rows, p, stall)?;
@@ -202,6 +208,7 @@ impl KernelSet {
             Params::NormGemm(_) => self.norm_gemm.both(),
             Params::DownGemm(_) => self.down_gemm.both(),
             Params::Gemm(tile, _) => self.gemm[*tile as usize].both(),
+            Params::GemmSplit16(_) => self.gemm_split16.both(),
             Params::GemmSm90(tile, ..) => self.sm90().gemm[*tile as usize].both(),
             Params::LoraDown(_) => self.lora_down.both(),
             Params::Attention(tile, _) => self.attention[*tile as usize].both(),

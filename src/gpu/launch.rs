@@ -11,7 +11,7 @@ use crate::kernels::params::*;
 use crate::model::ModelConfig;
 use crate::model::adapter::Site;
 use crate::plan::{BufferId, GpuOptions, NormSite, Op, Output, Plan, Step, Variant};
-use crate::tile::{AttentionTile, GemmTile, Sm90Tile};
+use crate::tile::{AttentionTile, GemmTile, SPLIT16, Sm90Tile};
 
 /// One kernel launch.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,8 @@ pub enum Params {
     NormGemm(NormGemmParams),
     DownGemm(DownGemmParams),
     Gemm(GemmTile, GemmParams),
+    /// With its sum over k split.
+    GemmSplit16(GemmParams),
     /// On compute capability 9.0, with the rows that may be read.
     GemmSm90(Sm90Tile, u32, GemmParams),
     LoraDown(LoraDownParams),
@@ -438,10 +440,12 @@ impl StepLowering<'_> {
                 let params = Params::GemmSm90(tile, rows as u32, params);
                 self.launch([blocks, 1, 1], shape.threads, shape.shared_bytes, params)
             }
-            Variant::Gemm(tile) => {
-                let shape = tile.shape();
+            variant @ (Variant::Gemm(_) | Variant::GemmSplit16) => {
+                let (shape, params) = match variant {
+                    Variant::Gemm(tile) => (tile.shape(), Params::Gemm(tile, params)),
+                    _ => (SPLIT16, Params::GemmSplit16(params)),
+                };
                 let grid = [n.div_ceil(shape.columns), (rows as u32).div_ceil(shape.rows), 1];
-                let params = Params::Gemm(tile, params);
                 self.launch(grid, shape.threads, shape.shared_bytes, params)
             }
             other => unreachable!("a product runs {other}"),
@@ -546,12 +550,13 @@ mod tests {
             fusion in prop::sample::select(vec![Fusion::Extended, Fusion::Separate]),
             attention in prop::sample::select(AttentionTile::ALL.to_vec()),
             sm90: bool,
+            fastest: bool,
         ) {
             let config = model(hidden, head_dim, layers, rotary);
             let shape = BatchShape { tokens, output_rows: tokens, adapted };
             let gpu = GpuOptions {
                 precision: Half::Bf16,
-                numerics: Numerics::Invariant,
+                numerics: if fastest { Numerics::Fastest } else { Numerics::Invariant },
                 fusion,
                 attention,
                 multiprocessors: crate::tile::Multiprocessors::H200,
@@ -641,7 +646,7 @@ mod tests {
                         prop_assert_eq!((down.a, down.column, p.b), (of.a, of.column, of.b));
                         prop_assert_eq!((p.gelu, p.rope.table), (0, 0));
                     }
-                    Params::Gemm(_, p) | Params::GemmSm90(_, _, p) => {
+                    Params::Gemm(_, p) | Params::GemmSplit16(p) | Params::GemmSm90(_, _, p) => {
                         prop_assert_eq!(p.out, writes[0]);
                         let (base, up) = match step.op() {
                             Op::BaseGemm(_) => (true, false),
@@ -659,7 +664,12 @@ mod tests {
                                 prop_assert!(sm90 && rows > 64 && tile.shape().rows >= 64);
                                 prop_assert_eq!((readable, launch.grid[1]), (rows, 1));
                             }
+                            Params::GemmSplit16(_) => {
+                                prop_assert!(fastest && rows <= 16 && p.k >= 512);
+                                prop_assert!(launch.grid[0] * GEMM_SPLIT16_COLUMNS >= p.n);
+                            }
                             Params::Gemm(tile, _) => {
+                                prop_assert!(!fastest || rows > 16 || p.k < 512);
                                 let shape = tile.shape();
                                 prop_assert!(launch.grid[0] * shape.columns >= p.n);
                                 prop_assert!(launch.grid[1] * shape.rows >= rows);

@@ -57,6 +57,7 @@ fn shape(
     let tokens: usize = lengths.iter().sum();
     let (group, shape, parameters) = match &launch.params {
         Params::Gemm(_, p)
+        | Params::GemmSplit16(p)
         | Params::GemmSm90(_, _, p)
         | Params::NormGemm(NormGemmParams { gemm: p, .. })
         | Params::DownGemm(DownGemmParams { gemm: p, .. }) => {
@@ -172,6 +173,7 @@ pub(super) fn lower_bound(pass: &Pass<'_>, plan: &Plan, step: &Step, launch: &La
     let norm = 2 * ACTIVATION_BYTES * config.hidden_size;
     match &launch.params {
         Params::Gemm(_, p)
+        | Params::GemmSplit16(p)
         | Params::GemmSm90(_, _, p)
         | Params::NormGemm(NormGemmParams { gemm: p, .. })
         | Params::DownGemm(DownGemmParams { gemm: p, .. }) => {

@@ -63,5 +63,5 @@ pub use crate::plan::{
     Buffer, BufferId, Form, Fusion, GpuOptions, Name, NormSite, Op, Output, Plan, Step, Variant,
 };
 pub use crate::tile::{
-    AttentionTile, GemmTile, Multiprocessors, ProductTile, Sm90Attention, Sm90Tile, TileShape,
+    AttentionTile, GemmTile, Multiprocessors, ProductTile, SPLIT16, Sm90Attention, Sm90Tile, TileShape,
 };

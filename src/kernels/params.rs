@@ -1,7 +1,7 @@
 // Made from cuda/params.h by tools/bindgen/run. Do not edit: change the header and run it again.
 
 /// The header that this was made from, as FNV-1a of its bytes.
-pub const HEADER_FNV1A: u64 = 0x5e846c6fb5d0ca07;
+pub const HEADER_FNV1A: u64 = 0x1166b8c3934c47b1;
 
 pub const STALL_GEMM: u32 = 1;
 pub const STALL_ATTENTION: u32 = 2;
@@ -43,6 +43,13 @@ pub const GEMM_SMALL16_WARP_COLUMNS: u32 = 8;
 pub const GEMM_SMALL16_THREADS: u32 = 64;
 pub const GEMM_SMALL16_SHARED: u32 = 65536;
 pub const GEMM_SMALL16_BLOCKS: u32 = 3;
+pub const GEMM_SPLIT16_ROWS: u32 = 16;
+pub const GEMM_SPLIT16_COLUMNS: u32 = 16;
+pub const GEMM_SPLIT16_PARTS: u32 = 4;
+pub const GEMM_SPLIT16_WARP_ROWS: u32 = 16;
+pub const GEMM_SPLIT16_WARP_COLUMNS: u32 = 8;
+pub const GEMM_SPLIT16_THREADS: u32 = 256;
+pub const GEMM_SPLIT16_SHARED: u32 = 98304;
 pub const NORM_GEMM_ROWS: u32 = 16;
 pub const NORM_GEMM_COLUMNS: u32 = 32;
 pub const NORM_GEMM_THREADS: u32 = 256;
@@ -375,7 +382,7 @@ const _: () = {
     ["Offset of field: Rope::head_dim"][::core::mem::offset_of!(Rope, head_dim) - 16usize];
     ["Offset of field: Rope::q_scale"][::core::mem::offset_of!(Rope, q_scale) - 20usize];
 };
-#[doc = " gemm_*: out = f(x Wᵀ + h Bᵀ + bias + residual), f the identity or GELU; q and k rotated, q scaled, if rope.table is\n not null. Each element of out has one float32 accumulator: over k in ascending order in steps of 16, then over the\n columns of h likewise, for every tile. So all variants give the same bits."]
+#[doc = " gemm_*: out = f(x Wᵀ + h Bᵀ + bias + residual), f the identity or GELU; q and k rotated, q scaled, if rope.table is\n not null. Each element of out has one float32 accumulator: over k in ascending order in steps of 16, then over the\n columns of h likewise, for every tile. So all variants but split16 give the same bits."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct GemmParams {

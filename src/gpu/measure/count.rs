@@ -8,6 +8,7 @@ use crate::gpu::failure::{Failure, in_step};
 use crate::gpu::inputs::InputLayout;
 use crate::gpu::launch::{ACTIVATION_BYTES, Launch};
 use crate::plan::{Fusion, Plan, Step};
+use crate::precision::Numerics;
 use crate::tile::{AttentionTile, ProductTile};
 
 impl Gpu {
@@ -34,6 +35,10 @@ impl Gpu {
         options.attention = attention.unwrap_or(options.attention);
         match tile {
             ProductTile::AllGpus(_) => options.sm90 = false,
+            ProductTile::Split16 => {
+                options.sm90 = false;
+                options.numerics = Numerics::Fastest;
+            }
             ProductTile::Sm90(tile) => options.sm90_tile = Some(tile),
         }
         let mut steps: Vec<Step> = Vec::new();

@@ -124,6 +124,7 @@ fn shared_bytes(entry: &str) -> u32 {
         ["lora", "down", _] => LORA_DOWN_SHARED_BYTES,
         ["norm", "gemm", _] => NORM_GEMM_SHARED,
         ["down", "gemm", _] => DOWN_GEMM_SHARED,
+        ["gemm", _, "split16"] => GEMM_SPLIT16_SHARED,
         ["gemm", _, name] => {
             let tiles = GemmTile::ALL.map(|tile| (tile.name(), tile.shape()));
             let sm90 = Sm90Tile::ALL.map(|tile| (tile.name(), tile.shape()));

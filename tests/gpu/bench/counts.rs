@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::common::{self, Scratch, paths};
 use crate::engine::device::Gpu;
-use ropeway::inspect::{GemmTile, Sm90Tile, TileShape};
+use ropeway::inspect::{GemmTile, SPLIT16, Sm90Tile, TileShape};
 
 /// The most that a launch may do beyond its least; cuda/NOTES.md has the reasons where it is more than one.
 const BYTES: f64 = 1.02;
@@ -127,7 +127,8 @@ fn whole_tiles(row: &Value) -> bool {
         let of = |(tile, shape): (&str, TileShape)| (tile == name).then_some(u64::from(shape.rows));
         let all = GemmTile::ALL.map(|tile| of((tile.name(), tile.shape())));
         let sm90 = Sm90Tile::ALL.map(|tile| of((tile.name(), tile.shape())));
-        all.into_iter().chain(sm90).flatten().next()
+        let split = of(("split16", SPLIT16));
+        all.into_iter().chain(sm90).chain([split]).flatten().next()
     };
     let parameters = &row["parameters"];
     let rows = match case.split('_').next() {

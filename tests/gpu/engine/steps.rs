@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use model_maker::{Dtype, Family, ModelSpec};
-use ropeway::inspect::{Buffer, Difference, Executor, Fusion, Name, Pass, Side, Step, compare, compare_with};
+use ropeway::inspect::{
+    Buffer, Difference, Executor, Fusion, Name, Pass, Rotation, Side, Step, compare, compare_with,
+};
 use ropeway::{Embed, Engine, Numerics, Precision, Request, Vector};
 
 use super::device::{Gpu, jina, off, on_cpu, spec};
@@ -246,6 +248,46 @@ fn few_tokens_take_five_launches_a_layer_and_have_the_same_bits() {
                 }
             }
         }
+    }
+}
+
+/// In the fastest class products of up to 16 tokens split a long k, unless they are part of a step: here fc2.
+#[test]
+fn few_tokens_split_their_sums_in_the_fastest_class_alone() {
+    let Some(gpu) = Gpu::find() else { return };
+    let (layers, ffn) = (2, 520);
+    let model = common::model(&ModelSpec {
+        ffn,
+        layers,
+        ..spec(64)
+    });
+    let cpu = on_cpu(&model);
+    let usual = gpu.open(&model);
+    let engine = gpu.builder().numerics(Numerics::Fastest).open(&model).unwrap();
+    let plain = [Embed::default()];
+    for (lengths, splits) in [
+        (&[16][..], true),
+        (&[1], true),
+        (&[3, 9, 2], true),
+        (&[17], false),
+    ] {
+        let what = format!("{lengths:?}");
+        let requests = mixed_requests(&plain, lengths);
+        agree(&what, &cpu, &engine, &requests);
+        let kernels = |engine: &Engine| -> Vec<(String, usize)> {
+            let pass = Pass::new(engine, &requests).unwrap();
+            let kinds = pass.time_steps(Rotation::QUICK, |timer| {
+                let kinds = (0..timer.kinds()).map(|kind| timer.describe(kind));
+                Ok(kinds.map(|info| (info.launch.kernel, info.per_pass)).collect())
+            });
+            kinds.unwrap()
+        };
+        let split = ("gemm_bf16_split16".to_owned(), layers);
+        assert_eq!(kernels(&engine).contains(&split), splits, "{what}");
+        assert!(
+            !kernels(&usual).iter().any(|kernel| kernel.0 == split.0),
+            "{what}"
+        );
     }
 }
 

@@ -37,11 +37,12 @@ const CONFLICTS: [(&str, f64); 1] = [
 ];
 
 /// The tiles of gemm: BLOCK_M, BLOCK_N, BLOCK_K, and the columns of h that are multiplied or left out together.
-const TILES: [(&str, [u32; 4]); 4] = [
+const TILES: [(&str, [u32; 4]); 5] = [
     ("large", [GEMM_LARGE_ROWS, GEMM_LARGE_COLUMNS, 32, 32]),
     ("medium", [GEMM_MEDIUM_ROWS, GEMM_MEDIUM_COLUMNS, 64, 64]),
     ("small64", [GEMM_SMALL64_ROWS, GEMM_SMALL64_COLUMNS, 64, 64]),
     ("small16", [GEMM_SMALL16_ROWS, GEMM_SMALL16_COLUMNS, 64, 64]),
+    ("split16", [GEMM_SPLIT16_ROWS, GEMM_SPLIT16_COLUMNS, 64, 64]),
 ];
 
 /// Those of compute capability 9.0.

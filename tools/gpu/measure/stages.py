@@ -23,6 +23,7 @@ SANITIZED = (
     "kernels::attention::attention_bf16_has_the_same_bits_in_any_batch_and_tile",
     "kernels::embed::embed_bf16_has_the_same_bits_in_any_batch",
     "kernels::gemm::gemm_has_the_same_bits_in_any_batch",
+    "kernels::gemm::gemm_split16_has_the_same_bits_in_any_rows_of_a_tile",
     "kernels::layernorm::layernorm_bf16_has_the_same_bits_in_any_batch",
     "kernels::lora_down::lora_down_has_the_same_bits_in_any_batch",
     "kernels::norm_gemm::norm_gemm_bf16_has_the_bits_of_layernorm_and_gemm",

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use anyhow::{Context as _, Result, bail};
 use ropeway::inspect::{
-    AttentionTile, DeviceLimits, GemmTile, Op, Pass, ProductTile, Site, Sm90Tile, Step, kernels,
+    AttentionTile, DeviceLimits, GemmTile, Op, Pass, ProductTile, SPLIT16, Site, Sm90Tile, Step, kernels,
 };
 use ropeway::{Cost, Engine};
 
@@ -43,6 +43,8 @@ impl Case {
         };
         match self.tile {
             ProductTile::AllGpus(_) => true,
+            // What is fused with a LayerNorm or a down-projection is not split.
+            ProductTile::Split16 => step.op().site().is_some(),
             // Adapters, and rows past the last, add the same to each product: two of the four will do.
             ProductTile::Sm90(tile) => {
                 let whole = self.tokens.is_multiple_of(tile.shape().rows as usize);
@@ -65,7 +67,13 @@ fn cases() -> Vec<Case> {
             false => Beside::Nothing,
         },
     };
-    GemmTile::ALL.into_iter().map(case).collect()
+    let split = Case {
+        tile: ProductTile::Split16,
+        tokens: SPLIT16.rows as usize,
+        attention: None,
+        beside: Beside::Nothing,
+    };
+    GemmTile::ALL.into_iter().map(case).chain([split]).collect()
 }
 
 /// The same of those for compute capability 9.0. Beside two of them attention, which has two tiles, and beside the
