@@ -606,12 +606,12 @@ const _: () = assert!(NORM_LORA_COLUMNS <= params::NORM_GEMM_MAX_LORA as usize);
 const DOWN_LORA_COLUMNS: usize = params::LORA_DOWN_COLUMNS as usize;
 const _: () = assert!(DOWN_LORA_COLUMNS <= params::DOWN_GEMM_MAX_LORA as usize);
 
-/// Whether a product is the faster for a sum over k that is split: where one tile has all rows, and the products of a part wait
-/// for one another longer than its first weights take to come.
+/// Whether a product is the faster for a sum over k that is split: where one tile has all rows, and each part several k-blocks.
+/// By arithmetic, not measured: `cuda/NOTES.md`.
 fn splits([rows, _, k]: [usize; 3]) -> bool {
-    /// K-steps of a part, at least.
-    const STEPS: usize = 8;
-    rows <= params::GEMM_SPLIT16_ROWS as usize && k >= STEPS * 16 * params::GEMM_SPLIT16_PARTS as usize
+    /// Columns of a part, at least: two k-blocks.
+    const PART: usize = 128;
+    rows <= params::GEMM_SPLIT16_ROWS as usize && k >= PART * params::GEMM_SPLIT16_PARTS as usize
 }
 
 /// Elements that buffers are aligned to: 256 bytes if an element has two.

@@ -139,35 +139,29 @@ impl Times {
                 ..memory
             }
         };
+        // Of a product that is a step by itself; `LoraUp` adds its first buffer to the product of the second.
+        let factors = match step.op() {
+            Op::LoraUp(_) => &step.reads[1..],
+            _ => &step.reads[..],
+        };
+        let k = || factors.iter().map(|&id| columns(id)).sum::<usize>();
         match plan.variant(config, step) {
-            variant @ (Variant::Gemm(_) | Variant::GemmSplit16) => {
-                let factors = match step.op() {
-                    Op::LoraUp(_) => &step.reads[1..],
-                    _ => &step.reads[..],
-                };
-                let k: usize = factors.iter().map(|&id| columns(id)).sum();
-                let Variant::Gemm(tile) = variant else {
-                    // The parts wait for nothing but what they share.
-                    use crate::kernels::params::GEMM_SPLIT16_PARTS as PARTS;
-                    let part = of_gemm(
-                        GemmTile::Small16,
-                        [out.rows, out.columns, k.div_ceil(PARTS as usize)],
-                    );
-                    let all = |of_part: f64| f64::from(PARTS) * of_part;
-                    return Times {
-                        tensor: all(part.tensor),
-                        shared: all(part.shared),
-                        l2: all(part.l2),
-                        ..part
-                    };
-                };
-                of_gemm(tile, [out.rows, out.columns, k])
+            Variant::Gemm(tile) => of_gemm(tile, [out.rows, out.columns, k()]),
+            Variant::GemmSplit16 => {
+                use crate::kernels::params::GEMM_SPLIT16_PARTS as PARTS;
+                let of_part = k().div_ceil(PARTS as usize);
+                let part = of_gemm(GemmTile::Small16, [out.rows, out.columns, of_part]);
+                // All parts run at the same time, and share these.
+                let all = |of_part: f64| f64::from(PARTS) * of_part;
+                Times {
+                    tensor: all(part.tensor),
+                    shared: all(part.shared),
+                    l2: all(part.l2),
+                    ..part
+                }
             }
             Variant::GemmSm90(tile) => {
-                let k_blocks: usize = match step.op() {
-                    Op::LoraUp(_) => columns(step.reads[1]).div_ceil(K_BLOCK),
-                    _ => step.reads.iter().map(|&id| columns(id).div_ceil(K_BLOCK)).sum(),
-                };
+                let k_blocks: usize = factors.iter().map(|&id| columns(id).div_ceil(K_BLOCK)).sum();
                 let shape = [out.rows, out.columns];
                 // Timed on an H200.
                 let measured = tile.micros(shape, k_blocks as f64, rates.multiprocessors);

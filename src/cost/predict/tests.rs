@@ -37,15 +37,26 @@ fn plan(lengths: &[usize], columns: usize, sm90: bool, device: &DeviceRates) -> 
 /// Every step: its kernel, and what it is predicted to take.
 fn predicted(lengths: &[usize], columns: usize, sm90: bool, device: &str) -> Vec<(String, Step, Prediction)> {
     let device = DeviceRates::named(device).unwrap();
-    let (config, plan) = (jina(), plan(lengths, columns, sm90, &device));
+    let plan = plan(lengths, columns, sm90, &device);
+    // Adapters of rank 4.
+    steps_of(&plan, lengths, if columns > 0 { 4.0 } else { 0.0 }, &device)
+}
+
+/// The same of a plan, of whose adapters' columns each row uses so many.
+fn steps_of(
+    plan: &Plan,
+    lengths: &[usize],
+    used: f64,
+    device: &DeviceRates,
+) -> Vec<(String, Step, Prediction)> {
+    let config = jina();
     let work = Work {
         config: &config,
-        plan: &plan,
+        plan,
         lengths,
-        // Adapters of rank 4.
-        used_columns: [if columns > 0 { 4.0 } else { 0.0 }; 4],
+        used_columns: [used; 4],
     };
-    let predictions = predict(&work, &device).into_iter().zip(&plan.steps);
+    let predictions = predict(&work, device).into_iter().zip(&plan.steps);
     predictions
         .map(|(prediction, step)| (plan.variant(&config, step).to_string(), step.clone(), prediction))
         .collect()
@@ -171,6 +182,29 @@ fn a_pass_of_16_tokens_is_what_the_notes_say() {
     // The notes have 0.78 ms, by what an H200 took for seven launches a layer.
     let whole = micros(&steps);
     assert!((0.73..0.80).contains(&(1e-3 * whole)), "{whole} µs");
+}
+
+/// By the same notes, where k is split: 753 µs and 655, fc2 10.0 and 6.7, out_proj 4.2 and 3.4.
+#[test]
+fn a_pass_of_16_tokens_in_the_fastest_class_is_what_the_notes_say() {
+    let device = DeviceRates::named("h200").unwrap();
+    let mut plan = plan(&[16], 0, false, &device);
+    let usual = steps_of(&plan, &[16], 0.0, &device);
+    plan.gpu.as_mut().unwrap().numerics = Numerics::Fastest;
+    let split = steps_of(&plan, &[16], 0.0, &device);
+    assert_eq!(
+        [&usual, &split].map(|steps| micros(steps).round()),
+        [753.0, 655.0]
+    );
+    for (op, times) in [(Op::Fc2, ["10.0", "6.7"]), (Op::OutProj, ["4.2", "3.4"])] {
+        let step = |steps: &[(String, Step, Prediction)]| {
+            let (kernel, _, prediction) = steps.iter().find(|(_, step, _)| step.op() == op).unwrap();
+            (kernel.clone(), format!("{:.1}", prediction.micros))
+        };
+        let wanted = |kernel: &str, micros: &str| (kernel.to_owned(), micros.to_owned());
+        assert_eq!(step(&usual), wanted("gemm small16", times[0]));
+        assert_eq!(step(&split), wanted("gemm split16", times[1]));
+    }
 }
 
 /// What binds is named: DRAM where rows are many and columns few, tensor cores in a large product, the launch in a row.
